@@ -1,0 +1,79 @@
+"""The command `paperlib`. Bad input gives one line on stderr and exit status 2."""
+
+import importlib.metadata
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+
+class OneLineErrors(TyperGroup):
+    """Turns what the library raises for bad input into one line; `--debug` keeps the traceback."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        """Run the command that `ctx` names."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            if ctx.params.get("debug"):
+                raise
+            typer.echo(f"paperlib: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    help="Prune, distil and measure aerial object detectors, and regenerate every result of the paper.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"paperlib {importlib.metadata.version('paperlib')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+@app.command()
+def reproduce(
+    notebooks: Annotated[
+        list[str] | None, typer.Argument(metavar="[NOTEBOOK]…", help="Names, e.g. 03_components. Default: all.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="The scale: quick, laptop or paper.")] = "quick",
+    cores: Annotated[int | None, typer.Option(min=1, help="CPU cores to use. Default: all.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run again what is up to date.")] = False,
+) -> None:
+    """Run notebooks as a batch and fill results/PROFILE. Interrupted, the same command continues."""
+    from paperlib import batch
+
+    raise typer.Exit(batch.reproduce(notebooks or [], profile, cores=cores, force=force))
+
+
+@app.command()
+def cost(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A detector, e.g. yolov4-tiny.")],
+    num_classes: Annotated[int, typer.Option(min=1, help="Number of classes of the head.")] = 10,
+    image_size: Annotated[int, typer.Option(min=32, help="Side of the square input in pixels.")] = 800,
+    width: Annotated[float, typer.Option(help="Factor on the number of channels.")] = 1.0,
+) -> None:
+    """Print the parameters, the size and the multiply-accumulates of a detector."""
+    import paperlib as pl
+
+    measured = pl.cost(pl.build_detector(name, num_classes, width=width), image_size=image_size)
+    typer.echo(f"{name}, {num_classes} classes, width {width:g}, {image_size} x {image_size}")
+    typer.echo(f"parameters  {measured.parameters:,}")
+    typer.echo(f"size        {measured.size_mb:.1f} MB")
+    typer.echo(f"compute     {measured.gmacs:.2f} GMACs")

@@ -1,0 +1,76 @@
+"""Splits, which the paper does not state: drawn once with a seed, stratified by class, kept as files in `data/splits`.
+
+`python -m paperlib.data.splits` draws them again from the data under `PAPERLIB_DATA`; a test compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from paperlib import paths
+from paperlib.data import vhr10
+from paperlib.data.records import Record
+
+SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+SEED = 0
+
+
+def draw_splits(
+    records: Sequence[Record], num_classes: int, shares: Mapping[str, float] = SHARES, seed: int = SEED
+) -> dict[str, list[str]]:
+    """Share records out so that each split gets its share of the boxes of every class.
+
+    The rarest class is dealt first, each image to the split that still lacks most of that class. Images with the
+    same content always go together, so no test picture is also a training picture under another name.
+
+    Returns:
+        The record names of each split, sorted.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(hashlib.sha256(record.pixels().tobytes()).hexdigest(), []).append(record)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    bundles = [list(groups.values())[i] for i in order]
+    boxes = np.array([_counts(bundle, num_classes) for bundle in bundles])
+    names = list(shares)
+    lacking = np.outer([shares[name] for name in names], boxes.sum(0))
+    images = np.array([shares[name] * len(records) for name in names])
+    result: dict[str, list[str]] = {name: [] for name in names}
+    open_ones = np.ones(len(bundles), dtype=bool)
+    while open_ones.any():
+        left = boxes[open_ones].sum(0)
+        rarest = int(np.where(left > 0, left, np.iinfo(np.int64).max).argmin()) if left.any() else None
+        dealt = np.flatnonzero(open_ones & (boxes[:, rarest] > 0)) if rarest is not None else np.flatnonzero(open_ones)
+        for index in dealt:
+            want = images if rarest is None else lacking[:, rarest] + 1e-6 * images
+            split = int(want.argmax())
+            result[names[split]] += [record.name for record in bundles[index]]
+            lacking[split] -= boxes[index]
+            images[split] -= len(bundles[index])
+        open_ones[dealt] = False
+    return {name: sorted(found) for name, found in result.items()}
+
+
+def _counts(bundle: Sequence[Record], num_classes: int) -> np.ndarray:
+    labels = np.concatenate([record.labels for record in bundle])
+    return np.bincount(labels, minlength=num_classes + 1)[1:]
+
+
+def draw_vhr10() -> dict:
+    """The content of `data/splits/vhr10.json`."""
+    root = paths.data_root() / vhr10.FOLDER
+    names = sorted(file.stem for file in (root / vhr10.IMAGES).glob("*.jpg"))
+    drawn = draw_splits([vhr10.read_record(root, name) for name in names], len(vhr10.CLASSES))
+    how = "python -m paperlib.data.splits: stratified by class, images of equal content kept together"
+    return {"how": how, "seed": SEED, "shares": SHARES, "splits": drawn}
+
+
+if __name__ == "__main__":
+    target = paths.repository_root() / "data" / "splits" / "vhr10.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(draw_vhr10(), indent=1) + "\n")
+    print(target)

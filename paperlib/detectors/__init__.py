@@ -1,0 +1,78 @@
+"""Sections 4.3 and 4.7: the detectors, by name, with torchvision's calling convention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from paperlib.detectors.darknet import load_darknet_weights
+from paperlib.detectors.yolo import YoloV4Tiny
+from paperlib.structure import reshape_
+
+DETECTORS: dict[str, Callable[..., nn.Module]] = {"yolov4-tiny": YoloV4Tiny}
+COCO_CLASSES = 80
+
+
+def build_detector(
+    name: str,
+    num_classes: int,
+    *,
+    width: float = 1.0,
+    anchors: Sequence[tuple[float, float]] | None = None,
+    structure: dict[str, dict] | None = None,
+) -> nn.Module:
+    """A freshly initialised detector.
+
+    Args:
+        name: a key of `DETECTORS`.
+        num_classes: C, without background; labels are 1..C.
+        width: multiplies the channel counts.
+        anchors: `(width, height)` in pixels, small to large, for detectors with anchors; the usual ones by default.
+        structure: shapes of a pruned detector (`paperlib.structure.describe`), applied after building.
+
+    Raises:
+        ValueError: an unknown name, no class, a width that is not positive, or a structure of another detector.
+    """
+    if name not in DETECTORS:
+        raise ValueError(f"unknown detector {name!r}; known: {', '.join(DETECTORS)}")
+    if num_classes < 1:
+        raise ValueError(f"a detector needs at least 1 class, not {num_classes}")
+    if not width > 0:
+        raise ValueError(f"width {width} is not positive")
+    detector = DETECTORS[name](num_classes, width=width, anchors=anchors)
+    detector.build_arguments = {
+        "name": name,
+        "num_classes": num_classes,
+        "width": width,
+        "anchors": [list(a) for a in anchors] if anchors else None,
+    }
+    if structure is not None:
+        reshape_(detector, structure)
+    return detector
+
+
+def transfer_coco_weights(detector: nn.Module, path: str) -> None:
+    """Start a detector of any number of classes from official COCO weights.
+
+    Everything but the class outputs is taken over; of each anchor's row in an output convolution the box and
+    objectness channels come along, and the class channels keep their fresh initialisation.
+
+    Raises:
+        ValueError: the file does not fit the detector's 80-class form (see `load_darknet_weights`).
+    """
+    source = build_detector(**{**detector.build_arguments, "num_classes": COCO_CLASSES})
+    load_darknet_weights(source, path)
+    target = detector.state_dict()
+    with torch.no_grad():
+        for name, value in source.state_dict().items():
+            if value.shape == target[name].shape:
+                target[name].copy_(value)
+            else:
+                shared = (-1, 5 + COCO_CLASSES, *value.shape[1:])
+                own = (-1, 5 + detector.num_classes, *value.shape[1:])
+                target[name].view(own)[:, :5] = value.view(shared)[:, :5]
+
+
+__all__ = ["COCO_CLASSES", "DETECTORS", "build_detector", "load_darknet_weights", "transfer_coco_weights"]

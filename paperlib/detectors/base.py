@@ -1,0 +1,66 @@
+"""What a detector shows to training and distillation: who answers for which box, and with which outputs.
+
+Distillation (Section 3.2) compares a student's answers with a teacher's without knowing either by name. A detector
+takes part by offering `assign`, `losses` and `responses` beside the public `head_outputs` and `decode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Targets = Sequence[dict[str, Tensor]]
+"""Per image: `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The positives of a batch: P pairs of an output row and the box it answers for.
+
+    Attributes:
+        image: `[P]` index of the image in the batch.
+        row: `[P]` index of the answering output row.
+        boxes: `[P, 4]` the box, xyxy pixels.
+        labels: `[P]` its class, in 0..C-1.
+        ignored: `[B, R]` rows that are neither positive nor punished as background.
+    """
+
+    image: Tensor
+    row: Tensor
+    boxes: Tensor
+    labels: Tensor
+    ignored: Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of positives, at least 1: the divisor of every loss."""
+        return max(1, len(self.row))
+
+
+@dataclass(frozen=True)
+class HeadResponses:
+    """A detector's answers to one batch, in the form that Eqs. 10-12 compare.
+
+    For each classification loss `name`, `sum(weights[name] * cross_entropy(logits[name], hard_targets[name]))` is the
+    detector's own hard loss, so a soft loss with the same weights is measured on the same scale.
+
+    Attributes:
+        kind: `sigmoid` (binary cross entropy per logit) or `softmax` (over the last axis).
+        logits: per loss, the student's or teacher's logits.
+        hard_targets: per loss, the ground truth, of the logits' shape.
+        weights: per loss, weights of the logits' shape (`softmax`: without the last axis).
+        regression: `[P, 4]` outputs of the positives in the detector's own regression space.
+        regression_target: `[P, 4]` the ground truth there.
+        regression_weight: weight of one positive's squared error beside the detector's own box loss.
+    """
+
+    kind: Literal["sigmoid", "softmax"]
+    logits: dict[str, Tensor]
+    hard_targets: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    regression: Tensor
+    regression_target: Tensor
+    regression_weight: float

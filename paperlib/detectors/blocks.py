@@ -1,0 +1,91 @@
+"""Building blocks that the detectors share (Eqs. 1-3: a convolution, its batch normalisation, an activation)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"leaky": nn.LeakyReLU, "linear": nn.Identity}
+LEAKY_SLOPE = 0.1
+STRIDE_PADDING_GREY = 0.5
+INITIAL_GAMMA = 0.5
+"""Section 4.3: every scale factor gamma starts at 0.5."""
+
+
+class ConvBlock(nn.Module):
+    """Convolution without bias, batch normalisation and activation: `g(BN(W * z))`, Eq. 1.
+
+    Args:
+        inputs: number of input channels.
+        outputs: number of output channels.
+        kernel: side of the square kernel; padding keeps the size at stride 1.
+        stride: step of the kernel in pixels.
+        activation: a key of `ACTIVATIONS`.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, activation: str = "leaky"
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(outputs, eps=1e-6)
+        nn.init.constant_(self.bn.weight, INITIAL_GAMMA)
+        self.act = nn.LeakyReLU(LEAKY_SLOPE) if activation == "leaky" else ACTIVATIONS[activation]()
+        # The gain makes up for gamma starting at 0.5 only through BN; He's rule suits the leaky slope.
+        nn.init.kaiming_normal_(self.conv.weight, a=LEAKY_SLOPE, mode="fan_out")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, inputs, H, W]` to `[B, outputs, H/stride, W/stride]`."""
+        return self.act(self.bn(self.conv(x)))
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels * width`, rounded to an even number so that a block can be split in halves; at least 2."""
+    return max(2, 2 * round(channels * width / 2))
+
+
+def as_batch(images: Tensor | Sequence[Tensor], stride: int) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Stack images into one batch whose sides are multiples of `stride`.
+
+    Args:
+        images: a `[B, 3, H, W]` batch or a list of float `[3, H, W]` images in [0, 1], sizes may differ.
+        stride: the detector's coarsest stride in pixels.
+
+    Returns:
+        The batch, padded with grey on the right and at the bottom where needed, and each image's own
+        `(height, width)`.
+
+    Raises:
+        ValueError: an image is not float `[3, H, W]`, or there is none.
+    """
+    if len(images) == 0:
+        raise ValueError("the list of images is empty")
+    for index, image in enumerate(images):
+        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            raise ValueError(
+                f"image {index} is {image.dtype} {list(image.shape)}; expected floating point [3, H, W] in [0, 1]"
+            )
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    height, width = (-(-max(side) // stride) * stride for side in zip(*sizes, strict=True))
+    if isinstance(images, Tensor) and images.shape[2:] == (height, width):
+        return images, sizes
+    batch = images[0].new_full((len(images), 3, height, width), STRIDE_PADDING_GREY)
+    for slot, image in zip(batch, images, strict=True):
+        slot[:, : image.shape[1], : image.shape[2]] = image
+    return batch, sizes
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Area in square pixels of `[..., 4]` xyxy boxes."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def paired_iou(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection over union of broadcastable `[..., 4]` xyxy boxes, and the area of the union."""
+    corner_low = torch.maximum(first[..., :2], second[..., :2])
+    corner_high = torch.minimum(first[..., 2:], second[..., 2:])
+    intersection = (corner_high - corner_low).clamp(min=0).prod(-1)
+    union = box_area(first) + box_area(second) - intersection
+    return intersection / union.clamp(min=1e-9), union

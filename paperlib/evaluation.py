@@ -1,0 +1,201 @@
+"""Section 4.2: precision and recall (Eq. 13), average precision and its mean over classes (Eq. 14).
+
+pycocotools is the judge. `map50` is the paper's mAP: the area under each class's precision-recall curve at IoU 0.5,
+averaged over the classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
+
+from paperlib.data.records import Dataset
+
+PAPER_IOU = 0.5
+IOU_INDEX = 0
+"""COCO's thresholds run 0.50, 0.55, …: the paper's is the first."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How well a detector does on a data set; all in [0, 1].
+
+    Attributes:
+        map50: mean over classes of the average precision at IoU 0.5 (Eq. 14), the paper's mAP.
+        map: COCO's mAP, over IoU 0.50-0.95.
+        precision: mean over classes at `confidence` (Eq. 13).
+        recall: likewise.
+        confidence: the score threshold of precision and recall.
+        per_class: average precision at IoU 0.5 of each class that occurs.
+    """
+
+    map50: float
+    map: float
+    precision: float
+    recall: float
+    confidence: float
+    per_class: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, for JSON."""
+        return asdict(self)
+
+
+def evaluate(
+    detector: nn.Module,
+    dataset: Dataset,
+    *,
+    image_size: int,
+    confidence: float | None = None,
+    batch_size: int = 16,
+) -> Metrics:
+    """Judge a detector on a data set, in the images' own pixels.
+
+    Args:
+        detector: in any mode; it is used in evaluation mode and handed back as it was.
+        dataset: images and ground truth.
+        image_size: side of the square that images are letterboxed to, in pixels.
+        confidence: score threshold of precision and recall; by default the one that maximises the mean F1 on
+            this very data set, so hand a test set the confidence that validation chose.
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: the data set has no box to find.
+    """
+    if not any(len(record.labels) for record in dataset.records):
+        raise ValueError(f"{dataset.name}: no boxes, nothing to evaluate")
+    found = detect(detector, dataset, image_size=image_size, batch_size=batch_size)
+    return judge(found, dataset, confidence)
+
+
+def detect(
+    detector: nn.Module, dataset: Dataset, *, image_size: int, batch_size: int = 16
+) -> list[dict[str, Tensor]]:
+    """Detections on every image, `boxes` in the original image's pixels, on the CPU."""
+    boxed = dataset.letterboxed(image_size)
+    device = next(detector.parameters()).device
+    was_training = detector.training
+    detector.eval()
+    found: list[dict[str, Tensor]] = []
+    with torch.inference_mode():
+        for images in boxed.images.split(batch_size):
+            batch = images.to(device).float() / 255
+            found += detector(batch.to(memory_format=torch.channels_last))
+    detector.train(was_training)
+    return [
+        {"boxes": d["boxes"].cpu() / scale, "labels": d["labels"].cpu(), "scores": d["scores"].cpu()}
+        for d, scale in zip(found, boxed.scales.tolist(), strict=True)
+    ]
+
+
+def judge(found: Sequence[dict[str, Tensor]], dataset: Dataset, confidence: float | None = None) -> Metrics:
+    """Metrics of given detections, one entry per image of the data set (see `evaluate`)."""
+    verdict = _coco_eval(found, dataset)
+    # [IoU, recall, class, area, max detections]; -1 marks a class that does not occur.
+    precision = verdict.eval["precision"][:, :, :, 0, -1]
+    occurs = precision[IOU_INDEX, 0] > -1
+    average = precision.mean(1)
+    per_class = {
+        name: float(average[IOU_INDEX, k]) for k, name in enumerate(dataset.classes) if occurs[k]
+    }
+    curves = [curve for curve in _curves(verdict, len(dataset.classes)) if curve.positives]
+    if confidence is None:
+        confidence = _best_confidence(curves)
+    points = np.array([curve.at(confidence) for curve in curves])
+    return Metrics(
+        map50=float(average[IOU_INDEX, occurs].mean()),
+        map=float(average[:, occurs].mean()),
+        precision=float(points[:, 0].mean()),
+        recall=float(points[:, 1].mean()),
+        confidence=float(confidence),
+        per_class=per_class,
+    )
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """One class's detections at IoU 0.5, best first."""
+
+    scores: np.ndarray
+    hits: np.ndarray
+    positives: int
+
+    def at(self, confidence: float) -> tuple[float, float]:
+        """Precision and recall (Eq. 13) of the detections that score at least `confidence`."""
+        kept = self.hits[self.scores >= confidence]
+        return float(kept.mean()) if len(kept) else 0.0, float(kept.sum()) / self.positives
+
+
+def _best_confidence(curves: Sequence[_Curve]) -> float:
+    grid = np.linspace(0.01, 0.99, 99)
+    points = np.array([[curve.at(confidence) for curve in curves] for confidence in grid])
+    precision, recall = points[..., 0], points[..., 1]
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+    return float(grid[f1.mean(1).argmax()])
+
+
+def _curves(verdict: COCOeval, num_classes: int) -> list[_Curve]:
+    whole_area = [entry for entry in verdict.evalImgs if entry and entry["aRng"] == verdict.params.areaRng[0]]
+    curves = []
+    for label in range(1, num_classes + 1):
+        entries = [entry for entry in whole_area if entry["category_id"] == label]
+        scores = np.concatenate([np.asarray(entry["dtScores"]) for entry in entries] or [np.zeros(0)])
+        hits = np.concatenate([entry["dtMatches"][IOU_INDEX] > 0 for entry in entries] or [np.zeros(0, bool)])
+        positives = sum(len(entry["gtIds"]) for entry in entries)
+        curves.append(_Curve(scores, hits, positives))
+    return curves
+
+
+def _coco_eval(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> COCOeval:
+    truth, answer = COCO(), COCO()
+    images = [{"id": index} for index in range(len(dataset))]
+    categories = [{"id": label, "name": name} for label, name in enumerate(dataset.classes, 1)]
+    for coco, annotations in ((truth, _truth(dataset)), (answer, _answers(found))):
+        coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        answer.createIndex()
+        verdict = COCOeval(truth, answer, "bbox")
+        verdict.params.areaRng, verdict.params.areaRngLbl = verdict.params.areaRng[:1], ["all"]
+        verdict.evaluate()
+        verdict.accumulate()
+    return verdict
+
+
+def _truth(dataset: Dataset) -> list[dict[str, Any]]:
+    annotations = [
+        _annotation(index, box, label)
+        for index, record in enumerate(dataset.records)
+        for box, label in zip(record.boxes.tolist(), record.labels.tolist(), strict=True)
+    ]
+    return _numbered(annotations)
+
+
+def _answers(found: Sequence[dict[str, Tensor]]) -> list[dict[str, Any]]:
+    annotations = [
+        {**_annotation(index, box, label), "score": score}
+        for index, image in enumerate(found)
+        for box, label, score in zip(*(image[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
+    ]
+    return _numbered(annotations)
+
+
+def _annotation(image: int, box: Sequence[float], label: int) -> dict[str, Any]:
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    form = {"bbox": [left, top, width, height], "area": width * height, "iscrowd": 0}
+    return {"image_id": image, "category_id": label, **form}
+
+
+def _numbered(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    # COCOeval takes a match with id 0 for no match.
+    return [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)]

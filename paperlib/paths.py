@@ -1,0 +1,50 @@
+"""Where things are. Every folder has a default inside the repository and one variable that moves it.
+
+=====================  ==================  ===========================================================
+function               variable            default
+=====================  ==================  ===========================================================
+`repository_root()`    `PAPERLIB_ROOT`     the folder above the package if it holds `notebooks/`,
+                                           else the current folder
+`data_root()`          `PAPERLIB_DATA`     `<root>/data`: the data sets, one folder each
+`weights_root()`       `PAPERLIB_WEIGHTS`  `weights` in the data folder, else `weights` beside it
+`results_root()`       `PAPERLIB_RESULTS`  `<root>/results`: metrics, tables, figures, provenance
+`store_root()`         `PAPERLIB_STORE`    `<root>/.store`: finished training steps
+=====================  ==================  ===========================================================
+
+A variable that is set to nothing counts as not set. No function makes a folder or asks that it exists.
+"""
+
+import os
+from pathlib import Path
+
+
+def repository_root() -> Path:
+    """Return the folder that holds `notebooks/`, `workflow/` and `results/`."""
+    above_package = Path(__file__).resolve().parent.parent
+    return _moved("PAPERLIB_ROOT") or (above_package if (above_package / "notebooks").is_dir() else Path.cwd())
+
+
+def data_root() -> Path:
+    """Return the folder that holds the data sets."""
+    return _moved("PAPERLIB_DATA") or repository_root() / "data"
+
+
+def weights_root() -> Path:
+    """Return the folder that holds pretrained weights (`yolov4-tiny.weights`, …)."""
+    inside, beside = data_root() / "weights", data_root().parent / "weights"
+    return _moved("PAPERLIB_WEIGHTS") or (inside if inside.is_dir() else beside)
+
+
+def results_root() -> Path:
+    """Return the folder of results: `<results>/<profile>/<notebook>/`."""
+    return _moved("PAPERLIB_RESULTS") or repository_root() / "results"
+
+
+def store_root() -> Path:
+    """Return the folder of finished steps."""
+    return _moved("PAPERLIB_STORE") or repository_root() / ".store"
+
+
+def _moved(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value).expanduser().absolute() if value else None

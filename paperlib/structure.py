@@ -1,0 +1,178 @@
+"""The channel counts of a network as plain data, so that pruned shapes travel with their weights.
+
+Knows only torch.nn. `describe` reads the shapes of a module, `reshape_` gives them to another module of the
+same architecture, `keep_channels_` cuts one layer down to chosen channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Structure = dict[str, dict[str, Any]]
+
+_FIELDS = {"conv": {"in", "out", "groups"}, "linear": {"in", "out"}, "norm": {"channels"}, "split": {"sizes"}}
+
+
+class ChannelSplit(nn.Module):
+    """Splits [B, sum(sizes), H, W] on the channel axis into parts of `sizes` channels.
+
+    A module rather than a call of `torch.split`, so that pruning can change the sizes.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = tuple(int(size) for size in sizes)
+        if not self.sizes or min(self.sizes) < 1:
+            raise ValueError(f"split sizes {list(self.sizes)} are not all at least 1")
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(x, list(self.sizes), dim=1)
+
+    def extra_repr(self) -> str:
+        return f"sizes={list(self.sizes)}"
+
+
+def describe(module: nn.Module) -> Structure:
+    """The channel counts of every layer of `module` that has some, by name in `named_modules()`.
+
+    Conv2d and ConvTranspose2d give in, out, groups; Linear gives in, out; batch norm gives channels;
+    ChannelSplit gives sizes. The result is JSON-able and is what `reshape_` takes.
+    """
+    return {name: _shape_of(layer) for name, layer in module.named_modules() if _kind(layer) is not None}
+
+
+def reshape_(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give the layers of `module` the channel counts of `structure`, in place.
+
+    A tensor whose shape changes becomes zeros of the new shape (same dtype, device, requires_grad), to be
+    filled by `load_state_dict`; a tensor that already fits keeps its values.
+
+    Raises:
+        ValueError: a layer of `structure` is unknown, one of `module` is missing, or an entry does not fit
+            its layer. Nothing has been changed then.
+    """
+    present = describe(module)
+    if unknown := sorted(structure.keys() - present.keys()):
+        raise ValueError(f"structure names layers that do not exist: {', '.join(unknown)}")
+    if missing := sorted(present.keys() - structure.keys()):
+        raise ValueError(f"structure does not name these layers: {', '.join(missing)}")
+    for name, shape in structure.items():
+        _check_shape(name, module.get_submodule(name), shape)
+    for name, shape in structure.items():
+        _resize(module.get_submodule(name), shape)
+
+
+def keep_channels_(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+    """Cut `layer` down, in place, to the channels at the given positions (ascending int64 vectors).
+
+    For a depthwise convolution, a batch norm and a split, `inputs` and `outputs` are the same positions.
+    """
+    shape = _shape_of(layer)
+    match _kind(layer):
+        case "conv" if layer.groups == 1:
+            shape.update({"in": len(inputs), "out": len(outputs)})
+        case "conv":
+            shape.update({"in": len(inputs), "out": len(outputs), "groups": len(outputs)})
+        case "linear":
+            shape.update({"in": len(inputs), "out": len(outputs)})
+        case "norm":
+            shape.update({"channels": len(outputs)})
+        case "split":
+            part = torch.bucketize(inputs.cpu(), torch.tensor(layer.sizes).cumsum(0), right=True)
+            shape.update({"sizes": torch.bincount(part, minlength=len(layer.sizes)).tolist()})
+    for key, tensor in _tensors(layer).items():
+        _assign(layer, key, _slice(layer, tensor, inputs, outputs))
+    _set_counts(layer, shape)
+
+
+def _slice(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+    inputs, outputs = inputs.to(tensor.device), outputs.to(tensor.device)
+    if tensor.dim() == 1:
+        return tensor[outputs]
+    depthwise = getattr(layer, "groups", 1) > 1
+    if isinstance(layer, nn.ConvTranspose2d):
+        return tensor[inputs] if depthwise else tensor[inputs][:, outputs]
+    return tensor[outputs] if depthwise else tensor[outputs][:, inputs]
+
+
+def _kind(layer: nn.Module) -> str | None:
+    match layer:
+        case nn.Conv2d() | nn.ConvTranspose2d():
+            return "conv"
+        case nn.Linear():
+            return "linear"
+        case _BatchNorm():
+            return "norm"
+        case ChannelSplit():
+            return "split"
+    return None
+
+
+def _shape_of(layer: nn.Module) -> dict[str, Any]:
+    match _kind(layer):
+        case "conv":
+            return {"in": layer.in_channels, "out": layer.out_channels, "groups": layer.groups}
+        case "linear":
+            return {"in": layer.in_features, "out": layer.out_features}
+        case "norm":
+            return {"channels": layer.num_features}
+    return {"sizes": list(layer.sizes)}
+
+
+def _set_counts(layer: nn.Module, shape: Mapping[str, Any]) -> None:
+    match _kind(layer):
+        case "conv":
+            layer.in_channels, layer.out_channels, layer.groups = shape["in"], shape["out"], shape["groups"]
+        case "linear":
+            layer.in_features, layer.out_features = shape["in"], shape["out"]
+        case "norm":
+            layer.num_features = shape["channels"]
+        case "split":
+            layer.sizes = tuple(shape["sizes"])
+
+
+def _check_shape(name: str, layer: nn.Module, shape: Mapping[str, Any]) -> None:
+    kind = _kind(layer)
+    if not isinstance(shape, Mapping) or set(shape) != _FIELDS[kind]:
+        raise ValueError(f"structure of {name}: expected {sorted(_FIELDS[kind])}, found {shape}")
+    counts = shape["sizes"] if kind == "split" else list(shape.values())
+    if not isinstance(counts, list) or not counts or not all(type(n) is int and n > 0 for n in counts):
+        raise ValueError(f"structure of {name}: {dict(shape)} are not all positive whole numbers")
+    if kind == "split" and len(counts) != len(layer.sizes):
+        raise ValueError(f"structure of {name}: {len(counts)} split sizes, the layer has {len(layer.sizes)}")
+    if kind == "conv" and (shape["in"] % shape["groups"] or shape["out"] % shape["groups"]):
+        raise ValueError(f"structure of {name}: {shape['groups']} groups do not divide its channels")
+
+
+def _resize(layer: nn.Module, shape: Mapping[str, Any]) -> None:
+    for key, tensor in _tensors(layer).items():
+        size = _tensor_size(layer, tensor, shape)
+        if tensor.shape != torch.Size(size):
+            _assign(layer, key, tensor.new_zeros(size))
+    _set_counts(layer, shape)
+
+
+def _tensor_size(layer: nn.Module, tensor: Tensor, shape: Mapping[str, Any]) -> tuple[int, ...]:
+    if tensor.dim() == 1:
+        return (shape["channels"] if "channels" in shape else shape["out"],)
+    rows, columns = shape["out"], shape["in"]
+    if isinstance(layer, nn.ConvTranspose2d):
+        rows, columns = columns, rows
+    return (rows, columns // shape.get("groups", 1), *tensor.shape[2:])
+
+
+def _tensors(layer: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of `layer` that have a channel axis."""
+    own = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
+    return {key: tensor for key, tensor in own.items() if tensor.dim() > 0}
+
+
+def _assign(layer: nn.Module, key: str, tensor: Tensor) -> None:
+    old = getattr(layer, key)
+    tensor = tensor.detach().clone(memory_format=torch.preserve_format)
+    if isinstance(old, nn.Parameter):
+        tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+    setattr(layer, key, tensor)

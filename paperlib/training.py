@@ -1,0 +1,343 @@
+"""One training loop (Section 4.3), on Accelerate: the objective and the regulariser are handed in.
+
+A training is a function of its starting weights, data, recipe, objective and regulariser. Everything random in epoch
+e is drawn from (seed, e), and the state is written after each epoch, so a run that is killed at any moment and
+started again ends with the same weights, bit for bit, as one that was left alone (same machine and thread count).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from paperlib import files, paths, progress
+from paperlib.data.augment import Augmentation, augment
+from paperlib.data.records import Dataset
+from paperlib.detectors.base import Targets
+from paperlib.detectors.files import load_detector, save_detector
+from paperlib.distillation import own_loss
+from paperlib.evaluation import evaluate
+
+Objective = Callable[[nn.Module, Tensor, Targets], dict[str, Tensor]]
+HISTORY, BEST, LAST, IDENTITY = "history.jsonl", "best.safetensors", "last.safetensors", "training.json"
+
+
+class Recipe(BaseModel):
+    """How to train. The defaults are the protocol of Section 4.3 where it speaks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    epochs: PositiveInt = 300
+    batch_size: PositiveInt = 16
+    image_size: PositiveInt = 800
+    learning_rate: PositiveFloat = 1e-3
+    schedule: Literal["step", "cosine"] = "step"
+    """`step`: divided by 10 at 50 % and 75 % (the paper); `cosine`: down to 1 %."""
+    warmup_epochs: NonNegativeFloat = 0.0
+    """Epochs of linear warm-up."""
+    weight_decay: NonNegativeFloat = 0.0
+    ema: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Decay per step of the running mean of the weights that is validated and kept; 0: none."""
+    zoom: float = Field(default=1.3, ge=1.0)
+    shift: NonNegativeFloat = 0.1
+    symmetries: bool = True
+    colour: float = Field(default=0.3, ge=0.0, lt=1.0)
+    mosaic: float = Field(default=0.0, ge=0.0, le=1.0)
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision."""
+    validate_every: PositiveInt = 10
+    """Epochs between validations; the last epoch is always validated."""
+    seed: int = 0
+
+    def augmentation(self) -> Augmentation:
+        """The strengths of augmentation."""
+        return Augmentation(self.zoom, self.shift, self.symmetries, self.colour, self.mosaic)
+
+    def rate(self, progress: float) -> float:
+        """Learning rate at `progress` epochs after the start."""
+        share = progress / self.epochs
+        if self.schedule == "cosine":
+            factor = 0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2
+        else:
+            factor = 1.0 if share < 0.5 else 0.1 if share < 0.75 else 0.01
+        if progress < self.warmup_epochs:
+            factor *= max(progress, 0.01) / self.warmup_epochs
+        return self.learning_rate * factor
+
+
+class Regulariser(Protocol):
+    """A term on the weights rather than on the answers, such as Eq. 4's."""
+
+    def before_step(self, module: nn.Module, learning_rate: float) -> None:
+        """Change gradients, once per optimiser step, after unscaling."""
+
+    def after_step(self, module: nn.Module, learning_rate: float) -> None:
+        """Change weights."""
+
+    def penalty(self, module: nn.Module) -> Tensor:
+        """The value of the term, for the log."""
+
+    def describe(self) -> dict[str, Any]:
+        """The settings, as JSON."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What a training left behind.
+
+    Attributes:
+        epochs: one row per epoch: losses, learning rate, gamma statistics, and validation mAP where it was taken.
+        folder: holds `history.jsonl`, `last.safetensors` and, with a validation set, `best.safetensors`.
+    """
+
+    epochs: pd.DataFrame
+    folder: Path
+
+    def best(self) -> nn.Module:
+        """The detector of the epoch with the highest validation mAP50."""
+        return load_detector(self.folder / BEST)
+
+
+class _Step(nn.Module):
+    """Detector and objective in one forward pass, as data-parallel wrappers need it."""
+
+    def __init__(self, detector: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.detector = detector
+        self._objective = (objective,)  # in a tuple, so that a teacher is no part of the student
+
+    def forward(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        return self._objective[0](self.detector, images, targets)
+
+
+def fit(
+    detector: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    objective: Objective | None = None,
+    regulariser: Regulariser | None = None,
+    resume: bool = True,
+    validation: Dataset | None = None,
+    folder: Path | None = None,
+) -> History:
+    """Train a detector in place; afterwards it holds the last epoch's weights (their running mean with `ema`).
+
+    Args:
+        detector: changed in place, ends in evaluation mode.
+        dataset: the training images.
+        recipe: how to train.
+        objective: `(detector, images, targets)` to a dict of losses; the detector's own loss by default.
+        regulariser: for instance `paperlib.pruning.Sparsity` (Eq. 4).
+        resume: continue what a killed run of the same training left in `folder`; else start over.
+        validation: judged every `recipe.validate_every` epochs; picks `best.safetensors`.
+        folder: where state and history live; by default a place in the store named after the training.
+
+    Raises:
+        ValueError: `folder` holds another training, or a loss is not finite.
+    """
+    run = _Run(detector, dataset, recipe, objective or own_loss, regulariser, validation)
+    folder = folder or paths.store_root() / "fit" / run.identity[:16]
+    run.open(folder, resume)
+    for epoch in progress.bar(range(recipe.epochs), "epoch"):
+        if epoch >= run.finished:
+            run.train_epoch(epoch)
+            run.save(epoch)
+    return run.close()
+
+
+class _Run:
+    """The moving parts of one training, and their state on disk."""
+
+    def __init__(
+        self, detector: nn.Module, dataset: Dataset, recipe: Recipe, objective: Objective,
+        regulariser: Regulariser | None, validation: Dataset | None,
+    ) -> None:  # fmt: skip
+        self.detector, self.dataset, self.recipe = detector, dataset, recipe
+        self.objective, self.regulariser, self.validation = objective, regulariser, validation
+        self.identity = self._identify()
+        self.rows: list[dict[str, Any]] = []
+        self.accelerator = _accelerator(recipe.precision)
+        detector.to(self.accelerator.device, memory_format=torch.channels_last)
+        if teacher := getattr(objective, "teacher", None):
+            teacher.to(self.accelerator.device, memory_format=torch.channels_last)
+        optimiser = torch.optim.AdamW(_parameter_groups(detector, recipe.weight_decay), lr=recipe.learning_rate)
+        self.step, self.optimiser = self.accelerator.prepare(_Step(detector, objective), optimiser)
+        self.mean = None
+        if recipe.ema:
+            self.mean = AveragedModel(detector, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+            self.accelerator.register_for_checkpointing(self.mean)
+
+    @property
+    def finished(self) -> int:
+        return len(self.rows)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The weights that are validated and handed back."""
+        return self.mean.module if self.mean else self.detector
+
+    def open(self, folder: Path, resume: bool) -> None:
+        """Take up what a killed run left, or start afresh."""
+        self.folder = folder
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / IDENTITY).exists() and files.read_json(folder / IDENTITY)["identity"] != self.identity:
+            raise ValueError(f"{folder}: holds the state of another training; choose another folder or resume=False")
+        files.write_json_atomically(folder / IDENTITY, {"identity": self.identity})
+        if states := sorted(folder.glob("state-*[0-9]")):
+            done = int(states[-1].name.removeprefix("state-"))
+            self.accelerator.load_state(states[-1])
+            lines = (folder / HISTORY).read_text().splitlines()[:done]
+            self.rows = [json.loads(line) for line in lines]
+
+    def train_epoch(self, epoch: int) -> None:
+        """One pass over the images; adds a row to the history."""
+        self.step.train()
+        started, sums, batches = time.perf_counter(), {}, 0
+        for share, images, targets in self._batches(epoch):
+            rate = self.recipe.rate(epoch + share)
+            for name, value in self._update(images, targets, rate).items():
+                sums[name] = sums.get(name, 0.0) + value
+            batches += 1
+        losses = {name: float(total) / batches for name, total in sums.items()}
+        if not math.isfinite(sum(losses.values())):
+            raise ValueError(f"epoch {epoch + 1}: the loss is not finite: {losses}; try a smaller learning rate")
+        row = {"epoch": epoch + 1, "learning_rate": rate, **losses, **_gamma_statistics(self.detector)}
+        self.rows.append({**row, **self._validate(epoch), "seconds": time.perf_counter() - started})
+
+    def save(self, epoch: int) -> None:
+        """Put the state on disk: whole, and only then in place of the one before."""
+        if not self.accelerator.is_main_process:
+            return
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        files.write_text_atomically(self.folder / HISTORY, text)
+        target = self.folder / f"state-{epoch + 1:05d}"
+        partial = target.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.save_state(str(partial))
+        partial.rename(target)
+        for older in self.folder.glob("state-*[0-9]"):
+            if older != target:
+                shutil.rmtree(older)
+
+    def close(self) -> History:
+        """Leave the kept weights in the detector and on disk."""
+        if self.mean:
+            self.detector.load_state_dict(self.mean.module.state_dict())
+        self.detector.eval()
+        save_detector(self.detector, self.folder / LAST)
+        self.accelerator.free_memory()
+        return History(pd.DataFrame(self.rows), self.folder)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[float, Tensor, Targets]]:
+        """Augmented batches of this process, with the share of the epoch that is over."""
+        boxed = self.dataset.letterboxed(self.recipe.image_size)
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        generator = torch.Generator().manual_seed(_mix(self.recipe.seed, epoch))
+        order = torch.randperm(len(self.dataset), generator=generator)
+        size = min(self.recipe.batch_size, len(order))
+        count = len(order) // size
+        for number in range(count):
+            mine = order[number * size : (number + 1) * size][rank::world]
+            chance = torch.Generator().manual_seed(_mix(self.recipe.seed, epoch, number, rank))
+            chosen = [boxed.boxes[i] for i in mine], [boxed.labels[i] for i in mine]
+            pixels = boxed.images[mine].to(self.accelerator.device)
+            images, targets = augment(pixels, *chosen, self.recipe.augmentation(), chance)
+            yield number / count, images.contiguous(memory_format=torch.channels_last), targets
+
+    def _update(self, images: Tensor, targets: Targets, rate: float) -> dict[str, Tensor]:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        losses = self.step(images, targets)
+        self.accelerator.backward(torch.stack(list(losses.values())).sum())
+        if self.regulariser:
+            self.accelerator.unscale_gradients(self.optimiser)
+            self.regulariser.before_step(self.detector, rate)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        if self.regulariser:
+            self.regulariser.after_step(self.detector, rate)
+        if self.mean:
+            self.mean.update_parameters(self.detector)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        last = epoch + 1 == self.recipe.epochs
+        if self.validation is None or not (last or (epoch + 1) % self.recipe.validate_every == 0):
+            return {}
+        metrics = evaluate(self.kept, self.validation, image_size=self.recipe.image_size)
+        before = max((row.get("map50", -1.0) for row in self.rows), default=-1.0)
+        if metrics.map50 > before and self.accelerator.is_main_process:
+            save_detector(self.kept, self.folder / BEST)
+        return {"map50": metrics.map50, "map": metrics.map}
+
+    def _identify(self) -> str:
+        objective = getattr(self.objective, "describe", dict)()
+        regulariser = self.regulariser.describe() if self.regulariser else None
+        teacher = getattr(self.objective, "teacher", None)
+        parts = [
+            self.recipe.model_dump(),
+            self.dataset.digest,
+            self.validation.digest if self.validation else None,
+            getattr(self.objective, "__name__", type(self.objective).__name__),
+            objective,
+            regulariser,
+            weights_digest(self.detector),
+            weights_digest(teacher) if teacher else None,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over names, shapes and values of a module's parameters and buffers."""
+    total = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _accelerator(precision: str) -> Accelerator:
+    shared = AcceleratorState._shared_state
+    if shared and shared.get("_mixed_precision", precision) != precision:
+        # One process may train with different precisions one after the other; Accelerate keeps the first otherwise.
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision)
+
+
+def _parameter_groups(detector: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay the kernels only: Eq. 4 alone decides about gamma."""
+    kernels = [p for p in detector.parameters() if p.ndim > 1]
+    others = [p for p in detector.parameters() if p.ndim <= 1]
+    return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _gamma_statistics(detector: nn.Module) -> dict[str, float]:
+    norms = [m.weight.detach().abs() for m in detector.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not norms:
+        return {}
+    gamma = torch.cat(norms).float().cpu()
+    low, middle, high = gamma.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
+    return {"gamma_p10": low, "gamma_p50": middle, "gamma_p90": high, "gamma_below_0.01": float((gamma < 0.01).float().mean())}
+
+
+def _mix(*numbers: int) -> int:
+    """One seed out of several numbers."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
