@@ -50,7 +50,7 @@ def options(
 @app.command()
 def reproduce(
     notebooks: Annotated[
-        list[str] | None, typer.Argument(metavar="[NOTEBOOK]…", help="Names, e.g. 03_components. Default: all.")
+        list[str] | None, typer.Argument(metavar="[NOTEBOOK]…", help="E.g. 03_components. Default: all.")
     ] = None,
     profile: Annotated[str, typer.Option(help="The scale: quick, laptop or paper.")] = "quick",
     cores: Annotated[int | None, typer.Option(min=1, help="CPU cores to use. Default: all.")] = None,

@@ -8,7 +8,6 @@ The workflow starts every notebook this way: killed children of a killed batch w
 
 import ctypes
 import fcntl
-import json
 import os
 import signal
 import sys
@@ -37,6 +36,16 @@ def hold(lock: Path) -> int | None:
     return descriptor
 
 
+def is_held(lock: Path) -> bool:
+    """Whether a process holds `lock`. A lock that does not exist is not held."""
+    if not lock.exists():
+        return False
+    descriptor = hold(lock)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is None
+
+
 def main(state: str, *command: str) -> None:
     """Become `command`, holding the lock. Exits with a message if the lock is held."""
     die_with_parent()
@@ -44,9 +53,9 @@ def main(state: str, *command: str) -> None:
     if lock is None:
         sys.exit(f"{state}.lock is held: this notebook is being run by another process")
     os.set_inheritable(lock, True)
-    target = Path(f"{state}.json").absolute()
-    target.write_text(json.dumps({"step": "starting", "done": 0, "of": 0, "detail": "", "fraction": 0.0}))
-    os.execvpe(command[0], command, {**os.environ, progress.VARIABLE: str(target)})
+    os.environ[progress.VARIABLE] = os.path.abspath(f"{state}.json")
+    progress.report("starting", 0, 0)
+    os.execvp(command[0], command)
 
 
 if __name__ == "__main__":

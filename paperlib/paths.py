@@ -20,8 +20,8 @@ from pathlib import Path
 
 def repository_root() -> Path:
     """Return the folder that holds `notebooks/`, `workflow/` and `results/`."""
-    above_package = Path(__file__).resolve().parent.parent
-    return _moved("PAPERLIB_ROOT") or (above_package if (above_package / "notebooks").is_dir() else Path.cwd())
+    above = Path(__file__).resolve().parent.parent
+    return _moved("PAPERLIB_ROOT") or (above if (above / "notebooks").is_dir() else Path.cwd())
 
 
 def data_root() -> Path:
@@ -43,6 +43,18 @@ def results_root() -> Path:
 def store_root() -> Path:
     """Return the folder of finished steps."""
     return _moved("PAPERLIB_STORE") or repository_root() / ".store"
+
+
+def as_environment() -> dict[str, str]:
+    """Return all five variables with absolute paths, for a child process that starts in another folder."""
+    folders = {
+        "PAPERLIB_ROOT": repository_root(),
+        "PAPERLIB_DATA": data_root(),
+        "PAPERLIB_WEIGHTS": weights_root(),
+        "PAPERLIB_RESULTS": results_root(),
+        "PAPERLIB_STORE": store_root(),
+    }
+    return {variable: str(folder) for variable, folder in folders.items()}
 
 
 def _moved(variable: str) -> Path | None:

@@ -4,10 +4,12 @@ In the batch the variable `PAPERLIB_PROGRESS` names a file. It holds one object,
 
     {"step": "fine-tune, seed 1", "done": 12, "of": 19, "detail": "epoch 5/12", "fraction": 0.652}
 
-replaced as a whole, so that whoever reads it never sees half of one. Without the variable nothing is written.
+replaced as a whole, so that whoever reads it never sees half of one. A process that `multiprocessing` started
+writes beside it, to `<file>.<pid>`, while one of its bars runs. Without the variable nothing is written.
 """
 
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -43,11 +45,34 @@ def bar(iterable: Iterable[Item], desc: str) -> Iterable[Item]:
 
 
 def read(path: Path) -> dict | None:
-    """Return what was last reported to `path`, or None if nothing was."""
+    """Return what was last reported to `path`, with what the workers are at; None if nothing was."""
+    said = _load(path)
+    if said is None:
+        return None
+    workers = [worker for file in sorted(path.parent.glob(f"{path.name}.*[0-9]")) if (worker := _load(file))]
+    for worker in workers:
+        at = " · ".join(filter(None, [worker["step"], worker["detail"]]))
+        said["detail"] = ", ".join(filter(None, [said["detail"], at]))
+    if said["of"]:
+        ahead = sum(worker["fraction"] for worker in workers) / said["of"]
+        said["fraction"] = min(said["fraction"] + ahead, 1.0)
+    return said
+
+
+def _load(path: Path) -> dict | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except FileNotFoundError:
         return None
+
+
+def _is_worker() -> bool:
+    return multiprocessing.parent_process() is not None
+
+
+def _target() -> str | None:
+    target = os.environ.get(VARIABLE)
+    return f"{target}.{os.getpid()}" if target and _is_worker() else target
 
 
 def _reported(iterable: Iterable[Item], desc: str) -> Iterator[Item]:
@@ -62,16 +87,18 @@ def _reported(iterable: Iterable[Item], desc: str) -> Iterator[Item]:
             yield item
     finally:
         del _bars[depth - 1 :]
+        if not _bars and _is_worker():
+            Path(_target()).unlink(missing_ok=True)
 
 
 def _write() -> None:
     global _last_write
-    target = os.environ.get(VARIABLE)
+    target = _target()
     if not target:
         return
     detail = " · ".join(f"{desc} {done + 1}/{of}" if of else f"{desc} {done + 1}" for desc, done, of in _bars)
     state = {"step": "", "done": 0, "of": 0, **_step, "detail": detail, "fraction": _fraction()}
-    temporary = Path(f"{target}.{os.getpid()}.tmp")
+    temporary = Path(f"{target}.tmp")
     temporary.write_text(json.dumps(state), encoding="utf-8")
     os.replace(temporary, target)
     _last_write = time.monotonic()

@@ -25,6 +25,7 @@ from paperlib.store import Step, Store
 root, mode = Path(sys.argv[1]), sys.argv[2]
 
 def make(folder):
+    assert mode != "wait", "made a second time"
     with open(root / "calls", "a") as calls:
         calls.write("made\\n")
     (folder / "epoch_1").write_text("weights of epoch 1")
@@ -60,7 +61,7 @@ def make_weights(folder: Path) -> None:
 def test_two_processes_that_need_the_same_baseline_train_it_once(tmp_path: Path) -> None:
     with maker(tmp_path) as first:
         assert first.stdout.readline() == "started\n"
-        with maker(tmp_path) as second:
+        with maker(tmp_path, "wait") as second:
             notice = second.stderr.readline()
             assert notice == f"waiting for another process that is making {STEP.name}\n"
             (tmp_path / "go").touch()

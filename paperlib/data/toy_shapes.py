@@ -1,207 +1,17 @@
-"""What the embedded data set is made of: a canvas that remembers who owns each pixel, and shapes seen from above.
-
-Lengths are in scene units: an image is always 160 units wide, whatever its side in pixels. Every shape is drawn
-twice with the same integer geometry, once in colour and once in the owner mask, both three times finer than the image.
-"""
+"""The ten classes of the embedded data set, and buildings and trees, as they look from above."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Sequence
 from math import cos, pi, sin, tau
-from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-CLASSES: tuple[str, ...] = (
-    "airplane",
-    "ship",
-    "storage tank",
-    "baseball diamond",
-    "tennis court",
-    "basketball court",
-    "ground track field",
-    "harbor",
-    "bridge",
-    "vehicle",
-)
-EXTENT = 160
-MARGIN = 24
-FINER = 3
-FIRST_OBJECT = 16
-
-Colour = tuple[int, ...]
-Point = tuple[float, float]
-T = TypeVar("T")
+from paperlib.data.toy_canvas import Canvas, Colour, Point, Pose, Surface, arc, box, mirrored
 
 WHITE: Colour = (238, 238, 232)
 PAINT: Colour = (226, 228, 222, 210)
 GLASS: Colour = (38, 46, 58)
-
-
-class Surface(IntEnum):
-    """What a pixel shows where no object lies; values below `FIRST_OBJECT` of the owner mask."""
-
-    GRASS = 0
-    CROP = 1
-    SOIL = 2
-    SAND = 3
-    WATER = 4
-    PAVED = 5
-    ROAD = 6
-    BUILT = 7
-    TREE = 8
-
-
-class Dice:
-    """Scalar draws from one generator; only `Generator.random` is used, so that the stream is easy to keep."""
-
-    def __init__(self, generator: np.random.Generator) -> None:
-        self._random = generator.random
-
-    def between(self, low: float, high: float) -> float:
-        return low + (high - low) * self._random()
-
-    def count(self, low: int, high: int) -> int:
-        """An integer in low … high, both included."""
-        return low + int((high - low + 1) * self._random())
-
-    def chance(self, probability: float) -> bool:
-        return self._random() < probability
-
-    def pick(self, options: Sequence[T]) -> T:
-        return options[int(len(options) * self._random())]
-
-    def tint(self, colour: Colour, spread: int = 14) -> Colour:
-        """The colour, brighter or darker by at most `spread` and slightly shifted in hue."""
-        light = self.between(-spread, spread)
-        return tuple(min(255, max(0, int(c + light + self.between(-5, 5)))) for c in colour)
-
-
-@dataclass(frozen=True, slots=True)
-class Pose:
-    """Centre (scene units), heading (radians) and length (scene units) of a shape given in local coordinates u, v."""
-
-    x: float
-    y: float
-    angle: float = 0.0
-    size: float = 1.0
-
-    def points(self, local: Sequence[Point]) -> list[Point]:
-        c, s = self.size * cos(self.angle), self.size * sin(self.angle)
-        return [(self.x + u * c - v * s, self.y + u * s + v * c) for u, v in local]
-
-    def at(self, u: float, v: float, turn: float = 0.0, size: float = 1.0) -> Pose:
-        """The pose at local (u, v), turned by `turn`, with a length of its own."""
-        ((x, y),) = self.points([(u, v)])
-        return Pose(x, y, self.angle + turn, size)
-
-
-def box(u0: float, v0: float, u1: float, v1: float) -> list[Point]:
-    return [(u0, v0), (u1, v0), (u1, v1), (u0, v1)]
-
-
-def mirrored(half: Sequence[Point]) -> list[Point]:
-    """A closed outline from its half on one side of the u axis."""
-    return [*half, *((u, -v) for u, v in reversed(half))]
-
-
-def arc(u: float, v: float, radius: float, start: float, stop: float, steps: int = 12) -> list[Point]:
-    angles = [start + (stop - start) * i / steps for i in range(steps + 1)]
-    return [(u + radius * cos(a), v + radius * sin(a)) for a in angles]
-
-
-class Canvas:
-    """Colour and owner mask of one scene, `FINER` times the image and with a margin for what the border cuts."""
-
-    def __init__(self, side: int, generator: np.random.Generator) -> None:
-        self.side = side
-        self.dice = Dice(generator)
-        self.labels: list[int] = []
-        self.whole: list[int] = []
-        self._scale = FINER * side / EXTENT
-        self._margin = FINER * round(MARGIN * side / EXTENT)
-        size = (FINER * side + 2 * self._margin,) * 2
-        self.colour = Image.new("RGB", size)
-        self.mask = Image.new("L", size)
-        self._brush, self._marker = ImageDraw.Draw(self.colour, "RGBA"), ImageDraw.Draw(self.mask)
-        self._owners = self.mask.load()
-        self._owner = int(Surface.GRASS)
-        sun, slant = self.dice.between(0, tau), self.dice.between(0.3, 1.0)
-        self._sun = (slant * cos(sun), slant * sin(sun))
-        self._shade: Colour = (8, 12, 28, self.dice.count(50, 130))
-
-    def _pixels(self, points: Sequence[Point], dx: float = 0.0, dy: float = 0.0) -> list[tuple[int, int]]:
-        k, m = self._scale, self._margin
-        return [(round((x + dx) * k) + m, round((y + dy) * k) + m) for x, y in points]
-
-    def fill(self, points: Sequence[Point], colour: Colour) -> None:
-        """A polygon (scene units) in colour, owned by the current surface or object."""
-        pixels = self._pixels(points)
-        self._brush.polygon(pixels, colour)
-        self._marker.polygon(pixels, self._owner)
-
-    def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
-        bounds = self._pixels([(x - radius, y - radius), (x + radius, y + radius)])
-        self._brush.ellipse(bounds, colour)
-        self._marker.ellipse(bounds, self._owner)
-
-    def stroke(self, points: Sequence[Point], width: float, colour: Colour) -> None:
-        """A painted line: it changes the colour and leaves the owner as it is."""
-        self._brush.line(self._pixels(points), colour, max(1, round(width * self._scale)))
-
-    def wash(self, points: Sequence[Point], colour: Colour) -> None:
-        """A translucent polygon that belongs to nobody: stain, wake, sheen."""
-        self._brush.polygon(self._pixels(points), colour)
-
-    def shadow(self, points: Sequence[Point], height: float) -> None:
-        """The shadow that a flat shape `height` units above the ground casts."""
-        dx, dy = self._sun[0] * height, self._sun[1] * height
-        self._brush.polygon(self._pixels(points, dx, dy), self._shade)
-
-    def lit(self, x: float, y: float, reach: float) -> Point:
-        """The point `reach` units from (x, y) towards the sun."""
-        return x - self._sun[0] * reach, y - self._sun[1] * reach
-
-    @contextmanager
-    def on(self, surface: Surface) -> Iterator[None]:
-        """What is drawn inside shows this surface."""
-        before, self._owner = self._owner, int(surface)
-        yield
-        self._owner = before
-
-    @contextmanager
-    def instance(self, name: str, pose: Pose) -> Iterator[None]:
-        """What is drawn inside, within one length of `pose`, is one object of class `name`."""
-        self.labels.append(CLASSES.index(name) + 1)
-        before, self._owner = self._owner, FIRST_OBJECT + len(self.labels) - 1
-        yield
-        reach = pose.size
-        corners = self._pixels([(pose.x - reach, pose.y - reach), (pose.x + reach, pose.y + reach)])
-        self.whole.append(self.mask.crop((*corners[0], *corners[1])).histogram()[self._owner])
-        self._owner = before
-
-    def reduced(self) -> tuple[np.ndarray, np.ndarray]:
-        """Colour [side, side, 3] averaged over each pixel, and the owner [side, side] at each pixel's centre."""
-        low, high = self._margin, self._margin + FINER * self.side
-        image = self.colour.resize((self.side,) * 2, Image.Resampling.BOX, box=(low, low, high, high))
-        first = low + FINER // 2
-        return np.asarray(image), np.asarray(self.mask)[first:high:FINER, first:high:FINER]
-
-    def owner(self, x: float, y: float) -> int | None:
-        """Owner at a point; None outside the canvas."""
-        ((column, row),) = self._pixels([(x, y)])
-        inside = 0 <= column < self.mask.width and 0 <= row < self.mask.height
-        return self._owners[column, row] if inside else None
-
-    def free(self, pose: Pose, length: float, width: float, surfaces: Sequence[Surface]) -> bool:
-        """Whether a length × width rectangle at `pose` shows nothing but these surfaces (probed on a 6 × 6 grid)."""
-        steps = [i / 5 - 0.5 for i in range(6)]
-        probes = Pose(pose.x, pose.y, pose.angle).points([(u * length, v * width) for u in steps for v in steps])
-        return all(self.owner(x, y) in surfaces for x, y in probes)
 
 
 def airplane(canvas: Canvas, pose: Pose) -> None:
@@ -220,7 +30,9 @@ def airplane(canvas: Canvas, pose: Pose) -> None:
             canvas.shadow(pose.points(part), 0.09 * pose.size)
         for v in (-0.36 * span, 0.36 * span):
             front = root - 0.36 * sweep + 0.06
-            canvas.fill(pose.points(box(front - 0.13, v - 0.024, front, v + 0.024)), tuple(c // 2 for c in body))
+            canvas.fill(
+                pose.points(box(front - 0.13, v - 0.024, front, v + 0.024)), tuple(c // 2 for c in body)
+            )
         canvas.fill(pose.points(wing), wings)
         canvas.fill(pose.points(tail), wings)
         canvas.fill(pose.points(hull), body)
@@ -235,10 +47,16 @@ def ship(canvas: Canvas, pose: Pose) -> None:
         canvas.wash(pose.points(mirrored([(-0.4, 0.5 * beam), (-dice.between(0.8, 1.4), 0.8 * beam)])), foam)
         canvas.wash(pose.points(mirrored([(-0.4, 0.5 * beam), (-0.75, 0.4 * beam)])), foam)
         for flank in (-beam, beam):
-            canvas.stroke(pose.points([(0.4, 0.9 * flank), (-dice.between(0.5, 0.9), 2.4 * flank)]), 0.7, foam)
+            canvas.stroke(
+                pose.points([(0.4, 0.9 * flank), (-dice.between(0.5, 0.9), 2.4 * flank)]), 0.7, foam
+            )
     freighter = pose.size > 24
-    rim = dice.tint(dice.pick([(120, 42, 38), (44, 56, 76), (70, 74, 78), (40, 84, 84)]) if freighter else WHITE, 16)
-    deck = dice.tint(dice.pick([(150, 92, 74), (132, 138, 136), (92, 120, 104)]) if freighter else (206, 186, 152), 14)
+    rim = dice.tint(
+        dice.pick([(120, 42, 38), (44, 56, 76), (70, 74, 78), (40, 84, 84)]) if freighter else WHITE, 16
+    )
+    deck = dice.tint(
+        dice.pick([(150, 92, 74), (132, 138, 136), (92, 120, 104)]) if freighter else (206, 186, 152), 14
+    )
     hull = mirrored([(0.5, 0), (0.42, 0.55 * beam), (0.28, beam), (-0.44, beam), (-0.5, 0.8 * beam)])
     with canvas.instance("ship", pose):
         canvas.shadow(pose.points(hull), 0.05 * pose.size)
@@ -248,7 +66,9 @@ def ship(canvas: Canvas, pose: Pose) -> None:
 
 
 def _cabin(canvas: Canvas, pose: Pose, beam: float) -> None:
-    canvas.fill(pose.points(box(-0.2, -0.62 * beam, 0.16, 0.62 * beam)), canvas.dice.tint((226, 228, 228), 10))
+    canvas.fill(
+        pose.points(box(-0.2, -0.62 * beam, 0.16, 0.62 * beam)), canvas.dice.tint((226, 228, 228), 10)
+    )
     canvas.fill(pose.points(box(0.1, -0.6 * beam, 0.2, 0.6 * beam)), GLASS)
 
 
@@ -294,7 +114,7 @@ def baseball_diamond(canvas: Canvas, pose: Pose) -> None:
     dice, home, base = canvas.dice, (-0.45, 0.0), 0.6
     dirt = dice.tint(dice.pick([(184, 132, 90), (168, 108, 74), (196, 156, 112)]), 12)
     lawn = dice.tint(dice.pick([(92, 128, 62), (76, 116, 58), (116, 134, 74)]), 10)
-    with canvas.on(Surface.GRASS):
+    with canvas.on(Surface.LAWN):
         reach = dice.between(1.5, 1.9)
         canvas.fill(pose.points([home, *arc(*home, reach + 0.06, -pi / 4, pi / 4)]), dice.tint(dirt, 6))
         canvas.fill(pose.points([home, *arc(*home, reach, -pi / 4, pi / 4)]), lawn)
@@ -304,7 +124,9 @@ def baseball_diamond(canvas: Canvas, pose: Pose) -> None:
         infield = [(home[0] + base * (i + j) * 0.7071, base * (j - i) * 0.7071) for i, j in _DIAMOND]
         canvas.fill(pose.points(infield), dice.tint(lawn, 8))
         canvas.disc(*pose.points([(home[0] + 0.7 * base, 0)])[0], 0.06 * pose.size, dirt)
-    corners = [(home[0] + base * (i + j) * 0.7071, base * (j - i) * 0.7071) for i, j in ((1, 0), (1, 1), (0, 1))]
+    corners = [
+        (home[0] + base * (i + j) * 0.7071, base * (j - i) * 0.7071) for i, j in ((1, 0), (1, 1), (0, 1))
+    ]
     for x, y in pose.points(corners):
         canvas.stroke([(x - 0.5, y), (x + 0.5, y)], 1.0, WHITE)
     for turn in (-pi / 4, pi / 4):
@@ -321,7 +143,7 @@ def _lines(canvas: Canvas, pose: Pose, width: float, *strokes: Sequence[Point]) 
 
 
 def tennis_court(canvas: Canvas, pose: Pose, colours: tuple[Colour, Colour]) -> None:
-    """A court with its apron, length 1 × width 0.5; courts of one row share their two colours."""
+    """A court with its apron, length 1 and width 0.5; courts of one row share their two colours."""
     with canvas.instance("tennis court", pose):
         canvas.fill(pose.points(box(-0.5, -0.25, 0.5, 0.25)), canvas.dice.tint(colours[0], 4))
         canvas.fill(pose.points(box(-0.34, -0.16, 0.34, 0.16)), canvas.dice.tint(colours[1], 4))
@@ -332,7 +154,7 @@ def tennis_court(canvas: Canvas, pose: Pose, colours: tuple[Colour, Colour]) -> 
 
 
 def basketball_court(canvas: Canvas, pose: Pose, colours: tuple[Colour, Colour]) -> None:
-    """A court of length 1 × width 0.56; floor and painted areas in two colours."""
+    """A court of length 1 and width 0.56; floor and painted areas in two colours."""
     floor, key = colours
     with canvas.instance("basketball court", pose):
         canvas.fill(pose.points(box(-0.5, -0.28, 0.5, 0.28)), canvas.dice.tint(floor, 4))
@@ -349,7 +171,9 @@ def basketball_court(canvas: Canvas, pose: Pose, colours: tuple[Colour, Colour])
 
 def ground_track_field(canvas: Canvas, pose: Pose) -> None:
     dice, radius = canvas.dice, canvas.dice.between(0.23, 0.29)
-    track = dice.tint(dice.pick([(168, 82, 64), (168, 82, 64), (150, 100, 76), (122, 116, 112), (78, 104, 142)]), 12)
+    track = dice.tint(
+        dice.pick([(168, 82, 64), (168, 82, 64), (150, 100, 76), (122, 116, 112), (78, 104, 142)]), 12
+    )
     lawn = dice.tint(dice.pick([(84, 128, 62), (106, 136, 70), (130, 134, 82)]), 10)
     straight, lanes = 0.5 - radius, 0.06
 
@@ -374,7 +198,7 @@ def ground_track_field(canvas: Canvas, pose: Pose) -> None:
 
 
 def harbor(canvas: Canvas, pose: Pose) -> None:
-    """A pier of length 1 out from the shore (u = -0.5) with fingers on both sides and boats moored between them."""
+    """A pier of length 1 out from the shore (u = -0.5), fingers on both sides, boats moored between them."""
     dice = canvas.dice
     wood = dice.tint(dice.pick([(186, 180, 168), (166, 148, 122), (202, 202, 198)]), 12)
     spine, steps = dice.between(0.03, 0.05), dice.count(4, 6)
@@ -400,7 +224,7 @@ def _moored(canvas: Canvas, pose: Pose) -> None:
 
 
 def bridge(canvas: Canvas, pose: Pose, width: float) -> None:
-    """A deck of length 1 and `width` units along u: parapets, ribs or lanes, and a shadow on what it crosses."""
+    """A deck of length 1 and `width` units along u: parapets, ribs, lanes, a shadow on what it crosses."""
     dice, half = canvas.dice, width / 2 / pose.size
     deck = dice.tint(dice.pick([(188, 186, 178), (166, 166, 164), (202, 192, 170), (150, 138, 126)]), 12)
     parapet = tuple(min(255, c + 36) for c in deck)
@@ -423,7 +247,9 @@ def bridge(canvas: Canvas, pose: Pose, width: float) -> None:
 
 def vehicle(canvas: Canvas, pose: Pose) -> None:
     dice, wide = canvas.dice, 0.21
-    paint = dice.pick([WHITE, WHITE, (44, 46, 52), (150, 154, 160), (168, 40, 36), (40, 72, 138), (196, 172, 92)])
+    paint = dice.pick(
+        [WHITE, WHITE, (44, 46, 52), (150, 154, 160), (168, 40, 36), (40, 72, 138), (196, 172, 92)]
+    )
     paint, truck = dice.tint(paint, 12), pose.size > 12
     shell = pose.points(mirrored([(0.5, 0.7 * wide), (0.44, wide), (-0.46, wide), (-0.5, 0.8 * wide)]))
     canvas.shadow(shell, 1.6 if truck else 1.1)
@@ -431,7 +257,9 @@ def vehicle(canvas: Canvas, pose: Pose) -> None:
         canvas.fill(shell, paint)
         if truck:
             canvas.fill(pose.points(box(-0.5, -wide, 0.2, wide)), dice.tint((208, 208, 204), 24))
-        canvas.fill(pose.points(box(0.26, -0.16, 0.36, 0.16) if truck else box(0.1, -0.16, 0.26, 0.16)), GLASS)
+        canvas.fill(
+            pose.points(box(0.26, -0.16, 0.36, 0.16) if truck else box(0.1, -0.16, 0.26, 0.16)), GLASS
+        )
         if not truck:
             canvas.fill(pose.points(box(-0.38, -0.15, -0.27, 0.15)), GLASS)
 
@@ -450,7 +278,9 @@ def tree(canvas: Canvas, x: float, y: float, radius: float) -> None:
 def building(canvas: Canvas, pose: Pose, width: float) -> None:
     """A roof of length 1 and `width` units: gabled, or flat with a parapet and machinery."""
     dice, half = canvas.dice, width / 2 / pose.size
-    roof = dice.tint(dice.pick([(150, 84, 66), (128, 120, 116), (176, 170, 162), (98, 104, 116), (160, 130, 104)]))
+    roof = dice.tint(
+        dice.pick([(150, 84, 66), (128, 120, 116), (176, 170, 162), (98, 104, 116), (160, 130, 104)])
+    )
     outline = pose.points(box(-0.5, -half, 0.5, half))
     canvas.shadow(outline, dice.between(3, 6))
     with canvas.on(Surface.BUILT):
@@ -458,7 +288,11 @@ def building(canvas: Canvas, pose: Pose, width: float) -> None:
         if dice.chance(0.5):
             canvas.fill(pose.points(box(-0.5, 0, 0.5, half)), tuple(max(0, c - 26) for c in roof))
             return
-        canvas.fill(pose.points(box(-0.46, -0.84 * half, 0.46, 0.84 * half)), tuple(max(0, c - 12) for c in roof))
+        canvas.fill(
+            pose.points(box(-0.46, -0.84 * half, 0.46, 0.84 * half)), tuple(max(0, c - 12) for c in roof)
+        )
         for _ in range(dice.count(1, 4)):
-            unit = pose.at(dice.between(-0.36, 0.36), half * dice.between(-0.6, 0.6), 0, dice.between(1.5, 3.5))
+            unit = pose.at(
+                dice.between(-0.36, 0.36), half * dice.between(-0.6, 0.6), 0, dice.between(1.5, 3.5)
+            )
             canvas.fill(unit.points(box(-0.5, -0.4, 0.5, 0.4)), dice.tint((190, 190, 188), 20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -53,7 +54,14 @@ def build_detector(
     return detector
 
 
-def transfer_coco_weights(detector: nn.Module, path: str) -> None:
+def reinitialise_(detector: nn.Module) -> None:
+    """Give a detector of any shape, pruned ones too, fresh weights in place, as `build_detector` would."""
+    for module in detector.modules():
+        if hasattr(module, "initialise"):
+            module.initialise()
+
+
+def transfer_coco_weights(detector: nn.Module, path: str | Path) -> None:
     """Start a detector of any number of classes from official COCO weights.
 
     Everything but the class outputs is taken over; of each anchor's row in an output convolution the box and
@@ -75,4 +83,4 @@ def transfer_coco_weights(detector: nn.Module, path: str) -> None:
                 target[name].view(own)[:, :5] = value.view(shared)[:, :5]
 
 
-__all__ = ["COCO_CLASSES", "DETECTORS", "build_detector", "load_darknet_weights", "transfer_coco_weights"]
+__all__ = ["COCO_CLASSES", "DETECTORS", "build_detector", "load_darknet_weights", "reinitialise_", "transfer_coco_weights"]

@@ -31,10 +31,14 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=1e-6)
-        nn.init.constant_(self.bn.weight, INITIAL_GAMMA)
         self.act = nn.LeakyReLU(LEAKY_SLOPE) if activation == "leaky" else ACTIVATIONS[activation]()
-        # The gain makes up for gamma starting at 0.5 only through BN; He's rule suits the leaky slope.
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Fresh weights: He's rule, gamma at `INITIAL_GAMMA`, beta at 0."""
         nn.init.kaiming_normal_(self.conv.weight, a=LEAKY_SLOPE, mode="fan_out")
+        self.bn.reset_parameters()
+        nn.init.constant_(self.bn.weight, INITIAL_GAMMA)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, inputs, H, W]` to `[B, outputs, H/stride, W/stride]`."""

@@ -250,6 +250,24 @@ def _row_constants(
     return Rows(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
+class YoloHead(nn.Conv2d):
+    """The output convolution of a head: `[B, inputs, H, W]` to `[B, A*(5+C), H, W]`."""
+
+    def __init__(self, inputs: int, anchors: int, num_classes: int) -> None:
+        self.num_classes = num_classes
+        super().__init__(inputs, anchors * (5 + num_classes), 1)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Small weights, and biases that start every row at a low objectness and even class probabilities."""
+        nn.init.normal_(self.weight, std=0.01)
+        bias = torch.zeros(self.out_channels // (5 + self.num_classes), 5 + self.num_classes)
+        bias[:, 4] = math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR))
+        bias[:, 5:] = -math.log(max(self.num_classes - 1, 1))
+        with torch.no_grad():
+            self.bias.copy_(bias.flatten())
+
+
 class CspBlock(nn.Module):
     """YOLOv4-tiny's cross-stage block: half of the channels take a detour and all come back together.
 
@@ -293,7 +311,6 @@ class YoloV4Tiny(Yolo):
         # The fine head really takes anchors 1-3, not 0-2: a slip in the official configuration, kept by all weights.
         super().__init__(num_classes, (anchors[3:6], anchors[1:4]))
         c32, c64, c128, c256, c512 = (scaled(c, width) for c in (32, 64, 128, 256, 512))
-        rows = 3 * (5 + num_classes)
         self.stem1 = ConvBlock(3, c32, 3, stride=2)
         self.stem2 = ConvBlock(c32, c64, 3, stride=2)
         self.block1, self.block2, self.block3 = CspBlock(c64), CspBlock(2 * c64), CspBlock(4 * c64)
@@ -301,13 +318,11 @@ class YoloV4Tiny(Yolo):
         self.neck = ConvBlock(8 * c64, c512, 3)
         self.squeeze = ConvBlock(c512, c256, 1)
         self.coarse = ConvBlock(c256, c512, 3)
-        self.coarse_out = nn.Conv2d(c512, rows, 1)
+        self.coarse_out = YoloHead(c512, 3, num_classes)
         self.lateral = ConvBlock(c256, c128, 1)
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
         self.fine = ConvBlock(c128 + 4 * c64, c256, 3)
-        self.fine_out = nn.Conv2d(c256, rows, 1)
-        for head in (self.coarse_out, self.fine_out):
-            initialise_head(head, num_classes)
+        self.fine_out = YoloHead(c256, 3, num_classes)
 
     def head_outputs(self, batch: Tensor) -> list[Tensor]:
         """Raw head tensors `[B, 3*(5+C), H/32, W/32]` and `[B, 3*(5+C), H/16, W/16]` of a `[B, 3, H, W]` batch."""
@@ -318,13 +333,3 @@ class YoloV4Tiny(Yolo):
         x = self.squeeze(self.neck(self.pool(x)))
         fine = torch.cat([self.upsample(self.lateral(x)), detail], 1)
         return [self.coarse_out(self.coarse(x)), self.fine_out(self.fine(fine))]
-
-
-def initialise_head(head: nn.Conv2d, num_classes: int) -> None:
-    """Small weights, and biases that start every row at a low objectness and even class probabilities."""
-    nn.init.normal_(head.weight, std=0.01)
-    bias = torch.zeros(head.out_channels // (5 + num_classes), 5 + num_classes)
-    bias[:, 4] = math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR))
-    bias[:, 5:] = -math.log(max(num_classes - 1, 1))
-    with torch.no_grad():
-        head.bias.copy_(bias.flatten())

@@ -1,0 +1,26 @@
+"""Sparse channel pruning (Section 3.1) of any `nn.Module`: sparse training, a plan, and the surgery."""
+
+from paperlib.pruning.channels import ChannelGraph, Layer, Segment, trace_channels
+from paperlib.pruning.importance import IMPORTANCES, score_channels
+from paperlib.pruning.plan import LayerStatistics, PruningPlan, plan_pruning, removed_channels
+from paperlib.pruning.sparsity import Sparsity, gammas, init_gamma
+from paperlib.pruning.surgery import COMPENSATIONS, apply_plan, mask_plan
+
+__all__ = [
+    "COMPENSATIONS",
+    "IMPORTANCES",
+    "ChannelGraph",
+    "Layer",
+    "LayerStatistics",
+    "PruningPlan",
+    "Segment",
+    "Sparsity",
+    "apply_plan",
+    "gammas",
+    "init_gamma",
+    "mask_plan",
+    "plan_pruning",
+    "removed_channels",
+    "score_channels",
+    "trace_channels",
+]

@@ -52,6 +52,7 @@ class ChannelGraph:
         prunable: name of each prunable convolution -> name of the batch norm after it, in forward order.
         segments: parts of splits first, then the outputs of prunable convolutions.
         recorded: the traced computation.
+        opaque: its nodes whose channels are not followed; nothing prunable flows through them.
     """
 
     layers: dict[str, Layer]
@@ -59,6 +60,7 @@ class ChannelGraph:
     prunable: dict[str, str]
     segments: list[Segment]
     recorded: fx.Graph
+    opaque: frozenset[fx.Node]
 
 
 def trace_channels(module: nn.Module) -> ChannelGraph:
@@ -104,7 +106,7 @@ class _Ties:
 
 
 class _Numbering(Walk):
-    """Gives every tensor its channel numbers. None stands for an opaque value, on which nothing is prunable."""
+    """Gives every tensor its channel numbers; None stands for an opaque value, where nothing is prunable."""
 
     def __init__(self, module: nn.Module, recorded: fx.Graph) -> None:
         super().__init__(module, recorded)
@@ -117,7 +119,9 @@ class _Numbering(Walk):
     def graph(self) -> ChannelGraph:
         self.run()
         norm_of = self._sole_norms()
-        self.fixed += [self.layers[name].outputs for name in self.norms if name not in norm_of]
+        for name in self.norms.keys() - norm_of.keys():
+            if self.layers[name].kind == "conv":
+                self.fixed.append(self.layers[name].outputs)
         fixed = np.zeros(len(self.ties.parent), dtype=bool)
         for numbers in self.fixed:
             fixed[self.ties.resolved(numbers)] = True
@@ -129,7 +133,8 @@ class _Numbering(Walk):
             for name, at in self.layers.items()
         }
         prunable = {name: norm for name, norm in norm_of.items() if not fixed[layers[name].outputs].all()}
-        return ChannelGraph(layers, fixed, prunable, self._segments(layers, prunable), self.recorded)
+        opaque = frozenset(node for node, value in self.values.items() if value is None)
+        return ChannelGraph(layers, fixed, prunable, self._segments(layers, prunable), self.recorded, opaque)
 
     def _sole_norms(self) -> dict[str, str]:
         """Convolutions that one batch norm, serving no other, follows at every call."""
@@ -227,7 +232,7 @@ class _Numbering(Walk):
     def visit_activation(self, node: fx.Node) -> _Axis | None:
         return self.inputs(node)[0]
 
-    visit_spatial = visit_activation
+    visit_pass_through = visit_activation
 
     def visit_flatten(self, node: fx.Node) -> _Axis | None:
         axis = self.inputs(node)[0]

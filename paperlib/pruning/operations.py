@@ -5,7 +5,7 @@ a `Walk` visits the nodes in order.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from paperlib.structure import ChannelSplit
 _MODULES: list[tuple[tuple[type[nn.Module], ...], str]] = [
     ((nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh), "activation"),
     ((nn.GELU, nn.ELU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus), "activation"),
-    ((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, nn.Upsample), "spatial"),
-    ((nn.Dropout, nn.Dropout2d, nn.Identity), "spatial"),
+    ((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, nn.Upsample), "pass_through"),
+    ((nn.Dropout, nn.Dropout2d, nn.Identity), "pass_through"),
     ((nn.Linear,), "linear"),
     ((nn.Flatten,), "flatten"),
     ((ChannelSplit,), "split"),
@@ -27,8 +27,10 @@ _FUNCTIONS: dict[Callable[..., Any], str] = {
     **dict.fromkeys((F.relu, F.relu6, F.leaky_relu, F.silu, F.mish, F.sigmoid, F.tanh, F.gelu), "activation"),
     **dict.fromkeys((F.elu, F.hardswish, F.hardsigmoid, F.softplus, torch.relu), "activation"),
     **dict.fromkeys((torch.sigmoid, torch.tanh), "activation"),
-    **dict.fromkeys((F.max_pool2d, F.adaptive_max_pool2d, F.adaptive_avg_pool2d, F.interpolate), "spatial"),
-    **dict.fromkeys((torch.max_pool2d, F.dropout, F.dropout2d), "spatial"),
+    **dict.fromkeys(
+        (F.max_pool2d, F.adaptive_max_pool2d, F.adaptive_avg_pool2d, F.interpolate), "pass_through"
+    ),
+    **dict.fromkeys((torch.max_pool2d, F.dropout, F.dropout2d), "pass_through"),
     **dict.fromkeys((operator.add, operator.sub, operator.mul), "arithmetic"),
     **dict.fromkeys((torch.add, torch.sub, torch.mul), "arithmetic"),
     **dict.fromkeys((torch.chunk, torch.split), "hard_sized"),
@@ -38,7 +40,7 @@ _FUNCTIONS: dict[Callable[..., Any], str] = {
 }
 _METHODS: dict[str, str] = {
     **dict.fromkeys(("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_"), "activation"),
-    **dict.fromkeys(("contiguous", "clone"), "spatial"),
+    **dict.fromkeys(("contiguous", "clone"), "pass_through"),
     **dict.fromkeys(("add", "add_", "sub", "sub_", "mul", "mul_"), "arithmetic"),
     **dict.fromkeys(("chunk", "split"), "hard_sized"),
     **dict.fromkeys(("size", "dim", "numel"), "opaque"),
@@ -74,9 +76,11 @@ class Walk:
         self.recorded = recorded
         self.values: dict[fx.Node, Any] = {}
 
-    def run(self) -> None:
+    def run(self, opaque: Container[fx.Node] = ()) -> None:
+        """Fill `values`; nodes in `opaque` are not visited and give None."""
         for node in self.recorded.nodes:
-            self.values[node] = getattr(self, f"visit_{kind_of(node, self.modules)}")(node)
+            visit = f"visit_{kind_of(node, self.modules)}"
+            self.values[node] = None if node in opaque else getattr(self, visit)(node)
 
     def inputs(self, node: fx.Node) -> list[Any]:
         """The values of the nodes that `node` reads, in the order of its arguments."""
@@ -84,8 +88,11 @@ class Walk:
 
 
 class _Tracer(fx.Tracer):
+    """Records a module as one node if its forward is torch.nn's own, as that of a plain heir of nn.Conv2d."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, ChannelSplit) or super().is_leaf_module(m, module_qualified_name)
+        inherited = type(m).forward.__module__.startswith("torch.nn.")
+        return isinstance(m, ChannelSplit) or (inherited and not isinstance(m, nn.Sequential))
 
 
 def joins_channels(node: fx.Node) -> bool:
@@ -98,7 +105,7 @@ def flattens_channels(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     """Whether `node` turns [B, C, H, W] into [B, C*H*W]."""
     if node.op == "call_module":
         return (modules[node.target].start_dim, modules[node.target].end_dim) == (1, -1)
-    start, end = (*node.args[1:], *(0, -1)[len(node.args) - 1 :])
+    start, end = (*node.args[1:], *(0, -1)[max(len(node.args) - 1, 0) :])
     return (node.kwargs.get("start_dim", start), node.kwargs.get("end_dim", end)) == (1, -1)
 
 

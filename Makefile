@@ -1,0 +1,52 @@
+# Everything that a person does with this repository. Plain `make` lists it.
+
+PYTHON ?= python3
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+PROFILE ?= quick
+BIN := .venv/bin
+
+# Tests run one per core, so each gets one thread; a cell that waits longer than this has a dead kernel.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES)
+CELL_TIMEOUT := 1200
+
+.PHONY: help reproduce test unit notebooks lab lint format clean
+
+help:
+	@echo "make reproduce   set up, then regenerate every figure and table (PROFILE=quick, CORES=all)"
+	@echo "make test        set up, then run the unit tests and the notebook regression tests"
+	@echo "make lab         set up, then open the notebooks in JupyterLab"
+	@echo "make lint        check style and format of code and notebooks"
+	@echo "make format      put both right where that can be done by rule"
+	@echo "make clean       remove .venv and caches; results and finished training steps stay"
+
+# pip's answer is the truth: a failed install leaves no stamp and is tried again.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+reproduce: .venv/.installed
+	@$(BIN)/paperlib reproduce --profile $(PROFILE) --cores $(CORES)
+
+test: unit notebooks
+
+unit: .venv/.installed
+	$(TEST) tests
+
+notebooks: .venv/.installed
+	$(TEST) --dist loadfile --nbval-lax --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks
+
+lab: .venv/.installed
+	$(BIN)/jupyter lab --KernelManager.transport_encryption=auto notebooks/00_start_here.ipynb
+
+lint: .venv/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find paperlib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -1,0 +1,157 @@
+"""Typed settings of each notebook: the parameters cell and the profiles are checked against these.
+
+A scale is a YAML file with these keys, never an `if` in code. Unknown keys and wrong types are refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from paperlib.paths import repository_root
+
+Ratio = Annotated[float, Field(gt=0.0, lt=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseModel):
+    """What all notebooks share. The defaults are the `quick` scale."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    profile: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")] = "quick"
+    """Names the folder of results."""
+    dataset: str = "toy-aerial"
+    detector: str = "yolov4-tiny"
+    width: PositiveFloat = 0.25
+    """Multiplies the detector's channel counts."""
+    weights: str | None = None
+    """Darknet file of COCO weights to start from, looked up in the weights folder; none: from scratch."""
+    anchor_scale: PositiveFloat = 0.4
+    """Multiplies the detector's usual anchors, made for images of 416 pixels."""
+    image_size: PositiveInt = 160
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    threads: PositiveInt = 1
+    """Threads of one process; part of every result's identity, since sums depend on it."""
+    workers: PositiveInt = 2
+    """Seeds trained at a time, each in a process of its own."""
+
+    epochs: PositiveInt = 30
+    fine_tune_epochs: PositiveInt = 8
+    """Epochs after each pruning and of each distillation."""
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 2e-3
+    fine_tune_learning_rate: PositiveFloat = 1e-3
+    schedule: Literal["step", "cosine"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 1.0
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98
+    mosaic: Share = 0.0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    validate_every: PositiveInt = 10
+
+    sparsity: PositiveFloat = 1e-3
+    """lambda of Eq. 4."""
+    sparsity_method: Literal["subgradient", "proximal"] = "subgradient"
+    keep_floor: Share = 0.1
+    """Share of its channels that every layer keeps."""
+    round_to: PositiveInt = 1
+    """Kept channel counts are multiples of this."""
+    compensate: Literal["off", "bias", "exact"] = "bias"
+
+
+class StartHere(Settings):
+    """`00_start_here`."""
+
+    ratio: Ratio = 0.5
+
+
+class PruningRatio(Settings):
+    """`02_pruning_ratio` (Section 4.4.3)."""
+
+    ratios: Annotated[list[Ratio], Field(min_length=1)] = [0.3, 0.5, 0.6, 0.75, 0.85, 0.9]
+
+    @model_validator(mode="after")
+    def _ascending(self) -> PruningRatio:
+        return _check_ascending(self, self.ratios)
+
+
+class Components(Settings):
+    """`03_components` (Section 4.4.1, Table 1)."""
+
+    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
+    ratios: Annotated[list[Ratio], Field(min_length=2)] = [0.3, 0.5, 0.65]
+    """Share of the original channels that is gone after each pruning iteration: the assistants, then the student."""
+    soft_weight: Share = 0.5
+    """lambda_c of Eq. 10."""
+    bound_weight: Annotated[float, Field(ge=0.0)] = 0.5
+    """alpha of Eq. 11."""
+    temperature: PositiveFloat = 1.0
+    """tau of Eqs. 6-8."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Components:
+        return _check_ascending(self, self.ratios)
+
+
+NOTEBOOKS: dict[str, type[Settings]] = {
+    "00_start_here": StartHere,
+    "02_pruning_ratio": PruningRatio,
+    "03_components": Components,
+}
+
+
+def validate(notebook: str, values: dict[str, Any], place: str = "parameters") -> Settings:
+    """Settings of a notebook from plain values.
+
+    Raises:
+        ValueError: an unknown notebook or key, or a value of the wrong type or range; one line naming each fault.
+    """
+    if notebook not in NOTEBOOKS:
+        raise ValueError(f"unknown notebook {notebook!r}; known: {', '.join(NOTEBOOKS)}")
+    try:
+        return NOTEBOOKS[notebook](**values)
+    except ValidationError as error:
+        known = ", ".join(NOTEBOOKS[notebook].model_fields)
+        faults = "; ".join(_fault(item, known) for item in error.errors())
+        raise ValueError(f"{place}: {faults}") from None
+
+
+def profile_path(notebook: str, profile: str) -> Path:
+    """Where the profile of a notebook is kept."""
+    return repository_root() / "notebooks" / "profiles" / profile / f"{notebook}.yaml"
+
+
+def load_profile(notebook: str, path: Path) -> Settings:
+    """Settings of a notebook from a profile file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: names the file, the key and the fault.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such profile")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{path}{place}: not YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"{path}: expected lines of the form `key: value`")
+    return validate(notebook, values, str(path))
+
+
+def _fault(item: dict[str, Any], known: str) -> str:
+    key = ".".join(str(part) for part in item["loc"]) or "settings"
+    if item["type"] == "extra_forbidden":
+        return f"unknown key {key!r} (known: {known})"
+    return f"{key}: {item['msg'].removeprefix('Value error, ')} (found {item['input']!r})"
+
+
+def _check_ascending(settings: Any, ratios: list[float]) -> Any:
+    if sorted(set(ratios)) != ratios:
+        raise ValueError(f"ratios {ratios} do not ascend")
+    return settings

@@ -1,0 +1,91 @@
+"""What surrounds the package agrees with it."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from paperlib import batch
+from paperlib.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROFILES = sorted((ROOT / "notebooks" / "profiles").glob("*/*.yaml"))
+
+
+def pins():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    return {
+        canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in lines)
+    }
+
+
+def test_every_direct_dependency_is_pinned_to_a_version_it_allows():
+    pinned = pins()
+    extras = PROJECT["optional-dependencies"].values()
+    for line in [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]:
+        requirement = Requirement(line)
+        assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, line
+
+
+def test_the_conda_environment_asks_for_what_pyproject_asks_for():
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert f"python{PROJECT['requires-python']}" in entries
+    (pip,) = [entry["pip"] for entry in entries if isinstance(entry, dict)]
+    (editable,) = pip
+    extras = re.fullmatch(r"-e \.\[(.+)\]", editable)[1].split(",")
+    assert set(extras) <= set(PROJECT["optional-dependencies"])
+    assert {entry for entry in entries if isinstance(entry, str)} == {"python>=3.11", "pip"}
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_profile_says_its_promise_its_cost_and_its_command(path):
+    promise, cost, run, *_ = path.read_text().splitlines()
+    assert re.fullmatch(r"# Promise: \S.*", promise)
+    assert re.fullmatch(r"# Cost: \S.*", cost) and batch.COST.search(cost)
+    assert run == f"# Run: paperlib reproduce {path.stem} --profile {path.parent.name}"
+    assert (ROOT / "notebooks" / f"{path.stem}.ipynb").is_file()
+    assert batch.read_profile(path.stem, path).cores >= 1
+    assert yaml.safe_load(path.read_text()).get("profile", "quick") == path.parent.name
+
+
+def test_every_command_in_the_readme_exists():
+    text = (ROOT / "README.md").read_text()
+    quoted = re.findall(r"```[^\n]*\n(.*?)```|`([^`\n]+)`", text, re.S)
+    code = "\n".join(block or inline for block, inline in quoted)
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"^\s*make ([a-z]+)", code, re.M)) <= targets
+    commands = set(typer.main.get_command(app).commands)
+    assert set(re.findall(r"^\s*paperlib ([a-z]+)", code, re.M)) <= commands
+
+
+@pytest.mark.parametrize(
+    ("path", "ignored"),
+    [
+        ("results/quick/03_components/metrics.json", True),
+        ("results/laptop/03_components/papermill.log", True),
+        ("results/.batch/quick/snakemake.log", True),
+        (".store/step/weights.safetensors", True),
+        (".venv/bin/python", True),
+        ("data/nwpu-vhr10/ground truth/001.txt", True),
+        ("results/laptop/03_components/metrics.json", False),
+        ("results/paper/03_components/table_1.csv", False),
+        ("results/reported/table_1.csv", False),
+        ("data/registry.yaml", False),
+    ],
+)
+def test_git_keeps_results_and_ignores_what_is_made_again(path, ignored):
+    asked = subprocess.run(["git", "check-ignore", "--quiet", "--no-index", path], cwd=ROOT, check=False)
+    assert asked.returncode == (0 if ignored else 1)

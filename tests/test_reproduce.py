@@ -1,0 +1,189 @@
+"""`paperlib reproduce` on a small project: real Snakemake, real papermill, real kernels, no training."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+import paperlib
+from paperlib import progress, watch
+
+PACKAGE = Path(paperlib.__file__).resolve().parent
+WORKFLOW = PACKAGE.parent / "workflow"
+
+RUN = """
+import time
+from pathlib import Path
+from paperlib import paths, progress
+folder = paths.results_root() / profile / {name!r}
+log = paths.repository_root() / "started.txt"
+log.open("a").write({name!r} + "\\n")
+for step in progress.bar(range(10), "epoch"):
+    progress.report("sleep", step, 10)
+    time.sleep({seconds} / 10)
+"""
+DONE = "(folder / 'metrics.json').write_text('{}')"
+
+
+def write_notebook(root, name, *, seconds=0.1, last=DONE):
+    cells = [nbformat.v4.new_code_cell('profile = "quick"', metadata={"tags": ["parameters"]})]
+    cells += [nbformat.v4.new_code_cell(source) for source in (RUN.format(name=name, seconds=seconds), last)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
+    header = "# Promise: nothing\n# Cost: about 2 s (guessed)\n# Run: paperlib reproduce\n"
+    profile = root / "notebooks" / "profiles" / "quick" / f"{name}.yaml"
+    profile.write_text(f"{header}profile: quick\nthreads: 1\nworkers: 1\n", encoding="utf-8")
+    return profile
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "notebooks" / "profiles" / "quick").mkdir(parents=True)
+    (tmp_path / "workflow").symlink_to(WORKFLOW)
+    return tmp_path
+
+
+def start(root, *arguments):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PAPERLIB_")}
+    environment = {**inherited, "PAPERLIB_ROOT": str(root), "PYTHONPATH": str(PACKAGE.parent)}
+    command = [sys.executable, "-m", "paperlib", "reproduce", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=root, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def reproduce(root, *arguments):
+    process = start(root, *arguments)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def started(root):
+    log = root / "started.txt"
+    return log.read_text().split() if log.is_file() else []
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def survivors(root):
+    return [process.pid for process in psutil.process_iter() if belongs_to(process, root)]
+
+
+def belongs_to(process, root):
+    try:
+        return process.environ().get("PAPERLIB_BATCH", "").startswith(str(root))
+    except psutil.Error:
+        return False
+
+
+def test_a_second_call_does_nothing_and_says_so(project):
+    write_notebook(project, "00_start_here")
+    status, out, err = reproduce(project)
+    assert (status, err) == (0, "")
+    assert "00_start_here 0/10 steps · starting" in out or "00_start_here starting" in out
+    results = project / "results" / "quick" / "00_start_here"
+    assert f"Look in {results.relative_to(project).parent}" in out and "metrics.json" in out.splitlines()[-1]
+    assert {path.name for path in results.iterdir()} >= {"metrics.json", "00_start_here.ipynb"}
+
+    status, out, _ = reproduce(project)
+    assert (status, started(project)) == (0, ["00_start_here"])
+    assert out == "Nothing to do: 1 of 1 notebooks are up to date in results/quick.\n"
+    reproduce(project, "--force")
+    assert started(project) == ["00_start_here"] * 2
+
+
+def test_a_killed_run_leaves_no_process_and_the_next_continues(project):
+    write_notebook(project, "00_start_here")
+    write_notebook(project, "03_components", seconds=60)
+    first = start(project, "--cores", "2")
+    finished = project / "results" / "quick" / "00_start_here" / "metrics.json"
+    wait_until(lambda: finished.is_file() and "03_components" in started(project))
+
+    refused, _, message = reproduce(project)
+    assert refused == 2 and "another process" in message
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    if sys.platform == "linux":
+        wait_until(lambda: not survivors(project), seconds=10)
+    write_notebook(project, "03_components")
+    status, out, _ = reproduce(project)
+    assert status == 0
+    assert "1 of 1 notebooks done" in out
+    assert started(project) == ["00_start_here", "03_components", "03_components"]
+    assert not survivors(project)
+
+
+def test_an_interrupted_run_stops_its_kernels_and_says_how_to_go_on(project):
+    write_notebook(project, "00_start_here", seconds=60)
+    process = start(project)
+    wait_until(lambda: started(project))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "The same command continues" in out and not err
+    assert not survivors(project)
+
+
+def test_a_failing_notebook_does_not_stop_the_others_and_shows_its_error(project):
+    write_notebook(project, "00_start_here", last="raise ValueError('the seventh\\nseal')")
+    write_notebook(project, "03_components")
+    status, out, _ = reproduce(project, "--cores", "1")
+    assert status == 1
+    assert "FAILED 00_start_here: ValueError: the seventh seal\n" in out
+    assert "see results/quick/00_start_here/00_start_here.ipynb" in out
+    assert (project / "results" / "quick" / "00_start_here" / "00_start_here.ipynb").is_file()
+    assert not (project / "results" / "quick" / "00_start_here" / "metrics.json").exists()
+    assert (project / "results" / "quick" / "03_components" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "profile", "complaint"),
+    [
+        (["04_nowhere"], "", "no notebook 04_nowhere; there are 00_start_here"),
+        (["--profile", "huge"], "", "no profile huge; there are quick"),
+        ([], "epochss: 3", "00_start_here.yaml: unknown key 'epochss'"),
+        ([], "epochs: three", "00_start_here.yaml: epochs: Input should be a valid integer"),
+        ([], "epochs: [3", "00_start_here.yaml, line"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2_and_nothing_starts(project, arguments, profile, complaint):
+    write_notebook(project, "00_start_here").write_text(profile or "profile: quick")
+    status, out, err = reproduce(project, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert complaint in err
+    assert not (project / "results").exists()
+
+
+def test_what_a_notebook_reports_can_be_read_at_any_moment(tmp_path, monkeypatch):
+    target = tmp_path / "state.json"
+    monkeypatch.setenv(progress.VARIABLE, str(target))
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_WRITES", 0.0)
+    progress.report("fine-tune, seed 1", 1, 4)
+    said = [progress.read(target) for _ in progress.bar(range(2), "epoch")]
+    assert [state["detail"] for state in said] == ["epoch 1/2", "epoch 2/2"]
+    assert [state["fraction"] for state in said] == [0.25, 0.375]
+    worker = {"step": "seed 2", "done": 0, "of": 0, "detail": "epoch 2/2", "fraction": 0.5}
+    Path(f"{target}.17").write_text(json.dumps(worker))
+    progress.report("distil", 2, 4)
+    assert progress.read(target)["detail"] == "seed 2 · epoch 2/2"
+    assert progress.read(target)["fraction"] == 0.625
+
+
+def test_the_time_left_follows_the_notebooks_that_have_finished(tmp_path):
+    slow = watch.Run("slow", tmp_path / "slow", expected=100.0, started=0.0, ended=200.0)
+    waiting = watch.Run("waiting", tmp_path / "waiting", expected=50.0)
+    half = watch.Run("half", tmp_path / "half", 40.0, started=0.0, said={"fraction": 0.5})
+    assert watch.remaining([waiting, slow], cores=1, now=200.0) == 100.0
+    assert watch.remaining([half], cores=2, now=40.0) == 30.0
+    assert watch.remaining([waiting, half], cores=1, now=40.0) == 80.0
