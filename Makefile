@@ -49,4 +49,4 @@ format: .venv/.installed
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
-	find paperlib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	find paperlib tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -48,6 +48,9 @@ class Settings(BaseModel):
     schedule: Literal["step", "cosine"] = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 1.0
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98
+    zoom: Annotated[float, Field(ge=1.0)] = 1.1
+    shift: Annotated[float, Field(ge=0.0)] = 0.05
+    colour: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     mosaic: Share = 0.0
     precision: Literal["no", "bf16", "fp16"] = "no"
     validate_every: PositiveInt = 10

@@ -122,8 +122,8 @@ class Line:
         ended = sum(run.ended is not None for run in self.runs)
         running = " | ".join(run.describe() for run in self.runs if run.running) or "waiting for Snakemake"
         left = remaining(self.runs, self.cores, now)
-        clock = f"{duration(now - self.began)} elapsed, about {duration(left)} left"
-        return f"[{ended}/{len(self.runs)} notebooks, {clock}] {running}"
+        clock = f"{duration(now - self.began)}, about {duration(left)} left"
+        return f"[{ended}/{len(self.runs)} done, {clock}] {running}"
 
 
 def duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ SIZES: dict[str, int] = {"train": 320, "val": 80, "test": 120}
 EMPTY_EVERY = 20
 VISIBLE_SHARE = 0.25
 VISIBLE_PIXELS = 12
+"""Square scene units of an object that must show for it to be annotated."""
 
 Scene = tuple[np.ndarray, np.ndarray, np.ndarray]
 _Render = tuple[np.ndarray, np.ndarray, list[int], list[int]]
@@ -31,7 +32,7 @@ def draw_scene(seed: int, split: str, index: int, *, side: int = 160) -> Scene:
 
     Returns a uint8 RGB image [side, side, 3], float32 boxes [N, 4] (xmin, ymin, xmax, ymax in pixels, the
     exact bounds of the visible pixels) and int64 labels [N] in 1 … 10: positions in `CLASSES`, from one.
-    An object of which less than a quarter, or fewer than 12 pixels (at side 160), shows is not annotated.
+    An object of which less than a quarter, or fewer than `VISIBLE_PIXELS` square scene units, shows is not annotated.
 
     Raises ValueError for an unknown split, a negative seed or index, or a side below one.
     """

@@ -1,6 +1,6 @@
 """What the embedded data set is drawn on: a canvas that knows who owns each pixel, and poses to place shapes.
 
-Lengths are in scene units: an image is always 160 units wide, whatever its side in pixels. Every shape is
+Lengths are in scene units: an image is always `EXTENT` units wide, whatever its side in pixels. Every shape is
 drawn twice with the same integer geometry, in colour and in the owner mask, both finer than the image.
 """
 
@@ -28,7 +28,7 @@ CLASSES: tuple[str, ...] = (
     "bridge",
     "vehicle",
 )
-EXTENT = 160
+EXTENT = 116
 MARGIN = 24
 FINER = 3
 FIRST_OBJECT = 16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from paperlib.detectors.darknet import load_darknet_weights
 from paperlib.detectors.yolo import YoloV4Tiny
 from paperlib.structure import reshape_
 
-DETECTORS: dict[str, Callable[..., nn.Module]] = {"yolov4-tiny": YoloV4Tiny}
+DETECTORS: dict[str, type[nn.Module]] = {"yolov4-tiny": YoloV4Tiny}
 COCO_CLASSES = 80
 
 
@@ -54,6 +54,11 @@ def build_detector(
     return detector
 
 
+def usual_anchors(name: str) -> tuple[tuple[float, float], ...]:
+    """The anchors `(width, height)` of a detector's official configuration, in pixels of a 416-pixel image."""
+    return DETECTORS[name].usual_anchors
+
+
 def reinitialise_(detector: nn.Module) -> None:
     """Give a detector of any shape, pruned ones too, fresh weights in place, as `build_detector` would."""
     for module in detector.modules():
@@ -83,4 +88,4 @@ def transfer_coco_weights(detector: nn.Module, path: str | Path) -> None:
                 target[name].view(own)[:, :5] = value.view(shared)[:, :5]
 
 
-__all__ = ["COCO_CLASSES", "DETECTORS", "build_detector", "load_darknet_weights", "reinitialise_", "transfer_coco_weights"]
+__all__ = ["COCO_CLASSES", "DETECTORS", "build_detector", "load_darknet_weights", "reinitialise_", "transfer_coco_weights", "usual_anchors"]

@@ -303,11 +303,12 @@ class YoloV4Tiny(Yolo):
         anchors: the six anchors `(width, height)` in pixels, small to large; the official file's by default.
     """
 
+    usual_anchors = COCO_TINY_ANCHORS
     strides = (32, 16)
     scale_xy = (1.05, 1.05)
 
     def __init__(self, num_classes: int, *, width: float = 1.0, anchors: Sequence[Anchor] | None = None) -> None:
-        anchors = tuple(anchors or COCO_TINY_ANCHORS)
+        anchors = tuple(anchors or self.usual_anchors)
         # The fine head really takes anchors 1-3, not 0-2: a slip in the official configuration, kept by all weights.
         super().__init__(num_classes, (anchors[3:6], anchors[1:4]))
         c32, c64, c128, c256, c512 = (scaled(c, width) for c in (32, 64, 128, 256, 512))

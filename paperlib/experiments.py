@@ -1,0 +1,80 @@
+"""The paper's experiments, one function per section, written in the workbench's steps.
+
+Each takes a workbench (one seed) and its notebook's settings and gives the models it made, by name.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from paperlib.settings import Components, PruningRatio, StartHere
+from paperlib.workbench import Model, Workbench
+
+Models = dict[str, Model]
+
+
+def start_here(bench: Workbench, settings: StartHere) -> Models:
+    """Section 3 in five steps: a detector, trained with and without Eq. 4, cut, and tuned again."""
+    new = bench.new()
+    sparse = bench.train_sparse(new)
+    pruned = bench.prune(sparse, settings.ratio)
+    return {
+        "dense": bench.train(new),
+        "sparse": sparse,
+        "pruned": pruned,
+        "fine-tuned": bench.fine_tune(pruned),
+    }
+
+
+def pruning_ratio(bench: Workbench, settings: PruningRatio) -> Models:
+    """Section 4.4.3: one sparse model cut at each ratio, before and after fine-tuning."""
+    models = {"sparse": bench.train_sparse(bench.new())}
+    for ratio in settings.ratios:
+        models[f"pruned {ratio:.0%}"] = pruned = bench.prune(models["sparse"], ratio)
+        models[f"fine-tuned {ratio:.0%}"] = bench.fine_tune(pruned, f"fine-tune {ratio:.0%}")
+    return models
+
+
+def components(bench: Workbench, settings: Components) -> Models:
+    """Section 4.4.1, Table 1: every row starts from the same pruned weights and is trained equally long.
+
+    The teacher is the sparsely trained original, as in Algorithm 1; the assistants are the models kept on the
+    way to the student. Rows that the paper leaves out: sparse training alone, and the student's shape trained from
+    scratch, as long as the original was.
+    """
+    new = bench.new()
+    teacher = bench.train_sparse(new)
+    *assistants, student = prune_iteratively(bench, teacher, settings.ratios)
+    link = teacher
+    for number, assistant in enumerate(assistants, 1):
+        link = bench.distil(assistant, link, f"distil assistant {number}")
+    return {
+        "baseline": bench.train(new),
+        "sparse": teacher,
+        "pruned": student,
+        "SCP": bench.fine_tune(student),
+        "SCP + KD": bench.distil(student, teacher, "distil by the teacher"),
+        "SCP + TAKD": bench.distil(student, link, "distil by the last assistant"),
+        "scratch": bench.train(bench.reset(student), "train from scratch"),
+    }
+
+
+def prune_iteratively(bench: Workbench, model: Model, ratios: list[float]) -> list[Model]:
+    """Algorithm 1, lines 10-20: prune, fine-tune, prune on; the pruned models, before their fine-tuning.
+
+    `ratios` are shares of the original channels; each iteration cuts the rest that is due.
+    """
+    pruned = []
+    for number, (before, after) in enumerate(pairwise([0.0, *ratios]), 1):
+        if pruned:
+            model = bench.fine_tune(pruned[-1], f"fine-tune {number - 1}", sparse=True)
+        pruned.append(bench.prune(model, 1 - (1 - after) / (1 - before)))
+    return pruned
+
+
+TRAININGS = {
+    start_here: lambda settings: 3,
+    pruning_ratio: lambda settings: 1 + len(settings.ratios),
+    components: lambda settings: 4 + 2 * len(settings.ratios),
+}
+"""How many trainings each experiment takes, for the progress display."""

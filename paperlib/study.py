@@ -1,0 +1,226 @@
+"""A notebook's hand: settings in, workbench, results out.
+
+    study = pl.Study.begin("03_components", globals())
+    runs = study.run(experiments.components)
+    …
+    study.finish({"map50": …})
+"""
+
+from __future__ import annotations
+
+import ast
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from paperlib import experiments, files, figures, paths, progress, tables
+from paperlib.costs import Cost, cost
+from paperlib.data import Dataset, load_dataset
+from paperlib.detectors import DETECTORS, usual_anchors
+from paperlib.evaluation import Metrics
+from paperlib.parallel import over_seeds
+from paperlib.provenance import certificate
+from paperlib.pruning import Sparsity
+from paperlib.settings import Settings, validate
+from paperlib.training import Recipe
+from paperlib.workbench import Blueprint, DistillationChoices, Model, PruningChoices, Workbench
+
+INJECTED = "# Parameters"
+"""How papermill opens the cell that it puts behind the notebook's own parameters."""
+
+Experiment = Callable[[Workbench, Any], dict[str, Model]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model of an experiment, at one seed, with all that tables and figures ask of it."""
+
+    name: str
+    seed: int
+    model: Model
+    metrics: Metrics
+    cost: Cost
+
+    def row(self) -> dict[str, Any]:
+        """Name, seed, size, GMACs and the headline metrics."""
+        found = self.metrics
+        numbers = {"precision": found.precision, "recall": found.recall, "map50": found.map50, "map": found.map}
+        return {"model": self.name, "seed": self.seed, "mb": self.cost.size_mb, "gmacs": self.cost.gmacs, **numbers}
+
+
+@dataclass
+class Study:
+    """One notebook at one scale."""
+
+    notebook: str
+    settings: Settings
+    runs: list[Run] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._started = time.perf_counter()
+        self.folder = paths.results_root() / self.settings.profile / self.notebook
+
+    @classmethod
+    def begin(cls, notebook: str, namespace: Mapping[str, Any]) -> Study:
+        """Check the notebook's parameters and prepare the machine.
+
+        Args:
+            notebook: its name, such as `03_components`.
+            namespace: the notebook's `globals()`.
+
+        Raises:
+            ValueError: an unknown parameter, or one of a wrong type or range; one line says which and why.
+            FileNotFoundError: the data set or the weights are not there.
+        """
+        settings = validate(notebook, _parameters(notebook, namespace))
+        torch.set_num_threads(settings.threads)
+        figures.use_style()
+        study = cls(notebook, settings)
+        study.blueprint  # noqa: B018 (a missing weights file should fail here, not after the data is read)
+        study.train_set  # noqa: B018
+        return study
+
+    @cached_property
+    def train_set(self) -> Dataset:
+        """The training split."""
+        return load_dataset(self.settings.dataset, "train")
+
+    @cached_property
+    def validation(self) -> Dataset:
+        """The validation split, by which epochs and thresholds are picked."""
+        return load_dataset(self.settings.dataset, "val")
+
+    @cached_property
+    def test(self) -> Dataset:
+        """The test split, which only the final evaluation sees."""
+        return load_dataset(self.settings.dataset, "test")
+
+    @cached_property
+    def blueprint(self) -> Blueprint:
+        """The detector to start from."""
+        chosen = self.settings
+        if chosen.detector not in DETECTORS:
+            raise ValueError(f"parameters: unknown detector {chosen.detector!r} (known: {', '.join(DETECTORS)})")
+        weights = paths.weights_root() / chosen.weights if chosen.weights else None
+        if weights and not weights.is_file():
+            raise FileNotFoundError(f"{weights}: no such weights file (see data/README.md)")
+        scale = chosen.anchor_scale
+        anchors = tuple((w * scale, h * scale) for w, h in usual_anchors(chosen.detector))
+        return Blueprint(chosen.detector, chosen.width, anchors, weights)
+
+    def workbench(self, seed: int, trainings: int = 0) -> Workbench:
+        """The steps for one seed."""
+        chosen = self.settings
+        return Workbench(
+            self.train_set,
+            self.validation,
+            self.test,
+            self.blueprint,
+            recipe=self._recipe(chosen.epochs, chosen.learning_rate, chosen.warmup_epochs, seed),
+            fine_tuning=self._recipe(chosen.fine_tune_epochs, chosen.fine_tune_learning_rate, 0.0, seed),
+            sparsity=Sparsity(chosen.sparsity, chosen.sparsity_method),
+            pruning=PruningChoices("gamma", chosen.keep_floor, chosen.round_to, chosen.compensate),
+            distillation=_pick(DistillationChoices, chosen),
+            trainings=trainings,
+        )
+
+    def run(self, experiment: Experiment) -> dict[int, dict[str, Run]]:
+        """Make an experiment's models for every seed, and judge each on the test split.
+
+        Several seeds are trained at a time, each in a process of its own, when `workers` allows.
+
+        Returns:
+            By seed, by model name.
+        """
+        seeds, workers = self.settings.seeds, self.settings.workers
+        if min(len(seeds), workers) > 1:
+            # The processes fill the store; below, everything is found finished.
+            values = self.settings.model_dump()
+            over_seeds(_one_seed, seeds, workers, self.notebook, values, experiment.__name__)
+        made = {seed: self._run_seed(experiment, seed) for seed in seeds}
+        self.runs += [run for runs in made.values() for run in runs.values()]
+        return made
+
+    def frame(self) -> pd.DataFrame:
+        """One row per model and seed of all that has been run."""
+        return pd.DataFrame([run.row() for run in self.runs])
+
+    def save_figure(self, figure: Figure, name: str) -> Figure:
+        """Write `figure_<name>.svg` and `.png` into the results."""
+        for suffix in ("svg", "png"):
+            with files.replacing(self.folder / f"figure_{name}.{suffix}") as target:
+                figures.write(figure, target)
+        return figure
+
+    def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Write `table_<name>.csv`, `.md` and `.tex` into the results."""
+        for suffix, text in tables.render(table).items():
+            files.write_text_atomically(self.folder / f"table_{name}.{suffix}", text)
+        return table
+
+    def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Write `provenance.json`, then `metrics.json`, whose presence says that the notebook is done."""
+        data = {split: getattr(self, name).digest for split, name in _SPLITS.items()}
+        digests = sorted({run.model.digest for run in self.runs})
+        born = certificate(
+            settings=self.settings.model_dump(),
+            data_digest=data,
+            seeds=self.settings.seeds,
+            wall_seconds=time.perf_counter() - self._started,
+            steps=digests,
+        )
+        files.write_json_atomically(self.folder / "provenance.json", born)
+        models = [{**run.row(), "metrics": run.metrics.to_dict(), "cost": asdict(run.cost)} for run in self.runs]
+        files.write_json_atomically(self.folder / "metrics.json", {"summary": summary, "models": models})
+        return summary
+
+    def _recipe(self, epochs: int, learning_rate: float, warmup_epochs: float, seed: int) -> Recipe:
+        shared = Recipe.model_fields.keys() & type(self.settings).model_fields.keys()
+        own = {"epochs": epochs, "learning_rate": learning_rate, "warmup_epochs": warmup_epochs, "seed": seed}
+        return Recipe(**{**{name: getattr(self.settings, name) for name in shared}, **own})
+
+    def _run_seed(self, experiment: Experiment, seed: int) -> dict[str, Run]:
+        trainings = experiments.TRAININGS[experiment](self.settings)
+        bench = self.workbench(seed, trainings)
+        models = experiment(bench, self.settings)
+        progress.report(f"evaluate, seed {seed}", trainings, trainings)
+        return {name: self._judge(bench, name, model) for name, model in models.items()}
+
+    def _judge(self, bench: Workbench, name: str, model: Model) -> Run:
+        price = cost(model.detector(), self.settings.image_size)
+        return Run(name, bench.recipe.seed, model, bench.evaluate(model, "test"), price)
+
+
+_SPLITS = {"train": "train_set", "val": "validation", "test": "test"}
+
+
+def _pick(kind: type, settings: Settings) -> Any:
+    """The fields of a choices class that the settings name; its defaults for the rest."""
+    return kind(**{name: getattr(settings, name) for name in kind.__dataclass_fields__ if hasattr(settings, name)})
+
+
+def _parameters(notebook: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the parameters cells: those of the settings, and whatever else papermill injected.
+
+    papermill only notes an unknown parameter, so the cells it wrote are read for names.
+    """
+    known = validate(notebook, {}).model_dump()
+    injected: set[str] = set()
+    for source in namespace.get("In", []):
+        if source.startswith(INJECTED):
+            for node in ast.parse(source).body:
+                injected |= {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}
+    return {name: namespace[name] for name in sorted(known.keys() | injected) if name in namespace}
+
+
+def _one_seed(notebook: str, values: dict[str, Any], experiment: str, seed: int) -> None:
+    """Fill the store with one seed's models; runs in a process of its own."""
+    settings = validate(notebook, values)
+    torch.set_num_threads(settings.threads)
+    Study(notebook, settings)._run_seed(getattr(experiments, experiment), seed)
