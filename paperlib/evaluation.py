@@ -77,9 +77,7 @@ def evaluate(
     return judge(found, dataset, confidence)
 
 
-def detect(
-    detector: nn.Module, dataset: Dataset, *, image_size: int, batch_size: int = 16
-) -> list[dict[str, Tensor]]:
+def detect(detector: nn.Module, dataset: Dataset, *, image_size: int, batch_size: int = 16) -> list[dict[str, Tensor]]:
     """Detections on every image, `boxes` in the original image's pixels, on the CPU."""
     boxed = dataset.letterboxed(image_size)
     device = next(detector.parameters()).device
@@ -104,9 +102,7 @@ def judge(found: Sequence[dict[str, Tensor]], dataset: Dataset, confidence: floa
     precision = verdict.eval["precision"][:, :, :, 0, -1]
     occurs = precision[IOU_INDEX, 0] > -1
     average = precision.mean(1)
-    per_class = {
-        name: float(average[IOU_INDEX, k]) for k, name in enumerate(dataset.classes) if occurs[k]
-    }
+    per_class = {name: float(average[IOU_INDEX, k]) for k, name in enumerate(dataset.classes) if occurs[k]}
     curves = [curve for curve in _curves(verdict, len(dataset.classes)) if curve.positives]
     if confidence is None:
         confidence = _best_confidence(curves)

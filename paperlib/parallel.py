@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -17,46 +17,53 @@ from paperlib import progress
 from paperlib.job import die_with_parent
 
 SECONDS_BETWEEN_LOOKS = 1.0
-ELAPSED = "{l_bar}{bar}| {elapsed}<{remaining}"
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 
 
 def over_seeds(work: Callable[..., None], seeds: Sequence[int], workers: int, *arguments: Any) -> None:
     """Call `work(*arguments, seed)` for every seed, `workers` at a time.
 
-    `work` must be importable, its arguments picklable; its result is what it puts into the store. The processes die
-    with this one. An exception in one of them is raised here, after the others were stopped.
+    `work` must be importable and its arguments picklable; its result is what it puts into the store. The processes
+    die with this one. An exception in one of them is raised here, after the others were stopped.
     """
-    folder = Path(tempfile.mkdtemp(prefix="paperlib-"))
-    places = [folder / f"{seed}.json" for seed in seeds]
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent)
-    try:
-        jobs = [pool.submit(_call, place, work, *arguments, seed) for place, seed in zip(places, seeds, strict=True)]
-        _watch(jobs, places)
-        for job in jobs:
-            job.result()
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        shutil.rmtree(folder, ignore_errors=True)
+    with _reporting() as (place, in_batch):
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent)
+        try:
+            jobs = [pool.submit(work, *arguments, seed) for seed in seeds]
+            _watch(jobs, place, in_batch)
+            for job in jobs:
+                job.result()
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _call(place: Path, work: Callable[..., None], *arguments: Any) -> None:
-    os.environ[progress.VARIABLE] = str(place)
-    work(*arguments)
+@contextmanager
+def _reporting() -> Iterator[tuple[Path, bool]]:
+    """The file that progress goes to, and whether somebody else shows it (the batch) or we must (JupyterLab)."""
+    if place := os.environ.get(progress.VARIABLE):
+        yield Path(place), True
+        return
+    with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
+        place = Path(folder) / "progress.json"
+        os.environ[progress.VARIABLE] = str(place)
+        try:
+            yield place, False
+        finally:
+            del os.environ[progress.VARIABLE]
 
 
-def _watch(jobs: list[Future], places: list[Path]) -> None:
-    batch = bool(os.environ.get(progress.VARIABLE))
-    with tqdm(total=1.0, desc="all seeds", leave=False, disable=batch, bar_format=ELAPSED) as bar:
-        while any(not job.done() for job in jobs):
-            wait(jobs, SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
+def _watch(jobs: list[Future], place: Path, in_batch: bool) -> None:
+    with tqdm(total=1.0, desc=f"{len(jobs)} seeds", leave=False, disable=in_batch, bar_format=BAR) as bar:
+        while not all(job.done() for job in jobs):
+            done = sum(job.done() for job in jobs)
+            progress.report(f"seed {min(done + 1, len(jobs))} of {len(jobs)}", done, len(jobs))
+            wait([job for job in jobs if not job.done()], SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
             if any(job.done() and job.exception() for job in jobs):
                 return
-            states = [state for place in places if (state := progress.read(place))]
-            steps = " | ".join(f"{state['step']} {state['detail']}".strip() for state in states if state["fraction"] < 1)
-            done, of = (sum(state[key] for state in states) for key in ("done", "of"))
-            progress.report(steps, done, of * len(places) // max(len(states), 1))
-            bar.update(sum(state["fraction"] for state in states) / len(places) - bar.n)
+            if not in_batch and (said := progress.read(place)):
+                bar.set_postfix_str(said["detail"], refresh=False)
+                bar.update(max(said["fraction"] - bar.n, 0.0))

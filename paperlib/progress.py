@@ -41,7 +41,8 @@ def bar(iterable: Iterable[Item], desc: str) -> Iterable[Item]:
         return _reported(iterable, desc)
     from tqdm.auto import tqdm
 
-    return tqdm(iterable, desc=desc, leave=False)
+    step = _step.get("step")
+    return tqdm(iterable, desc=f"{step}: {desc}" if step else desc, leave=False)
 
 
 def read(path: Path) -> dict | None:

@@ -87,9 +87,7 @@ def code_version(package: Path = Path(__file__).parent) -> dict[str, Any]:
     except FileNotFoundError:
         return {"commit": "unknown", "dirty": None, "reason": "git is not installed"}
     except subprocess.CalledProcessError as error:
-        reason = (
-            "no commit yet" if "rev-parse" in error.cmd else "git reports no repository that tracks the code"
-        )
+        reason = "no commit yet" if "rev-parse" in error.cmd else "git reports no repository that tracks the code"
         return {"commit": "unknown", "dirty": None, "reason": reason}
     return {"commit": commit, "dirty": bool(changes)}
 

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from paperlib.paths import repository_root
 
@@ -30,7 +38,7 @@ class Settings(BaseModel):
     """Multiplies the detector's channel counts."""
     weights: str | None = None
     """Darknet file of COCO weights to start from, looked up in the weights folder; none: from scratch."""
-    anchor_scale: PositiveFloat = 0.4
+    anchor_scale: PositiveFloat = 0.5
     """Multiplies the detector's usual anchors, made for images of 416 pixels."""
     image_size: PositiveInt = 160
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
@@ -39,12 +47,12 @@ class Settings(BaseModel):
     workers: PositiveInt = 2
     """Seeds trained at a time, each in a process of its own."""
 
-    epochs: PositiveInt = 30
+    epochs: PositiveInt = 45
     fine_tune_epochs: PositiveInt = 8
     """Epochs after each pruning and of each distillation."""
     batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 2e-3
-    fine_tune_learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 6e-3
+    fine_tune_learning_rate: PositiveFloat = 3e-3
     schedule: Literal["step", "cosine"] = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 1.0
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98
@@ -53,7 +61,7 @@ class Settings(BaseModel):
     colour: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     mosaic: Share = 0.0
     precision: Literal["no", "bf16", "fp16"] = "no"
-    validate_every: PositiveInt = 10
+    validate_every: PositiveInt = 5
 
     sparsity: PositiveFloat = 1e-3
     """lambda of Eq. 4."""

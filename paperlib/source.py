@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import EllipsisType, ModuleType
 from typing import NamedTuple
 
 _process_start_ns = time.time_ns()
@@ -49,6 +49,7 @@ class _Source(NamedTuple):
     fingerprint: str
     imports: tuple[_Import, ...]
     bound: frozenset[str]  # every name that the source binds, at whatever depth
+    computed: int | None  # line of an import by a computed name, which cannot be followed
 
 
 class _Package:
@@ -77,6 +78,9 @@ class _Package:
 
     def imported_by(self, importer: str, source: _Source) -> Iterator[str]:
         """Yield the modules of this package that `importer` asks for; what does not exist cannot change a number."""
+        if source.computed:
+            place = f"{self.file(importer)}, line {source.computed}"
+            raise ValueError(f"{place}: imports by a computed name; spell the name out")
         for statement in source.imports:
             base = self._absolute(importer, statement)
             if statement.name is None:
@@ -109,12 +113,13 @@ def _parse(path: Path, mtime_ns: int, size: int) -> _Source:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
-    imports = tuple(found for node in ast.walk(tree) for found in _imports_of(node, path))
+    imports = tuple(found for node in ast.walk(tree) for found in _imports_of(node))
+    computed = next((node.lineno for node in ast.walk(tree) if _imports_computed(node)), None)
     bound = frozenset(name for node in ast.walk(tree) for name in _names_bound_by(node))
-    return _Source(_sha256(ast.dump(_WithoutDocstrings().visit(tree))), imports, bound)
+    return _Source(_sha256(ast.dump(_WithoutDocstrings().visit(tree))), imports, bound, computed)
 
 
-def _imports_of(node: ast.AST, path: Path) -> Iterator[_Import]:
+def _imports_of(node: ast.AST) -> Iterator[_Import]:
     if isinstance(node, ast.ImportFrom):
         for alias in node.names:
             yield _Import(node.level, node.module or "", alias.name)
@@ -125,18 +130,21 @@ def _imports_of(node: ast.AST, path: Path) -> Iterator[_Import]:
                 # `import a.b` binds `a`, through which all that `a` gathers can be reached.
                 parts = alias.name.split(".")
                 yield from (_Import(0, ".".join(parts[:depth]), None) for depth in range(1, len(parts)))
-    elif isinstance(node, ast.Call):
-        yield from _dynamic_import(node, path)
+    elif (name := _dynamic_import(node)) and name is not ...:
+        yield _Import(0, name, None)
 
 
-def _dynamic_import(call: ast.Call, path: Path) -> Iterator[_Import]:
-    function = getattr(call.func, "attr", getattr(call.func, "id", None))
+def _imports_computed(node: ast.AST) -> bool:
+    return _dynamic_import(node) is ...
+
+
+def _dynamic_import(node: ast.AST) -> str | EllipsisType | None:
+    """The name in `import_module("name")`; `...` where it is computed; None for any other node."""
+    function = getattr(node.func, "attr", getattr(node.func, "id", None)) if isinstance(node, ast.Call) else None
     if function not in ("import_module", "__import__"):
-        return
-    name = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else None
-    if not isinstance(name, str) or name.startswith("."):
-        raise ValueError(f"{path}, line {call.lineno}: imports by a computed name; spell the name out")
-    yield _Import(0, name, None)
+        return None
+    name = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
+    return name if isinstance(name, str) and not name.startswith(".") else ...
 
 
 def _names_bound_by(node: ast.AST) -> Iterator[str]:

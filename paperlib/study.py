@@ -1,9 +1,9 @@
 """A notebook's hand: settings in, workbench, results out.
 
-    study = pl.Study.begin("03_components", globals())
-    runs = study.run(experiments.components)
-    …
-    study.finish({"map50": …})
+study = pl.Study.begin("03_components", globals())
+runs = study.run(experiments.components)
+…
+study.finish({"map50": …})
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from paperlib import experiments, files, figures, paths, progress, tables
+from paperlib import experiments, figures, files, paths, progress, tables
 from paperlib.costs import Cost, cost
 from paperlib.data import Dataset, load_dataset
 from paperlib.detectors import DETECTORS, usual_anchors
@@ -50,8 +50,19 @@ class Run:
     def row(self) -> dict[str, Any]:
         """Name, seed, size, GMACs and the headline metrics."""
         found = self.metrics
-        numbers = {"precision": found.precision, "recall": found.recall, "map50": found.map50, "map": found.map}
-        return {"model": self.name, "seed": self.seed, "mb": self.cost.size_mb, "gmacs": self.cost.gmacs, **numbers}
+        numbers = {
+            "precision": found.precision,
+            "recall": found.recall,
+            "map50": found.map50,
+            "map": found.map,
+        }
+        return {
+            "model": self.name,
+            "seed": self.seed,
+            "mb": self.cost.size_mb,
+            "gmacs": self.cost.gmacs,
+            **numbers,
+        }
 
 
 @dataclass

@@ -335,7 +335,12 @@ def _gamma_statistics(detector: nn.Module) -> dict[str, float]:
         return {}
     gamma = torch.cat(norms).float().cpu()
     low, middle, high = gamma.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
-    return {"gamma_p10": low, "gamma_p50": middle, "gamma_p90": high, "gamma_below_0.01": float((gamma < 0.01).float().mean())}
+    return {
+        "gamma_p10": low,
+        "gamma_p50": middle,
+        "gamma_p90": high,
+        "gamma_below_0.01": float((gamma < 0.01).float().mean()),
+    }
 
 
 def _mix(*numbers: int) -> int:

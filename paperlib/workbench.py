@@ -169,7 +169,11 @@ class Workbench:
 
         def make(folder: Path) -> None:
             detector = model.detector()
-            options = {"importance": choices.importance, "keep_floor": choices.keep_floor, "round_to": choices.round_to}
+            options = {
+                "importance": choices.importance,
+                "keep_floor": choices.keep_floor,
+                "round_to": choices.round_to,
+            }
             plan = plan_pruning(detector, ratio, **options)
             save_detector(apply_plan(detector, plan, compensate=choices.compensate), folder / DETECTOR)
             files.write_json_atomically(folder / PLAN, plan.to_dict())

@@ -139,7 +139,5 @@ def test_yolov4_tiny_is_prunable_everywhere_but_in_its_outputs() -> None:
     convolutions = {n for n, m in detector.named_modules() if isinstance(m, nn.Conv2d)}
     outputs = {n for n in convolutions if detector.get_submodule(n).bias is not None}
     assert len(outputs) == 2
-    assert set(graph.prunable) == convolutions - outputs, (
-        "the convolutions before the channel splits included"
-    )
+    assert set(graph.prunable) == convolutions - outputs, "the convolutions before the channel splits included"
     assert sum(segment.layer.endswith("split") for segment in graph.segments) == 6

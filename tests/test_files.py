@@ -36,9 +36,7 @@ def test_json_comes_back_as_written_with_null_for_what_is_no_number(tmp_path: Pa
 
 
 @pytest.mark.parametrize("value", [{"a": [{"b": Path("x")}]}, {"a": [{"b": {1: 2}}]}])
-def test_what_json_lacks_is_refused_by_its_place_and_nothing_is_written(
-    tmp_path: Path, value: object
-) -> None:
+def test_what_json_lacks_is_refused_by_its_place_and_nothing_is_written(tmp_path: Path, value: object) -> None:
     with pytest.raises(ValueError, match=r"metrics\.json\.a\[0\]\.b: "):
         write_json_atomically(tmp_path / "metrics.json", value)
     assert names(tmp_path) == []

@@ -22,9 +22,7 @@ PROFILES = sorted((ROOT / "notebooks" / "profiles").glob("*/*.yaml"))
 
 def pins():
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    return {
-        canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in lines)
-    }
+    return {canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in lines)}
 
 
 def test_every_direct_dependency_is_pinned_to_a_version_it_allows():

@@ -32,9 +32,7 @@ def chain(widths: tuple[int, ...] = WIDTHS) -> nn.Sequential:
 def set_gammas(net: nn.Module, seed: int = 0) -> nn.Module:
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     values = np.random.default_rng(seed).permutation(sum(m.num_features for m in norms)) + 1.0
-    for norm, part in zip(
-        norms, np.split(values, np.cumsum([m.num_features for m in norms])[:-1]), strict=True
-    ):
+    for norm, part in zip(norms, np.split(values, np.cumsum([m.num_features for m in norms])[:-1]), strict=True):
         norm.weight.data = torch.as_tensor(part) * torch.as_tensor(np.sign(part % 2 - 0.5))
     return net
 
@@ -140,9 +138,7 @@ def test_rounding_keeps_multiples_or_all_and_no_more_than_needed(multiple: int, 
 def test_l1_ranks_filters_by_the_norm_of_their_weights() -> None:
     net = chain((10,))
     with torch.no_grad():
-        net[0].weight.copy_(
-            torch.arange(10).reshape(10, 1, 1, 1) * torch.tensor([1.0, -1, 1]).reshape(1, 3, 1, 1)
-        )
+        net[0].weight.copy_(torch.arange(10).reshape(10, 1, 1, 1) * torch.tensor([1.0, -1, 1]).reshape(1, 3, 1, 1))
     plan = plan_pruning(net, 0.3, importance="l1")
     assert plan.kept == {"0": [3, 4, 5, 6, 7, 8, 9]}
     assert plan.threshold == 9.0

@@ -146,9 +146,7 @@ def test_a_name_that_is_both_a_module_and_bound_by_its_package_means_both(mini: 
 
 
 def test_the_order_of_modules_does_not_matter_and_a_module_object_is_as_good_as_its_name(mini: Path) -> None:
-    both = [
-        code_digest(*names, root=mini) for names in (("mini.deep", "mini.rates"), ("mini.rates", "mini.deep"))
-    ]
+    both = [code_digest(*names, root=mini) for names in (("mini.deep", "mini.rates"), ("mini.rates", "mini.deep"))]
     assert both[0] == both[1] != code_digest("mini.deep", root=mini)
     assert code_digest(paperlib) == code_digest("paperlib")
 
@@ -160,9 +158,7 @@ def test_the_order_of_modules_does_not_matter_and_a_module_object_is_as_good_as_
         ("x = 1\ny = (\n", r"rates\.py, line 2: "),
     ],
 )
-def test_source_that_cannot_be_followed_is_refused_by_file_and_line(
-    mini: Path, text: str, message: str
-) -> None:
+def test_source_that_cannot_be_followed_is_refused_by_file_and_line(mini: Path, text: str, message: str) -> None:
     (mini / "rates.py").write_text(text)
     with pytest.raises(ValueError, match=message):
         code_digest("mini.train", root=mini)
@@ -173,9 +169,7 @@ def test_a_module_that_does_not_exist_is_refused_by_name(mini: Path) -> None:
         code_digest("mini.trian", root=mini)
 
 
-def test_code_edited_after_this_process_loaded_it_is_refused(
-    mini: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_edited_after_this_process_loaded_it_is_refused(mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in mini.rglob("*.py"):
         os.utime(path, (0, 0))
     monkeypatch.syspath_prepend(mini.parent)

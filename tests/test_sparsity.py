@@ -12,9 +12,7 @@ from paperlib.pruning import Sparsity, gammas, init_gamma
 
 
 def network() -> nn.Sequential:
-    net = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.BatchNorm2d(2)
-    )
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.BatchNorm2d(2))
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([0.5, -0.5, 0.0, 1e-4, -2.0, 1.0]))
     return net.double()
@@ -47,9 +45,7 @@ def test_the_proximal_step_shrinks_to_exact_zero_and_keeps_signs() -> None:
     expected = torch.tensor([0.499, -0.499, 0.0, 0.0, -1.999, 0.999], dtype=torch.float64)
     torch.testing.assert_close(net[1].weight.detach(), expected, rtol=0, atol=1e-9)
     assert (net[1].weight == 0).sum() == 2
-    assert torch.equal(net[4].weight, torch.ones(2, dtype=torch.float64)), (
-        "not prunable: the network's output"
-    )
+    assert torch.equal(net[4].weight, torch.ones(2, dtype=torch.float64)), "not prunable: the network's output"
 
 
 @pytest.mark.parametrize("strength", [5e-4, 1e-3, 1.0])
@@ -120,8 +116,6 @@ def test_a_traced_network_is_not_kept_alive() -> None:
 def test_bad_settings_are_named_and_good_ones_described() -> None:
     with pytest.raises(ValueError, match=r"sparsity strength -0.1 is not at least 0"):
         Sparsity(-0.1)
-    with pytest.raises(
-        ValueError, match=r"sparsity method 'l2' is not known; choose one of: subgradient, proximal"
-    ):
+    with pytest.raises(ValueError, match=r"sparsity method 'l2' is not known; choose one of: subgradient, proximal"):
         Sparsity(0.1, "l2")
     assert Sparsity(5e-4, "proximal").describe() == {"strength": 5e-4, "method": "proximal"}

@@ -192,9 +192,7 @@ def nested(leaves: st.SearchStrategy[object], keys: st.SearchStrategy[str]) -> s
 
 numbers = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 values = nested(st.none() | numbers | st.text(), st.text())
-lookalikes = nested(
-    st.sampled_from([0, 0.0, -0.0, False, 1, 1.0, True, None, "", "1", "null"]), st.sampled_from("ab")
-)
+lookalikes = nested(st.sampled_from([0, 0.0, -0.0, False, 1, 1.0, True, None, "", "1", "null"]), st.sampled_from("ab"))
 
 
 def with_types(value: object) -> object:

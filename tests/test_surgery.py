@@ -157,9 +157,7 @@ def test_exact_compensation_equals_the_network_with_gamma_zero_alone(
 @pytest.mark.parametrize("make", NETWORKS)
 @given(seed=seeds)
 @settings(max_examples=10, deadline=None)
-def test_any_plan_that_respects_the_coupling_is_carried_out_exactly(
-    make: Callable[[], nn.Module], seed: int
-) -> None:
+def test_any_plan_that_respects_the_coupling_is_carried_out_exactly(make: Callable[[], nn.Module], seed: int) -> None:
     net = randomise(make(), seed)
     plan = random_plan(net, seed)
     pruned = apply_plan(net, plan, compensate="off")
@@ -243,9 +241,7 @@ def test_constants_that_a_border_bends_are_refused(between: nn.Module, last: nn.
 def test_a_consumer_without_a_bias_to_shift_is_named() -> None:
     net = randomise(nn.Sequential(conv(3, 8), nn.Conv2d(8, 4, 1, bias=False)), 4)
     plan = plan_pruning(net, 0.5)
-    with pytest.raises(
-        ValueError, match=r"1 has neither batch norm nor bias to shift; use .*'off' or 'exact'"
-    ):
+    with pytest.raises(ValueError, match=r"1 has neither batch norm nor bias to shift; use .*'off' or 'exact'"):
         apply_plan(net, plan)
     assert gap(apply_plan(net, plan, compensate="exact"), mask_plan(net, plan, keep_beta=True)) < TOLERANCE
     with pytest.raises(ValueError, match="compensate 'some' is not known; choose one of: off, bias, exact"):

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paperlib.data.toy_canvas import FIRST_OBJECT
 
 from paperlib.data import toy_aerial
 from paperlib.data.toy_aerial import CLASSES, SIZES, draw_scene, draw_split
+from paperlib.data.toy_canvas import FIRST_OBJECT
 
 SPLITS = st.sampled_from(sorted(SIZES))
-scenes = given(
-    seed=st.integers(0, 2**32), split=SPLITS, index=st.integers(0, 400), side=st.sampled_from([96, 160])
-)
+scenes = given(seed=st.integers(0, 2**32), split=SPLITS, index=st.integers(0, 400), side=st.sampled_from([96, 160]))
 
 
 def digest(scene_list) -> str:
@@ -40,9 +38,7 @@ def test_another_process_draws_the_same_bytes():
 
 def test_an_image_does_not_depend_on_the_ones_drawn_before():
     in_turn = draw_split("test", count=12, seed=3)
-    assert [digest([draw_scene(3, "test", i)]) for i in reversed(range(12))] == [
-        digest([s]) for s in in_turn[::-1]
-    ]
+    assert [digest([draw_scene(3, "test", i)]) for i in reversed(range(12))] == [digest([s]) for s in in_turn[::-1]]
 
 
 def test_seed_split_and_index_each_change_the_image():

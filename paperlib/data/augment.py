@@ -130,9 +130,7 @@ def _mosaic(
         quarters.append(view)
         parts.append([{"boxes": t["boxes"] + offset, "labels": t["labels"]} for t in targets])
     rows = [torch.cat(quarters[:2], 3), torch.cat(quarters[2:], 3)]
-    merged = [
-        {key: torch.cat([part[i][key] for part in parts]) for key in ("boxes", "labels")} for i in range(count)
-    ]
+    merged = [{key: torch.cat([part[i][key] for part in parts]) for key in ("boxes", "labels")} for i in range(count)]
     return torch.cat(rows, 2), merged
 
 

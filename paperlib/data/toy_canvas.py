@@ -197,7 +197,5 @@ class Canvas:
     def free(self, pose: Pose, length: float, width: float, owners: Sequence[int | None]) -> bool:
         """Whether a rectangle (scene units) at `pose` shows only these owners, probed at 36 points."""
         steps = [i / 5 - 0.5 for i in range(6)]
-        probes = Pose(pose.x, pose.y, pose.angle).points(
-            [(u * length, v * width) for u in steps for v in steps]
-        )
+        probes = Pose(pose.x, pose.y, pose.angle).points([(u * length, v * width) for u in steps for v in steps])
         return all(self.owner(x, y) in owners for x, y in probes)

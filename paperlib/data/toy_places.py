@@ -26,9 +26,7 @@ from paperlib.data.toy_scenery import (
 )
 
 
-def _try(
-    canvas: Canvas, length: float, width: float, where: tuple[Surface, ...], tries: int = 20
-) -> Pose | None:
+def _try(canvas: Canvas, length: float, width: float, where: tuple[Surface, ...], tries: int = 20) -> Pose | None:
     """A free pose of that length, or None after `tries` attempts; centres may lie right at the border."""
     for _ in range(tries):
         spot = somewhere(canvas, 2)
@@ -77,9 +75,7 @@ def _tanks(canvas: Canvas) -> None:
         return
     yard = Pose(spot.x, spot.y, spot.angle)
     with canvas.on(Surface.PAVED):
-        canvas.fill(
-            yard.points(box(-length / 2, -width / 2, length / 2, width / 2)), dice.tint((164, 156, 142))
-        )
+        canvas.fill(yard.points(box(-length / 2, -width / 2, length / 2, width / 2)), dice.tint((164, 156, 142)))
     for i in range(columns * rows):
         u, v = (i % columns - (columns - 1) / 2) * pitch, (i // columns - (rows - 1) / 2) * pitch
         if dice.chance(0.85):
@@ -122,9 +118,7 @@ def _basketball(canvas: Canvas) -> None:
     _courts(canvas, draw.basketball_court, 2, 0.56, _BASKETBALL)
 
 
-def _large(
-    canvas: Canvas, shape: Callable[[Canvas, Pose], None], low: float, high: float, width: float
-) -> None:
+def _large(canvas: Canvas, shape: Callable[[Canvas, Pose], None], low: float, high: float, width: float) -> None:
     size = canvas.dice.between(low, high)
     spot = _try(canvas, size, width * size, (*OPEN, Surface.TREE), 40)
     if spot:
@@ -162,14 +156,10 @@ def _apron(canvas: Canvas) -> Pose:
         canvas.fill(axis.points(box(-220, -edge, 220, 220)), dice.tint((166, 166, 162), 22))
     for _ in range(40):
         u, v = 14 * dice.count(-9, 8), 14 * dice.count(-5, 9) - edge
-        canvas.wash(
-            axis.points(box(u, max(v, -edge), u + 14, v + 14)), (*dice.pick([(0, 0, 0), (255, 250, 240)]), 14)
-        )
+        canvas.wash(axis.points(box(u, max(v, -edge), u + 14, v + 14)), (*dice.pick([(0, 0, 0), (255, 250, 240)]), 14))
     for joint in range(-182, 183, 14):
         canvas.stroke(axis.points([(joint, -edge), (joint, 220)]), 0.3, (90, 92, 94, 70))
-        canvas.stroke(
-            axis.points([(-220, joint + 182 - edge), (220, joint + 182 - edge)]), 0.3, (90, 92, 94, 70)
-        )
+        canvas.stroke(axis.points([(-220, joint + 182 - edge), (220, joint + 182 - edge)]), 0.3, (90, 92, 94, 70))
     with canvas.on(Surface.ROAD):
         canvas.fill(axis.points(box(-220, -edge - 44, 220, -edge - 18)), dice.tint((104, 106, 110)))
     for dash in range(-210, 210, 18):
@@ -275,13 +265,9 @@ def _containers(canvas: Canvas, align: float) -> None:
         return
     with canvas.on(Surface.BUILT):
         for i in range(columns * rows):
-            crate = stack.at(9 * (i % columns - columns / 2), 3.6 * (i // columns - rows / 2), 0, 8.4).points(
-                _CRATE
-            )
+            crate = stack.at(9 * (i % columns - columns / 2), 3.6 * (i // columns - rows / 2), 0, 8.4).points(_CRATE)
             canvas.shadow(crate, 2)
-            canvas.fill(
-                crate, dice.tint(dice.pick([(166, 70, 52), (60, 96, 140), (190, 152, 72), (120, 134, 122)]))
-            )
+            canvas.fill(crate, dice.tint(dice.pick([(166, 70, 52), (60, 96, 140), (190, 152, 72), (120, 134, 122)])))
 
 
 _CRATE = box(0, 0, 1, 0.4)

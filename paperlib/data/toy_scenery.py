@@ -139,9 +139,7 @@ def town(canvas: Canvas) -> Ribbon:
         yard = somewhere(canvas)
         with canvas.on(dice.pick([Surface.GRASS, Surface.SOIL])):
             size = dice.between(20, 50)
-            canvas.fill(
-                yard.at(0, 0, 0, size).points(box(-0.5, -0.4, 0.5, 0.4)), dice.tint((126, 130, 92), 24)
-            )
+            canvas.fill(yard.at(0, 0, 0, size).points(box(-0.5, -0.4, 0.5, 0.4)), dice.tint((126, 130, 92), 24))
     patches(canvas, 6)
     street = road(canvas, somewhere(canvas, 40), dice.between(11, 16))
     buildings(canvas, dice.count(8, 18), street.pose.angle)
@@ -160,9 +158,7 @@ def road(canvas: Canvas, pose: Pose, width: float) -> Ribbon:
     with canvas.on(Surface.SOIL):
         canvas.fill(ribbon.strip(-half - 2, half + 2), dice.tint((150, 140, 116)))
     with canvas.on(Surface.ROAD):
-        canvas.fill(
-            ribbon.strip(-half, half), dice.tint(dice.pick([(108, 108, 110), (132, 130, 126), (90, 92, 96)]))
-        )
+        canvas.fill(ribbon.strip(-half, half), dice.tint(dice.pick([(108, 108, 110), (132, 130, 126), (90, 92, 96)])))
     for v in (0.9 * half, -0.9 * half):
         edge = ribbon.strip(v, v)
         canvas.stroke(edge[: len(edge) // 2], 0.4, (214, 214, 206, 150))
@@ -182,9 +178,7 @@ def water(canvas: Canvas, outline: Callable[[float], list[Point]]) -> None:
     with canvas.on(Surface.WATER):
         canvas.fill(outline(0), shallow)
         for step in (2, 4, 7):
-            canvas.fill(
-                outline(step), tuple(c + (d - c) * step // 7 for c, d in zip(shallow, deep, strict=True))
-            )
+            canvas.fill(outline(step), tuple(c + (d - c) * step // 7 for c, d in zip(shallow, deep, strict=True)))
 
 
 def shore(canvas: Canvas, room: float = 0.0) -> Pose:

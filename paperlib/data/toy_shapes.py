@@ -30,9 +30,7 @@ def airplane(canvas: Canvas, pose: Pose) -> None:
             canvas.shadow(pose.points(part), 0.09 * pose.size)
         for v in (-0.36 * span, 0.36 * span):
             front = root - 0.36 * sweep + 0.06
-            canvas.fill(
-                pose.points(box(front - 0.13, v - 0.024, front, v + 0.024)), tuple(c // 2 for c in body)
-            )
+            canvas.fill(pose.points(box(front - 0.13, v - 0.024, front, v + 0.024)), tuple(c // 2 for c in body))
         canvas.fill(pose.points(wing), wings)
         canvas.fill(pose.points(tail), wings)
         canvas.fill(pose.points(hull), body)
@@ -47,16 +45,10 @@ def ship(canvas: Canvas, pose: Pose) -> None:
         canvas.wash(pose.points(mirrored([(-0.4, 0.5 * beam), (-dice.between(0.8, 1.4), 0.8 * beam)])), foam)
         canvas.wash(pose.points(mirrored([(-0.4, 0.5 * beam), (-0.75, 0.4 * beam)])), foam)
         for flank in (-beam, beam):
-            canvas.stroke(
-                pose.points([(0.4, 0.9 * flank), (-dice.between(0.5, 0.9), 2.4 * flank)]), 0.7, foam
-            )
+            canvas.stroke(pose.points([(0.4, 0.9 * flank), (-dice.between(0.5, 0.9), 2.4 * flank)]), 0.7, foam)
     freighter = pose.size > 24
-    rim = dice.tint(
-        dice.pick([(120, 42, 38), (44, 56, 76), (70, 74, 78), (40, 84, 84)]) if freighter else WHITE, 16
-    )
-    deck = dice.tint(
-        dice.pick([(150, 92, 74), (132, 138, 136), (92, 120, 104)]) if freighter else (206, 186, 152), 14
-    )
+    rim = dice.tint(dice.pick([(120, 42, 38), (44, 56, 76), (70, 74, 78), (40, 84, 84)]) if freighter else WHITE, 16)
+    deck = dice.tint(dice.pick([(150, 92, 74), (132, 138, 136), (92, 120, 104)]) if freighter else (206, 186, 152), 14)
     hull = mirrored([(0.5, 0), (0.42, 0.55 * beam), (0.28, beam), (-0.44, beam), (-0.5, 0.8 * beam)])
     with canvas.instance("ship", pose):
         canvas.shadow(pose.points(hull), 0.05 * pose.size)
@@ -66,9 +58,7 @@ def ship(canvas: Canvas, pose: Pose) -> None:
 
 
 def _cabin(canvas: Canvas, pose: Pose, beam: float) -> None:
-    canvas.fill(
-        pose.points(box(-0.2, -0.62 * beam, 0.16, 0.62 * beam)), canvas.dice.tint((226, 228, 228), 10)
-    )
+    canvas.fill(pose.points(box(-0.2, -0.62 * beam, 0.16, 0.62 * beam)), canvas.dice.tint((226, 228, 228), 10))
     canvas.fill(pose.points(box(0.1, -0.6 * beam, 0.2, 0.6 * beam)), GLASS)
 
 
@@ -124,9 +114,7 @@ def baseball_diamond(canvas: Canvas, pose: Pose) -> None:
         infield = [(home[0] + base * (i + j) * 0.7071, base * (j - i) * 0.7071) for i, j in _DIAMOND]
         canvas.fill(pose.points(infield), dice.tint(lawn, 8))
         canvas.disc(*pose.points([(home[0] + 0.7 * base, 0)])[0], 0.06 * pose.size, dirt)
-    corners = [
-        (home[0] + base * (i + j) * 0.7071, base * (j - i) * 0.7071) for i, j in ((1, 0), (1, 1), (0, 1))
-    ]
+    corners = [(home[0] + base * (i + j) * 0.7071, base * (j - i) * 0.7071) for i, j in ((1, 0), (1, 1), (0, 1))]
     for x, y in pose.points(corners):
         canvas.stroke([(x - 0.5, y), (x + 0.5, y)], 1.0, WHITE)
     for turn in (-pi / 4, pi / 4):
@@ -171,9 +159,7 @@ def basketball_court(canvas: Canvas, pose: Pose, colours: tuple[Colour, Colour])
 
 def ground_track_field(canvas: Canvas, pose: Pose) -> None:
     dice, radius = canvas.dice, canvas.dice.between(0.23, 0.29)
-    track = dice.tint(
-        dice.pick([(168, 82, 64), (168, 82, 64), (150, 100, 76), (122, 116, 112), (78, 104, 142)]), 12
-    )
+    track = dice.tint(dice.pick([(168, 82, 64), (168, 82, 64), (150, 100, 76), (122, 116, 112), (78, 104, 142)]), 12)
     lawn = dice.tint(dice.pick([(84, 128, 62), (106, 136, 70), (130, 134, 82)]), 10)
     straight, lanes = 0.5 - radius, 0.06
 
@@ -247,9 +233,7 @@ def bridge(canvas: Canvas, pose: Pose, width: float) -> None:
 
 def vehicle(canvas: Canvas, pose: Pose) -> None:
     dice, wide = canvas.dice, 0.21
-    paint = dice.pick(
-        [WHITE, WHITE, (44, 46, 52), (150, 154, 160), (168, 40, 36), (40, 72, 138), (196, 172, 92)]
-    )
+    paint = dice.pick([WHITE, WHITE, (44, 46, 52), (150, 154, 160), (168, 40, 36), (40, 72, 138), (196, 172, 92)])
     paint, truck = dice.tint(paint, 12), pose.size > 12
     shell = pose.points(mirrored([(0.5, 0.7 * wide), (0.44, wide), (-0.46, wide), (-0.5, 0.8 * wide)]))
     canvas.shadow(shell, 1.6 if truck else 1.1)
@@ -257,9 +241,7 @@ def vehicle(canvas: Canvas, pose: Pose) -> None:
         canvas.fill(shell, paint)
         if truck:
             canvas.fill(pose.points(box(-0.5, -wide, 0.2, wide)), dice.tint((208, 208, 204), 24))
-        canvas.fill(
-            pose.points(box(0.26, -0.16, 0.36, 0.16) if truck else box(0.1, -0.16, 0.26, 0.16)), GLASS
-        )
+        canvas.fill(pose.points(box(0.26, -0.16, 0.36, 0.16) if truck else box(0.1, -0.16, 0.26, 0.16)), GLASS)
         if not truck:
             canvas.fill(pose.points(box(-0.38, -0.15, -0.27, 0.15)), GLASS)
 
@@ -278,9 +260,7 @@ def tree(canvas: Canvas, x: float, y: float, radius: float) -> None:
 def building(canvas: Canvas, pose: Pose, width: float) -> None:
     """A roof of length 1 and `width` units: gabled, or flat with a parapet and machinery."""
     dice, half = canvas.dice, width / 2 / pose.size
-    roof = dice.tint(
-        dice.pick([(150, 84, 66), (128, 120, 116), (176, 170, 162), (98, 104, 116), (160, 130, 104)])
-    )
+    roof = dice.tint(dice.pick([(150, 84, 66), (128, 120, 116), (176, 170, 162), (98, 104, 116), (160, 130, 104)]))
     outline = pose.points(box(-0.5, -half, 0.5, half))
     canvas.shadow(outline, dice.between(3, 6))
     with canvas.on(Surface.BUILT):
@@ -288,11 +268,7 @@ def building(canvas: Canvas, pose: Pose, width: float) -> None:
         if dice.chance(0.5):
             canvas.fill(pose.points(box(-0.5, 0, 0.5, half)), tuple(max(0, c - 26) for c in roof))
             return
-        canvas.fill(
-            pose.points(box(-0.46, -0.84 * half, 0.46, 0.84 * half)), tuple(max(0, c - 12) for c in roof)
-        )
+        canvas.fill(pose.points(box(-0.46, -0.84 * half, 0.46, 0.84 * half)), tuple(max(0, c - 12) for c in roof))
         for _ in range(dice.count(1, 4)):
-            unit = pose.at(
-                dice.between(-0.36, 0.36), half * dice.between(-0.6, 0.6), 0, dice.between(1.5, 3.5)
-            )
+            unit = pose.at(dice.between(-0.36, 0.36), half * dice.between(-0.6, 0.6), 0, dice.between(1.5, 3.5))
             canvas.fill(unit.points(box(-0.5, -0.4, 0.5, 0.4)), dice.tint((190, 190, 188), 20))

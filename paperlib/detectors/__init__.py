@@ -88,4 +88,12 @@ def transfer_coco_weights(detector: nn.Module, path: str | Path) -> None:
                 target[name].view(own)[:, :5] = value.view(shared)[:, :5]
 
 
-__all__ = ["COCO_CLASSES", "DETECTORS", "build_detector", "load_darknet_weights", "reinitialise_", "transfer_coco_weights", "usual_anchors"]
+__all__ = [
+    "COCO_CLASSES",
+    "DETECTORS",
+    "build_detector",
+    "load_darknet_weights",
+    "reinitialise_",
+    "transfer_coco_weights",
+    "usual_anchors",
+]

@@ -25,9 +25,7 @@ class ConvBlock(nn.Module):
         activation: a key of `ACTIVATIONS`.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, activation: str = "leaky"
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, activation: str = "leaky") -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=1e-6)

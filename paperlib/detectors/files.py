@@ -61,5 +61,7 @@ def _fill(detector: nn.Module, tensors: dict, path: Path) -> None:
         raise ValueError(f"{path}: tensor {name} is {'missing' if name in own else 'not part of the detector'}")
     for name, value in tensors.items():
         if value.shape != own[name].shape:
-            raise ValueError(f"{path}: tensor {name} is {list(value.shape)}, its structure says {list(own[name].shape)}")
+            raise ValueError(
+                f"{path}: tensor {name} is {list(value.shape)}, its structure says {list(own[name].shape)}"
+            )
     detector.load_state_dict(tensors)

@@ -35,7 +35,7 @@ OBJECTNESS_PRIOR = 0.01
 class LossGains:
     """Weights of the three parts of the YOLO loss, each a mean over the positive rows."""
 
-    box: float = 4.0
+    box: float = 8.0
     objectness: float = 1.0
     classes: float = 1.0
 

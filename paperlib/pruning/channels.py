@@ -127,9 +127,7 @@ class _Numbering(Walk):
             fixed[self.ties.resolved(numbers)] = True
         self._refuse_unknown(fixed)
         layers = {
-            name: Layer(
-                at.kind, self.ties.resolved(at.inputs), self.ties.resolved(at.outputs), norm_of.get(name)
-            )
+            name: Layer(at.kind, self.ties.resolved(at.inputs), self.ties.resolved(at.outputs), norm_of.get(name))
             for name, at in self.layers.items()
         }
         prunable = {name: norm for name, norm in norm_of.items() if not fixed[layers[name].outputs].all()}
@@ -140,18 +138,14 @@ class _Numbering(Walk):
         """Convolutions that one batch norm, serving no other, follows at every call."""
         found = {name: next(iter(norms)) for name, norms in self.norms.items() if len(norms) == 1}
         calls = [node.target for node in self.recorded.nodes if node.op == "call_module"]
-        return {
-            name: bn for name, bn in found.items() if bn is not None and calls.count(bn) == calls.count(name)
-        }
+        return {name: bn for name, bn in found.items() if bn is not None and calls.count(bn) == calls.count(name)}
 
     def _refuse_unknown(self, fixed: BoolArray) -> None:
         for node, numbers in self.unknown:
             if not fixed[self.ties.resolved(numbers)].all():
                 what = self.modules[node.target] if node.op == "call_module" else node.target
                 what = type(what).__name__ if isinstance(what, nn.Module) else getattr(what, "__name__", what)
-                raise ValueError(
-                    f"cannot prune through {node.name}: what {what} does to channels is not known"
-                )
+                raise ValueError(f"cannot prune through {node.name}: what {what} does to channels is not known")
 
     def _segments(self, layers: dict[str, Layer], prunable: dict[str, str]) -> list[Segment]:
         parts = [

@@ -27,9 +27,7 @@ _FUNCTIONS: dict[Callable[..., Any], str] = {
     **dict.fromkeys((F.relu, F.relu6, F.leaky_relu, F.silu, F.mish, F.sigmoid, F.tanh, F.gelu), "activation"),
     **dict.fromkeys((F.elu, F.hardswish, F.hardsigmoid, F.softplus, torch.relu), "activation"),
     **dict.fromkeys((torch.sigmoid, torch.tanh), "activation"),
-    **dict.fromkeys(
-        (F.max_pool2d, F.adaptive_max_pool2d, F.adaptive_avg_pool2d, F.interpolate), "pass_through"
-    ),
+    **dict.fromkeys((F.max_pool2d, F.adaptive_max_pool2d, F.adaptive_avg_pool2d, F.interpolate), "pass_through"),
     **dict.fromkeys((torch.max_pool2d, F.dropout, F.dropout2d), "pass_through"),
     **dict.fromkeys((operator.add, operator.sub, operator.mul), "arithmetic"),
     **dict.fromkeys((torch.add, torch.sub, torch.mul), "arithmetic"),

@@ -63,9 +63,7 @@ class PruningPlan:
 
     def summary(self) -> pd.DataFrame:
         """One row a layer: channels, share kept, spread of importance, whether the floor held it back."""
-        rows = [
-            {"layer": name, "kept": len(self.kept[name]), **asdict(at)} for name, at in self.layers.items()
-        ]
+        rows = [{"layer": name, "kept": len(self.kept[name]), **asdict(at)} for name, at in self.layers.items()]
         frame = pd.DataFrame(rows).assign(share_kept=lambda f: f.kept / f.total)
         order = ["layer", "total", "kept", "share_kept", "minimum", "median", "maximum", "held_by_floor"]
         return frame[order]
@@ -107,9 +105,7 @@ def plan_pruning(
     _check_settings(ratio, keep_floor, round_to)
     graph = trace_channels(detector)
     if not graph.prunable:
-        raise ValueError(
-            f"{type(detector).__name__} has no prunable channel: no convolution with a batch norm"
-        )
+        raise ValueError(f"{type(detector).__name__} has no prunable channel: no convolution with a batch norm")
     scores = score_channels(importance, detector, graph)
     rank, sorted_scores = _rank(graph, scores)
     candidates = floor(_exact(ratio) * len(sorted_scores))
@@ -226,9 +222,7 @@ def _check_kept(graph: ChannelGraph, name: str, kept: list[int]) -> None:
             raise ValueError(f"the plan keeps channel {channel} of {name}, which has {count}")
 
 
-def _check_coupling(
-    graph: ChannelGraph, members: dict[int, list[str]], dropped: dict[int, list[str]]
-) -> None:
+def _check_coupling(graph: ChannelGraph, members: dict[int, list[str]], dropped: dict[int, list[str]]) -> None:
     for number, droppers in dropped.items():
         if graph.fixed[number]:
             raise ValueError(f"the plan removes a channel of {droppers[0]} that must stay")

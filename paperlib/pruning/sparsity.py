@@ -35,9 +35,7 @@ class Sparsity:
         if not strength >= 0:
             raise ValueError(f"sparsity strength {strength} is not at least 0")
         if method not in get_args(Method):
-            raise ValueError(
-                f"sparsity method {method!r} is not known; choose one of: {', '.join(get_args(Method))}"
-            )
+            raise ValueError(f"sparsity method {method!r} is not known; choose one of: {', '.join(get_args(Method))}")
         self.strength = float(strength)
         self.method = method
 

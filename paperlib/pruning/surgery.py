@@ -53,9 +53,7 @@ def apply_plan(detector: nn.Module, plan: PruningPlan, *, compensate: str = "bia
     if compensate != "off":
         removed = _Compensation(pruned, graph, removed).apply(exact=compensate == "exact")
     for name, layer in graph.layers.items():
-        inputs, outputs = (
-            torch.from_numpy(np.flatnonzero(~removed[ids])) for ids in (layer.inputs, layer.outputs)
-        )
+        inputs, outputs = (torch.from_numpy(np.flatnonzero(~removed[ids])) for ids in (layer.inputs, layer.outputs))
         keep_channels_(pruned.get_submodule(name), inputs, outputs)
     return pruned
 
@@ -76,9 +74,7 @@ def mask_plan(detector: nn.Module, plan: PruningPlan, *, keep_beta: bool = False
 
 
 @torch.no_grad()
-def _set_norms(
-    module: nn.Module, graph: ChannelGraph, channels: BoolArray, beta: float | None = None
-) -> None:
+def _set_norms(module: nn.Module, graph: ChannelGraph, channels: BoolArray, beta: float | None = None) -> None:
     """Set gamma to 0, and beta to `beta` if given, of the prunable batch norms at `channels`."""
     for name, norm_name in graph.prunable.items():
         norm, at = module.get_submodule(norm_name), _positions(channels[graph.layers[name].outputs])
@@ -158,9 +154,7 @@ class _Compensation:
         elif consumer.bias is not None:
             consumer.bias += shift
         else:
-            raise ValueError(
-                f"{name} has neither batch norm nor bias to shift; use compensate='off' or 'exact'"
-            )
+            raise ValueError(f"{name} has neither batch norm nor bias to shift; use compensate='off' or 'exact'")
 
 
 class _Constants(Walk):
@@ -205,9 +199,7 @@ class _Constants(Walk):
             )
         known = self.seen.setdefault(name, constants)
         if not torch.equal(known[removed], constants[removed]):
-            raise ValueError(
-                f"{name} is called more than once, with different constants; use compensate='off'"
-            )
+            raise ValueError(f"{name} is called more than once, with different constants; use compensate='off'")
 
     def visit_depthwise(self, node: fx.Node) -> Tensor:
         conv, x = self.modules[node.target], self.inputs(node)[0]
