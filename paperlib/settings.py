@@ -93,7 +93,7 @@ class Components(Settings):
     """`03_components` (Section 4.4.1, Table 1)."""
 
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
-    ratios: Annotated[list[Ratio], Field(min_length=2)] = [0.3, 0.5, 0.65]
+    ratios: Annotated[list[Ratio], Field(min_length=2)] = [0.2, 0.35, 0.5]
     """Share of the original channels that is gone after each pruning iteration: the assistants, then the student."""
     soft_weight: Share = 0.5
     """lambda_c of Eq. 10."""

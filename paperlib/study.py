@@ -9,6 +9,7 @@ study.finish({"map50": …})
 from __future__ import annotations
 
 import ast
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,13 +18,15 @@ from typing import Any
 
 import pandas as pd
 import torch
+from IPython.display import Markdown
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from paperlib import experiments, figures, files, paths, progress, tables
 from paperlib.costs import Cost, cost
 from paperlib.data import Dataset, load_dataset
 from paperlib.detectors import DETECTORS, usual_anchors
-from paperlib.evaluation import Metrics
+from paperlib.evaluation import Metrics, detect
 from paperlib.parallel import over_seeds
 from paperlib.provenance import certificate
 from paperlib.pruning import Sparsity
@@ -157,6 +160,20 @@ class Study:
         made = {seed: self._run_seed(experiment, seed) for seed in seeds}
         self.runs += [run for runs in made.values() for run in runs.values()]
         return made
+
+    @staticmethod
+    def show(experiment: Experiment) -> Markdown:
+        """The source of an experiment: the very code that `run` runs."""
+        return Markdown(f"```python\n{inspect.getsource(experiment)}```")
+
+    def detections(self, run: Run) -> list[dict[str, Tensor]]:
+        """A model's detections on every test image (see `paperlib.evaluation.detect`)."""
+        return detect(run.model.detector(), self.test, image_size=self.settings.image_size)
+
+    def examples(self, count: int) -> list[int]:
+        """Test images to look at: spread evenly over those with three to twelve objects, not picked by hand."""
+        fitting = [index for index, record in enumerate(self.test.records) if 3 <= len(record.labels) <= 12]
+        return fitting[:: max(1, len(fitting) // count)][:count]
 
     def frame(self) -> pd.DataFrame:
         """One row per model and seed of all that has been run."""
