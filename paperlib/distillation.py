@@ -6,7 +6,7 @@ teacher -> assistants -> student (TAKD) is this objective applied link by link.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,11 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlib.detectors.base import HeadResponses, Targets
-
-
-def own_loss(detector: nn.Module, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-    """The detector's own loss: the objective of ordinary training."""
-    return detector(images, targets)
 
 
 @dataclass
@@ -39,7 +34,6 @@ class Distillation:
     soft_weight: float = 0.5
     bound_weight: float = 0.5
     temperature: float = 1.0
-    _ready: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.soft_weight <= 1:
@@ -51,7 +45,11 @@ class Distillation:
         self.teacher.eval().requires_grad_(False)
 
     def __call__(self, student: nn.Module, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Losses of one batch: the student's own, mixed with the soft ones (Eq. 10), plus the bound (Eq. 11)."""
+        """Losses of one batch: the student's own, mixed with the soft ones (Eq. 10), plus the bound (Eq. 11).
+
+        Raises:
+            ValueError: the teacher's answers do not compare with the student's: other classes or other anchors.
+        """
         outputs = student.head_outputs(images)
         assignment = student.assign(outputs, targets)
         losses = student.losses(outputs, assignment)
@@ -59,6 +57,7 @@ class Distillation:
             teacher = self.teacher.head_outputs(images)
             expert = self.teacher.responses(teacher, assignment)
         pupil = student.responses(outputs, assignment)
+        _check_comparable(pupil, expert)
         soft = soft_losses(pupil, expert, self.temperature)
         for name, loss in soft.items():
             losses[name] = (1 - self.soft_weight) * losses[name] + self.soft_weight * loss
@@ -73,6 +72,14 @@ class Distillation:
             "bound_weight": self.bound_weight,
             "temperature": self.temperature,
         }
+
+
+def _check_comparable(student: HeadResponses, teacher: HeadResponses) -> None:
+    """Equal shapes are not enough: with other anchors the same row would mean another box."""
+    shapes = [{name: tuple(logits.shape) for name, logits in r.logits.items()} for r in (student, teacher)]
+    target = teacher.regression_target.to(student.regression_target)
+    if student.kind != teacher.kind or shapes[0] != shapes[1] or not torch.allclose(student.regression_target, target):
+        raise ValueError("student and teacher do not compare: they need the same classes and the same anchors")
 
 
 def soft_losses(student: HeadResponses, teacher: HeadResponses, temperature: float) -> dict[str, Tensor]:

@@ -1,14 +1,14 @@
 """Section 4.2: precision and recall (Eq. 13), average precision and its mean over classes (Eq. 14).
 
 pycocotools is the judge. `map50` is the paper's mAP: the area under each class's precision-recall curve at IoU 0.5,
-averaged over the classes.
+averaged over the classes, with the curve read at COCO's 101 recall points.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
 
 from paperlib.data.records import Dataset
 
@@ -71,32 +72,51 @@ def evaluate(
     Raises:
         ValueError: the data set has no box to find.
     """
-    if not any(len(record.labels) for record in dataset.records):
-        raise ValueError(f"{dataset.name}: no boxes, nothing to evaluate")
+    _check_has_boxes(dataset)
     found = detect(detector, dataset, image_size=image_size, batch_size=batch_size)
     return judge(found, dataset, confidence)
 
 
 def detect(detector: nn.Module, dataset: Dataset, *, image_size: int, batch_size: int = 16) -> list[dict[str, Tensor]]:
-    """Detections on every image, `boxes` in the original image's pixels, on the CPU."""
+    """Detections on every image, `boxes` in the original image's pixels and inside it, on the CPU."""
     boxed = dataset.letterboxed(image_size)
-    device = next(detector.parameters()).device
-    was_training = detector.training
-    detector.eval()
+    parameter = next(detector.parameters())
     found: list[dict[str, Tensor]] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), _evaluating(detector):
         for images in boxed.images.split(batch_size):
-            batch = images.to(device).float() / 255
+            batch = images.to(parameter.device).to(parameter.dtype) / 255
             found += detector(batch.to(memory_format=torch.channels_last))
-    detector.train(was_training)
     return [
-        {"boxes": d["boxes"].cpu() / scale, "labels": d["labels"].cpu(), "scores": d["scores"].cpu()}
-        for d, scale in zip(found, boxed.scales.tolist(), strict=True)
+        {
+            "boxes": clip_boxes_to_image(image["boxes"].cpu() / scale, size),
+            "labels": image["labels"].cpu(),
+            "scores": image["scores"].cpu(),
+        }
+        for image, scale, size in zip(found, boxed.scales.tolist(), boxed.sizes, strict=True)
     ]
 
 
+@contextlib.contextmanager
+def _evaluating(detector: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards, whatever happened, each module is in the mode it was in."""
+    modes = {module: module.training for module in detector.modules()}
+    detector.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def judge(found: Sequence[dict[str, Tensor]], dataset: Dataset, confidence: float | None = None) -> Metrics:
-    """Metrics of given detections, one entry per image of the data set (see `evaluate`)."""
+    """Metrics of given detections, one entry per image of the data set (see `evaluate`).
+
+    Raises:
+        ValueError: the data set has no box to find, or there are detections for another number of images.
+    """
+    _check_has_boxes(dataset)
+    if len(found) != len(dataset):
+        raise ValueError(f"{dataset.name}: detections for {len(found)} images, the data set has {len(dataset)}")
     verdict = _coco_eval(found, dataset)
     # [IoU, recall, class, area, max detections]; -1 marks a class that does not occur.
     precision = verdict.eval["precision"][:, :, :, 0, -1]
@@ -115,6 +135,11 @@ def judge(found: Sequence[dict[str, Tensor]], dataset: Dataset, confidence: floa
         confidence=float(confidence),
         per_class=per_class,
     )
+
+
+def _check_has_boxes(dataset: Dataset) -> None:
+    if not any(len(record.labels) for record in dataset.records):
+        raise ValueError(f"{dataset.name}: no boxes, nothing to evaluate")
 
 
 @dataclass(frozen=True)
@@ -140,10 +165,9 @@ def _best_confidence(curves: Sequence[_Curve]) -> float:
 
 
 def _curves(verdict: COCOeval, num_classes: int) -> list[_Curve]:
-    whole_area = [entry for entry in verdict.evalImgs if entry and entry["aRng"] == verdict.params.areaRng[0]]
     curves = []
     for label in range(1, num_classes + 1):
-        entries = [entry for entry in whole_area if entry["category_id"] == label]
+        entries = [entry for entry in verdict.evalImgs if entry and entry["category_id"] == label]
         scores = np.concatenate([np.asarray(entry["dtScores"]) for entry in entries] or [np.zeros(0)])
         hits = np.concatenate([entry["dtMatches"][IOU_INDEX] > 0 for entry in entries] or [np.zeros(0, bool)])
         positives = sum(len(entry["gtIds"]) for entry in entries)
@@ -155,8 +179,8 @@ def _coco_eval(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> COCOeval
     truth, answer = COCO(), COCO()
     images = [{"id": index} for index in range(len(dataset))]
     categories = [{"id": label, "name": name} for label, name in enumerate(dataset.classes, 1)]
-    for coco, annotations in ((truth, _truth(dataset)), (answer, _answers(found))):
-        coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
+    for coco, entries in ((truth, _truth(dataset)), (answer, _answers(found))):
+        coco.dataset = {"images": images, "categories": categories, "annotations": entries}
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         answer.createIndex()

@@ -63,7 +63,7 @@ def contact_sheet(dataset: Dataset, indices: Sequence[int], columns: int = 4) ->
     figure, axes = _grid(rows, columns, (PAGE_WIDTH, PAGE_WIDTH / columns * rows + 0.45))
     for axis, index in zip(axes, indices, strict=False):
         image, target = dataset[index]
-        axis.imshow(image.permute(1, 2, 0))
+        axis.imshow(image.permute(1, 2, 0).numpy())
         _draw_boxes(axis, target["boxes"], [CLASS_COLOURS[label - 1] for label in target["labels"].tolist()])
     _class_legend(figure, dataset.classes)
     return figure
@@ -91,7 +91,7 @@ def detections(
         boxes |= {name: answers[index] for name, answers in found.items()}
         for column, name in enumerate(columns):
             axis, seen = axes[row * len(columns) + column], boxes[name]
-            axis.imshow(image.permute(1, 2, 0))
+            axis.imshow(image.permute(1, 2, 0).numpy())
             kept = seen["scores"] >= confidence
             colours = [CLASS_COLOURS[label - 1] for label in seen["labels"][kept].tolist()]
             scores = None if column == 0 else seen["scores"][kept].tolist()
@@ -208,7 +208,7 @@ def surgery(before: Tensor, after: Tensor, kept_inputs: Sequence[int], kept_outp
     figure, axes = plt.subplots(1, 2, figsize=(PAGE_WIDTH * 0.75, 2.9), layout="constrained")
     top = float(before.abs().sum((2, 3)).max())
     for axis, weight in zip(axes, (before, after), strict=True):
-        axis.imshow(weight.abs().sum((2, 3)), cmap="Greys", vmin=0, vmax=top, aspect="equal")
+        axis.imshow(weight.abs().sum((2, 3)).numpy(), cmap="Greys", vmin=0, vmax=top, aspect="equal")
         axis.set(xlabel="input channel", ylabel="output channel")
         axis.grid(visible=False)
     gone = np.ones(before.shape[:2], dtype=bool)
@@ -246,15 +246,8 @@ def _draw_boxes(axis: Axes, boxes: Tensor, colours: Sequence[str], scores: Seque
     for number, ((left, top, right, bottom), colour) in enumerate(zip(boxes.tolist(), colours, strict=True)):
         axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.3))
         if scores is not None:
-            text = {"color": "black", "backgroundcolor": colour, "fontsize": 4.5, "va": "bottom"}
-            axis.text(
-                left,
-                top,
-                f"{scores[number]:.2f}",
-                clip_on=True,
-                bbox={"pad": 0.6, "facecolor": colour, "linewidth": 0},
-                **{k: v for k, v in text.items() if k != "backgroundcolor"},
-            )
+            label = {"facecolor": colour, "linewidth": 0, "pad": 0.6}
+            axis.text(left, top, f"{scores[number]:.2f}", bbox=label, fontsize=4.5, va="bottom", clip_on=True)
 
 
 def _class_legend(figure: Figure, classes: Sequence[str]) -> None:

@@ -29,10 +29,7 @@ def over_seeds(work: Callable[..., None], seeds: Sequence[int], workers: int, *a
     with _reporting() as (place, in_batch):
         pool = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent)
         try:
-            jobs = [pool.submit(work, *arguments, seed) for seed in seeds]
-            _watch(jobs, place, in_batch)
-            for job in jobs:
-                job.result()
+            _watch([pool.submit(work, *arguments, seed) for seed in seeds], place, in_batch)
         except BaseException:
             for process in list((pool._processes or {}).values()):
                 process.kill()
@@ -57,13 +54,15 @@ def _reporting() -> Iterator[tuple[Path, bool]]:
 
 
 def _watch(jobs: list[Future], place: Path, in_batch: bool) -> None:
+    """Show how far the jobs are until all are done; the first exception ends the watch at once."""
     with tqdm(total=1.0, desc=f"{len(jobs)} seeds", leave=False, disable=in_batch, bar_format=BAR) as bar:
-        while not all(job.done() for job in jobs):
-            done = sum(job.done() for job in jobs)
-            progress.report(f"seed {min(done + 1, len(jobs))} of {len(jobs)}", done, len(jobs))
-            wait([job for job in jobs if not job.done()], SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
-            if any(job.done() and job.exception() for job in jobs):
-                return
+        running: set[Future] = set(jobs)
+        while running:
+            done = len(jobs) - len(running)
+            progress.report(f"seed {done + 1} of {len(jobs)}", done, len(jobs))
+            finished, running = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
+            for job in finished:
+                job.result()
             if not in_batch and (said := progress.read(place)):
                 bar.set_postfix_str(said["detail"], refresh=False)
                 bar.update(max(said["fraction"] - bar.n, 0.0))

@@ -90,6 +90,8 @@ def _reported(iterable: Iterable[Item], desc: str) -> Iterator[Item]:
         del _bars[depth - 1 :]
         if not _bars and _is_worker():
             Path(_target()).unlink(missing_ok=True)
+        else:
+            _write()
 
 
 def _write() -> None:

@@ -23,15 +23,16 @@ _ALL_BUT_RESULTS = (":(top)", ":(top,exclude)results")
 def certificate(
     *,
     settings: dict[str, Any],
-    data_digest: str,
+    data_digest: str | dict[str, str],
     seeds: Sequence[int],
     wall_seconds: float,
     steps: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the certificate of a result as a dict that JSON can hold.
 
-    `steps` are the digests of the stored steps the result rests on; their own `step.json` says when and where each
-    was made. Absolute paths among the settings keep only their last name ("…/yolov4-tiny.weights").
+    `data_digest` is one for all the data, or one a split. `steps` are the digests of the stored steps the result
+    rests on; their own `step.json` says when and where each was made. Absolute paths among the settings keep only
+    their last name ("…/yolov4-tiny.weights").
     Raises ValueError naming a setting that JSON cannot hold.
     """
     return {

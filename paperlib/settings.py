@@ -9,26 +9,33 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from paperlib.paths import repository_root
 
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("a seed occurs twice")
+    return seeds
+
+
+def _ascending(ratios: list[float]) -> list[float]:
+    if sorted(set(ratios)) != ratios:
+        raise ValueError("the ratios do not ascend")
+    return ratios
+
+
 Ratio = Annotated[float, Field(gt=0.0, lt=1.0)]
+Ratios = Annotated[list[Ratio], AfterValidator(_ascending)]
+Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Settings(BaseModel):
     """What all notebooks share. The defaults are the `quick` scale."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     profile: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")] = "quick"
     """Names the folder of results."""
@@ -41,7 +48,7 @@ class Settings(BaseModel):
     anchor_scale: PositiveFloat = 0.5
     """Multiplies the detector's usual anchors, made for images of 416 pixels."""
     image_size: PositiveInt = 160
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    seeds: Seeds = [0]
     threads: PositiveInt = 1
     """Threads of one process; part of every result's identity, since sums depend on it."""
     workers: PositiveInt = 2
@@ -63,7 +70,7 @@ class Settings(BaseModel):
     precision: Literal["no", "bf16", "fp16"] = "no"
     validate_every: PositiveInt = 5
 
-    sparsity: PositiveFloat = 1e-3
+    sparsity: PositiveFloat = 5e-3
     """lambda of Eq. 4."""
     sparsity_method: Literal["subgradient", "proximal"] = "subgradient"
     keep_floor: Share = 0.1
@@ -82,18 +89,14 @@ class StartHere(Settings):
 class PruningRatio(Settings):
     """`02_pruning_ratio` (Section 4.4.3)."""
 
-    ratios: Annotated[list[Ratio], Field(min_length=1)] = [0.3, 0.5, 0.6, 0.75, 0.85, 0.9]
-
-    @model_validator(mode="after")
-    def _ascending(self) -> PruningRatio:
-        return _check_ascending(self, self.ratios)
+    ratios: Annotated[Ratios, Field(min_length=1)] = [0.3, 0.5, 0.6, 0.75, 0.85, 0.9]
 
 
 class Components(Settings):
     """`03_components` (Section 4.4.1, Table 1)."""
 
-    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
-    ratios: Annotated[list[Ratio], Field(min_length=2)] = [0.2, 0.35, 0.5]
+    seeds: Seeds = [0, 1, 2]
+    ratios: Annotated[Ratios, Field(min_length=2)] = [0.2, 0.35, 0.5]
     """Share of the original channels that is gone after each pruning iteration: the assistants, then the student."""
     soft_weight: Share = 0.5
     """lambda_c of Eq. 10."""
@@ -101,10 +104,6 @@ class Components(Settings):
     """alpha of Eq. 11."""
     temperature: PositiveFloat = 1.0
     """tau of Eqs. 6-8."""
-
-    @model_validator(mode="after")
-    def _ascending(self) -> Components:
-        return _check_ascending(self, self.ratios)
 
 
 NOTEBOOKS: dict[str, type[Settings]] = {
@@ -160,9 +159,3 @@ def _fault(item: dict[str, Any], known: str) -> str:
     if item["type"] == "extra_forbidden":
         return f"unknown key {key!r} (known: {known})"
     return f"{key}: {item['msg'].removeprefix('Value error, ')} (found {item['input']!r})"
-
-
-def _check_ascending(settings: Any, ratios: list[float]) -> Any:
-    if sorted(set(ratios)) != ratios:
-        raise ValueError(f"ratios {ratios} do not ascend")
-    return settings

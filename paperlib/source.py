@@ -8,33 +8,40 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import EllipsisType, ModuleType
+from types import EllipsisType, FunctionType, ModuleType
 from typing import NamedTuple
 
+ASIDE = frozenset({"paperlib.paths", "paperlib.progress", "paperlib.source"})
+"""Modules that place, show or name things and cannot change a number: an import of them is not followed."""
+
+_NAMED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _process_start_ns = time.time_ns()
 
 
-def code_digest(*modules: ModuleType | str, root: Path | None = None) -> str:
-    """Return a digest (64 hex digits) of the source that can change the numbers of `modules`.
+def code_digest(*parts: ModuleType | FunctionType | str, root: Path | None = None) -> str:
+    """Return a digest (64 hex digits) of the source that can change the numbers of `parts`.
 
     It covers the given modules and, transitively, every module of the same package that they import anywhere in
-    their source. Comments, docstrings and layout do not enter; any other change of code does. `from package.sub
-    import module` takes in the module alone; `from package.sub import name` and `import package.sub` take in the
-    `__init__.py` of `package.sub` and all it imports. So an `__init__.py` must only gather names, never set state.
+    their source, but for those that stand `ASIDE`. Comments, docstrings and layout do not enter; any other change of
+    code does. `from package.sub import module` takes in the module alone; `from package.sub import name` and `import
+    package.sub` take in the `__init__.py` of `package.sub` and all it imports. So an `__init__.py` must only gather
+    names, never set state. Of a given function its own source counts, not its module and not what it calls.
 
     `root` is the folder of the package (default: paperlib's). Nothing is imported. Raises ValueError, naming file
     and line, for a module that does not exist, does not parse, imports by a computed name (which cannot be
     followed), or was edited after this process loaded it (what runs would not be what is recorded).
     """
     package = _Package(Path(__file__).parent if root is None else root)
-    pending = [module if isinstance(module, str) else module.__name__ for module in modules]
-    sources: dict[str, _Source] = {}
+    functions = [part for part in parts if isinstance(part, FunctionType)]
+    found = {f"{part.__module__}:{part.__qualname__}": package.fingerprint(part) for part in functions}
+    pending = [part if isinstance(part, str) else part.__name__ for part in parts if part not in functions]
     while pending:
         name = pending.pop()
-        if name not in sources:
-            sources[name] = package.source(name)
-            pending.extend(package.imported_by(name, sources[name]))
-    return _sha256("\n".join(f"{name} {sources[name].fingerprint}" for name in sorted(sources)))
+        if name not in found:
+            source = package.source(name)
+            found[name] = source.fingerprint
+            pending.extend(package.imported_by(name, source))
+    return _sha256("\n".join(f"{name} {found[name]}" for name in sorted(found)))
 
 
 class _Import(NamedTuple):
@@ -91,7 +98,15 @@ class _Package:
                 # A package may bind a name that is also one of its modules: then either may be meant.
                 is_attribute = not is_module or self._binds(base, statement.name)
                 wanted = [submodule] * is_module + [base] * is_attribute
-            yield from (name for name in wanted if self.file(name) is not None)
+            yield from (name for name in wanted if name not in ASIDE and self.file(name) is not None)
+
+    def fingerprint(self, function: FunctionType) -> str:
+        """The source of one function, found by its qualified name."""
+        self.source(function.__module__)  # refuses a file that was edited since
+        node: ast.AST = ast.parse(self.file(function.__module__).read_bytes())
+        for name in function.__qualname__.replace("<locals>.", "").split("."):
+            node = next(inner for inner in ast.walk(node) if isinstance(inner, _NAMED) and inner.name == name)
+        return _sha256(_essence(node))
 
     def _absolute(self, importer: str, statement: _Import) -> str:
         if statement.level == 0:
@@ -116,7 +131,7 @@ def _parse(path: Path, mtime_ns: int, size: int) -> _Source:
     imports = tuple(found for node in ast.walk(tree) for found in _imports_of(node))
     computed = next((node.lineno for node in ast.walk(tree) if _imports_computed(node)), None)
     bound = frozenset(name for node in ast.walk(tree) for name in _names_bound_by(node))
-    return _Source(_sha256(ast.dump(_WithoutDocstrings().visit(tree))), imports, bound, computed)
+    return _Source(_sha256(_essence(tree)), imports, bound, computed)
 
 
 def _imports_of(node: ast.AST) -> Iterator[_Import]:
@@ -148,12 +163,16 @@ def _dynamic_import(node: ast.AST) -> str | EllipsisType | None:
 
 
 def _names_bound_by(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    if isinstance(node, _NAMED):
         yield node.name
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
         yield node.id
     elif isinstance(node, ast.alias):
         yield node.asname or node.name
+
+
+def _essence(tree: ast.AST) -> str:
+    return ast.dump(_WithoutDocstrings().visit(tree))
 
 
 class _WithoutDocstrings(ast.NodeTransformer):

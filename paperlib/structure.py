@@ -29,9 +29,11 @@ class ChannelSplit(nn.Module):
             raise ValueError(f"split sizes {list(self.sizes)} are not all at least 1")
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Split `x`, shape [B, sum(sizes), H, W], into one tensor per size."""
         return torch.split(x, list(self.sizes), dim=1)
 
     def extra_repr(self) -> str:
+        """Name the sizes when the module is printed."""
         return f"sizes={list(self.sizes)}"
 
 

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import dropwhile, takewhile
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -34,8 +36,9 @@ from paperlib.settings import Settings, validate
 from paperlib.training import Recipe
 from paperlib.workbench import Blueprint, DistillationChoices, Model, PruningChoices, Workbench
 
-INJECTED = "# Parameters"
-"""How papermill opens the cell that it puts behind the notebook's own parameters."""
+PARAMETERS = "# Parameters"
+"""How a notebook's parameters cell opens, and the one that papermill puts behind it."""
+DONE = "metrics.json"
 
 Experiment = Callable[[Workbench, Any], dict[str, Model]]
 
@@ -52,20 +55,8 @@ class Run:
 
     def row(self) -> dict[str, Any]:
         """Name, seed, size, GMACs and the headline metrics."""
-        found = self.metrics
-        numbers = {
-            "precision": found.precision,
-            "recall": found.recall,
-            "map50": found.map50,
-            "map": found.map,
-        }
-        return {
-            "model": self.name,
-            "seed": self.seed,
-            "mb": self.cost.size_mb,
-            "gmacs": self.cost.gmacs,
-            **numbers,
-        }
+        headline = {metric: getattr(self.metrics, metric) for metric in tables.METRICS}
+        return {"model": self.name, "seed": self.seed, "mb": self.cost.size_mb, "gmacs": self.cost.gmacs, **headline}
 
 
 @dataclass
@@ -155,10 +146,11 @@ class Study:
         seeds, workers = self.settings.seeds, self.settings.workers
         if min(len(seeds), workers) > 1:
             # The processes fill the store; below, everything is found finished.
-            values = self.settings.model_dump()
-            over_seeds(_one_seed, seeds, workers, self.notebook, values, experiment.__name__)
+            over_seeds(_one_seed, seeds, workers, self.notebook, self.settings, experiment)
         made = {seed: self._run_seed(experiment, seed) for seed in seeds}
-        self.runs += [run for runs in made.values() for run in runs.values()]
+        fresh = {(run.name, run.seed): run for runs in made.values() for run in runs.values()}
+        # A cell that is run again replaces its runs; doubled, they would count as more seeds.
+        self.runs = [run for run in self.runs if (run.name, run.seed) not in fresh] + [*fresh.values()]
         return made
 
     @staticmethod
@@ -182,14 +174,14 @@ class Study:
     def save_figure(self, figure: Figure, name: str) -> Figure:
         """Write `figure_<name>.svg` and `.png` into the results."""
         for suffix in ("svg", "png"):
-            with files.replacing(self.folder / f"figure_{name}.{suffix}") as target:
+            with files.replacing(self._place(f"figure_{name}.{suffix}")) as target:
                 figures.write(figure, target)
         return figure
 
     def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write `table_<name>.csv`, `.md` and `.tex` into the results."""
         for suffix, text in tables.render(table).items():
-            files.write_text_atomically(self.folder / f"table_{name}.{suffix}", text)
+            files.write_text_atomically(self._place(f"table_{name}.{suffix}"), text)
         return table
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
@@ -203,10 +195,15 @@ class Study:
             wall_seconds=time.perf_counter() - self._started,
             steps=digests,
         )
-        files.write_json_atomically(self.folder / "provenance.json", born)
+        files.write_json_atomically(self._place("provenance.json"), born)
         models = [{**run.row(), "metrics": run.metrics.to_dict(), "cost": asdict(run.cost)} for run in self.runs]
-        files.write_json_atomically(self.folder / "metrics.json", {"summary": summary, "models": models})
+        files.write_json_atomically(self._place(DONE), {"summary": summary, "models": models})
         return summary
+
+    def _place(self, name: str) -> Path:
+        """Where a result goes. From the first one written until `finish`, the notebook does not count as done."""
+        (self.folder / DONE).unlink(missing_ok=True)
+        return self.folder / name
 
     def _recipe(self, epochs: int, learning_rate: float, warmup_epochs: float, seed: int) -> Recipe:
         shared = Recipe.model_fields.keys() & type(self.settings).model_fields.keys()
@@ -234,21 +231,27 @@ def _pick(kind: type, settings: Settings) -> Any:
 
 
 def _parameters(notebook: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the parameters cells: those of the settings, and whatever else papermill injected.
+    """The values of all known settings, and of whatever else the parameters cells set.
 
-    papermill only notes an unknown parameter, so the cells it wrote are read for names.
+    Nobody else notices a misspelt name: to Python it is one more variable, and papermill only prints a notice. So
+    the cells last run (the notebook's own, papermill's behind it) are read for names.
     """
     known = validate(notebook, {}).model_dump()
-    injected: set[str] = set()
-    for source in namespace.get("In", []):
-        if source.startswith(INJECTED):
-            for node in ast.parse(source).body:
-                injected |= {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}
-    return {name: namespace[name] for name in sorted(known.keys() | injected) if name in namespace}
+    latest = dropwhile(lambda cell: not cell.startswith(PARAMETERS), reversed(namespace.get("In", [])))
+    cells = takewhile(lambda cell: cell.startswith(PARAMETERS), latest)
+    named = set().union(*map(_names_set_by, cells))
+    return {name: namespace[name] for name in sorted(known.keys() | named) if name in namespace}
 
 
-def _one_seed(notebook: str, values: dict[str, Any], experiment: str, seed: int) -> None:
+def _names_set_by(cell: str) -> set[str]:
+    try:
+        nodes = list(ast.walk(ast.parse(cell)))
+    except SyntaxError:  # it never ran
+        return set()
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def _one_seed(notebook: str, settings: Settings, experiment: Experiment, seed: int) -> None:
     """Fill the store with one seed's models; runs in a process of its own."""
-    settings = validate(notebook, values)
     torch.set_num_threads(settings.threads)
-    Study(notebook, settings)._run_seed(getattr(experiments, experiment), seed)
+    Study(notebook, settings)._run_seed(experiment, seed)

@@ -23,15 +23,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from paperlib import files, paths, progress
 from paperlib.data.augment import Augmentation, augment
 from paperlib.data.records import Dataset
 from paperlib.detectors.base import Targets
 from paperlib.detectors.files import load_detector, save_detector
-from paperlib.distillation import own_loss
 from paperlib.evaluation import evaluate
+from paperlib.source import code_digest
 
 Objective = Callable[[nn.Module, Tensor, Targets], dict[str, Tensor]]
 HISTORY, BEST, LAST, IDENTITY = "history.jsonl", "best.safetensors", "last.safetensors", "training.json"
@@ -40,7 +40,7 @@ HISTORY, BEST, LAST, IDENTITY = "history.jsonl", "best.safetensors", "last.safet
 class Recipe(BaseModel):
     """How to train. The defaults are the protocol of Section 4.3 where it speaks."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     epochs: PositiveInt = 300
     batch_size: PositiveInt = 16
@@ -113,6 +113,11 @@ class History:
         return load_detector(self.folder / BEST)
 
 
+def own_loss(detector: nn.Module, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+    """The detector's own loss: the objective of ordinary training."""
+    return detector(images, targets)
+
+
 class _Step(nn.Module):
     """Detector and objective in one forward pass, as data-parallel wrappers need it."""
 
@@ -140,20 +145,23 @@ def fit(
 
     Args:
         detector: changed in place, ends in evaluation mode.
-        dataset: the training images.
+        dataset: the training images; what is left over after the last full batch of an epoch waits for the next.
         recipe: how to train.
         objective: `(detector, images, targets)` to a dict of losses; the detector's own loss by default.
         regulariser: for instance `paperlib.pruning.Sparsity` (Eq. 4).
         resume: continue what a killed run of the same training left in `folder`; else start over.
         validation: judged every `recipe.validate_every` epochs; picks `best.safetensors`.
-        folder: where state and history live; by default a place in the store named after the training.
+        folder: where state and history live, for one process at a time; by default a place in the store named after
+            the training. Nothing tells two objectives without `describe()` apart, so there these always start over.
 
     Raises:
-        ValueError: `folder` holds another training, or a loss is not finite.
+        ValueError: there is no image, `folder` holds another training, or a loss is not finite.
     """
+    if len(dataset) == 0:
+        raise ValueError(f"{dataset.name}: no images, nothing to train on")
     run = _Run(detector, dataset, recipe, objective or own_loss, regulariser, validation)
-    folder = folder or paths.store_root() / "fit" / run.identity[:16]
-    run.open(folder, resume)
+    known = objective is None or hasattr(objective, "describe") or folder is not None
+    run.open(folder or paths.store_root() / "fit" / run.identity[:16], resume and known)
     for epoch in progress.bar(range(recipe.epochs), "epoch"):
         if epoch >= run.finished:
             run.train_epoch(epoch)
@@ -170,9 +178,9 @@ class _Run:
     ) -> None:  # fmt: skip
         self.detector, self.dataset, self.recipe = detector, dataset, recipe
         self.objective, self.regulariser, self.validation = objective, regulariser, validation
-        self.identity = self._identify()
         self.rows: list[dict[str, Any]] = []
         self.accelerator = _accelerator(recipe.precision)
+        self.identity = self._identify()
         detector.to(self.accelerator.device, memory_format=torch.channels_last)
         if teacher := getattr(objective, "teacher", None):
             teacher.to(self.accelerator.device, memory_format=torch.channels_last)
@@ -180,24 +188,25 @@ class _Run:
         self.step, self.optimiser = self.accelerator.prepare(_Step(detector, objective), optimiser)
         self.mean = None
         if recipe.ema:
-            self.mean = AveragedModel(detector, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+            self.mean = AveragedModel(detector, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
             self.accelerator.register_for_checkpointing(self.mean)
 
     @property
     def finished(self) -> int:
         return len(self.rows)
 
-    @property
     def kept(self) -> nn.Module:
-        """The weights that are validated and handed back."""
-        return self.mean.module if self.mean else self.detector
+        """The weights that are validated and handed back, with statistics that fit them."""
+        if not self.mean:
+            return self.detector
+        renew_statistics_(self.mean.module, self.dataset, self.recipe.image_size)
+        return self.mean.module
 
     def open(self, folder: Path, resume: bool) -> None:
         """Take up what a killed run left, or start afresh."""
         self.folder = folder
         if not resume:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
+            _forget(folder)
         if (folder / IDENTITY).exists() and files.read_json(folder / IDENTITY)["identity"] != self.identity:
             raise ValueError(f"{folder}: holds the state of another training; choose another folder or resume=False")
         files.write_json_atomically(folder / IDENTITY, {"identity": self.identity})
@@ -219,6 +228,8 @@ class _Run:
         losses = {name: float(total) / batches for name, total in sums.items()}
         if not math.isfinite(sum(losses.values())):
             raise ValueError(f"epoch {epoch + 1}: the loss is not finite: {losses}; try a smaller learning rate")
+        if self.regulariser:
+            losses["penalty"] = float(self.regulariser.penalty(self.detector))
         row = {"epoch": epoch + 1, "learning_rate": rate, **losses, **_gamma_statistics(self.detector)}
         self.rows.append({**row, **self._validate(epoch), "seconds": time.perf_counter() - started})
 
@@ -232,6 +243,7 @@ class _Run:
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.save_state(str(partial))
+        files.sync_tree(partial)
         partial.rename(target)
         for older in self.folder.glob("state-*[0-9]"):
             if older != target:
@@ -240,7 +252,7 @@ class _Run:
     def close(self) -> History:
         """Leave the kept weights in the detector and on disk."""
         if self.mean:
-            self.detector.load_state_dict(self.mean.module.state_dict())
+            self.detector.load_state_dict(self.kept().state_dict())
         self.detector.eval()
         save_detector(self.detector, self.folder / LAST)
         self.accelerator.free_memory()
@@ -282,36 +294,73 @@ class _Run:
         last = epoch + 1 == self.recipe.epochs
         if self.validation is None or not (last or (epoch + 1) % self.recipe.validate_every == 0):
             return {}
-        metrics = evaluate(self.kept, self.validation, image_size=self.recipe.image_size)
+        kept = self.kept()
+        metrics = evaluate(kept, self.validation, image_size=self.recipe.image_size)
         before = max((row.get("map50", -1.0) for row in self.rows), default=-1.0)
         if metrics.map50 > before and self.accelerator.is_main_process:
-            save_detector(self.kept, self.folder / BEST)
+            save_detector(kept, self.folder / BEST)
         return {"map50": metrics.map50, "map": metrics.map}
 
     def _identify(self) -> str:
-        objective = getattr(self.objective, "describe", dict)()
-        regulariser = self.regulariser.describe() if self.regulariser else None
+        """A digest of all that decides the final weights, so that no other training is taken for this one."""
         teacher = getattr(self.objective, "teacher", None)
+        actors = [actor for actor in (self.detector, self.objective, self.regulariser) if actor]
+        ours = {actor.__module__ for actor in actors if actor.__module__.startswith("paperlib.")}
         parts = [
             self.recipe.model_dump(),
             self.dataset.digest,
             self.validation.digest if self.validation else None,
             getattr(self.objective, "__name__", type(self.objective).__name__),
-            objective,
-            regulariser,
-            weights_digest(self.detector),
-            weights_digest(teacher) if teacher else None,
+            getattr(self.objective, "describe", dict)(),
+            self.regulariser.describe() if self.regulariser else None,
+            module_digest(self.detector),
+            module_digest(teacher) if teacher else None,
+            code_digest(__name__, *sorted(ours)),
+            [torch.__version__, torch.get_num_threads(), str(self.accelerator.device)],
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over names, shapes and values of a module's parameters and buffers."""
-    total = hashlib.sha256()
+def module_digest(module: nn.Module) -> str:
+    """SHA-256 over a module's own settings, such as anchors, and its parameters and buffers by name."""
+    settings = {name: value for name, value in vars(module).items() if name != "training" and name[0] != "_"}
+    total = hashlib.sha256(f"{type(module).__name__} {sorted(settings.items())}".encode())
     for name, value in module.state_dict().items():
         total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def _forget(folder: Path) -> None:
+    """Remove what a training left, its name last, and nothing else."""
+    for state in folder.glob("state-*"):
+        shutil.rmtree(state)
+    for name in (HISTORY, BEST, LAST, IDENTITY):
+        (folder / name).unlink(missing_ok=True)
+
+
+def renew_statistics_(detector: nn.Module, dataset: Dataset, image_size: int, images: int = 256) -> None:
+    """Measure batch normalisation's means and variances anew, in place, on training images as they are.
+
+    Averaged weights vary less than the weights they are the average of, so statistics gathered along with the latter
+    are too wide; that compounds from layer to layer, and under Eq. 4 a detector of good weights can find nothing.
+    """
+    boxed = dataset.letterboxed(image_size).images
+    parameter = next(detector.parameters())
+    chosen = boxed[:: max(1, len(boxed) // images)][:images]
+    batches = (batch.to(parameter.device).to(parameter.dtype) / 255 for batch in chosen.split(16))
+    update_bn((batch.to(memory_format=torch.channels_last) for batch in batches), _Network(detector))
+
+
+class _Network(nn.Module):
+    """A detector without its losses: a batch in, head outputs out."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batch: Tensor) -> list[Tensor]:
+        return getattr(self.detector, getattr(self.detector, "traced_method", "forward"))(batch)
 
 
 def _accelerator(precision: str) -> Accelerator:

@@ -169,17 +169,16 @@ class Workbench:
 
         def make(folder: Path) -> None:
             detector = model.detector()
-            options = {
-                "importance": choices.importance,
-                "keep_floor": choices.keep_floor,
-                "round_to": choices.round_to,
-            }
-            plan = plan_pruning(detector, ratio, **options)
+            plan = plan_pruning(
+                detector, ratio,
+                importance=choices.importance, keep_floor=choices.keep_floor, round_to=choices.round_to,
+            )  # fmt: skip
             save_detector(apply_plan(detector, plan, compensate=choices.compensate), folder / DETECTOR)
             files.write_json_atomically(folder / PLAN, plan.to_dict())
 
         settings = {"ratio": ratio, **vars(choices)}
-        return self._model("prune", settings, (model,), make, "paperlib.pruning", "paperlib.detectors.files")
+        code = ("paperlib.pruning.plan", "paperlib.pruning.surgery", "paperlib.detectors.files")
+        return self._model("prune", settings, (model,), make, *code)
 
     def evaluate(self, model: Model, split: Literal["val", "test"] = "test") -> Metrics:
         """Metrics of a model; the confidence of precision and recall is chosen on validation."""
@@ -192,7 +191,7 @@ class Workbench:
             metrics = evaluate(detector, dataset, image_size=self.recipe.image_size, confidence=confidence)
             files.write_json_atomically(folder / METRICS, metrics.to_dict())
 
-        code = code_digest("paperlib.evaluation", "paperlib.detectors.files")
+        code = code_digest(make, "paperlib.evaluation", "paperlib.detectors.files")
         step = Step("evaluate", settings, (model.digest,), dataset.digest, code)
         return Metrics(**files.read_json(self.store.get(step, make) / METRICS))
 
@@ -219,10 +218,14 @@ class Workbench:
                 for source, target in ((HISTORY, HISTORY), (BEST, BEST), (LAST, DETECTOR)):
                     with files.replacing(folder / target) as copy:
                         shutil.copyfile(folder / "fit" / source, copy)
-            shutil.rmtree(folder / "fit")
+            shutil.rmtree(folder / "fit", ignore_errors=True)  # absent if killed right after this
 
         parents = (model, teacher) if teacher else (model,)
-        code = ["paperlib.training"] + (["paperlib.pruning.sparsity"] if sparsity else [])
+        code = ["paperlib.training"]
+        if sparsity:
+            code.append("paperlib.pruning.sparsity")
+        if teacher:
+            code.append("paperlib.distillation")
         data = hashlib.sha256((self.train_set.digest + self.validation.digest).encode()).hexdigest()
         made = self._model("distil" if teacher else "train", settings, parents, make, *code, data=data)
         self._trained += 1
@@ -232,7 +235,9 @@ class Workbench:
         self, kind: str, settings: dict[str, Any], parents: tuple[Model, ...], make: Callable[[Path], None],
         *modules: str, data: str = "",
     ) -> Model:  # fmt: skip
-        step = Step(kind, settings, tuple(parent.digest for parent in parents), data, code_digest(*modules))
+        """The model of a step; its numbers depend on the source of `make` and of the modules named here."""
+        code = code_digest(make, *modules)
+        step = Step(kind, settings, tuple(parent.digest for parent in parents), data, code)
         return Model(step.digest, self.store.get(step, make))
 
     @staticmethod

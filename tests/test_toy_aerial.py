@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperlib.data import toy_aerial
-from paperlib.data.toy_aerial import CLASSES, SIZES, draw_scene, draw_split
-from paperlib.data.toy_canvas import FIRST_OBJECT
+from paperlib.data.toy_aerial import CLASSES, SIDE, SIZES, VISIBLE_PIXELS, draw_scene, draw_split
+from paperlib.data.toy_canvas import EXTENT, FIRST_OBJECT
 
 SPLITS = st.sampled_from(sorted(SIZES))
-scenes = given(seed=st.integers(0, 2**32), split=SPLITS, index=st.integers(0, 400), side=st.sampled_from([96, 160]))
+scenes = given(seed=st.integers(0, 2**32), split=SPLITS, index=st.integers(0, 400), side=st.sampled_from([96, SIDE]))
 
 
 def digest(scene_list) -> str:
@@ -54,7 +54,7 @@ def test_boxes_are_the_bounds_of_the_visible_pixels(seed, split, index, side):
     expected = []
     for number, (area, label) in enumerate(zip(whole, labels, strict=True)):
         pixels = np.argwhere(owners == FIRST_OBJECT + number)
-        if len(pixels) >= max(12 * (side / 160) ** 2, area / 4):
+        if len(pixels) >= max(VISIBLE_PIXELS * (side / EXTENT) ** 2, area / 4):
             (top, left), (bottom, right) = pixels.min(axis=0), pixels.max(axis=0)
             expected.append((left, top, right + 1, bottom + 1, label))
     assert [(*b, n) for b, n in zip(boxes.tolist(), kept.tolist(), strict=True)] == expected
@@ -95,7 +95,7 @@ def test_some_images_are_empty_and_most_hold_a_few_objects(splits):
 
 def test_some_objects_are_cut_by_the_border_and_some_touch(splits):
     boxes = [boxes for _, boxes, _ in splits["train"]]
-    at_border = [((b[:, :2] == 0) | (b[:, 2:] == 160)).any(axis=1) for b in boxes]
+    at_border = [((b[:, :2] == 0) | (b[:, 2:] == SIDE)).any(axis=1) for b in boxes]
     touching = [_overlapping_pairs(b) for b in boxes]
     assert 0.05 < np.concatenate(at_border).mean() < 0.4
     assert sum(n > 0 for n in touching) > 20

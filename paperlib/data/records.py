@@ -6,12 +6,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -43,7 +42,7 @@ class Record:
         try:
             with Image.open(self.image) as opened:
                 return np.array(opened.convert("RGB"))
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        except (OSError, SyntaxError, ValueError) as error:
             raise ValueError(f"{self.image}: the image does not decode ({error})") from error
 
 
@@ -56,12 +55,14 @@ class Letterboxed:
         boxes: per image float32 `[n, 4]` xyxy pixels of the square.
         labels: per image int64 `[n]`.
         scales: `[N]` square pixels per original pixel.
+        sizes: per image the original `(height, width)`.
     """
 
     images: Tensor
     boxes: list[Tensor]
     labels: list[Tensor]
     scales: Tensor
+    sizes: list[tuple[int, int]]
 
 
 class Dataset(torch.utils.data.Dataset):
@@ -81,8 +82,7 @@ class Dataset(torch.utils.data.Dataset):
         self.classes = tuple(classes)
         self.records = tuple(records)
         self.digest = _digest(self.classes, self.records)
-        # Bound to the object, so that the pixels go when the data set goes.
-        self.letterboxed = lru_cache(maxsize=2)(self._letterbox_all)
+        self._squares: dict[int, Letterboxed] = {}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -90,8 +90,8 @@ class Dataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor | int]]:
         record = self.records[index]
         target = {
-            "boxes": torch.from_numpy(record.boxes),
-            "labels": torch.from_numpy(record.labels),
+            "boxes": torch.tensor(record.boxes),
+            "labels": torch.tensor(record.labels),
             "image_id": index,
         }
         return torch.from_numpy(record.pixels()).permute(2, 0, 1), target
@@ -109,10 +109,15 @@ class Dataset(torch.utils.data.Dataset):
         """The data set of some of the records."""
         return Dataset(name, self.classes, [self.records[i] for i in indices])
 
+    def letterboxed(self, side: int) -> Letterboxed:
+        """All images in squares of `side` pixels; those of the side last asked for stay in memory."""
+        if side not in self._squares:
+            self._squares = {side: self._letterbox_all(side)}
+        return self._squares[side]
+
     def _letterbox_all(self, side: int) -> Letterboxed:
-        """All images in squares of `side` pixels, kept in memory (see `Letterboxed`)."""
         images = torch.full((len(self), 3, side, side), GREY, dtype=torch.uint8)
-        boxes, labels, scales = [], [], []
+        boxes, labels, scales, sizes = [], [], [], []
         slow = any(isinstance(record.image, Path) for record in self.records)
         indices = progress.bar(range(len(self)), f"reading {self.name}") if slow else range(len(self))
         for index in indices:
@@ -122,7 +127,8 @@ class Dataset(torch.utils.data.Dataset):
             boxes.append(target["boxes"] * scale)
             labels.append(target["labels"])
             scales.append(scale)
-        return Letterboxed(images, boxes, labels, torch.tensor(scales, dtype=torch.float64))
+            sizes.append((image.shape[1], image.shape[2]))
+        return Letterboxed(images, boxes, labels, torch.tensor(scales, dtype=torch.float64), sizes)
 
 
 def letterbox(image: Tensor, side: int) -> tuple[Tensor, float]:

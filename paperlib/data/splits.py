@@ -14,6 +14,7 @@ import numpy as np
 from paperlib import paths
 from paperlib.data import vhr10
 from paperlib.data.records import Record
+from paperlib.files import write_text_atomically
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 SEED = 0
@@ -71,6 +72,5 @@ def draw_vhr10() -> dict:
 
 if __name__ == "__main__":
     target = paths.repository_root() / "data" / "splits" / "vhr10.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(draw_vhr10(), indent=1) + "\n")
+    write_text_atomically(target, json.dumps(draw_vhr10(), indent=1) + "\n")
     print(target)

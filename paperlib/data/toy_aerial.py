@@ -18,6 +18,8 @@ from paperlib.data.toy_places import EMPTY_PLACES, PLACES
 __all__ = ["CLASSES", "SIZES", "draw_scene", "draw_split"]
 
 SIZES: dict[str, int] = {"train": 320, "val": 80, "test": 120}
+SIDE = 160
+"""Side of an image in pixels, unless asked for otherwise."""
 EMPTY_EVERY = 20
 VISIBLE_SHARE = 0.25
 VISIBLE_PIXELS = 12
@@ -27,7 +29,7 @@ Scene = tuple[np.ndarray, np.ndarray, np.ndarray]
 _Render = tuple[np.ndarray, np.ndarray, list[int], list[int]]
 
 
-def draw_scene(seed: int, split: str, index: int, *, side: int = 160) -> Scene:
+def draw_scene(seed: int, split: str, index: int, *, side: int = SIDE) -> Scene:
     """Draw one image with its annotation.
 
     Returns a uint8 RGB image [side, side, 3], float32 boxes [N, 4] (xmin, ymin, xmax, ymax in pixels, the
@@ -41,7 +43,7 @@ def draw_scene(seed: int, split: str, index: int, *, side: int = 160) -> Scene:
     return image, boxes, np.array([labels[i] for i in kept], dtype=np.int64)
 
 
-def draw_split(split: str, *, count: int | None = None, seed: int = 0, side: int = 160) -> list[Scene]:
+def draw_split(split: str, *, count: int | None = None, seed: int = 0, side: int = SIDE) -> list[Scene]:
     """The first `count` images of a split (by default `SIZES[split]`), each as `draw_scene` returns it."""
     _check(seed, split, 0, side)
     if count is not None and count < 1:

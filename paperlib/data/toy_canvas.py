@@ -29,6 +29,7 @@ CLASSES: tuple[str, ...] = (
     "vehicle",
 )
 EXTENT = 116
+"""Side of an image in scene units: the smaller, the larger its objects."""
 MARGIN = 24
 FINER = 3
 FIRST_OBJECT = 16
@@ -60,6 +61,7 @@ class Dice:
         self._random = generator.random
 
     def between(self, low: float, high: float) -> float:
+        """A number in low … high."""
         return low + (high - low) * self._random()
 
     def count(self, low: int, high: int) -> int:
@@ -67,9 +69,11 @@ class Dice:
         return low + int((high - low + 1) * self._random())
 
     def chance(self, probability: float) -> bool:
+        """True with this probability."""
         return self._random() < probability
 
     def pick(self, options: Sequence[T]) -> T:
+        """One of the options, each as likely as the others."""
         return options[int(len(options) * self._random())]
 
     def tint(self, colour: Colour, spread: int = 14) -> Colour:
@@ -88,6 +92,7 @@ class Pose:
     size: float = 1.0
 
     def points(self, local: Sequence[Point]) -> list[Point]:
+        """Local (u, v), in lengths of the shape, to scene units."""
         c, s = self.size * cos(self.angle), self.size * sin(self.angle)
         return [(self.x + u * c - v * s, self.y + u * s + v * c) for u, v in local]
 
@@ -98,6 +103,7 @@ class Pose:
 
 
 def box(u0: float, v0: float, u1: float, v1: float) -> list[Point]:
+    """The corners of an upright rectangle."""
     return [(u0, v0), (u1, v0), (u1, v1), (u0, v1)]
 
 
@@ -107,6 +113,7 @@ def mirrored(half: Sequence[Point]) -> list[Point]:
 
 
 def arc(u: float, v: float, radius: float, start: float, stop: float, steps: int = 12) -> list[Point]:
+    """`steps + 1` points on a circle around (u, v), from angle `start` to angle `stop`."""
     angles = [start + (stop - start) * i / steps for i in range(steps + 1)]
     return [(u + radius * cos(a), v + radius * sin(a)) for a in angles]
 
@@ -142,6 +149,7 @@ class Canvas:
         self._marker.polygon(pixels, self._owner)
 
     def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
+        """A disc (scene units) in colour, owned by the current surface or object."""
         bounds = self._pixels([(x - radius, y - radius), (x + radius, y + radius)])
         self._brush.ellipse(bounds, colour)
         self._marker.ellipse(bounds, self._owner)

@@ -134,6 +134,7 @@ def _ships(canvas: Canvas, count: int, largest: float = 46) -> None:
 
 
 def sports(canvas: Canvas) -> None:
+    """A track, a baseball diamond, courts and parked cars in a park, a town or fields."""
     dice = canvas.dice
     dice.pick([park, park, countryside, town])(canvas)
     first, second = (0.95, 0.4) if dice.chance(0.5) else (0.5, 0.9)
@@ -194,6 +195,7 @@ def airport(canvas: Canvas) -> None:
 
 
 def coast(canvas: Canvas) -> None:
+    """A shore with piers, ships before it and sometimes tanks behind."""
     dice = canvas.dice
     waterline = shore(canvas, 15)
     v = dice.between(-80, -30)
@@ -209,6 +211,7 @@ def coast(canvas: Canvas) -> None:
 
 
 def river(canvas: Canvas) -> None:
+    """A river with ships, crossed by a road on a bridge."""
     dice = canvas.dice
     dice.pick([countryside, park, town])(canvas)
     stream = Ribbon(somewhere(canvas, 40), dice.between(-0.003, 0.003), dice.between(22, 56))
@@ -239,6 +242,7 @@ def _crossing(canvas: Canvas, axis: Pose, width: float, length: float) -> None:
 
 
 def highway(canvas: Canvas) -> None:
+    """A motorway with traffic, crossed by a road on a bridge: bridges are not always over water."""
     dice = canvas.dice
     dice.pick([countryside, town])(canvas)
     motorway = road(canvas, somewhere(canvas, 45), dice.between(18, 28))
@@ -249,6 +253,7 @@ def highway(canvas: Canvas) -> None:
 
 
 def suburb(canvas: Canvas) -> None:
+    """A town with traffic, car parks and courts."""
     street = town(canvas)
     _traffic(canvas, street, canvas.dice.count(1, 4))
     for chance, group in ((0.6, _parking), (0.45, _basketball), (0.45, _tennis)):
@@ -274,6 +279,7 @@ _CRATE = box(0, 0, 1, 0.4)
 
 
 def works(canvas: Canvas) -> None:
+    """An industrial yard: tanks, halls, containers and traffic."""
     dice = canvas.dice
     ground(canvas, dice.pick([Surface.PAVED, Surface.SOIL]), dice.pick([(160, 154, 142), (150, 138, 118)]))
     patches(canvas, 8)

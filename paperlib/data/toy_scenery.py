@@ -21,7 +21,8 @@ _FIELDS: tuple[tuple[Surface, Colour], ...] = (
     (Surface.SOIL, (148, 122, 94)),
     (Surface.SOIL, (122, 98, 78)),
 )
-_EVERYWHERE = box(-160, -160, 160, 160)
+_CENTRE = Pose(EXTENT / 2, EXTENT / 2)
+_EVERYWHERE = _CENTRE.points(box(-EXTENT, -EXTENT, EXTENT, EXTENT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,11 @@ class Ribbon:
     width: float
 
     def at(self, u: float, v: float = 0.0, turn: float = 0.0, size: float = 1.0) -> Pose:
+        """The pose at arc parameter `u`, `v` units beside the middle, turned from the ribbon's heading by `turn`."""
         return self.pose.at(u, self.bend * u * u + v, atan(2 * self.bend * u) + turn, size)
 
     def strip(self, low: float, high: float) -> list[Point]:
+        """The outline of the lane between `low` and `high` units beside the middle."""
         reach = range(-160, 161, 16)
         lower = [(u, self.bend * u * u + low) for u in reach]
         return self.pose.points([*lower, *((u, self.bend * u * u + high) for u in reversed(reach))])
@@ -48,8 +51,9 @@ def somewhere(canvas: Canvas, inset: float = 0.0) -> Pose:
 
 
 def ground(canvas: Canvas, surface: Surface, colour: Colour) -> None:
+    """Cover everything with one surface."""
     with canvas.on(surface):
-        canvas.fill(Pose(80, 80).points(_EVERYWHERE), canvas.dice.tint(colour))
+        canvas.fill(_EVERYWHERE, canvas.dice.tint(colour))
 
 
 def patches(canvas: Canvas, count: int) -> None:
@@ -76,6 +80,7 @@ def trees(canvas: Canvas, count: int, where: tuple[Surface, ...] = OPEN) -> None
 
 
 def buildings(canvas: Canvas, count: int, align: float, largest: float = 34) -> None:
+    """Up to `count` buildings on open ground, along `align` or across it."""
     for _ in range(count):
         spot, length = somewhere(canvas, -8), canvas.dice.between(10, largest)
         pose, width = Pose(spot.x, spot.y, align + canvas.dice.count(0, 1) * pi / 2, length), length * 0.6
@@ -86,7 +91,7 @@ def buildings(canvas: Canvas, count: int, align: float, largest: float = 34) -> 
 def countryside(canvas: Canvas) -> None:
     """Fields in a crooked grid, hedges, woods and a farm."""
     dice = canvas.dice
-    grid, u = Pose(80, 80, dice.between(0, pi)), -130.0
+    grid, u = _CENTRE.at(0, 0, dice.between(0, pi)), -130.0
     ground(canvas, Surface.GRASS, (108, 122, 76))
     while u < 120:
         wide, v, skew = dice.between(34, 90), -130.0 + dice.between(-30, 0), dice.between(-8, 8)
@@ -153,6 +158,7 @@ def town(canvas: Canvas) -> Ribbon:
 
 
 def road(canvas: Canvas, pose: Pose, width: float) -> Ribbon:
+    """A road through `pose` with verges, edge lines and dashes."""
     dice = canvas.dice
     ribbon, half = Ribbon(pose, dice.between(-0.0012, 0.0012), width), width / 2
     with canvas.on(Surface.SOIL):
@@ -186,19 +192,19 @@ def shore(canvas: Canvas, room: float = 0.0) -> Pose:
     dice = canvas.dice
     dice.pick([countryside, park, town])(canvas)
     angle, quay = dice.between(0, 2 * pi), dice.chance(0.5)
-    centre = Pose(80, 80, angle).at(-dice.between(10, 45) - room, 0)
+    waterline = _CENTRE.at(0, 0, angle).at(-dice.between(10, 45) - room, 0)
     rough = [(0 if quay else dice.between(-3, 3), -170 + 10 * i) for i in range(35)]
-    water(canvas, lambda inset: centre.points([*((u + inset, v) for u, v in rough), (300, 170), (300, -170)]))
+    water(canvas, lambda inset: waterline.points([*((u + inset, v) for u, v in rough), (300, 170), (300, -170)]))
     if quay:
         with canvas.on(Surface.PAVED):
-            canvas.fill(centre.points(box(-dice.between(12, 26), -170, 1, 170)), dice.tint((172, 170, 162)))
-        canvas.stroke(centre.points([(1, -170), (1, 170)]), 0.8, (214, 212, 204))
-    return centre
+            canvas.fill(waterline.points(box(-dice.between(12, 26), -170, 1, 170)), dice.tint((172, 170, 162)))
+        canvas.stroke(waterline.points([(1, -170), (1, 170)]), 0.8, (214, 212, 204))
+    return waterline
 
 
 def sea(canvas: Canvas) -> None:
     """Open water with rocks and buoys."""
-    water(canvas, lambda inset: Pose(80, 80).points(_EVERYWHERE))
+    water(canvas, lambda inset: _EVERYWHERE)
     for _ in range(canvas.dice.count(0, 5)):
         rock = somewhere(canvas).at(0, 0, 0, canvas.dice.between(2, 8))
         outline = [(canvas.dice.between(0.6, 1) * u, canvas.dice.between(0.6, 1) * v) for u, v in _ROUND]

@@ -15,6 +15,7 @@ GLASS: Colour = (38, 46, 58)
 
 
 def airplane(canvas: Canvas, pose: Pose) -> None:
+    """Swept wings, engines, a tail and a coloured fin; the pose's heading is the nose's."""
     dice = canvas.dice
     span, sweep = dice.between(0.38, 0.5), dice.between(0.08, 0.3)
     root, chord = dice.between(0.08, 0.16), dice.between(0.16, 0.22)
@@ -39,6 +40,7 @@ def airplane(canvas: Canvas, pose: Pose) -> None:
 
 
 def ship(canvas: Canvas, pose: Pose) -> None:
+    """A freighter with containers or hatches, or, up to 24 units, a boat with a cabin; some make way."""
     dice, beam = canvas.dice, canvas.dice.between(0.11, 0.17)
     if dice.chance(0.45):
         foam: Colour = (236, 242, 242, 80)
@@ -80,6 +82,7 @@ def _freight(canvas: Canvas, pose: Pose, beam: float) -> None:
 
 
 def storage_tank(canvas: Canvas, pose: Pose) -> None:
+    """A round tank as wide as the pose is long, with a fixed or a floating roof."""
     dice, radius = canvas.dice, pose.size / 2
     wall = dice.tint(dice.pick([WHITE, WHITE, (202, 204, 200), (176, 172, 160), (164, 118, 88)]), 10)
     floating = dice.chance(0.4)
@@ -101,6 +104,7 @@ def storage_tank(canvas: Canvas, pose: Pose) -> None:
 
 
 def baseball_diamond(canvas: Canvas, pose: Pose) -> None:
+    """Dirt, infield and bases opening along u from home plate; the outfield is ground, no part of the object."""
     dice, home, base = canvas.dice, (-0.45, 0.0), 0.6
     dirt = dice.tint(dice.pick([(184, 132, 90), (168, 108, 74), (196, 156, 112)]), 12)
     lawn = dice.tint(dice.pick([(92, 128, 62), (76, 116, 58), (116, 134, 74)]), 10)
@@ -158,6 +162,7 @@ def basketball_court(canvas: Canvas, pose: Pose, colours: tuple[Colour, Colour])
 
 
 def ground_track_field(canvas: Canvas, pose: Pose) -> None:
+    """An oval running track around a lawn, length 1 along u."""
     dice, radius = canvas.dice, canvas.dice.between(0.23, 0.29)
     track = dice.tint(dice.pick([(168, 82, 64), (168, 82, 64), (150, 100, 76), (122, 116, 112), (78, 104, 142)]), 12)
     lawn = dice.tint(dice.pick([(84, 128, 62), (106, 136, 70), (130, 134, 82)]), 10)
@@ -232,6 +237,7 @@ def bridge(canvas: Canvas, pose: Pose, width: float) -> None:
 
 
 def vehicle(canvas: Canvas, pose: Pose) -> None:
+    """A car, or from 12 units on a truck; the pose's heading is the front's."""
     dice, wide = canvas.dice, 0.21
     paint = dice.pick([WHITE, WHITE, (44, 46, 52), (150, 154, 160), (168, 40, 36), (40, 72, 138), (196, 172, 92)])
     paint, truck = dice.tint(paint, 12), pose.size > 12
@@ -247,6 +253,7 @@ def vehicle(canvas: Canvas, pose: Pose) -> None:
 
 
 def tree(canvas: Canvas, x: float, y: float, radius: float) -> None:
+    """A crown of overlapping discs, lit from the sun's side."""
     dice = canvas.dice
     leaf = dice.tint(dice.pick([(58, 84, 48), (70, 92, 50), (48, 76, 52), (84, 96, 56)]), 8)
     canvas.shadow(Pose(x, y, 0, radius).points(arc(0, 0, 1, 0, tau, 10)), 0.9 * radius)

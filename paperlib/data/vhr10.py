@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from paperlib.data.records import Dataset, Record, check_boxes
 from paperlib.paths import repository_root
@@ -29,7 +30,8 @@ PUBLISHED_COUNTS = dict(zip(CLASSES, (757, 302, 655, 390, 524, 159, 163, 224, 12
 
 FOLDER = "nwpu-vhr10"
 IMAGES, ANNOTATIONS = "positive image set", "ground truth"
-LINE = re.compile(r"\s*\(\s*(\S+?)\s*,\s*(\S+?)\s*\)\s*,\s*\(\s*(\S+?)\s*,\s*(\S+?)\s*\)\s*,\s*(\S+?)\s*")
+_VALUE = r"\s*([^\s,()]+)\s*"
+LINE = re.compile(rf"\s*\({_VALUE},{_VALUE}\)\s*,\s*\({_VALUE},{_VALUE}\)\s*,{_VALUE}")
 
 
 def load(split: str, root: Path) -> Dataset:
@@ -54,6 +56,12 @@ def splits() -> dict[str, list[str]]:
     return json.loads(path.read_text())["splits"]
 
 
+def differences(counts: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Where boxes per class, counted over all splits, are not the published ones: class to (counted, published)."""
+    found = {name: (counts.get(name, 0), published) for name, published in PUBLISHED_COUNTS.items()}
+    return {name: pair for name, pair in found.items() if pair[0] != pair[1]}
+
+
 def read_record(root: Path, name: str) -> Record:
     """Read image `name` and its ground truth; errors as in `load`."""
     image, annotation = root / IMAGES / f"{name}.jpg", root / ANNOTATIONS / f"{name}.txt"
@@ -64,7 +72,7 @@ def read_record(root: Path, name: str) -> Record:
     try:
         with Image.open(image) as opened:
             size = opened.size
-    except (OSError, UnidentifiedImageError) as error:
+    except OSError as error:
         raise ValueError(f"{image}: not an image ({error})") from error
     check_boxes(boxes, size, str(annotation))
     return Record(name, image, boxes, labels)
@@ -80,7 +88,8 @@ def read_annotation(path: Path) -> tuple[np.ndarray, np.ndarray]:
         ValueError: names the file, the line and the fault.
     """
     boxes, labels = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    # A byte that is no text becomes a character that does not parse, and so is reported with its line.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         try:

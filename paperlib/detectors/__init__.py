@@ -10,7 +10,7 @@ from torch import nn
 
 from paperlib.detectors.darknet import load_darknet_weights
 from paperlib.detectors.yolo import YoloV4Tiny
-from paperlib.structure import reshape_
+from paperlib.structure import describe, reshape_
 
 DETECTORS: dict[str, type[nn.Module]] = {"yolov4-tiny": YoloV4Tiny}
 COCO_CLASSES = 80
@@ -34,20 +34,20 @@ def build_detector(
         structure: shapes of a pruned detector (`paperlib.structure.describe`), applied after building.
 
     Raises:
-        ValueError: an unknown name, no class, a width that is not positive, or a structure of another detector.
+        ValueError: an unknown name, no class, a width that is not positive, anchors of another number, or a
+            structure of another detector.
     """
-    if name not in DETECTORS:
-        raise ValueError(f"unknown detector {name!r}; known: {', '.join(DETECTORS)}")
+    kind = _kind(name)
     if num_classes < 1:
         raise ValueError(f"a detector needs at least 1 class, not {num_classes}")
     if not width > 0:
         raise ValueError(f"width {width} is not positive")
-    detector = DETECTORS[name](num_classes, width=width, anchors=anchors)
+    detector = kind(num_classes, width=width, anchors=anchors)
     detector.build_arguments = {
         "name": name,
         "num_classes": num_classes,
         "width": width,
-        "anchors": [list(a) for a in anchors] if anchors else None,
+        "anchors": [list(a) for a in anchors] if anchors is not None else None,
     }
     if structure is not None:
         reshape_(detector, structure)
@@ -55,8 +55,12 @@ def build_detector(
 
 
 def usual_anchors(name: str) -> tuple[tuple[float, float], ...]:
-    """The anchors `(width, height)` of a detector's official configuration, in pixels of a 416-pixel image."""
-    return DETECTORS[name].usual_anchors
+    """The anchors `(width, height)` of a detector's official configuration, in pixels of a 416-pixel image.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return _kind(name).usual_anchors
 
 
 def reinitialise_(detector: nn.Module) -> None:
@@ -70,11 +74,18 @@ def transfer_coco_weights(detector: nn.Module, path: str | Path) -> None:
     """Start a detector of any number of classes from official COCO weights.
 
     Everything but the class outputs is taken over; of each anchor's row in an output convolution the box and
-    objectness channels come along, and the class channels keep their fresh initialisation.
+    objectness channels come along, and the class channels keep their fresh initialisation (a detector of 80
+    classes takes them over too).
 
     Raises:
-        ValueError: the file does not fit the detector's 80-class form (see `load_darknet_weights`).
+        FileNotFoundError: there is no such file.
+        ValueError: the file does not fit the detector's 80-class form (see `load_darknet_weights`), or the detector
+            has been pruned. It is untouched then.
     """
+    with torch.device("meta"):
+        whole = build_detector(**detector.build_arguments)
+    if describe(detector) != describe(whole):
+        raise ValueError("official weights fit a whole detector only; this one has been pruned")
     source = build_detector(**{**detector.build_arguments, "num_classes": COCO_CLASSES})
     load_darknet_weights(source, path)
     target = detector.state_dict()
@@ -86,6 +97,12 @@ def transfer_coco_weights(detector: nn.Module, path: str | Path) -> None:
                 shared = (-1, 5 + COCO_CLASSES, *value.shape[1:])
                 own = (-1, 5 + detector.num_classes, *value.shape[1:])
                 target[name].view(own)[:, :5] = value.view(shared)[:, :5]
+
+
+def _kind(name: str) -> type[nn.Module]:
+    if name not in DETECTORS:
+        raise ValueError(f"unknown detector {name!r}; known: {', '.join(DETECTORS)}")
+    return DETECTORS[name]
 
 
 __all__ = [

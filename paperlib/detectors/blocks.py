@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"leaky": nn.LeakyReLU, "linear": nn.Identity}
 LEAKY_SLOPE = 0.1
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"leaky": partial(nn.LeakyReLU, LEAKY_SLOPE), "linear": nn.Identity}
 STRIDE_PADDING_GREY = 0.5
 INITIAL_GAMMA = 0.5
 """Section 4.3: every scale factor gamma starts at 0.5."""
@@ -29,7 +30,7 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=1e-6)
-        self.act = nn.LeakyReLU(LEAKY_SLOPE) if activation == "leaky" else ACTIVATIONS[activation]()
+        self.act = ACTIVATIONS[activation]()
         self.initialise()
 
     def initialise(self) -> None:
@@ -65,10 +66,11 @@ def as_batch(images: Tensor | Sequence[Tensor], stride: int) -> tuple[Tensor, li
     if len(images) == 0:
         raise ValueError("the list of images is empty")
     for index, image in enumerate(images):
+        if not isinstance(image, Tensor):
+            raise ValueError(f"image {index} is a {type(image).__name__}; expected a tensor")
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise ValueError(
-                f"image {index} is {image.dtype} {list(image.shape)}; expected floating point [3, H, W] in [0, 1]"
-            )
+            form = f"{image.dtype} {list(image.shape)}"
+            raise ValueError(f"image {index} is {form}; expected floating point [3, H, W] in [0, 1]")
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     height, width = (-(-max(side) // stride) * stride for side in zip(*sizes, strict=True))
     if isinstance(images, Tensor) and images.shape[2:] == (height, width):

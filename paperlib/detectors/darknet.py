@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 WIDE_HEADER_BYTES, NARROW_HEADER_BYTES = 20, 16
+VALUE_BYTES = 4
 
 
 def load_darknet_weights(detector: nn.Module, path: str | Path) -> None:
@@ -23,11 +24,14 @@ def load_darknet_weights(detector: nn.Module, path: str | Path) -> None:
         FileNotFoundError: there is no such file.
         ValueError: the file holds another number of values than the detector; both counts are named.
     """
-    values = _read_values(Path(path))
+    body = _without_header(Path(path).read_bytes())
     slots = list(_slots(detector))
     expected = sum(slot.numel() for slot in slots)
-    if len(values) != expected:
-        raise ValueError(f"{path}: holds {len(values)} float32 values, {type(detector).__name__} needs {expected}")
+    if len(body) != VALUE_BYTES * expected:
+        whole, rest = divmod(len(body), VALUE_BYTES)
+        held = f"{whole} float32 values" + (f" and {rest} bytes of another" if rest else "")
+        raise ValueError(f"{path}: holds {held}; {type(detector).__name__} needs {expected}")
+    values = np.frombuffer(body, dtype="<f4").astype(np.float32)
     start = 0
     with torch.no_grad():
         for slot in slots:
@@ -36,16 +40,10 @@ def load_darknet_weights(detector: nn.Module, path: str | Path) -> None:
             start += slot.numel()
 
 
-def _read_values(path: Path) -> np.ndarray:
-    content = path.read_bytes()
-    if len(content) < WIDE_HEADER_BYTES:
-        raise ValueError(f"{path}: {len(content)} bytes are too few for a Darknet weights file")
-    major, minor = np.frombuffer(content, dtype="<i4", count=2)
-    header = WIDE_HEADER_BYTES if major * 10 + minor >= 2 else NARROW_HEADER_BYTES
-    body = content[header:]
-    if len(body) % 4:
-        raise ValueError(f"{path}: ends in the middle of a value, after {len(body) // 4} whole float32 values")
-    return np.frombuffer(body, dtype="<f4").copy()
+def _without_header(content: bytes) -> bytes:
+    """Drop the header: three int32 of version and a count of images, which is 64 bits wide from version 0.2 on."""
+    major, minor = (int.from_bytes(content[at : at + 4], "little", signed=True) for at in (0, 4))
+    return content[WIDE_HEADER_BYTES if 10 * major + minor >= 2 else NARROW_HEADER_BYTES :]
 
 
 def _slots(detector: nn.Module) -> Iterator[Tensor]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from paperlib.detectors import build_detector
 from paperlib.files import replacing
@@ -42,26 +44,27 @@ def load_detector(path: str | Path) -> nn.Module:
     try:
         with safe_open(path, framework="pt") as content:
             metadata = content.metadata() or {}
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a dict)
+            # Clones, for what safe_open gives are views into the file.
+            tensors = {name: content.get_tensor(name).clone() for name in content.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: its metadata does not say {FORMAT!r}; it is no detector of this package")
     try:
-        detector = build_detector(**json.loads(metadata["build"]), structure=json.loads(metadata["structure"]))
-    except (KeyError, TypeError, ValueError) as error:
+        with torch.device("meta"):  # shapes only: nothing is initialised, and no random number is drawn
+            detector = build_detector(**json.loads(metadata["build"]), structure=json.loads(metadata["structure"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: its structure cannot be rebuilt ({error})") from error
-    _fill(detector, tensors, path)
+    _check_tensors(tensors, detector.state_dict(), path)
+    detector.load_state_dict(tensors, assign=True)
     return detector.eval()
 
 
-def _fill(detector: nn.Module, tensors: dict, path: Path) -> None:
-    own = detector.state_dict()
-    for name in sorted(own.keys() ^ tensors.keys()):
-        raise ValueError(f"{path}: tensor {name} is {'missing' if name in own else 'not part of the detector'}")
+def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    if odd := sorted(expected.keys() ^ tensors.keys()):
+        fault = "missing" if odd[0] in expected else "not part of the detector"
+        raise ValueError(f"{path}: tensor {odd[0]} is {fault}")
     for name, value in tensors.items():
-        if value.shape != own[name].shape:
-            raise ValueError(
-                f"{path}: tensor {name} is {list(value.shape)}, its structure says {list(own[name].shape)}"
-            )
-    detector.load_state_dict(tensors)
+        found, wanted = (f"{t.dtype} {list(t.shape)}" for t in (value, expected[name]))
+        if value.shape != expected[name].shape or value.is_floating_point() != expected[name].is_floating_point():
+            raise ValueError(f"{path}: tensor {name} is {found}, its structure says {wanted}")

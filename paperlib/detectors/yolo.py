@@ -29,6 +29,8 @@ MATCH_IOU = 0.213
 IGNORE_IOU = 0.7
 """A row that overlaps a box by more than this, without answering for it, is not punished (`ignore_thresh`)."""
 OBJECTNESS_PRIOR = 0.01
+MAX_CANDIDATES = 1000
+"""The best-scoring candidates of an image that non-maximum suppression looks at."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,15 @@ class Yolo(nn.Module):
             targets: in training, per image `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C.
 
         Raises:
-            ValueError: training without targets, or images of another form.
+            ValueError: training without targets, or with those of another number of images; images of another form.
         """
         batch, sizes = as_batch(images, max(self.strides))
         outputs = self.head_outputs(batch)
         if self.training:
             if targets is None:
                 raise ValueError("a detector in training mode needs targets")
+            if len(targets) != len(sizes):
+                raise ValueError(f"{len(targets)} targets for {len(sizes)} images")
             return self.losses(outputs, self.assign(outputs, targets))
         boxes, scores = self.decode(outputs, (batch.shape[2], batch.shape[3]))
         return [self._select(*found, size) for *found, size in zip(boxes, scores, sizes, strict=True)]
@@ -180,9 +184,8 @@ class Yolo(nn.Module):
 
     def _rows(self, outputs: list[Tensor]) -> Rows:
         grids = tuple((o.shape[2], o.shape[3]) for o in outputs)
-        rows = _row_constants(grids, self.strides, self.anchors, self.scale_xy)
         dtype = torch.promote_types(outputs[0].dtype, torch.float32)
-        return Rows(*(part.to(outputs[0].device, dtype) for part in rows))
+        return _row_constants(grids, self.strides, self.anchors, self.scale_xy, dtype, outputs[0].device)
 
     def _centre(self, txy: Tensor, rows: Rows) -> Tensor:
         """Box centres in pixels; `scale_xy` lets a centre reach the border of its cell."""
@@ -222,40 +225,45 @@ class Yolo(nn.Module):
         return overlap.amax(2) > IGNORE_IOU
 
     def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-        """Threshold, non-maximum suppression per class, and clipping to the image."""
-        row, label = (scores > self.score_threshold).nonzero(as_tuple=True)
+        """Threshold, clip to the image (boxes in the padding vanish), suppress non-maxima per class."""
+        boxes = clip_boxes_to_image(boxes, size)
+        shows = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        row, label = ((scores > self.score_threshold) & shows[:, None]).nonzero(as_tuple=True)
         score = scores[row, label]
-        order = score.argsort(descending=True, stable=True)[:1000]
+        order = score.argsort(descending=True, stable=True)[:MAX_CANDIDATES]
         row, label, score = row[order], label[order], score[order]
-        boxes = clip_boxes_to_image(boxes[row], size)
+        boxes = boxes[row]
         kept = batched_nms(boxes.float(), score.float(), label, self.nms_iou)[: self.max_detections]
         return {"boxes": boxes[kept], "labels": label[kept] + 1, "scores": score[kept]}
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what an evaluation caches must serve the next training step
 def _row_constants(
     grids: tuple[tuple[int, int], ...],
     strides: tuple[int, ...],
     anchors: tuple[tuple[Anchor, ...], ...],
     scale_xy: tuple[float, ...],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Rows:
     parts = []
     for (height, width), stride, head, scale in zip(grids, strides, anchors, scale_xy, strict=True):
         line, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        corner = torch.stack([column, line], -1).reshape(-1, 1, 2) * float(stride)
+        corner = torch.stack([column, line], -1).reshape(-1, 1, 2).double() * stride
         corner = corner.expand(-1, len(head), 2).reshape(-1, 2)
         anchor = torch.tensor(head, dtype=torch.float64).expand(height * width, -1, 2).reshape(-1, 2)
-        column = corner.new_ones((len(corner), 1))
-        parts.append((corner.double(), column * float(stride), anchor, column * scale))
-    return Rows(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        one = corner.new_ones((len(corner), 1))
+        parts.append((corner, one * stride, anchor, one * scale))
+    return Rows(*(torch.cat(constant).to(device, dtype) for constant in zip(*parts, strict=True)))
 
 
 class YoloHead(nn.Conv2d):
     """The output convolution of a head: `[B, inputs, H, W]` to `[B, A*(5+C), H, W]`."""
 
     def __init__(self, inputs: int, anchors: int, num_classes: int) -> None:
-        self.num_classes = num_classes
         super().__init__(inputs, anchors * (5 + num_classes), 1)
+        self.num_classes = num_classes
         self.initialise()
 
     def initialise(self) -> None:
@@ -301,6 +309,9 @@ class YoloV4Tiny(Yolo):
         num_classes: C, without background.
         width: multiplies every channel count but those of the outputs.
         anchors: the six anchors `(width, height)` in pixels, small to large; the official file's by default.
+
+    Raises:
+        ValueError: not six anchors, or one without an area.
     """
 
     usual_anchors = COCO_TINY_ANCHORS
@@ -308,7 +319,9 @@ class YoloV4Tiny(Yolo):
     scale_xy = (1.05, 1.05)
 
     def __init__(self, num_classes: int, *, width: float = 1.0, anchors: Sequence[Anchor] | None = None) -> None:
-        anchors = tuple(anchors or self.usual_anchors)
+        anchors = self.usual_anchors if anchors is None else tuple(anchors)
+        if len(anchors) != 6 or not all(w > 0 and h > 0 for w, h in anchors):
+            raise ValueError(f"YOLOv4-tiny needs six anchors (width, height) of at least some area, not {anchors}")
         # The fine head really takes anchors 1-3, not 0-2: a slip in the official configuration, kept by all weights.
         super().__init__(num_classes, (anchors[3:6], anchors[1:4]))
         c32, c64, c128, c256, c512 = (scaled(c, width) for c in (32, 64, 128, 256, 512))

@@ -1,0 +1,62 @@
+"""What several test files share: tiny detectors, pictures for them, and the real data where there is some."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from paperlib import paths
+from paperlib.detectors import build_detector, usual_anchors
+
+TINY_SIDE = 64
+TINY_ANCHORS = tuple((w * TINY_SIDE / 416, h * TINY_SIDE / 416) for w, h in usual_anchors("yolov4-tiny"))
+
+
+def make_tiny_detector(num_classes: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """YOLOv4-tiny at an eighth of its width, with lively batch norms, for pictures of `TINY_SIDE` pixels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        detector = build_detector("yolov4-tiny", num_classes, width=0.125, anchors=TINY_ANCHORS)
+        for norm in (m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)):
+            nn.init.uniform_(norm.weight, 0.2, 1.0)
+            nn.init.normal_(norm.bias, std=0.3)
+            nn.init.normal_(norm.running_mean, std=0.3)
+            nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    return detector.to(dtype)
+
+
+def make_tiny_batch(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Two pictures, one with four boxes of various sizes and one without any."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(2, 3, TINY_SIDE, TINY_SIDE, generator=generator, dtype=dtype)
+    boxes = torch.tensor([[2, 3, 5, 6], [10, 20, 20, 28], [5, 5, 30, 34], [1, 2, 62, 60]], dtype=dtype)
+    full = {"boxes": boxes, "labels": torch.tensor([1, 2, 3, 1])}
+    return images, [full, {"boxes": boxes[:0], "labels": full["labels"][:0]}]
+
+
+@pytest.fixture
+def tiny_detector() -> Callable[..., nn.Module]:
+    return make_tiny_detector
+
+
+@pytest.fixture
+def tiny_batch() -> Callable[..., tuple[Tensor, list[dict[str, Tensor]]]]:
+    return make_tiny_batch
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    if not os.environ.get("PAPERLIB_DATA"):
+        pytest.skip("PAPERLIB_DATA names no folder with the real data")
+    return paths.data_root()
+
+
+@pytest.fixture(scope="session")
+def coco_weights(data_root: Path) -> Path:
+    path = paths.weights_root() / "yolov4-tiny.weights"
+    if not path.is_file():
+        pytest.skip(f"no official weights: {path}")
+    return path

@@ -1,0 +1,270 @@
+"""One training loop: a function of what it is given, whatever interrupts it."""
+
+import random
+import signal
+import time
+from dataclasses import asdict
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from paperlib.detectors.files import load_detector
+from paperlib.distillation import Distillation
+from paperlib.evaluation import evaluate
+from paperlib.pruning import Sparsity, gammas
+from paperlib.training import BEST, HISTORY, LAST, Recipe, fit
+
+SPARSE = tiny.recipe(epochs=6, ema=0.9, mosaic=0.5, warmup_epochs=1.0, schedule="cosine", weight_decay=1e-3)
+DISTILLED = tiny.recipe(epochs=6, precision="bf16")
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+def train(recipe, folder):
+    if recipe == SPARSE:
+        actors = {"regulariser": Sparsity(1e-2)}
+    else:
+        teacher = Distillation(tiny.detector(seed=7, width=0.2))
+        actors = {"objective": teacher, "regulariser": Sparsity(1e-2, "proximal")}
+    fit(tiny.detector(), tiny.dataset(), recipe, validation=tiny.dataset("val", 4), folder=folder, **actors)
+
+
+def a_state_is_half_written(folder):
+    return any(folder.glob("state-*.partial"))
+
+
+def a_new_state_stands_beside_the_old(folder):
+    return len(list(folder.glob("state-*[0-9]"))) > 1
+
+
+def chance(seconds):
+    """Some moment after the training has begun."""
+    end = []
+
+    def reached(folder):
+        if not end and any(folder.glob("state-*")):
+            end.append(time.monotonic() + seconds)
+        return end and time.monotonic() > end[0]
+
+    return reached
+
+
+def killed_at(moment, recipe, folder):
+    """Whether SIGKILL met the training alive, at that moment."""
+    process = tiny.processes.Process(target=train, args=(recipe, folder))
+    process.start()
+    while process.is_alive() and not moment(folder):
+        time.sleep(0.0005)
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("recipe", [SPARSE, DISTILLED], ids=["sparse", "distilled"])
+def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(recipe, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    moments = [
+        a_state_is_half_written,
+        chance(random.uniform(0, 0.1)),
+        a_new_state_stands_beside_the_old,
+        a_state_is_half_written,
+        chance(random.uniform(0, 0.1)),
+    ]
+    assert sum(killed_at(moment, recipe, killed) for moment in moments) >= 3
+    for folder in (whole, killed):
+        assert not killed_at(lambda _: False, recipe, folder)
+
+    for name in (LAST, BEST):
+        one, other = load_file(whole / name), load_file(killed / name)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+    histories = [pd.read_json(folder / HISTORY, lines=True).drop(columns="seconds") for folder in (whole, killed)]
+    assert list(histories[1]["epoch"]) == list(range(1, recipe.epochs + 1))
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+
+
+def test_without_a_folder_the_state_goes_to_the_store_and_a_second_call_trains_nothing(store):
+    first, second, data = tiny.detector(), tiny.detector(), tiny.dataset()
+    folder = fit(first, data, tiny.recipe()).folder
+    assert folder.parent == store / "fit"
+    written = (folder / HISTORY).stat().st_mtime_ns
+    history = fit(second, tiny.dataset(), tiny.recipe())
+    assert (history.folder, (folder / HISTORY).stat().st_mtime_ns) == (folder, written)
+    assert tiny.equal(first, second)
+    assert list(history.epochs["epoch"]) == [1, 2]
+    assert not first.training and not second.training
+
+
+def halved(detector, images, targets):
+    return {name: loss / 2 for name, loss in detector(images, targets).items()}
+
+
+def test_no_training_is_taken_for_another():
+    usual = {"dataset": tiny.dataset(), "recipe": tiny.recipe(epochs=1)}
+    changes = [
+        {},
+        {"detector": tiny.detector(seed=1)},
+        {"detector": tiny.detector(anchors=[(2 * w, 2 * h) for w, h in tiny.ANCHORS])},
+        {"dataset": tiny.dataset(count=7)},
+        {"recipe": tiny.recipe(epochs=1, seed=1)},
+        {"objective": halved},
+        {"objective": Distillation(tiny.detector(seed=2))},
+        {"objective": Distillation(tiny.detector(seed=2), temperature=2.0)},
+        {"objective": Distillation(tiny.detector(seed=3))},
+        {"regulariser": Sparsity(1e-2)},
+        {"validation": tiny.dataset("val", 4)},
+    ]
+    folders = [fit(**{"detector": tiny.detector(), **usual, **change}).folder for change in changes]
+    assert len(set(folders)) == len(changes)
+
+
+def test_two_objectives_that_cannot_be_told_apart_never_share_a_training(store):
+    trained = []
+    for factor in (1.0, 1e4):
+        trained.append(tiny.detector())
+        weighted = lambda *batch, by=factor: {"x": halved(*batch)["box"] * by}  # noqa: E731
+        fit(trained[-1], tiny.dataset(), tiny.recipe(), objective=weighted)
+    assert not tiny.equal(*trained)
+
+
+def test_a_folder_of_another_training_is_refused_and_left_alone(tmp_path):
+    fit(tiny.detector(), tiny.dataset(), tiny.recipe(), folder=tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(ValueError, match=rf"{tmp_path}: holds the state of another training"):
+        fit(tiny.detector(), tiny.dataset(), tiny.recipe(epochs=3), folder=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_starting_over_forgets_the_training_and_nothing_else_in_the_folder(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    fit(tiny.detector(seed=1), tiny.dataset(), tiny.recipe(), folder=tmp_path, validation=tiny.dataset())
+    fresh, alone = tiny.detector(), tiny.detector()
+    fit(fresh, tiny.dataset(), tiny.recipe(), folder=tmp_path, resume=False)
+    fit(alone, tiny.dataset(), tiny.recipe(), folder=tmp_path / "alone")
+    assert tiny.equal(fresh, alone)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / BEST).exists(), "the best weights of the other training are still there"
+
+
+class Recorder:
+    """A regulariser that does nothing and writes down when."""
+
+    def __init__(self):
+        self.calls = []
+
+    def before_step(self, module, learning_rate):
+        gradients = [p.grad for p in module.parameters()]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+        self.weights = [p.detach().clone() for p in module.parameters()]
+        self.calls.append(("before", learning_rate))
+
+    def after_step(self, module, learning_rate):
+        assert not all(map(torch.equal, self.weights, module.parameters())), "the step has not been taken"
+        self.calls.append(("after", learning_rate))
+
+    def penalty(self, module):
+        return torch.tensor(3.0)
+
+    def describe(self):
+        return {}
+
+
+def test_the_regulariser_acts_once_before_and_once_after_each_step_and_is_logged():
+    recorder, recipe = Recorder(), tiny.recipe(epochs=4, batch_size=3)
+    history = fit(tiny.detector(), tiny.dataset(), recipe, regulariser=recorder)
+    steps = [recipe.rate(epoch + number / 2) for epoch in range(4) for number in range(2)]
+    assert recorder.calls == [(when, rate) for rate in steps for when in ("before", "after")]
+    assert list(history.epochs["learning_rate"]) == steps[1::2]
+    assert list(history.epochs["penalty"]) == [3.0] * 4
+
+
+@pytest.mark.parametrize("method", ["subgradient", "proximal"])
+def test_sparse_training_presses_the_scale_factors_down(method):
+    def mean_gamma(regulariser):
+        detector = tiny.detector()
+        history = fit(detector, tiny.dataset(), tiny.recipe(learning_rate=1e-2), regulariser=regulariser).epochs
+        assert history["gamma_p50"].iloc[-1] < history["gamma_p90"].iloc[-1]
+        return torch.cat([*gammas(detector).values()]).mean()
+
+    assert mean_gamma(Sparsity(5.0, method)) < mean_gamma(None) - 0.02
+
+
+def test_the_best_weights_are_those_of_the_epoch_that_validation_liked_best(tmp_path):
+    data = tiny.dataset(count=4)
+    detector = tiny.detector(width=0.2)
+    recipe = tiny.recipe(epochs=60, learning_rate=2e-2, validate_every=7, symmetries=False, zoom=1.0, shift=0.0)
+    history = fit(detector, data, recipe, validation=data)
+    judged = history.epochs.dropna(subset="map50")
+    assert list(judged["epoch"]) == [*range(7, 61, 7), 60]
+    assert judged["map50"].nunique() > 2, "nothing was learned, so nothing is tested"
+    best = evaluate(history.best(), data, image_size=tiny.SIDE)
+    assert best.map50 == judged["map50"].max()
+    assert tiny.equal(load_detector(history.folder / LAST), detector)
+    assert evaluate(detector, data, image_size=tiny.SIDE).map50 == judged["map50"].iloc[-1]
+
+
+def test_precisions_may_follow_each_other_in_one_process(tmp_path):
+    trained = {}
+    for turn, precision in enumerate(("no", "bf16", "no")):
+        trained[turn] = tiny.detector()
+        fit(trained[turn], tiny.dataset(), tiny.recipe(precision=precision), folder=tmp_path / str(turn))
+    assert tiny.equal(trained[0], trained[2])
+    assert not tiny.equal(trained[0], trained[1])
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_the_epoch():
+    def broken(detector, images, targets):
+        return {"box": detector(images, targets)["box"] * float("nan")}
+
+    with pytest.raises(ValueError, match=r"epoch 1: the loss is not finite: {'box': nan}"):
+        fit(tiny.detector(), tiny.dataset(), tiny.recipe(), objective=broken)
+
+
+def test_no_images_are_refused():
+    with pytest.raises(ValueError, match="nobody: no images"):
+        fit(tiny.detector(), tiny.dataset().subset([], "nobody"), tiny.recipe())
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"epoch": 3}, "epoch"),
+        ({"epochs": "3"}, "epochs"),
+        ({"epochs": 0}, "epochs"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"ema": 1.0}, "ema"),
+        ({"zoom": 0.5}, "zoom"),
+        ({"schedule": "linear"}, "schedule"),
+    ],
+)
+def test_a_recipe_refuses_unknown_keys_and_wrong_values(change, place):
+    with pytest.raises(ValidationError, match=rf"^1 validation error for Recipe\n{place}\n"):
+        Recipe(**change)
+
+
+def test_the_papers_schedule_divides_the_rate_by_ten_at_half_and_three_quarters():
+    recipe = Recipe()
+    assert [recipe.rate(at) for at in (0, 149.99, 150, 224.99, 225, 299.99)] == pytest.approx(
+        [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rel=1e-12
+    )
+
+
+def test_the_cosine_falls_to_a_hundredth_and_warm_up_is_linear():
+    recipe = Recipe(epochs=100, schedule="cosine", warmup_epochs=2.0)
+    assert [recipe.rate(at) for at in (50, 100)] == pytest.approx([0.505e-3, 1e-5], rel=1e-12)
+    plain = Recipe(epochs=100, schedule="cosine")
+    assert recipe.rate(0.5) == pytest.approx(plain.rate(0.5) / 4, rel=1e-12)
+    assert recipe.rate(2.0) == plain.rate(2.0)
+
+
+def test_the_strengths_of_augmentation_are_the_recipes():
+    chosen = {"zoom": 1.7, "shift": 0.2, "symmetries": False, "colour": 0.4, "mosaic": 0.6}
+    assert asdict(Recipe(**chosen).augmentation()).items() >= chosen.items()

@@ -1,0 +1,235 @@
+"""The steps of the paper, remembered."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from paperlib import workbench
+from paperlib.costs import cost
+from paperlib.data import Dataset
+from paperlib.detectors.files import load_detector
+from paperlib.evaluation import evaluate
+from paperlib.pruning import Sparsity
+from paperlib.source import code_digest
+from paperlib.store import Store
+from paperlib.training import BEST, HISTORY, fit
+from paperlib.workbench import DETECTOR, Blueprint, PruningChoices, Workbench
+
+
+class Watched(Dataset):
+    """Knows whether anybody has looked at its images."""
+
+    looked_at = False
+
+    def letterboxed(self, side):
+        self.looked_at = True
+        return super().letterboxed(side)
+
+
+def bench(root, *, train_set=None, seed=0, **changes):
+    splits = {"train_set": train_set or tiny.dataset(), "validation": tiny.dataset("val", 4)}
+    recipes = {"recipe": tiny.recipe(seed=seed), "fine_tuning": tiny.recipe(epochs=1, seed=seed)}
+    start = {"blueprint": Blueprint("yolov4-tiny", 0.1, tiny.ANCHORS), "sparsity": Sparsity(1e-2)}
+    chosen = {**splits, "test": tiny.dataset("test", 4), **recipes, **start, **changes}
+    return Workbench(**chosen, store=Store(root))
+
+
+def watched():
+    data = tiny.dataset()
+    return Watched(data.name, data.classes, data.records)
+
+
+def every_step(steps):
+    """One of each step, in the order of the paper, and its metrics."""
+    new = steps.new()
+    sparse = steps.train_sparse(new)
+    pruned = steps.prune(sparse, 0.5)
+    tuned = steps.fine_tune(pruned)
+    distilled = steps.distil(pruned, sparse)
+    models = {"new": new, "dense": steps.train(new), "sparse": sparse, "pruned": pruned, "tuned": tuned}
+    models |= {"distilled": distilled, "reset": steps.reset(pruned)}
+    return models, steps.evaluate(distilled)
+
+
+def record(model):
+    return json.loads((model.folder / "step.json").read_text())["step"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    root = tmp_path_factory.mktemp("store")
+    return root, *every_step(bench(root))
+
+
+def test_a_step_is_done_once_and_then_remembered(done):
+    root, models, metrics = done
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.suffix != ".lock"}
+    again = bench(root, train_set=watched())
+    assert every_step(again) == (models, metrics)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.suffix != ".lock"} == before
+    assert not again.train_set.looked_at
+
+
+def test_another_seed_or_setting_is_another_step(done):
+    root, models, _ = done
+    names = {path.name for path in root.glob("*-*")}
+    others = [bench(root, seed=1).new(), bench(root, blueprint=Blueprint("yolov4-tiny", 0.1)).new()]
+    others.append(bench(root).prune(models["sparse"], 0.4))
+    others.append(bench(root, pruning=PruningChoices(compensate="off")).prune(models["sparse"], 0.5))
+    assert not names & {model.folder.name for model in others}
+    assert len({model.digest for model in others}) == len(others)
+
+
+def test_the_chain_of_steps_gives_smaller_detectors_that_know_their_parents(done):
+    _, models, _ = done
+    prices = {name: cost(model.detector(), tiny.SIDE) for name, model in models.items()}
+    assert prices["pruned"] == prices["tuned"] == prices["distilled"] == prices["reset"]
+    assert prices["pruned"].parameters < 0.6 * prices["sparse"].parameters
+    assert prices["sparse"] == prices["dense"] == prices["new"]
+    assert models["pruned"].plan().ratio == 0.5
+    assert record(models["distilled"])["parents"] == [models["pruned"].digest, models["sparse"].digest]
+    assert record(models["tuned"])["parents"] == [models["pruned"].digest]
+    assert list(models["distilled"].history()["bound"] > 0) == [True]
+    assert not tiny.equal(models["distilled"].detector(), models["tuned"].detector())
+    assert list(models["sparse"].history()["epoch"]) == [1, 2]
+    assert (models["sparse"].folder / BEST).is_file()
+    assert not (models["sparse"].folder / "fit").exists(), "the optimiser's state is still there"
+
+
+TRAININGS = {"train_sparse", "fine_tune", "distil", "train"}
+ALL = {"new", "prune", "reset", "evaluate", *TRAININGS}
+
+
+def test_a_step_depends_on_the_code_that_can_change_its_numbers_and_on_no_other(done, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(workbench, "code_digest", lambda *parts: asked.append(parts) or code_digest(*parts))
+    every_step(bench(done[0]))
+    order = ("new", "train_sparse", "prune", "fine_tune", "distil", "train", "reset", "evaluate", "evaluate")
+    parts = dict(zip(order, asked, strict=True))
+    package = tmp_path / "paperlib"
+    shutil.copytree(Path(workbench.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def digests():
+        return {step: code_digest(*parts[step], root=package) for step in ALL}
+
+    def changed_by(name):
+        before, file = digests(), package / name
+        file.write_text(file.read_text().replace("=choices.keep_floor", "=0.2") + "X = 1\n")
+        return {step for step, digest in digests().items() if digest != before[step]}
+
+    expected = {
+        "detectors/yolo.py": ALL,
+        "structure.py": ALL,
+        "training.py": TRAININGS,
+        "data/augment.py": TRAININGS,
+        "evaluation.py": {*TRAININGS, "evaluate"},
+        "distillation.py": {"distil"},
+        "pruning/sparsity.py": {"train_sparse"},
+        "pruning/channels.py": {"train_sparse", "prune"},
+        "pruning/plan.py": {"prune"},
+        "pruning/surgery.py": {"prune"},
+        "workbench.py": {"prune"},
+    }
+    idle = ("__init__", "costs", "experiments", "figures", "paths", "progress", "provenance", "settings", "store")
+    expected |= {f"{name}.py": set() for name in (*idle, "study", "tables")}
+    assert {name: changed_by(name) for name in expected} == expected
+
+
+def test_reset_keeps_the_shape_and_draws_new_weights(done):
+    root, models, _ = done
+    pruned, fresh = models["pruned"].detector(), models["reset"].detector()
+    assert [value.shape for value in fresh.state_dict().values()] == [
+        value.shape for value in pruned.state_dict().values()
+    ]
+    kernels = [(old, new) for old, new in zip(pruned.parameters(), fresh.parameters(), strict=True) if old.ndim == 4]
+    assert not any(torch.equal(old, new) for old, new in kernels)
+    assert all(torch.all(m.weight == 0.5) for m in fresh.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert not tiny.equal(fresh, bench(root, seed=1).reset(models["pruned"]).detector())
+
+
+def test_the_confidence_for_the_test_split_is_chosen_on_validation(done):
+    root, models, _ = done
+    steps = bench(root, recipe=tiny.recipe(epochs=40, learning_rate=1e-2), validation=tiny.dataset(count=4))
+    model = steps.train(steps.new())
+    chosen, judged = steps.evaluate(model, "val"), steps.evaluate(model)
+    records = [json.loads(path.read_text())["step"] for path in root.glob("evaluate-*/step.json")]
+    [mine] = [r for r in records if r["parents"] == [model.digest] and r["data"] == steps.test.digest]
+    assert mine["settings"]["confidence"] == chosen.confidence == judged.confidence
+    assert chosen.confidence > 0.01, "nothing was learned, so nothing is tested"
+    again = evaluate(model.detector(), steps.test, image_size=tiny.SIDE, confidence=chosen.confidence)
+    assert judged == again
+
+
+def baseline(root, results):
+    steps = bench(root, train_set=watched(), recipe=tiny.recipe(epochs=10))
+    model = steps.train(steps.new())
+    results.put((steps.train_set.looked_at, model.digest))
+
+
+def test_two_processes_that_need_the_same_baseline_train_it_once(tmp_path):
+    results = tiny.processes.SimpleQueue()
+    pair = [tiny.processes.Process(target=baseline, args=(tmp_path, results)) for _ in range(2)]
+    for process in pair:
+        process.start()
+    (trained, digest), (also_trained, other) = results.get(), results.get()
+    for process in pair:
+        process.join()
+    assert {trained, also_trained} == {True, False}
+    assert digest == other
+    assert len(list(tmp_path.glob("train-*/step.json"))) == 1
+
+
+def leave(folder, *, fit_done=False, copied=(), tidied=False):
+    """Put a finished step back to what a kill after the last epoch leaves behind."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    os.rename(folder, partial)
+    if not tidied:
+        shutil.copytree(fit_done, partial / "fit")
+    for name in {DETECTOR, HISTORY, BEST} - set(copied):
+        (partial / name).unlink()
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        {"copied": ()},
+        {"copied": (HISTORY,)},
+        {"copied": (HISTORY, BEST, DETECTOR)},
+        {"copied": (HISTORY, BEST, DETECTOR), "tidied": True},
+    ],
+    ids=["before-copying", "while-copying", "before-tidying", "after-tidying"],
+)
+def test_killed_between_the_last_epoch_and_the_end_a_step_is_finished_without_training(moment, tmp_path):
+    first = bench(tmp_path / "store")
+    new = first.new()
+    model = first.train(new)
+    weights, written = model.detector(), {p.name: p.read_bytes() for p in model.folder.iterdir()}
+    fit(new.detector(), first.train_set, first.recipe, validation=first.validation, folder=tmp_path / "fit")
+    leave(model.folder, fit_done=tmp_path / "fit", **moment)
+
+    second = bench(tmp_path / "store", train_set=watched())
+    assert second.train(new) == model
+    assert not second.train_set.looked_at
+    assert tiny.equal(model.detector(), weights)
+    assert {path.name for path in model.folder.iterdir()} == written.keys()
+    assert load_detector(model.folder / BEST)
+
+
+def test_a_weights_file_that_is_not_there_is_named(tmp_path):
+    missing = tmp_path / "tiny.weights"
+    steps = bench(tmp_path, blueprint=Blueprint("yolov4-tiny", weights=missing))
+    with pytest.raises(FileNotFoundError, match=f"{missing}: no such weights file"):
+        steps.new()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_model_cannot_be_changed(done):
+    _, models, _ = done
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        models["new"].digest = "0" * 64
