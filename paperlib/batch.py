@@ -45,7 +45,8 @@ def reproduce(names: list[str], profile: str, *, cores: int | None = None, force
 
     Returns the exit status: 0 all is up to date, 1 a notebook failed, 130 interrupted. Raises ValueError or
     FileNotFoundError, before anything is started, for an unknown notebook or profile, for a profile that does
-    not fit its notebook, and if the same results are being reproduced by another process.
+    not fit its notebook, for data or weights that are missing or damaged, and if the same results are being
+    reproduced by another process.
     """
     batch = _Batch(paths.repository_root(), paths.results_root(), profile, cores or _available_cores())
     names = batch.check(names)
@@ -54,6 +55,7 @@ def reproduce(names: list[str], profile: str, *, cores: int | None = None, force
         if not pending:
             print(f"Nothing to do: {len(names)} of {len(names)} notebooks are up to date in {batch.shown}.")
             return 0
+        batch.check_inputs(pending)
         return batch.run(names, pending, force)
 
 
@@ -120,6 +122,19 @@ class _Batch:
         for name in chosen:
             load_profile(name, self.settings(name))
         return chosen
+
+    def check_inputs(self, names: list[str]) -> None:
+        """Read the data and the weights that notebooks need; the first fault is raised before anything starts."""
+        seen = set()
+        for name in names:
+            settings = load_profile(name, self.settings(name))
+            inputs = (settings.dataset, settings.weights)
+            if settings.needs_files and inputs not in seen:
+                # Imported only here: it brings torch, and most batches read no files.
+                from paperlib.study import Study
+
+                Study(name, settings).check_inputs()
+                seen.add(inputs)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
 from paperlib.data import Dataset
@@ -22,7 +23,10 @@ from paperlib.pruning import PruningPlan
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which readers with any colour vision can tell apart."""
-CLASS_COLOURS = sns.color_palette("husl", 10).as_hex()
+CLASS_COLOURS = (
+    "#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#EE7733",
+)  # fmt: skip
+"""For classes: Tol's muted palette and an orange, likewise."""
 PAGE_WIDTH = 7.2
 """Inches."""
 STYLE = {
@@ -59,12 +63,9 @@ def write(figure: Figure, path: Path) -> None:
 
 def contact_sheet(dataset: Dataset, indices: Sequence[int], columns: int = 4) -> Figure:
     """Images of a data set with their boxes, a colour per class."""
-    rows = -(-len(indices) // columns)
-    figure, axes = _grid(rows, columns, (PAGE_WIDTH, PAGE_WIDTH / columns * rows + 0.45))
+    figure, axes = _grid(-(-len(indices) // columns), columns, PAGE_WIDTH / columns)
     for axis, index in zip(axes, indices, strict=False):
-        image, target = dataset[index]
-        axis.imshow(image.permute(1, 2, 0).numpy())
-        _draw_boxes(axis, target["boxes"], [CLASS_COLOURS[label - 1] for label in target["labels"].tolist()])
+        _draw(axis, *dataset[index])
     _class_legend(figure, dataset.classes)
     return figure
 
@@ -84,20 +85,14 @@ def detections(
         confidence: detections below this score are not drawn.
     """
     columns = ["ground truth", *found]
-    figure, axes = _grid(len(indices), len(columns), (PAGE_WIDTH, PAGE_WIDTH / len(columns) * len(indices) * 0.8 + 0.6))
+    figure, axes = _grid(len(indices), len(columns), 0.8 * PAGE_WIDTH / len(columns))
+    for axis, name in zip(axes, columns, strict=False):
+        axis.set_title(name)
     for row, index in enumerate(indices):
-        image, target = dataset[index]
-        boxes = {"ground truth": {**target, "scores": torch.ones(len(target["labels"]))}}
-        boxes |= {name: answers[index] for name, answers in found.items()}
-        for column, name in enumerate(columns):
-            axis, seen = axes[row * len(columns) + column], boxes[name]
-            axis.imshow(image.permute(1, 2, 0).numpy())
-            kept = seen["scores"] >= confidence
-            colours = [CLASS_COLOURS[label - 1] for label in seen["labels"][kept].tolist()]
-            scores = None if column == 0 else seen["scores"][kept].tolist()
-            _draw_boxes(axis, seen["boxes"][kept], colours, scores)
-            if row == 0:
-                axis.set_title(name)
+        image, truth = dataset[index]
+        seen = [truth, *(_confident(answers[index], confidence) for answers in found.values())]
+        for axis, objects in zip(axes[row * len(columns) :], seen, strict=False):
+            _draw(axis, image, objects)
     _class_legend(figure, dataset.classes)
     return figure
 
@@ -110,7 +105,8 @@ def gamma_histogram(gammas: Mapping[str, Tensor]) -> Figure:
     for number, (name, values) in enumerate(gammas.items()):
         axis.hist(values.clamp(max=top).numpy(), bins=bins, histtype="stepfilled", alpha=0.25, color=COLOURS[number])
         axis.hist(values.clamp(max=top).numpy(), bins=bins, histtype="step", color=COLOURS[number], label=name)
-    axis.set(xlabel=r"$|\gamma|$", ylabel="channels", title="Scale factors of all prunable channels")
+    title = "Scale factors of all prunable channels"
+    axis.set(xlabel=r"$|\gamma|$", ylabel="channels", title=title, xlim=(0, top))
     axis.legend()
     return figure
 
@@ -118,10 +114,11 @@ def gamma_histogram(gammas: Mapping[str, Tensor]) -> Figure:
 def gamma_of_layer(before: Tensor, after: Tensor, layer: str, threshold: float) -> Figure:
     """One layer's scale factors in order of size, trained without and with Eq. 4, and the pruning threshold."""
     figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.62, 2.4), layout="constrained")
-    for values, name, marker in ((before, r"$\lambda = 0$", "o"), (after, r"with Eq. 4", "s")):
-        ordered = values.sort(descending=True).values
-        axis.plot(range(1, len(ordered) + 1), ordered, marker=marker, markersize=3.5, label=name)
-    axis.axhline(threshold, color="#555555", linestyle="--", linewidth=1, label="threshold")
+    for values, name, marker in ((before, r"$\lambda = 0$", "o"), (after, r"$\lambda > 0$ (Eq. 4)", "s")):
+        ordered = values.sort(descending=True).values.numpy()
+        axis.plot(range(1, len(ordered) + 1), ordered, marker=marker, markersize=3, linewidth=1, label=name)
+    axis.axhline(threshold, color="#555555", linestyle="--", linewidth=1, label="pruning threshold")
+    axis.axhspan(0, threshold, color="#555555", alpha=0.1, linewidth=0)
     axis.set(xlabel="channel, in order of size", ylabel=r"$|\gamma|$", title=layer, ylim=(0, None))
     axis.legend()
     return figure
@@ -137,8 +134,9 @@ def channels_left(plans: Mapping[str, PruningPlan]) -> Figure:
         kept = plan.summary()["kept"]
         axis.step([-0.5, *(places + 0.5)], [kept.iloc[0], *kept], where="pre", color=COLOURS[number], label=name)
     axis.set_xticks(places, [layer.removesuffix(".conv") for layer in first["layer"]], rotation=60, ha="right")
-    axis.set(ylabel="channels", title="Channels left in each layer")
-    axis.legend(ncols=len(plans) + 1, fontsize=8)
+    axis.set(ylabel="channels", title="Channels left in each layer", xlim=(-0.7, len(first) - 0.3))
+    beside_title = {"loc": "lower right", "bbox_to_anchor": (1, 1), "handlelength": 1.2, "columnspacing": 1.2}
+    axis.legend(ncols=len(plans) + 1, fontsize=8, **beside_title)
     axis.grid(visible=False, axis="x")
     return figure
 
@@ -153,14 +151,14 @@ def ratio_curves(table: pd.DataFrame, baseline: pd.Series) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.7), layout="constrained")
     for number, (state, rows) in enumerate(table.groupby("state", sort=False)):
         points = rows.groupby("ratio")["map50"].agg(["mean", "min", "max"]) * 100
-        left.plot(points.index * 100, points["mean"], marker="os"[number], markersize=4, label=state)
+        left.plot(points.index * 100, points["mean"], marker="os"[number], markersize=4, label=state, clip_on=False)
         left.fill_between(points.index * 100, points["min"], points["max"], alpha=0.2)
     left.axhline(baseline["map50"] * 100, color="#555555", linestyle="--", linewidth=1, label="unpruned")
     left.set(xlabel="channels pruned / %", ylabel="mAP at IoU 0.5 / %", title="Accuracy", ylim=(0, 100))
     left.legend()
     cost = table.groupby("ratio")[["mb", "gmacs"]].mean()
-    for column, name in (("mb", "size"), ("gmacs", "multiply-accumulates")):
-        right.plot(cost.index * 100, 100 * cost[column] / baseline[column], marker="o", markersize=4, label=name)
+    for column, name, marker in (("mb", "size", "o"), ("gmacs", "multiply–accumulates", "s")):
+        right.plot(cost.index * 100, 100 * cost[column] / baseline[column], marker=marker, markersize=4, label=name)
     right.set(xlabel="channels pruned / %", ylabel="share of the unpruned / %", title="Cost", ylim=(0, 100))
     right.legend()
     return figure
@@ -171,8 +169,8 @@ def components(runs: pd.DataFrame, models: Sequence[str]) -> Figure:
     figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.8, 0.34 * len(models) + 0.9), layout="constrained")
     for place, name in enumerate(models):
         values = 100 * runs.loc[runs["model"] == name, "map50"]
-        axis.barh(place, values.mean(), height=0.62, color=COLOURS[place % 6], alpha=0.35)
-        axis.plot(values, [place] * len(values), "o", color=COLOURS[place % 6], markersize=5)
+        axis.barh(place, values.mean(), height=0.62, color=COLOURS[0], alpha=0.3)
+        axis.plot(values, [place] * len(values), "o", color=COLOURS[0], markeredgecolor="white", clip_on=False)
         size = runs.loc[runs["model"] == name, "mb"].mean()
         axis.annotate(
             f"{values.mean():.1f}   ({size:.2f} MB)", (values.max(), place), (7, 0),
@@ -180,7 +178,7 @@ def components(runs: pd.DataFrame, models: Sequence[str]) -> Figure:
         )  # fmt: skip
     axis.set_yticks(range(len(models)), models)
     axis.invert_yaxis()
-    axis.set(xlabel="mAP at IoU 0.5 / %", xlim=(0, 100))
+    axis.set(xlabel="mAP at IoU 0.5 / %   (bar: mean, dot: one seed)", xlim=(0, 100))
     axis.grid(visible=False, axis="y")
     return figure
 
@@ -205,17 +203,19 @@ def surgery(before: Tensor, after: Tensor, kept_inputs: Sequence[int], kept_outp
         before, after: weights `[outputs, inputs, k, k]`.
         kept_inputs, kept_outputs: the channels that stay.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE_WIDTH * 0.75, 2.9), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE_WIDTH * 0.75, 2.9), layout="constrained", sharex=True, sharey=True)
     top = float(before.abs().sum((2, 3)).max())
-    for axis, weight in zip(axes, (before, after), strict=True):
-        axis.imshow(weight.abs().sum((2, 3)).numpy(), cmap="Greys", vmin=0, vmax=top, aspect="equal")
-        axis.set(xlabel="input channel", ylabel="output channel")
+    for axis, weight, name in zip(axes, (before, after), ("before", "after"), strict=True):
+        axis.imshow(weight.abs().sum((2, 3)).numpy(), cmap="Greys", vmin=0, vmax=top)
+        axis.set(xlabel="input channel", title=f"{name}: {weight.shape[0]} × {weight.shape[1]} kernels")
         axis.grid(visible=False)
     gone = np.ones(before.shape[:2], dtype=bool)
     gone[np.ix_(kept_outputs, kept_inputs)] = False
-    axes[0].imshow(np.where(gone[..., None], mpl.colors.to_rgba(COLOURS[1], 0.45), (0, 0, 0, 0)))
-    axes[0].set_title(f"before: {before.shape[0]} x {before.shape[1]} kernels")
-    axes[1].set_title(f"after: {after.shape[0]} x {after.shape[1]}")
+    veil = mpl.colors.to_rgba("#F8D3B8", 0.85)
+    axes[0].imshow(np.where(gone[..., None], veil, (0, 0, 0, 0)))
+    # Both panels at one scale: what was cut is what stays white on the right.
+    axes[0].set(ylabel="output channel", xlim=(-0.5, gone.shape[1] - 0.5), ylim=(gone.shape[0] - 0.5, -0.5))
+    axes[1].legend(handles=[Patch(color=veil, label="cut out")], loc="lower right")
     return figure
 
 
@@ -226,30 +226,52 @@ def bound(teacher_error: float = 1.0) -> Figure:
     own, teacher = flat.clone(), flat.clone()
     own[:, 0], teacher[:, 0] = student, teacher_error
     figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.62, 2.4), layout="constrained")
-    axis.plot(student, student.square(), color="#999999", linestyle=":", label="squared error")
-    axis.plot(student, bounded_regression(own, teacher, flat), label=r"$L_{rd}$ (Eq. 12)")
-    axis.axvspan(-teacher_error, teacher_error, color=COLOURS[2], alpha=0.12, label="better than the teacher")
+    axis.plot(student.numpy(), student.square().numpy(), color="#999999", linestyle=":", label="squared error")
+    axis.plot(student.numpy(), bounded_regression(own, teacher, flat).numpy(), label=r"$L_{rd}$ (Eq. 12)")
+    axis.axvspan(-teacher_error, teacher_error, color=COLOURS[2], alpha=0.12, linewidth=0)
+    axis.text(0, 3.6, "better than the teacher", ha="center", color=COLOURS[2])
     axis.set(xlabel=r"student's error $R_s - y$", ylabel="loss", title="The teacher only bounds the student")
-    axis.legend()
+    axis.legend(loc="center")
     return figure
 
 
-def _grid(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def _grid(rows: int, columns: int, side: float) -> tuple[Figure, list[Axes]]:
+    """Squares of `side` inches for pictures, and room for the legend of classes below."""
+    size = (side * columns, side * rows + 0.5)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
     flat = list(axes.flat)
     for axis in flat:
         axis.set_axis_off()
     return figure, flat
 
 
-def _draw_boxes(axis: Axes, boxes: Tensor, colours: Sequence[str], scores: Sequence[float] | None = None) -> None:
-    for number, ((left, top, right, bottom), colour) in enumerate(zip(boxes.tolist(), colours, strict=True)):
-        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.3))
-        if scores is not None:
-            label = {"facecolor": colour, "linewidth": 0, "pad": 0.6}
-            axis.text(left, top, f"{scores[number]:.2f}", bbox=label, fontsize=4.5, va="bottom", clip_on=True)
+def _confident(answer: dict[str, Tensor], confidence: float) -> dict[str, Tensor]:
+    kept = answer["scores"] >= confidence
+    return {key: value[kept] for key, value in answer.items()}
+
+
+def _draw(axis: Axes, image: Tensor, objects: Mapping[str, Any]) -> None:
+    """A picture, its `boxes` in the colours of their `labels`, and the `scores` where there are some."""
+    axis.imshow(image.permute(1, 2, 0).numpy())
+    scores = objects["scores"].tolist() if "scores" in objects else [None] * len(objects["labels"])
+    lowest = 0.06 * image.shape[1]  # a score is written above its box, but inside the picture
+    for box, label, score in zip(objects["boxes"].tolist(), objects["labels"].tolist(), scores, strict=True):
+        left, top, right, bottom = box
+        colour = _class_colour(label)
+        frame = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.3)
+        frame.set_path_effects([Stroke(linewidth=2.3, foreground="white"), Normal()])
+        axis.add_patch(frame)
+        if score is not None:
+            plate = {"facecolor": "white", "edgecolor": colour, "linewidth": 0.6, "pad": 0.8}
+            place = max(left, 0), max(top, lowest)
+            axis.text(*place, f"{score:.2f}", bbox=plate, fontsize=4.5, va="bottom", clip_on=True)
+
+
+def _class_colour(label: int) -> str:
+    return CLASS_COLOURS[(label - 1) % len(CLASS_COLOURS)]
 
 
 def _class_legend(figure: Figure, classes: Sequence[str]) -> None:
-    handles = [Patch(color=colour, label=name) for colour, name in zip(CLASS_COLOURS, classes, strict=False)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=7.5)
+    handles = [Patch(color=_class_colour(label), label=name) for label, name in enumerate(classes, 1)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=7.5, columnspacing=1.2)

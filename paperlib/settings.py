@@ -47,7 +47,7 @@ class Settings(BaseModel):
     """Darknet file of COCO weights to start from, looked up in the weights folder; none: from scratch."""
     anchor_scale: PositiveFloat = 0.5
     """Multiplies the detector's usual anchors, made for images of 416 pixels."""
-    image_size: PositiveInt = 160
+    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 160
     seeds: Seeds = [0]
     threads: PositiveInt = 1
     """Threads of one process; part of every result's identity, since sums depend on it."""
@@ -78,6 +78,11 @@ class Settings(BaseModel):
     round_to: PositiveInt = 1
     """Kept channel counts are multiples of this."""
     compensate: Literal["off", "bias", "exact"] = "bias"
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether anything is read that was not made by this package."""
+        return self.dataset != "toy-aerial" or self.weights is not None
 
 
 class StartHere(Settings):

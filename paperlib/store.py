@@ -45,7 +45,7 @@ def _libraries() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Step:
-    """What identifies a step. Raises ValueError if a part could not identify it again (NaN, an object, a bad digest)."""
+    """What identifies a step. Raises ValueError if a part could not identify it again (NaN, an object, …)."""
 
     kind: str
     """What is done: "train", "prune", "distil", …; lower-case letters, digits and hyphens."""

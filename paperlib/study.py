@@ -27,7 +27,7 @@ from torch import Tensor
 from paperlib import experiments, figures, files, paths, progress, tables
 from paperlib.costs import Cost, cost
 from paperlib.data import Dataset, load_dataset
-from paperlib.detectors import DETECTORS, usual_anchors
+from paperlib.detectors import DETECTORS, build_detector, transfer_coco_weights, usual_anchors
 from paperlib.evaluation import Metrics, detect
 from paperlib.parallel import over_seeds
 from paperlib.provenance import certificate
@@ -90,6 +90,19 @@ class Study:
         study.blueprint  # noqa: B018 (a missing weights file should fail here, not after the data is read)
         study.train_set  # noqa: B018
         return study
+
+    def check_inputs(self) -> None:
+        """Read every image, box and weight that the notebook will need, before hours are spent.
+
+        Raises:
+            ValueError, FileNotFoundError: the first fault; one line names file, place and fault.
+        """
+        blueprint = self.blueprint
+        if blueprint.weights:
+            transfer_coco_weights(build_detector(blueprint.name, 1, width=blueprint.width), blueprint.weights)
+        for dataset in (self.train_set, self.validation, self.test):
+            for record in progress.bar(dataset.records, f"checking {dataset.name}"):
+                record.pixels()
 
     @cached_property
     def train_set(self) -> Dataset:
@@ -211,10 +224,10 @@ class Study:
         return Recipe(**{**{name: getattr(self.settings, name) for name in shared}, **own})
 
     def _run_seed(self, experiment: Experiment, seed: int) -> dict[str, Run]:
-        trainings = experiments.TRAININGS[experiment](self.settings)
-        bench = self.workbench(seed, trainings)
+        count = experiments.TRAININGS.get(experiment)  # unknown for a reader's own experiment
+        bench = self.workbench(seed, count(self.settings) if count else 0)
         models = experiment(bench, self.settings)
-        progress.report(f"evaluate, seed {seed}", trainings, trainings)
+        progress.report(f"evaluate, seed {seed}", bench.trainings, bench.trainings)
         return {name: self._judge(bench, name, model) for name, model in models.items()}
 
     def _judge(self, bench: Workbench, name: str, model: Model) -> Run:

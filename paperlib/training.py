@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import pandas as pd
 import torch
@@ -44,7 +44,7 @@ class Recipe(BaseModel):
 
     epochs: PositiveInt = 300
     batch_size: PositiveInt = 16
-    image_size: PositiveInt = 800
+    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 800
     learning_rate: PositiveFloat = 1e-3
     schedule: Literal["step", "cosine"] = "step"
     """`step`: divided by 10 at 50 % and 75 % (the paper); `cosine`: down to 1 %."""

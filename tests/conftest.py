@@ -37,6 +37,14 @@ def make_tiny_batch(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[
     return images, [full, {"boxes": boxes[:0], "labels": full["labels"][:0]}]
 
 
+def snapshot(detector: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in detector.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
 @pytest.fixture
 def tiny_detector() -> Callable[..., nn.Module]:
     return make_tiny_detector

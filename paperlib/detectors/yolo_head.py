@@ -1,0 +1,274 @@
+"""What every YOLO shares (Section 4.3): decoding, assignment, losses, and the choice of detections.
+
+A YOLO head predicts, for each cell and each of its anchors, one *row* `(tx, ty, tw, th, objectness, classes…)`.
+All heads' rows are laid into one table of R rows: coarse head first, then row by row over its cells, anchors
+innermost. Everything after the network (decoding, assignment, losses) is arithmetic on that table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, clip_boxes_to_image, complete_box_iou_loss
+
+from paperlib.detectors.base import Assignment, HeadResponses, Targets
+from paperlib.detectors.blocks import as_batch, paired_iou
+
+Anchor = tuple[float, float]
+MATCH_IOU = 0.213
+"""An anchor also answers for a box when their shapes overlap by more than this (YOLOv4's `iou_thresh`)."""
+IGNORE_IOU = 0.7
+"""A row that overlaps a box by more than this, without answering for it, is not punished (`ignore_thresh`)."""
+OBJECTNESS_PRIOR = 0.01
+MAX_CANDIDATES = 1000
+"""The best-scoring candidates of an image that non-maximum suppression looks at."""
+
+
+@dataclass(frozen=True)
+class LossGains:
+    """Weights of the three parts of the YOLO loss, each a mean over the positive rows."""
+
+    box: float = 8.0
+    objectness: float = 1.0
+    classes: float = 1.0
+
+
+class Rows(NamedTuple):
+    """The constants of each of the R rows for one image size: cell corner, stride and anchor in pixels, `scale_xy`."""
+
+    corner: Tensor
+    stride: Tensor
+    anchor: Tensor
+    scale: Tensor
+
+
+class Yolo(nn.Module):
+    """What all YOLOs share; a subclass supplies `head_outputs`, `strides` and `scale_xy`.
+
+    Called as torchvision's detectors are: in training `detector(images, targets)` gives a dict of losses, in
+    evaluation `detector(images)` gives a list of `{boxes, labels, scores}`.
+    """
+
+    traced_method = "head_outputs"
+    strides: tuple[int, ...]
+    scale_xy: tuple[float, ...]
+
+    def __init__(self, num_classes: int, anchors: Sequence[Sequence[Anchor]]) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.anchors = tuple(tuple((float(w), float(h)) for w, h in head) for head in anchors)
+        self.gains = LossGains()
+        self.score_threshold = 0.005
+        self.nms_iou = 0.5
+        self.max_detections = 100
+
+    def head_outputs(self, batch: Tensor) -> list[Tensor]:
+        """Raw head tensors `[B, A*(5+C), H/s, W/s]`, coarse head first, of a `[B, 3, H, W]` batch."""
+        raise NotImplementedError
+
+    def forward(
+        self, images: Tensor | Sequence[Tensor], targets: Targets | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training mode, detections in evaluation mode.
+
+        Args:
+            images: list of float `[3, H, W]` in [0, 1], or a batch.
+            targets: in training, per image `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C.
+
+        Raises:
+            ValueError: training without targets, or with those of another number of images; images of another form.
+        """
+        batch, sizes = as_batch(images, max(self.strides))
+        outputs = self.head_outputs(batch)
+        if self.training:
+            if targets is None:
+                raise ValueError("a detector in training mode needs targets")
+            if len(targets) != len(sizes):
+                raise ValueError(f"{len(targets)} targets for {len(sizes)} images")
+            return self.losses(outputs, self.assign(outputs, targets))
+        boxes, scores = self.decode(outputs, (batch.shape[2], batch.shape[3]))
+        return [self._select(*found, size) for *found, size in zip(boxes, scores, sizes, strict=True)]
+
+    def decode(self, outputs: list[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Boxes `[B, R, 4]` xyxy pixels and scores `[B, R, C]` (objectness x class probability), unthresholded.
+
+        Args:
+            outputs: what `head_outputs` gave.
+            image_size: `(H, W)` of the batch in pixels.
+
+        Raises:
+            ValueError: the head tensors do not belong to an image of that size.
+        """
+        expected = [(image_size[0] // s, image_size[1] // s) for s in self.strides]
+        found = [tuple(output.shape[2:]) for output in outputs]
+        if found != expected:
+            raise ValueError(f"head tensors of sizes {found} do not belong to an image of {image_size}")
+        table = self._table(outputs)
+        boxes = self._boxes(table, self._rows(outputs))
+        return boxes, table[..., 4:5].sigmoid() * table[..., 5:].sigmoid()
+
+    def assign(self, outputs: list[Tensor], targets: Targets) -> Assignment:
+        """Decide which row answers for which box; vectorised over the batch.
+
+        A box belongs to the cell that holds its centre, and there to the anchor of the most similar shape and to
+        every other whose shape overlaps by more than `MATCH_IOU`. Rows that find a box well without answering
+        for it are marked to be ignored.
+        """
+        rows = self._rows(outputs)
+        boxes = torch.cat([t["boxes"] for t in targets]).to(rows.anchor)
+        labels = torch.cat([t["labels"] for t in targets]).to(rows.anchor.device)
+        counts = torch.tensor([len(t["boxes"]) for t in targets], device=boxes.device)
+        image = torch.repeat_interleave(torch.arange(len(targets), device=boxes.device), counts)
+        which, row = self._matches(boxes, outputs)
+        with torch.no_grad():
+            ignored = self._ignored(self._boxes(self._table(outputs).detach(), rows), boxes, image, counts)
+        ignored[image[which], row] = False
+        return Assignment(image[which], row, boxes[which], labels[which] - 1, ignored)
+
+    def losses(self, outputs: list[Tensor], assignment: Assignment) -> dict[str, Tensor]:
+        """The detector's own loss: `box` (1 - CIoU), `objectness` and `classes` (binary cross entropies)."""
+        table = self._table(outputs)
+        boxes = self._boxes(table, self._rows(outputs))[assignment.image, assignment.row]
+        responses = self.responses(outputs, assignment)
+        hard = {
+            name: (responses.weights[name] * F.binary_cross_entropy_with_logits(
+                responses.logits[name], responses.hard_targets[name], reduction="none")).sum()
+            for name in responses.logits
+        }  # fmt: skip
+        box = complete_box_iou_loss(boxes, assignment.boxes, reduction="sum")
+        return {"box": self.gains.box * box / assignment.count, **hard}
+
+    def responses(self, outputs: list[Tensor], assignment: Assignment) -> HeadResponses:
+        """What distillation compares (Eqs. 10-12): logits, their weights in the loss, regressions of positives.
+
+        The regression space is YOLO's own: centre offset in cells, and log size over the anchor's.
+        """
+        table = self._table(outputs)
+        rows = Rows(*(constant[assignment.row] for constant in self._rows(outputs)))
+        chosen = table[assignment.image, assignment.row]
+        offset = (self._centre(chosen[:, :2], rows) - rows.corner) / rows.stride
+        low, high = assignment.boxes[:, :2], assignment.boxes[:, 2:]
+        target_offset = ((low + high) / 2 - rows.corner) / rows.stride
+        objectness = torch.zeros_like(table[..., 4])
+        objectness[assignment.image, assignment.row] = 1.0
+        share = 1.0 / assignment.count
+        return HeadResponses(
+            kind="sigmoid",
+            logits={"objectness": table[..., 4], "classes": chosen[:, 5:]},
+            hard_targets={
+                "objectness": objectness,
+                "classes": F.one_hot(assignment.labels, self.num_classes).to(chosen.dtype),
+            },
+            weights={
+                "objectness": (~assignment.ignored).to(chosen.dtype) * (self.gains.objectness * share),
+                "classes": torch.full_like(chosen[:, 5:], self.gains.classes * share),
+            },
+            regression=torch.cat([offset, chosen[:, 2:4]], 1),
+            regression_target=torch.cat([target_offset, ((high - low) / rows.anchor).log()], 1),
+            regression_weight=self.gains.box * share,
+        )
+
+    def _table(self, outputs: list[Tensor]) -> Tensor:
+        """Lay head tensors into one `[B, R, 5+C]` table, in float32 at least."""
+        parts = [o.permute(0, 2, 3, 1).reshape(o.shape[0], -1, 5 + self.num_classes) for o in outputs]
+        return torch.cat(parts, 1).to(torch.promote_types(outputs[0].dtype, torch.float32))
+
+    def _rows(self, outputs: list[Tensor]) -> Rows:
+        grids = tuple((o.shape[2], o.shape[3]) for o in outputs)
+        dtype = torch.promote_types(outputs[0].dtype, torch.float32)
+        return _row_constants(grids, self.strides, self.anchors, self.scale_xy, dtype, outputs[0].device)
+
+    def _centre(self, txy: Tensor, rows: Rows) -> Tensor:
+        """Box centres in pixels; `scale_xy` lets a centre reach the border of its cell."""
+        return (txy.sigmoid() * rows.scale - (rows.scale - 1) / 2) * rows.stride + rows.corner
+
+    def _boxes(self, table: Tensor, rows: Rows) -> Tensor:
+        """Decode a `[B, R, 5+C]` table to `[B, R, 4]` xyxy pixels."""
+        centre = self._centre(table[..., :2], rows)
+        half = table[..., 2:4].clamp(max=8.0).exp() * rows.anchor / 2
+        return torch.cat([centre - half, centre + half], -1)
+
+    def _matches(self, boxes: Tensor, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Indices `(box, row)` of each pair of a box and a row that answers for it."""
+        anchors = boxes.new_tensor([anchor for head in self.anchors for anchor in head])
+        size, centre = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
+        shape = torch.minimum(size[:, None], anchors).prod(-1)
+        shape = shape / (size.prod(-1)[:, None] + anchors.prod(-1) - shape)
+        matched = (shape > MATCH_IOU) | (shape == shape.max(1, keepdim=True).values)
+        pairs, first_row, first_anchor = [], 0, 0
+        for output, stride, head in zip(outputs, self.strides, self.anchors, strict=True):
+            height, width = output.shape[2:]
+            which, anchor = matched[:, first_anchor : first_anchor + len(head)].nonzero(as_tuple=True)
+            column, line = (centre[which] / stride).long().unbind(1)
+            cell = line.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+            pairs.append((which, first_row + cell * len(head) + anchor))
+            first_row, first_anchor = first_row + height * width * len(head), first_anchor + len(head)
+        return torch.cat([which for which, _ in pairs]), torch.cat([row for _, row in pairs])
+
+    def _ignored(self, found: Tensor, boxes: Tensor, image: Tensor, counts: Tensor) -> Tensor:
+        """`[B, R]`, true where a predicted box overlaps some ground truth of its image by over `IGNORE_IOU`."""
+        if len(boxes) == 0:
+            return torch.zeros(found.shape[:2], dtype=torch.bool, device=found.device)
+        slot = torch.arange(len(boxes), device=boxes.device) - (counts.cumsum(0) - counts)[image]
+        padded = boxes.new_zeros((len(counts), int(counts.max()), 4))
+        padded[image, slot] = boxes
+        overlap, _ = paired_iou(found[:, :, None], padded[:, None])
+        return overlap.amax(2) > IGNORE_IOU
+
+    def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Threshold, clip to the image (boxes in the padding vanish), suppress non-maxima per class."""
+        boxes = clip_boxes_to_image(boxes, size)
+        shows = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        row, label = ((scores > self.score_threshold) & shows[:, None]).nonzero(as_tuple=True)
+        score = scores[row, label]
+        order = score.argsort(descending=True, stable=True)[:MAX_CANDIDATES]
+        row, label, score = row[order], label[order], score[order]
+        boxes = boxes[row]
+        kept = batched_nms(boxes.float(), score.float(), label, self.nms_iou)[: self.max_detections]
+        return {"boxes": boxes[kept], "labels": label[kept] + 1, "scores": score[kept]}
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what an evaluation caches must serve the next training step
+def _row_constants(
+    grids: tuple[tuple[int, int], ...],
+    strides: tuple[int, ...],
+    anchors: tuple[tuple[Anchor, ...], ...],
+    scale_xy: tuple[float, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Rows:
+    parts = []
+    for (height, width), stride, head, scale in zip(grids, strides, anchors, scale_xy, strict=True):
+        line, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        corner = torch.stack([column, line], -1).reshape(-1, 1, 2).double() * stride
+        corner = corner.expand(-1, len(head), 2).reshape(-1, 2)
+        anchor = torch.tensor(head, dtype=torch.float64).expand(height * width, -1, 2).reshape(-1, 2)
+        one = corner.new_ones((len(corner), 1))
+        parts.append((corner, one * stride, anchor, one * scale))
+    return Rows(*(torch.cat(constant).to(device, dtype) for constant in zip(*parts, strict=True)))
+
+
+class YoloHead(nn.Conv2d):
+    """The output convolution of a head: `[B, inputs, H, W]` to `[B, A*(5+C), H, W]`."""
+
+    def __init__(self, inputs: int, anchors: int, num_classes: int) -> None:
+        super().__init__(inputs, anchors * (5 + num_classes), 1)
+        self.num_classes = num_classes
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Small weights, and biases that start every row at a low objectness and even class probabilities."""
+        nn.init.normal_(self.weight, std=0.01)
+        bias = torch.zeros(self.out_channels // (5 + self.num_classes), 5 + self.num_classes)
+        bias[:, 4] = math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR))
+        bias[:, 5:] = -math.log(max(self.num_classes - 1, 1))
+        with torch.no_grad():
+            self.bias.copy_(bias.flatten())

@@ -1,0 +1,122 @@
+"""Official weights: the outputs of an independent reader, and files that do not fit leave the detector untouched."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import same, snapshot
+from torch import Tensor, nn
+
+from paperlib.detectors import build_detector, load_darknet_weights, transfer_coco_weights
+from paperlib.detectors.blocks import ConvBlock
+from paperlib.pruning import apply_plan, plan_pruning
+
+WIDE_HEADER = np.array([0, 2, 5, 7, 0], dtype="<i4").tobytes()
+NARROW_HEADER = np.array([0, 1, 0, 7], dtype="<i4").tobytes()
+
+
+def values_of(detector: nn.Module) -> np.ndarray:
+    """All values in the order of a Darknet file, each kind of layer spelled out."""
+    tensors: list[Tensor] = []
+    for module in detector.modules():
+        if isinstance(module, ConvBlock):
+            norm = module.bn
+            tensors += [norm.bias, norm.weight, norm.running_mean, norm.running_var, module.conv.weight]
+        elif isinstance(module, nn.Conv2d) and module.bias is not None:
+            tensors += [module.bias, module.weight]
+    return torch.cat([tensor.detach().flatten() for tensor in tensors]).numpy()
+
+
+# --- the official network -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["astronaut_416", "coffee_416", "coffee_320"])
+def test_official_weights_give_the_outputs_of_an_independent_reader(coco_weights, data_root, name):
+    path = data_root.parent / "reference" / "yolov4_tiny_coco_opencv.npz"
+    if not path.is_file():
+        pytest.skip(f"no reference outputs: {path}")
+    reference = np.load(path)
+    detector = build_detector("yolov4-tiny", 80).eval()
+    load_darknet_weights(detector, coco_weights)
+    image = torch.from_numpy(reference[f"{name}_image"]).permute(2, 0, 1)[None].float() / 255
+    rows = torch.from_numpy(reference[f"{name}_rows"])
+    side = image.shape[-1]
+
+    with torch.no_grad():
+        outputs = detector.head_outputs(image)
+        boxes, scores = detector.decode(outputs, (side, side))
+    found = torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)[0] / side
+    objectness = torch.cat([o.permute(0, 2, 3, 1).reshape(-1, 85)[:, 4] for o in outputs]).sigmoid()
+    # The other reader writes a score of 0.2 or less as 0: leave out what rounding may put on either side.
+    comparable = (scores[0] - 0.2).abs() > 1e-4
+    expected = scores[0].where(scores[0] > 0.2, torch.zeros(()))
+
+    torch.testing.assert_close(found, rows[:, :4], atol=1e-4, rtol=0)
+    torch.testing.assert_close(objectness, rows[:, 4], atol=1e-4, rtol=0)
+    torch.testing.assert_close(expected[comparable], rows[:, 5:][comparable], atol=1e-4, rtol=0)
+    assert (rows[:, 5:] > 0.2).any()
+
+
+@pytest.mark.parametrize("header", [WIDE_HEADER, NARROW_HEADER])
+def test_a_darknet_file_fills_every_tensor(tiny_detector, tmp_path, header):
+    source, target = tiny_detector(seed=1), tiny_detector(seed=2)
+    path = tmp_path / "tiny.weights"
+    path.write_bytes(header + values_of(source).tobytes())
+    load_darknet_weights(target, path)
+    assert same(snapshot(target), snapshot(source))
+
+
+@pytest.mark.parametrize(
+    ("damage", "held"),
+    [
+        (lambda content: content[:-4], "{all_but_one} float32 values;"),
+        (lambda content: content + b"\0\0\0\0", "{one_more} float32 values;"),
+        (lambda content: content[:-2], "{all_but_one} float32 values and 2 bytes of another;"),
+        (lambda content: content[:11], "0 float32 values;"),
+        (lambda content: b"", "0 float32 values;"),
+        (lambda content: b"\xff\xff\xff\x7f" * 9, "4 float32 values;"),
+    ],
+    ids=["cut", "too-long", "inside-a-value", "inside-the-header", "empty", "another-kind"],
+)
+def test_a_darknet_file_that_does_not_fit_is_refused_with_both_counts(tiny_detector, tmp_path, damage, held):
+    detector, path = tiny_detector(), tmp_path / "tiny.weights"
+    before, count = snapshot(detector), len(values_of(detector))
+    path.write_bytes(damage(WIDE_HEADER + values_of(tiny_detector(seed=1)).tobytes()))
+    with pytest.raises(ValueError) as caught:
+        load_darknet_weights(detector, path)
+    held = held.format(all_but_one=count - 1, one_more=count + 1)
+    assert str(caught.value) == f"{path}: holds {held} YoloV4Tiny needs {count}"
+    assert same(snapshot(detector), before)
+
+
+def test_a_darknet_file_of_other_classes_is_refused_with_both_counts(tiny_detector, tmp_path):
+    detector, path = tiny_detector(4), tmp_path / "three.weights"
+    counts = len(values_of(tiny_detector(3))), len(values_of(detector))
+    path.write_bytes(WIDE_HEADER + values_of(tiny_detector(3)).tobytes())
+    with pytest.raises(ValueError, match=f"{counts[0]} float32 values; YoloV4Tiny needs {counts[1]}"):
+        load_darknet_weights(detector, path)
+    with pytest.raises(FileNotFoundError, match=r"none\.weights"):
+        load_darknet_weights(detector, tmp_path / "none.weights")
+
+
+def test_transfer_takes_everything_but_the_class_outputs(tiny_detector, tmp_path):
+    source, target, path = tiny_detector(80, seed=1), tiny_detector(10, seed=2), tmp_path / "coco.weights"
+    path.write_bytes(WIDE_HEADER + values_of(source).tobytes())
+    before, given = snapshot(target), snapshot(source)
+    transfer_coco_weights(target, path)
+    for name, value in snapshot(target).items():
+        if "_out." not in name:
+            assert torch.equal(value, given[name]), name
+            continue
+        rows, fresh = value.unflatten(0, (3, 15)), before[name].unflatten(0, (3, 15))
+        assert torch.equal(rows[:, :5], given[name].unflatten(0, (3, 85))[:, :5]), name
+        assert torch.equal(rows[:, 5:], fresh[:, 5:]), name
+
+
+def test_transfer_to_a_pruned_detector_is_refused(tiny_detector, tmp_path):
+    whole, path = tiny_detector(80), tmp_path / "coco.weights"
+    path.write_bytes(WIDE_HEADER + values_of(whole).tobytes())
+    pruned = apply_plan(whole, plan_pruning(whole, 0.5))
+    before = snapshot(pruned)
+    with pytest.raises(ValueError, match="pruned"):
+        transfer_coco_weights(pruned, path)
+    assert same(snapshot(pruned), before)

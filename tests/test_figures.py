@@ -1,0 +1,85 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+from paperlib import figures
+from paperlib.pruning import apply_plan, gammas, plan_pruning
+
+MODELS = ["baseline", "SCP", "SCP + TAKD"]
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    with plt.rc_context({"backend": "agg"}):
+        figures.use_style()
+        yield
+        plt.close("all")
+
+
+def history(epochs):
+    losses = {name: np.linspace(2, 1, epochs) for name in ("box", "objectness", "classes")}
+    judged = [np.nan] * (epochs - 1) + [0.5]
+    return pd.DataFrame({"epoch": range(1, epochs + 1), **losses, "map50": judged})
+
+
+def runs(**columns):
+    return pd.DataFrame({"map50": [0.6, 0.7, 0.5], "mb": [1.0, 2.0, 3.0], "gmacs": [0.1, 0.2, 0.3], **columns})
+
+
+def draw_surgery():
+    detector, layer = tiny.detector(), "block3.second.conv"
+    plan = plan_pruning(detector, 0.5)
+    before, after = (m.get_submodule(layer).weight.detach() for m in (detector, apply_plan(detector, plan)))
+    return figures.surgery(before, after, plan.kept["block3.first.conv"], plan.kept[layer])
+
+
+def draw_detections():
+    data, generator = tiny.dataset("test", 4), torch.Generator().manual_seed(0)
+    targets = [data[index][1] for index in range(len(data))]
+    found = [{**t, "scores": torch.rand(len(t["labels"]), generator=generator)} for t in targets]
+    found = [{key: answer[key] for key in ("boxes", "labels", "scores")} for answer in found]
+    return figures.detections(data, [0, 2], {"baseline": found, "SCP": found}, 0.3)
+
+
+DRAWINGS = {
+    "contact sheet": lambda: figures.contact_sheet(tiny.dataset(), range(7)),
+    "detections": draw_detections,
+    "gamma": lambda: figures.gamma_histogram({"λ = 0": torch.rand(99), "λ = 0.001": torch.rand(99) / 9}),
+    "layer": lambda: figures.gamma_of_layer(*[gammas(tiny.detector())["neck.conv"]] * 2, "neck.conv", 0.1),
+    "channels": lambda: figures.channels_left({f"{r:.0%}": plan_pruning(tiny.detector(), r) for r in (0.3, 0.6)}),
+    "ratio": lambda: figures.ratio_curves(
+        runs(ratio=[0.3, 0.5, 0.5], state=["pruned", "pruned", "fine-tuned"]), runs().iloc[1]
+    ),
+    "components": lambda: figures.components(runs(model=MODELS), MODELS),
+    "training": lambda: figures.training_curves({name: history(epochs) for epochs, name in enumerate(MODELS, 2)}),
+    "surgery": draw_surgery,
+    "bound": figures.bound,
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_figure_is_drawn_without_a_warning_and_names_what_its_axes_show(name, tmp_path):
+    figure = DRAWINGS[name]()
+    figures.write(figure, tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").stat().st_size > 1000
+    seen = [axis for axis in figure.axes if axis.axison]
+    assert all(axis.get_title(loc="left") or axis.get_xlabel() for axis in seen)
+    assert bool(seen) == (name not in ("contact sheet", "detections"))
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_equal_figures_are_equal_files(suffix, tmp_path):
+    for name in "ab":
+        figures.write(figures.bound(), tmp_path / f"{name}.{suffix}")
+    assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_a_detection_below_the_confidence_is_not_drawn():
+    figure = draw_detections()
+    written = [float(text.get_text()) for axis in figure.axes for text in axis.texts]
+    assert written and min(written) >= 0.3
+    boxes = [len(axis.patches) for axis in figure.axes]
+    assert boxes[0] > boxes[1] == boxes[2]

@@ -1,0 +1,211 @@
+"""A notebook's hand: settings in, results out; several seeds at a time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import tiny
+import workers
+from matplotlib.figure import Figure
+
+from paperlib import experiments, progress
+from paperlib.evaluation import Metrics
+from paperlib.parallel import over_seeds
+from paperlib.settings import validate
+from paperlib.study import Study
+
+TINY = {
+    "width": 0.1, "image_size": tiny.SIDE, "epochs": 1, "fine_tune_epochs": 1, "batch_size": 4, "warmup_epochs": 0.0,
+    "seeds": [0], "workers": 1,
+}  # fmt: skip
+CHEAP = "# Parameters\nweights = 'nowhere.weights'"
+"""Parameters that are accepted, and end `begin` right after: the file is not there."""
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    for name in ("STORE", "RESULTS", "DATA", "WEIGHTS"):
+        monkeypatch.setenv(f"PAPERLIB_{name}", str(tmp_path / name.lower()))
+    return tmp_path
+
+
+def study(notebook="00_start_here", **changes):
+    made = Study(notebook, validate(notebook, TINY | changes))
+    made.train_set, made.validation, made.test = tiny.dataset(), tiny.dataset("val", 4), tiny.dataset("test", 4)
+    return made
+
+
+def begin(*cells, notebook="00_start_here"):
+    """What happens in a kernel in which these cells have been run."""
+    namespace = {"In": ["", *cells, "study = pl.Study.begin(…)"]}
+    for cell in cells:
+        exec(cell, namespace)
+    return Study.begin(notebook, namespace)
+
+
+def test_a_study_takes_its_settings_from_the_notebooks_variables():
+    made = begin("import os\nx = 3", "# Parameters\nepochs = 3", "# Parameters\nwidth = 0.1\nepochs = 2\n")
+    assert (made.settings.epochs, made.settings.width, made.settings.ratio) == (2, 0.1, 0.5)
+    assert made.blueprint.anchors[0] == (5.0, 7.0)
+    bench = made.workbench(seed=3)
+    assert (bench.recipe.epochs, bench.recipe.seed, bench.recipe.ema) == (2, 3, made.settings.ema)
+    assert (bench.fine_tuning.epochs, bench.fine_tuning.warmup_epochs) == (made.settings.fine_tune_epochs, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("cells", "complaint"),
+    [
+        (["# Parameters\nepoch = 3"], r"parameters: unknown key 'epoch' \(known: profile, dataset, "),
+        (["# Parameters\nepochs = 3", "# Parameters\nepoch: int = 3\n"], "parameters: unknown key 'epoch'"),
+        (["# Parameters\nepoch = 3", "# Parameters\nepochs = 3\n"], "parameters: unknown key 'epoch'"),
+        (["# Parameters\nepochs = '3'"], r"parameters: epochs: .*valid integer \(found '3'\)"),
+        (["# Parameters\nratio = 1.2"], r"parameters: ratio: .*less than 1 \(found 1.2\)"),
+        (["# Parameters\ndetector = 'yolov5'"], r"parameters: unknown detector 'yolov5' \(known: yolov4-tiny"),
+        (["# Parameters\ndataset = 'toy'"], "unknown data set 'toy'"),
+    ],
+)
+def test_a_parameter_that_is_unknown_or_wrong_is_refused_by_name(cells, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        begin(*cells)
+
+
+def test_a_parameter_may_be_corrected_without_a_new_kernel():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.weights: no such weights file"):
+        begin("# Parameters\nepoch = 3", "pass  # pl.Study.begin refused it", CHEAP)
+
+
+def test_data_and_weights_that_are_not_there_are_named(places):
+    with pytest.raises(FileNotFoundError, match=f"{places}/weights/nowhere.weights: no such weights file"):
+        begin(CHEAP)
+    with pytest.raises(FileNotFoundError, match=f"{places}/data"):
+        begin("# Parameters\ndataset = 'vhr10'")
+    assert list(places.iterdir()) == []
+
+
+def test_metrics_are_written_last_and_say_that_the_notebook_is_done(places):
+    made = study()
+    made.run(workers.dense)
+    made.save_table(made.frame(), "all")
+    made.save_figure(Figure(), "empty")
+    folder = places / "results" / "quick" / "00_start_here"
+    names = {f"table_all.{kind}" for kind in ("csv", "md", "tex")} | {"figure_empty.svg", "figure_empty.png"}
+    assert {path.name for path in folder.iterdir()} == names
+
+    with pytest.raises(ValueError, match="summary"):
+        made.finish({"summary": object()})
+    assert {path.name for path in folder.iterdir()} == {*names, "provenance.json"}
+    assert made.finish({"learned": True}) == {"learned": True}
+    written = json.loads((folder / "metrics.json").read_text())
+    [model] = written["models"]
+    assert written["summary"] == {"learned": True}
+    assert Metrics(**model["metrics"]) == made.runs[0].metrics
+    assert model["cost"]["size_mb"] == model["mb"] > 0
+
+    born = json.loads((folder / "provenance.json").read_text())
+    assert born["settings"] == made.settings.model_dump()
+    splits = {"train": made.train_set, "val": made.validation, "test": made.test}
+    assert born["data_digest"] == {name: split.digest for name, split in splits.items()}
+    assert born["steps"] == [made.runs[0].model.digest]
+    assert born.keys() >= {"code", "versions", "machine", "seeds", "wall_seconds", "finished"}
+
+    made.save_table(made.frame(), "all")
+    assert not (folder / "metrics.json").exists(), "half of the results are new, yet they count as done"
+
+
+def test_a_cell_that_is_run_again_does_not_count_its_seeds_twice():
+    made = study(seeds=[3])
+    first = made.run(workers.dense)
+    assert made.run(workers.dense) == first
+    assert list(made.frame()["seed"]) == [3]
+    assert made.frame()["map50"].tolist() == [first[3]["dense"].metrics.map50]
+
+
+@pytest.mark.parametrize("experiment", experiments.TRAININGS, ids=lambda experiment: experiment.__name__)
+def test_an_experiment_trains_as_often_as_it_says(experiment, places):
+    notebook = {"start_here": "00_start_here", "pruning_ratio": "02_pruning_ratio"}.get(experiment.__name__)
+    made = study(notebook or "03_components")
+    made.run(experiment)
+    trained = [path for kind in ("train", "distil") for path in (places / "store").glob(f"{kind}-*/step.json")]
+    assert len(trained) == experiments.TRAININGS[experiment](made.settings)
+
+
+def test_table_1_compares_students_of_one_shape_that_start_from_the_same_weights():
+    runs = study("03_components", ratios=[0.3, 0.6]).run(experiments.components)[0]
+    students = ("pruned", "SCP", "SCP + KD", "SCP + TAKD", "scratch")
+    assert len({runs[name].cost for name in students}) == 1
+    assert runs["sparse"].cost == runs["baseline"].cost
+
+    def parents(name):
+        return json.loads((runs[name].model.folder / "step.json").read_text())["step"]["parents"]
+
+    pruned, teacher = runs["pruned"].model.digest, runs["sparse"].model.digest
+    assert parents("SCP") == [pruned]
+    assert parents("SCP + KD") == [pruned, teacher]
+    assert parents("SCP + TAKD")[0] == pruned
+    assert parents("SCP + TAKD")[1] not in (pruned, teacher)
+    plan, whole = runs["pruned"].model.plan(), runs["sparse"].model.detector()
+    channels = sum(whole.get_submodule(name).out_channels for name in plan.kept)
+    assert plan.channels_kept / channels == pytest.approx(0.4, abs=0.05)
+
+
+def test_seeds_in_processes_give_the_numbers_that_they_give_one_after_the_other(places, monkeypatch):
+    frames = []
+    for count in (2, 1):
+        monkeypatch.setenv("PAPERLIB_STORE", str(places / f"store-{count}"))
+        changes = {"seeds": [0, 1], "workers": count, "batch_size": 16}
+        made = Study("00_start_here", validate("00_start_here", TINY | changes))
+        made.run(workers.dense)
+        frames.append(made.frame())
+    assert progress.VARIABLE not in os.environ
+    assert list(frames[0]["seed"]) == [0, 1]
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
+    digests = [{path.name for path in (places / f"store-{count}").glob("train-*[!k]")} for count in (2, 1)]
+    assert digests[0] == digests[1] and len(digests[0]) == 2
+
+
+def still_alive(folder):
+    return [path for path in Path(folder).glob("*.pid") if psutil.pid_exists(int(path.stem))]
+
+
+def test_a_seed_that_fails_ends_the_others_and_its_error_is_raised(tmp_path):
+    with pytest.raises(ValueError, match="seed 1 does not like its data"):
+        over_seeds(workers.wait_or_fail, [0, 1], 2, str(tmp_path))
+    assert len(list(tmp_path.glob("*.pid"))) == 1
+    assert not still_alive(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is needed")
+def test_the_processes_of_the_seeds_die_with_the_one_that_started_them(tmp_path):
+    script = "import sys, workers\nfrom paperlib.parallel import over_seeds\n"
+    script += "if __name__ == '__main__': over_seeds(workers.wait, [0, 1], 2, sys.argv[1])\n"
+    (tmp_path / "main.py").write_text(script)
+    places = [Path(workers.__file__).parent, Path(tiny.__file__).parents[1]]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places))}
+    command = [sys.executable, str(tmp_path / "main.py"), str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: len(still_alive(tmp_path)) == 2)
+        process.send_signal(signal.SIGKILL)
+    wait_until(lambda: not still_alive(tmp_path))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def test_examples_are_spread_over_the_test_images_with_some_objects():
+    made = study()
+    made.test = tiny.dataset("test", 30)
+    chosen = made.examples(4)
+    assert len(set(chosen)) == 4 and chosen == sorted(chosen)
+    assert all(3 <= len(made.test.records[index].labels) <= 12 for index in chosen)

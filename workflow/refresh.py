@@ -1,0 +1,40 @@
+"""Put the outputs of `results/quick` into the committed notebooks: `make refresh`.
+
+What papermill added (its cell, its metadata) and what depends on the moment (progress, times) is left out, so a
+notebook's diff shows its numbers and nothing else.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+
+from paperlib.paths import repository_root, results_root
+
+
+def refresh(notebook: Path, executed: Path) -> None:
+    """Rewrite `notebook` with the outputs of `executed`, of which it must be the source."""
+    source, ran = nbformat.read(notebook, as_version=4), nbformat.read(executed, as_version=4)
+    cells = [cell for cell in ran.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    if [cell.source for cell in cells] != [cell.source for cell in source.cells]:
+        sys.exit(f"{executed} was made from another {notebook.name}; run make reproduce first")
+    count = 0
+    for cell, done in zip(source.cells, cells, strict=True):
+        if cell.cell_type == "code":
+            count += 1
+            cell.execution_count = count
+            cell.outputs = [_scrubbed(out, count) for out in done.outputs if out.get("name") != "stderr"]
+    source.metadata.pop("papermill", None)
+    nbformat.write(source, notebook)
+
+
+def _scrubbed(output: nbformat.NotebookNode, count: int) -> nbformat.NotebookNode:
+    if "execution_count" in output:
+        output.execution_count = count
+    output.pop("metadata", None) if output.output_type == "stream" else output.update(metadata={})
+    return output
+
+
+if __name__ == "__main__":
+    for path in sorted((repository_root() / "notebooks").glob("*.ipynb")):
+        refresh(path, results_root() / "quick" / path.stem / path.name)
