@@ -14,8 +14,9 @@ _FACE = {
     "paperlib.distillation": ("Distillation",),
     "paperlib.evaluation": ("Metrics", "detect", "evaluate"),
     "paperlib.pruning": ("PruningPlan", "Sparsity", "apply_plan", "plan_pruning"),
+    "paperlib.recipe": ("Recipe",),
     "paperlib.study": ("Study",),
-    "paperlib.training": ("History", "Recipe", "fit"),
+    "paperlib.training": ("History", "fit"),
     "paperlib.workbench": ("Model", "Workbench"),
 }
 _HOME = {name: module for module, names in _FACE.items() for name in names}

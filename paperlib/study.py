@@ -32,8 +32,8 @@ from paperlib.evaluation import Metrics, detect
 from paperlib.parallel import over_seeds
 from paperlib.provenance import certificate
 from paperlib.pruning import Sparsity
+from paperlib.recipe import Recipe
 from paperlib.settings import Settings, validate
-from paperlib.training import Recipe
 from paperlib.workbench import Blueprint, DistillationChoices, Model, PruningChoices, Workbench
 
 PARAMETERS = "# Parameters"

@@ -15,69 +15,27 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from paperlib import files, paths, progress
-from paperlib.data.augment import Augmentation, augment
+from paperlib.data.augment import augment
 from paperlib.data.records import Dataset
 from paperlib.detectors.base import Targets
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.evaluation import evaluate
+from paperlib.recipe import Recipe
 from paperlib.source import code_digest
+from paperlib.weights import gamma_statistics, module_digest, renew_statistics_
 
 Objective = Callable[[nn.Module, Tensor, Targets], dict[str, Tensor]]
 HISTORY, BEST, LAST, IDENTITY = "history.jsonl", "best.safetensors", "last.safetensors", "training.json"
-
-
-class Recipe(BaseModel):
-    """How to train. The defaults are the protocol of Section 4.3 where it speaks."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    epochs: PositiveInt = 300
-    batch_size: PositiveInt = 16
-    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 800
-    learning_rate: PositiveFloat = 1e-3
-    schedule: Literal["step", "cosine"] = "step"
-    """`step`: divided by 10 at 50 % and 75 % (the paper); `cosine`: down to 1 %."""
-    warmup_epochs: NonNegativeFloat = 0.0
-    """Epochs of linear warm-up."""
-    weight_decay: NonNegativeFloat = 0.0
-    ema: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Decay per step of the running mean of the weights that is validated and kept; 0: none."""
-    zoom: float = Field(default=1.3, ge=1.0)
-    shift: NonNegativeFloat = 0.1
-    symmetries: bool = True
-    colour: float = Field(default=0.3, ge=0.0, lt=1.0)
-    mosaic: float = Field(default=0.0, ge=0.0, le=1.0)
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision."""
-    validate_every: PositiveInt = 10
-    """Epochs between validations; the last epoch is always validated."""
-    seed: int = 0
-
-    def augmentation(self) -> Augmentation:
-        """The strengths of augmentation."""
-        return Augmentation(self.zoom, self.shift, self.symmetries, self.colour, self.mosaic)
-
-    def rate(self, progress: float) -> float:
-        """Learning rate at `progress` epochs after the start."""
-        share = progress / self.epochs
-        if self.schedule == "cosine":
-            factor = 0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2
-        else:
-            factor = 1.0 if share < 0.5 else 0.1 if share < 0.75 else 0.01
-        if progress < self.warmup_epochs:
-            factor *= max(progress, 0.01) / self.warmup_epochs
-        return self.learning_rate * factor
 
 
 class Regulariser(Protocol):
@@ -230,7 +188,7 @@ class _Run:
             raise ValueError(f"epoch {epoch + 1}: the loss is not finite: {losses}; try a smaller learning rate")
         if self.regulariser:
             losses["penalty"] = float(self.regulariser.penalty(self.detector))
-        row = {"epoch": epoch + 1, "learning_rate": rate, **losses, **_gamma_statistics(self.detector)}
+        row = {"epoch": epoch + 1, "learning_rate": rate, **losses, **gamma_statistics(self.detector)}
         self.rows.append({**row, **self._validate(epoch), "seconds": time.perf_counter() - started})
 
     def save(self, epoch: int) -> None:
@@ -321,46 +279,12 @@ class _Run:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def module_digest(module: nn.Module) -> str:
-    """SHA-256 over a module's own settings, such as anchors, and its parameters and buffers by name."""
-    settings = {name: value for name, value in vars(module).items() if name != "training" and name[0] != "_"}
-    total = hashlib.sha256(f"{type(module).__name__} {sorted(settings.items())}".encode())
-    for name, value in module.state_dict().items():
-        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
-
-
 def _forget(folder: Path) -> None:
     """Remove what a training left, its name last, and nothing else."""
     for state in folder.glob("state-*"):
         shutil.rmtree(state)
     for name in (HISTORY, BEST, LAST, IDENTITY):
         (folder / name).unlink(missing_ok=True)
-
-
-def renew_statistics_(detector: nn.Module, dataset: Dataset, image_size: int, images: int = 256) -> None:
-    """Measure batch normalisation's means and variances anew, in place, on training images as they are.
-
-    Averaged weights vary less than the weights they are the average of, so statistics gathered along with the latter
-    are too wide; that compounds from layer to layer, and under Eq. 4 a detector of good weights can find nothing.
-    """
-    boxed = dataset.letterboxed(image_size).images
-    parameter = next(detector.parameters())
-    chosen = boxed[:: max(1, len(boxed) // images)][:images]
-    batches = (batch.to(parameter.device).to(parameter.dtype) / 255 for batch in chosen.split(16))
-    update_bn((batch.to(memory_format=torch.channels_last) for batch in batches), _Network(detector))
-
-
-class _Network(nn.Module):
-    """A detector without its losses: a batch in, head outputs out."""
-
-    def __init__(self, detector: nn.Module) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, batch: Tensor) -> list[Tensor]:
-        return getattr(self.detector, getattr(self.detector, "traced_method", "forward"))(batch)
 
 
 def _accelerator(precision: str) -> Accelerator:
@@ -376,20 +300,6 @@ def _parameter_groups(detector: nn.Module, weight_decay: float) -> list[dict[str
     kernels = [p for p in detector.parameters() if p.ndim > 1]
     others = [p for p in detector.parameters() if p.ndim <= 1]
     return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _gamma_statistics(detector: nn.Module) -> dict[str, float]:
-    norms = [m.weight.detach().abs() for m in detector.modules() if isinstance(m, nn.BatchNorm2d)]
-    if not norms:
-        return {}
-    gamma = torch.cat(norms).float().cpu()
-    low, middle, high = gamma.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
-    return {
-        "gamma_p10": low,
-        "gamma_p50": middle,
-        "gamma_p90": high,
-        "gamma_below_0.01": float((gamma < 0.01).float().mean()),
-    }
 
 
 def _mix(*numbers: int) -> int:

@@ -24,8 +24,9 @@ from paperlib.detectors.files import load_detector, save_detector
 from paperlib.distillation import Distillation
 from paperlib.evaluation import Metrics, evaluate
 from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning
+from paperlib.recipe import Recipe
 from paperlib.store import Step, Store, code_digest
-from paperlib.training import BEST, HISTORY, LAST, Recipe, fit
+from paperlib.training import BEST, HISTORY, LAST, fit
 
 DETECTOR, PLAN, METRICS = "detector.safetensors", "plan.json", "metrics.json"
 

@@ -1,5 +1,6 @@
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import paperlib
+from paperlib import source
 from paperlib.source import code_digest
 from paperlib.store import Step, Store
 
@@ -148,7 +150,39 @@ def test_a_name_that_is_both_a_module_and_bound_by_its_package_means_both(mini: 
 def test_the_order_of_modules_does_not_matter_and_a_module_object_is_as_good_as_its_name(mini: Path) -> None:
     both = [code_digest(*names, root=mini) for names in (("mini.deep", "mini.rates"), ("mini.rates", "mini.deep"))]
     assert both[0] == both[1] != code_digest("mini.deep", root=mini)
-    assert code_digest(paperlib) == code_digest("paperlib")
+    assert code_digest(paperlib.source) == code_digest("paperlib.source")
+
+
+def test_of_a_function_its_own_source_counts_wherever_it_is_nested_and_nothing_else(
+    mini: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = (
+        "class Bench:\n    def train(self):\n        def make(x):\n            return x + 1\n\n        return make\n\n"
+    )
+    (mini / "bench.py").write_text(bench + "    def prune(self):\n        def make(x):\n            return x - 1\n")
+    for path in mini.rglob("*.py"):
+        os.utime(path, (0, 0))
+    monkeypatch.syspath_prepend(mini.parent)
+    make = importlib.import_module("mini.bench").Bench().train()
+    copy = mini.parent / "copy" / "mini"
+    shutil.copytree(mini, copy)
+    before = code_digest(make, "mini.deep", root=copy)
+    edit(copy / "bench.py", "x - 1", "x - 2")
+    edit(copy / "bench.py", "return x + 1", '"""Return one more."""\n            return x + 1  # on')
+    assert code_digest(make, "mini.deep", root=copy) == before
+    edit(copy / "bench.py", "x + 1", "x + 2")
+    assert code_digest(make, "mini.deep", root=copy) != before
+    os.utime(mini / "bench.py")
+    with pytest.raises(ValueError, match=r"bench\.py: edited after this process loaded it"):
+        code_digest(make, root=mini)
+
+
+def test_a_module_that_only_shows_progress_is_not_followed(mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "ASIDE", frozenset({"mini.rates"}))
+    before = code_digest("mini.train", root=mini)
+    edit(mini / "rates.py", "0.1", "0.2")
+    assert code_digest("mini.train", root=mini) == before
+    assert code_digest("mini.rates", root=mini) != code_digest("mini.deep", root=mini)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from paperlib.detectors.files import load_detector
 from paperlib.distillation import Distillation
 from paperlib.evaluation import evaluate
 from paperlib.pruning import Sparsity, gammas
-from paperlib.training import BEST, HISTORY, LAST, Recipe, fit
+from paperlib.recipe import Recipe
+from paperlib.training import BEST, HISTORY, LAST, fit
 
 SPARSE = tiny.recipe(epochs=6, ema=0.9, mosaic=0.5, warmup_epochs=1.0, schedule="cosine", weight_decay=1e-3)
 DISTILLED = tiny.recipe(epochs=6, precision="bf16")

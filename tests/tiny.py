@@ -7,7 +7,7 @@ import torch
 from paperlib.data import Dataset, Record
 from paperlib.data.toy_aerial import CLASSES, draw_split
 from paperlib.detectors import build_detector
-from paperlib.training import Recipe
+from paperlib.recipe import Recipe
 
 torch.set_num_threads(1)  # sums depend on it
 SIDE = 64

@@ -1,0 +1,60 @@
+"""What training asks of a network's weights: an identity, a summary of the scale factors, fitting statistics."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from paperlib.data.records import Dataset
+
+
+def module_digest(module: nn.Module) -> str:
+    """SHA-256 over a module's own settings, such as anchors, and its parameters and buffers by name."""
+    settings = {name: value for name, value in vars(module).items() if name != "training" and name[0] != "_"}
+    total = hashlib.sha256(f"{type(module).__name__} {sorted(settings.items())}".encode())
+    for name, value in module.state_dict().items():
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def gamma_statistics(detector: nn.Module) -> dict[str, float]:
+    """Quantiles of |gamma| over all batch norms, and the share below 0.01."""
+    norms = [m.weight.detach().abs() for m in detector.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not norms:
+        return {}
+    gamma = torch.cat(norms).float().cpu()
+    low, middle, high = gamma.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
+    return {
+        "gamma_p10": low,
+        "gamma_p50": middle,
+        "gamma_p90": high,
+        "gamma_below_0.01": float((gamma < 0.01).float().mean()),
+    }
+
+
+def renew_statistics_(detector: nn.Module, dataset: Dataset, image_size: int, images: int = 256) -> None:
+    """Measure batch normalisation's means and variances anew, in place, on training images as they are.
+
+    Averaged weights vary less than the weights they are the average of, so statistics gathered along with the latter
+    are too wide; that compounds from layer to layer, and under Eq. 4 a detector of good weights can find nothing.
+    """
+    boxed = dataset.letterboxed(image_size).images
+    parameter = next(detector.parameters())
+    chosen = boxed[:: max(1, len(boxed) // images)][:images]
+    batches = (batch.to(parameter.device).to(parameter.dtype) / 255 for batch in chosen.split(16))
+    update_bn((batch.to(memory_format=torch.channels_last) for batch in batches), _Network(detector))
+
+
+class _Network(nn.Module):
+    """A detector without its losses: a batch in, head outputs out."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batch: Tensor) -> list[Tensor]:
+        return getattr(self.detector, getattr(self.detector, "traced_method", "forward"))(batch)
