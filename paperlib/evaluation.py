@@ -55,7 +55,7 @@ def evaluate(
     detector: nn.Module,
     dataset: Dataset,
     *,
-    image_size: int,
+    image_size: int | None = None,
     confidence: float | None = None,
     batch_size: int = 16,
 ) -> Metrics:
@@ -64,7 +64,8 @@ def evaluate(
     Args:
         detector: in any mode; it is used in evaluation mode and handed back as it was.
         dataset: images and ground truth.
-        image_size: side of the square that images are letterboxed to, in pixels.
+        image_size: side of the square that images are letterboxed to, in pixels; by default the longest side in the
+            data set, rounded up to a multiple of 32.
         confidence: score threshold of precision and recall; by default the one that maximises the mean F1 on
             this very data set, so hand a test set the confidence that validation chose.
         batch_size: images at a time.
@@ -73,6 +74,7 @@ def evaluate(
         ValueError: the data set has no box to find.
     """
     _check_has_boxes(dataset)
+    image_size = image_size or 32 * -(-dataset.longest_side() // 32)
     found = detect(detector, dataset, image_size=image_size, batch_size=batch_size)
     return judge(found, dataset, confidence)
 

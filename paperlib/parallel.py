@@ -29,13 +29,20 @@ def over_seeds(work: Callable[..., None], seeds: Sequence[int], workers: int, *a
     with _reporting() as (place, in_batch):
         pool = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent)
         try:
-            _watch([pool.submit(work, *arguments, seed) for seed in seeds], place, in_batch)
+            _watch([pool.submit(_call, work, *arguments, seed) for seed in seeds], place, in_batch)
         except BaseException:
             for process in list((pool._processes or {}).values()):
                 process.kill()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _call(work: Callable[..., None], *arguments: Any) -> None:
+    try:
+        work(*arguments)
+    finally:
+        progress.withdraw()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ In the batch the variable `PAPERLIB_PROGRESS` names a file. It holds one object,
     {"step": "fine-tune, seed 1", "done": 12, "of": 19, "detail": "epoch 5/12", "fraction": 0.652}
 
 replaced as a whole, so that whoever reads it never sees half of one. A process that `multiprocessing` started
-writes beside it, to `<file>.<pid>`, while one of its bars runs. Without the variable nothing is written.
+writes beside it, to `<file>.<pid>`, until it withdraws. Without the variable nothing is written.
 """
 
 import json
@@ -30,6 +30,12 @@ def report(step: str, done: int, of: int) -> None:
     """Say that `step` begins now, after `done` of `of` steps are finished."""
     _step.update(step=step, done=done, of=of)
     _write()
+
+
+def withdraw() -> None:
+    """Say that this worker has nothing more to report."""
+    if _is_worker() and (target := _target()):
+        Path(target).unlink(missing_ok=True)
 
 
 def bar(iterable: Iterable[Item], desc: str) -> Iterable[Item]:
@@ -88,10 +94,7 @@ def _reported(iterable: Iterable[Item], desc: str) -> Iterator[Item]:
             yield item
     finally:
         del _bars[depth - 1 :]
-        if not _bars and _is_worker():
-            Path(_target()).unlink(missing_ok=True)
-        else:
-            _write()
+        _write()
 
 
 def _write() -> None:

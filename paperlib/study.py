@@ -227,7 +227,6 @@ class Study:
         count = experiments.TRAININGS.get(experiment)  # unknown for a reader's own experiment
         bench = self.workbench(seed, count(self.settings) if count else 0)
         models = experiment(bench, self.settings)
-        progress.report(f"evaluate, seed {seed}", bench.trainings, bench.trainings)
         return {name: self._judge(bench, name, model) for name, model in models.items()}
 
     def _judge(self, bench: Workbench, name: str, model: Model) -> Run:

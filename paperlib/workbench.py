@@ -188,6 +188,7 @@ class Workbench:
         settings = {"image_size": self.recipe.image_size, "confidence": confidence, **self._machine()}
 
         def make(folder: Path) -> None:
+            progress.report(f"evaluate on {split}, seed {self.recipe.seed}", self._trained, self.trainings)
             detector = model.detector().to(_device())
             metrics = evaluate(detector, dataset, image_size=self.recipe.image_size, confidence=confidence)
             files.write_json_atomically(folder / METRICS, metrics.to_dict())
@@ -200,7 +201,6 @@ class Workbench:
         self, model: Model, recipe: Recipe, label: str,
         *, sparsity: Sparsity | None = None, teacher: Model | None = None,
     ) -> Model:  # fmt: skip
-        progress.report(f"{label}, seed {recipe.seed}", self._trained, self.trainings)
         settings = {
             "recipe": recipe.model_dump(),
             "sparsity": sparsity.describe() if sparsity else None,
@@ -209,6 +209,7 @@ class Workbench:
         }
 
         def make(folder: Path) -> None:
+            progress.report(f"{label}, seed {recipe.seed}", self._trained, self.trainings)
             # The detector is put in place last: once it is there, only the optimiser's state remains to be dropped.
             if not (folder / DETECTOR).exists():
                 objective = Distillation(teacher.detector(), **vars(self.distillation)) if teacher else None

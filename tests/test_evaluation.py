@@ -118,6 +118,13 @@ def test_letterboxed_coordinates_come_back_to_the_images_own():
     assert [tuple(batch.shape) for batch in oracle.batches] == [(2, 3, 64, 64), (1, 3, 64, 64)]
 
 
+def test_without_a_size_the_longest_side_sets_it_rounded_up_to_32_pixels():
+    wide = dataset([(1, A)], size=(100, 200))
+    oracle = Oracle(truth(wide.letterboxed(224)))
+    assert evaluate(oracle, wide).map50 == pytest.approx(1)
+    assert oracle.batches[0].shape[2:] == (224, 224)
+
+
 def test_detections_lie_inside_the_image_and_not_in_its_padding():
     wide = dataset([(1, A)], size=(100, 200))
     into_the_padding = [detections((1, [0.0, 10, 64, 60], 0.9))]

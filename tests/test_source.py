@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,13 +43,15 @@ PACKAGE = {
 
 
 @pytest.fixture
-def mini(tmp_path: Path) -> Path:
+def mini(tmp_path: Path) -> Iterator[Path]:
     """A small package: mini.train ─▶ rates, layers ─▶ layers.conv ─▶ maths.constants ─▶ deep."""
     for name, text in PACKAGE.items():
         path = tmp_path / "mini" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return tmp_path / "mini"
+    yield tmp_path / "mini"
+    for name in [name for name in sys.modules if name.split(".")[0] == "mini"]:
+        del sys.modules[name]
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -156,10 +159,9 @@ def test_the_order_of_modules_does_not_matter_and_a_module_object_is_as_good_as_
 def test_of_a_function_its_own_source_counts_wherever_it_is_nested_and_nothing_else(
     mini: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = (
-        "class Bench:\n    def train(self):\n        def make(x):\n            return x + 1\n\n        return make\n\n"
-    )
-    (mini / "bench.py").write_text(bench + "    def prune(self):\n        def make(x):\n            return x - 1\n")
+    steps = {"train": "x + 1", "prune": "x - 1"}
+    method = "    def {}(self):\n        def make(x):\n            return {}\n\n        return make\n\n"
+    (mini / "bench.py").write_text("class Bench:\n" + "".join(method.format(*step) for step in steps.items()))
     for path in mini.rglob("*.py"):
         os.utime(path, (0, 0))
     monkeypatch.syspath_prepend(mini.parent)

@@ -26,6 +26,7 @@ TINY = {
     "width": 0.1, "image_size": tiny.SIDE, "epochs": 1, "fine_tune_epochs": 1, "batch_size": 4, "warmup_epochs": 0.0,
     "seeds": [0], "workers": 1,
 }  # fmt: skip
+TWO_SEEDS = {"seeds": [0, 1], "workers": 2, "batch_size": 16}
 CHEAP = "# Parameters\nweights = 'nowhere.weights'"
 """Parameters that are accepted, and end `begin` right after: the file is not there."""
 
@@ -51,12 +52,18 @@ def begin(*cells, notebook="00_start_here"):
     return Study.begin(notebook, namespace)
 
 
-def test_a_study_takes_its_settings_from_the_notebooks_variables():
-    made = begin("import os\nx = 3", "# Parameters\nepochs = 3", "# Parameters\nwidth = 0.1\nepochs = 2\n")
-    assert (made.settings.epochs, made.settings.width, made.settings.ratio) == (2, 0.1, 0.5)
+@pytest.fixture(scope="module")
+def begun():
+    injected = "\n".join(f"{name} = {value!r}" for name, value in (TINY | TWO_SEEDS).items())
+    return begin("import os\nx = 3", "# Parameters\nepochs = 3\nratio = 0.4", f"# Parameters\n{injected}\n")
+
+
+def test_a_study_takes_its_settings_from_the_notebooks_variables(begun):
+    made = begun
+    assert made.settings == validate("00_start_here", TINY | TWO_SEEDS | {"ratio": 0.4})
     assert made.blueprint.anchors[0] == (5.0, 7.0)
     bench = made.workbench(seed=3)
-    assert (bench.recipe.epochs, bench.recipe.seed, bench.recipe.ema) == (2, 3, made.settings.ema)
+    assert (bench.recipe.epochs, bench.recipe.seed, bench.recipe.ema) == (1, 3, made.settings.ema)
     assert (bench.fine_tuning.epochs, bench.fine_tuning.warmup_epochs) == (made.settings.fine_tune_epochs, 0.0)
 
 
@@ -128,17 +135,23 @@ def test_a_cell_that_is_run_again_does_not_count_its_seeds_twice():
     assert made.frame()["map50"].tolist() == [first[3]["dense"].metrics.map50]
 
 
-@pytest.mark.parametrize("experiment", experiments.TRAININGS, ids=lambda experiment: experiment.__name__)
-def test_an_experiment_trains_as_often_as_it_says(experiment, places):
-    notebook = {"start_here": "00_start_here", "pruning_ratio": "02_pruning_ratio"}.get(experiment.__name__)
-    made = study(notebook or "03_components")
-    made.run(experiment)
-    trained = [path for kind in ("train", "distil") for path in (places / "store").glob(f"{kind}-*/step.json")]
-    assert len(trained) == experiments.TRAININGS[experiment](made.settings)
+def trainings(places):
+    return sum(len(list((places / "store").glob(f"{kind}-*/step.json"))) for kind in ("train", "distil"))
 
 
-def test_table_1_compares_students_of_one_shape_that_start_from_the_same_weights():
-    runs = study("03_components", ratios=[0.3, 0.6]).run(experiments.components)[0]
+def test_the_pruning_ratio_is_scanned_from_one_sparse_model(places):
+    made = study("02_pruning_ratio", ratios=[0.3, 0.9])
+    runs = made.run(experiments.pruning_ratio)[0]
+    assert list(runs) == ["sparse", "pruned 30%", "fine-tuned 30%", "pruned 90%", "fine-tuned 90%"]
+    sizes = [runs[name].cost.size_mb for name in runs]
+    assert sizes[0] > sizes[1] == sizes[2] > sizes[3] == sizes[4]
+    assert trainings(places) == experiments.TRAININGS[experiments.pruning_ratio](made.settings) == 3
+
+
+def test_table_1_compares_students_of_one_shape_that_start_from_the_same_weights(places):
+    made = study("03_components", ratios=[0.3, 0.6])
+    runs = made.run(experiments.components)[0]
+    assert trainings(places) == experiments.TRAININGS[experiments.components](made.settings) == 8
     students = ("pruned", "SCP", "SCP + KD", "SCP + TAKD", "scratch")
     assert len({runs[name].cost for name in students}) == 1
     assert runs["sparse"].cost == runs["baseline"].cost
@@ -156,19 +169,19 @@ def test_table_1_compares_students_of_one_shape_that_start_from_the_same_weights
     assert plan.channels_kept / channels == pytest.approx(0.4, abs=0.05)
 
 
-def test_seeds_in_processes_give_the_numbers_that_they_give_one_after_the_other(places, monkeypatch):
-    frames = []
-    for count in (2, 1):
-        monkeypatch.setenv("PAPERLIB_STORE", str(places / f"store-{count}"))
-        changes = {"seeds": [0, 1], "workers": count, "batch_size": 16}
-        made = Study("00_start_here", validate("00_start_here", TINY | changes))
-        made.run(workers.dense)
-        frames.append(made.frame())
+def test_seeds_in_processes_give_the_numbers_that_they_give_one_after_the_other(begun, places, monkeypatch):
+    begun.run(workers.dense)
     assert progress.VARIABLE not in os.environ
-    assert list(frames[0]["seed"]) == [0, 1]
-    pd.testing.assert_frame_equal(*frames, check_exact=True)
-    digests = [{path.name for path in (places / f"store-{count}").glob("train-*[!k]")} for count in (2, 1)]
-    assert digests[0] == digests[1] and len(digests[0]) == 2
+    monkeypatch.setenv("PAPERLIB_STORE", str(places / "other"))
+    alone = Study("00_start_here", validate("00_start_here", TINY | TWO_SEEDS | {"workers": 1}))
+    alone.train_set, alone.validation, alone.test = begun.train_set, begun.validation, begun.test
+    alone.run(workers.dense)
+    assert list(alone.frame()["seed"]) == [0, 1]
+    pd.testing.assert_frame_equal(begun.frame(), alone.frame(), check_exact=True)
+    made = [{path.parent.name for path in (places / name).glob("*/step.json")} for name in ("store", "other")]
+    assert made[0] == made[1]
+    weights = [[run.model.detector() for run in one.runs] for one in (begun, alone)]
+    assert all(map(tiny.equal, *weights))
 
 
 def still_alive(folder):

@@ -100,6 +100,10 @@ class Dataset(torch.utils.data.Dataset):
         boxes = sum(len(record.labels) for record in self.records)
         return f"Dataset({self.name}: {len(self)} images, {boxes} boxes, {len(self.classes)} classes)"
 
+    def longest_side(self) -> int:
+        """The longest side of any image, in pixels."""
+        return max(max(image.shape[1:]) for image, _ in self)
+
     def counts(self) -> dict[str, int]:
         """Number of boxes per class."""
         found = Counter(int(label) for record in self.records for label in record.labels)

@@ -1,0 +1,91 @@
+"""A scale is a file of settings; what does not fit is refused in one line."""
+
+import pytest
+
+from paperlib.recipe import Recipe
+from paperlib.settings import NOTEBOOKS, Components, Settings, StartHere, load_profile, profile_path, validate
+
+SHIPPED = sorted(profile_path("x", "quick").parents[1].glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_profile_fits_its_notebook_and_names_its_own_folder(path):
+    settings = load_profile(path.stem, path)
+    assert isinstance(settings, NOTEBOOKS[path.stem])
+    assert settings.profile == path.parent.name
+    assert path == profile_path(path.stem, settings.profile)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"epoch": 3}, "parameters: unknown key 'epoch' (known: profile, dataset, "),
+        ({"epochs": "3"}, "parameters: epochs: Input should be a valid integer (found '3')"),
+        ({"epochs": True}, "parameters: epochs: Input should be a valid integer (found True)"),
+        ({"learning_rate": "0.1"}, "parameters: learning_rate: Input should be a valid number (found '0.1')"),
+        ({"learning_rate": float("inf")}, "parameters: learning_rate: Input should be a finite number (found inf)"),
+        ({"ratios": [0.5, 1.2]}, "parameters: ratios.1: Input should be less than 1 (found 1.2)"),
+        ({"ratios": [0.5, 0.3]}, "parameters: ratios: the ratios do not ascend (found [0.5, 0.3])"),
+        ({"ratios": [0.5]}, "parameters: ratios: "),
+        ({"ratios": 0.5}, "parameters: ratios: Input should be a valid list (found 0.5)"),
+        ({"seeds": []}, "parameters: seeds: "),
+        ({"seeds": [0, 0]}, "parameters: seeds: a seed occurs twice (found [0, 0])"),
+        ({"image_size": 100}, "parameters: image_size: Input should be a multiple of 32 (found 100)"),
+        ({"profile": "../quick"}, "parameters: profile: String should match pattern"),
+        ({"compensate": "half"}, "parameters: compensate: Input should be 'off', 'bias' or 'exact' (found 'half')"),
+        ({"epochs": 0, "ratio": 0.5}, "; unknown key 'ratio'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line_that_names_it(values, complaint):
+    with pytest.raises(ValueError) as caught:
+        validate("03_components", values)
+    message = str(caught.value)
+    assert complaint in message
+    assert "\n" not in message
+
+
+def test_numbers_may_be_written_as_people_write_them():
+    settings = validate("00_start_here", {"learning_rate": 1, "warmup_epochs": 0})
+    assert (settings.learning_rate, settings.warmup_epochs) == (1.0, 0.0)
+
+
+def test_settings_cannot_be_changed_behind_their_digest():
+    with pytest.raises(ValueError, match="frozen"):
+        StartHere().epochs = 3
+    assert Components().seeds is not Components().seeds
+
+
+def test_an_unknown_notebook_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown notebook '04_nowhere'; known: 00_start_here, "):
+        validate("04_nowhere", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("epochs: [3\n", "{path}, line 2: not YAML"),
+        ("epochs\n", "{path}: expected lines of the form `key: value`"),
+        ("3: epochs\n", "{path}: expected lines of the form `key: value`"),
+        ("", "{path}: expected lines of the form `key: value`"),
+        ("epochs: three\n", "{path}: epochs: Input should be a valid integer (found 'three')"),
+        ("learning_rate: 1e-3\n", "{path}: learning_rate: Input should be a valid number (found '1e-3')"),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_refused_by_file_and_place(text, complaint, tmp_path):
+    path = tmp_path / "profile.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError) as caught:
+        load_profile("00_start_here", path)
+    assert str(caught.value).startswith(complaint.format(path=path))
+
+
+def test_a_profile_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/x.yaml: no such profile"):
+        load_profile("00_start_here", tmp_path / "x.yaml")
+
+
+def test_what_a_recipe_and_the_settings_share_has_one_meaning():
+    shared = Recipe.model_fields.keys() & Settings.model_fields.keys()
+    assert shared >= {"batch_size", "image_size", "schedule", "ema", "mosaic", "precision", "validate_every"}
+    for name in shared:
+        assert Recipe.model_fields[name].annotation == Settings.model_fields[name].annotation, name

@@ -1,0 +1,44 @@
+"""Tables for programs and for people, and the paper's own."""
+
+import io
+
+import pandas as pd
+import pytest
+
+from paperlib import tables
+
+
+@pytest.fixture
+def runs():
+    rows = [("SCP", 0, 0.60, 1.0), ("SCP", 1, 0.64, 1.2), ("baseline", 0, 0.7, 4.0), ("baseline", 1, 0.7, 4.0)]
+    frame = pd.DataFrame(rows, columns=["model", "seed", "map50", "mb"])
+    return frame.assign(gmacs=0.1234, precision=0.5, recall=0.25, map=0.3)
+
+
+def test_over_seeds_gives_mean_and_sample_deviation_in_the_order_of_appearance(runs):
+    table = tables.over_seeds(runs)
+    assert list(table["model"]) == ["SCP", "baseline"]
+    assert list(table["seeds"]) == [2, 2]
+    assert table["map50"].tolist() == pytest.approx([0.62, 0.7], rel=1e-12)
+    assert table["map50_sd"].tolist() == pytest.approx([0.04 / 2**0.5, 0.0], abs=1e-12)
+    assert table["mb"].tolist() == pytest.approx([1.1, 4.0], rel=1e-12)
+    assert list(tables.over_seeds(runs, ["baseline"])["model"]) == ["baseline"]
+
+
+def test_in_words_a_spread_is_given_where_there_are_seeds_to_spread(runs):
+    many, one = tables.over_seeds(runs), tables.over_seeds(runs[runs["seed"] == 0])
+    assert tables.in_words(many)["mAP / %"].tolist() == ["62.0 ± 2.8", "70.0 ± 0.0"]
+    assert tables.in_words(one)["mAP / %"].tolist() == ["60.0", "70.0"]
+    assert tables.in_words(one)["GMACs"].tolist() == [0.123, 0.123]
+
+
+def test_csv_keeps_every_digit(runs):
+    table = tables.over_seeds(runs)
+    again = pd.read_csv(io.StringIO(tables.render(table)["csv"]), float_precision="round_trip")
+    pd.testing.assert_frame_equal(again, table, check_exact=True)
+
+
+def test_the_papers_tables_are_at_hand_and_others_are_named():
+    assert "SCP" in " ".join(map(str, tables.reported("table_1").to_numpy().ravel()))
+    with pytest.raises(FileNotFoundError, match=r"table_99\.csv"):
+        tables.reported("table_99")
