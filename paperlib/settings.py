@@ -21,8 +21,10 @@ def _distinct(seeds: list[int]) -> list[int]:
 
 
 def _ascending(ratios: list[float]) -> list[float]:
-    if sorted(set(ratios)) != ratios:
+    if sorted(ratios) != ratios:
         raise ValueError("the ratios do not ascend")
+    if len({f"{ratio:.0%}" for ratio in ratios}) < len(ratios):
+        raise ValueError("two ratios are the same to a whole percent, by which models are named")
     return ratios
 
 

@@ -1,5 +1,6 @@
 """Tables for programs and for people, and the paper's own."""
 
+import csv
 import io
 
 import pandas as pd
@@ -34,11 +35,12 @@ def test_in_words_a_spread_is_given_where_there_are_seeds_to_spread(runs):
 
 def test_csv_keeps_every_digit(runs):
     table = tables.over_seeds(runs)
-    again = pd.read_csv(io.StringIO(tables.render(table)["csv"]), float_precision="round_trip")
-    pd.testing.assert_frame_equal(again, table, check_exact=True)
+    written = list(csv.DictReader(io.StringIO(tables.render(table)["csv"])))
+    assert [float(row["map50_sd"]) for row in written] == table["map50_sd"].tolist()
+    assert [row["model"] for row in written] == table["model"].tolist()
 
 
 def test_the_papers_tables_are_at_hand_and_others_are_named():
-    assert "SCP" in " ".join(map(str, tables.reported("table_1").to_numpy().ravel()))
+    assert tables.reported("table_1").iloc[-1].tolist() == ["yes", "no", "yes", 9.4, 9.7, 81.3]
     with pytest.raises(FileNotFoundError, match=r"table_99\.csv"):
         tables.reported("table_99")
