@@ -16,18 +16,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageDraw
 
-CLASSES: tuple[str, ...] = (
-    "airplane",
-    "ship",
-    "storage tank",
-    "baseball diamond",
-    "tennis court",
-    "basketball court",
-    "ground track field",
-    "harbor",
-    "bridge",
-    "vehicle",
-)
+from paperlib.data.vhr10 import CLASSES
+
 EXTENT = 116
 """Side of an image in scene units: the smaller, the larger its objects."""
 MARGIN = 24

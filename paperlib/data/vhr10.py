@@ -13,7 +13,7 @@ from PIL import Image
 from paperlib.data.records import Dataset, Record, check_boxes
 from paperlib.paths import repository_root
 
-CLASSES = (
+CLASSES: tuple[str, ...] = (
     "airplane",
     "ship",
     "storage tank",
