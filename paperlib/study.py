@@ -130,7 +130,7 @@ class Study:
             raise FileNotFoundError(f"{weights}: no such weights file (see data/README.md)")
         scale = chosen.anchor_scale
         anchors = tuple((w * scale, h * scale) for w, h in usual_anchors(chosen.detector))
-        return Blueprint(chosen.detector, chosen.width, anchors, weights)
+        return Blueprint(chosen.detector, chosen.width, anchors, weights, chosen.gamma_level)
 
     def workbench(self, seed: int, trainings: int = 0) -> Workbench:
         """The steps for one seed."""

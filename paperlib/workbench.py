@@ -23,7 +23,7 @@ from paperlib.detectors import build_detector, reinitialise_, transfer_coco_weig
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.distillation import Distillation
 from paperlib.evaluation import Metrics, evaluate
-from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning
+from paperlib.pruning import PruningPlan, Sparsity, apply_plan, level_gamma_, plan_pruning
 from paperlib.recipe import Recipe
 from paperlib.store import Step, Store, code_digest
 from paperlib.training import BEST, HISTORY, LAST, fit
@@ -60,6 +60,8 @@ class Blueprint:
     anchors: tuple[tuple[float, float], ...] | None = None
     weights: Path | None = None
     """Darknet file of COCO weights; none: from scratch."""
+    gamma_level: float | None = None
+    """Bring the scale factors of those weights to this level first (`level_gamma_`); none: leave them."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Workbench:
             "width": plan.width,
             "anchors": plan.anchors,
             "weights": _file_digest(plan.weights) if plan.weights else None,
+            "gamma_level": plan.gamma_level,
             "seed": seed,
         }
 
@@ -131,9 +134,14 @@ class Workbench:
                 detector = build_detector(plan.name, classes, width=plan.width, anchors=plan.anchors)
                 if plan.weights:
                     transfer_coco_weights(detector, plan.weights)
+                if plan.gamma_level:
+                    level_gamma_(detector, plan.gamma_level)
             save_detector(detector, folder / DETECTOR)
 
-        return self._model("new", settings, (), make, "paperlib.detectors", "paperlib.detectors.files")
+        code = ["paperlib.detectors", "paperlib.detectors.files"]
+        if plan.gamma_level:
+            code.append("paperlib.pruning.levelling")
+        return self._model("new", settings, (), make, *code)
 
     def reset(self, model: Model) -> Model:
         """The same shape with fresh weights: the control that tells what the inherited weights are worth."""

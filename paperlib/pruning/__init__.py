@@ -2,6 +2,7 @@
 
 from paperlib.pruning.channels import ChannelGraph, Layer, Segment, trace_channels
 from paperlib.pruning.importance import IMPORTANCES, score_channels
+from paperlib.pruning.levelling import level_gamma_
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, plan_pruning, removed_channels
 from paperlib.pruning.sparsity import Sparsity, gammas, init_gamma
 from paperlib.pruning.surgery import COMPENSATIONS, apply_plan, mask_plan
@@ -18,6 +19,7 @@ __all__ = [
     "apply_plan",
     "gammas",
     "init_gamma",
+    "level_gamma_",
     "mask_plan",
     "plan_pruning",
     "removed_channels",
