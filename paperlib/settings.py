@@ -48,7 +48,7 @@ class Settings(BaseModel):
     weights: str | None = None
     """Darknet file of COCO weights to start from, looked up in the weights folder; none: from scratch."""
     gamma_level: PositiveFloat | None = None
-    """Bring pretrained scale factors to this level first, the network's function unchanged; the paper's start is 0.5."""
+    """Bring pretrained scale factors to this level first, the function unchanged; the paper starts at 0.5."""
     anchor_scale: PositiveFloat = 0.5
     """Multiplies the detector's usual anchors, made for images of 416 pixels."""
     image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 160
