@@ -19,6 +19,8 @@ from paperlib.pruning import apply_plan, plan_pruning
         ({"name": "yolov9"}, "unknown detector 'yolov9'; known: yolov4-tiny"),
         ({"num_classes": 0}, "at least 1 class, not 0"),
         ({"width": 0.0}, "width 0.0 is not positive"),
+        ({"depth": -1.0}, "depth -1.0 is not positive"),
+        ({"depth": 0.5}, "yolov4-tiny has no depth to choose"),
         ({"anchors": [(8, 8)] * 5}, "six anchors"),
         ({"anchors": []}, "six anchors"),
         ({"anchors": [(8, 8)] * 5 + [(8, 0)]}, "six anchors"),

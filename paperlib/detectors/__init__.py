@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def build_detector(
     num_classes: int,
     *,
     width: float = 1.0,
+    depth: float = 1.0,
     anchors: Sequence[tuple[float, float]] | None = None,
     structure: dict[str, dict] | None = None,
 ) -> nn.Module:
@@ -30,25 +32,28 @@ def build_detector(
         name: a key of `DETECTORS`.
         num_classes: C, without background; labels are 1..C.
         width: multiplies the channel counts.
+        depth: multiplies the numbers of repeated blocks, for detectors that repeat some.
         anchors: `(width, height)` in pixels, small to large, for detectors with anchors; the usual ones by default.
         structure: shapes of a pruned detector (`paperlib.structure.describe`), applied after building.
 
     Raises:
-        ValueError: an unknown name, no class, a width that is not positive, anchors of another number, or a
-            structure of another detector.
+        ValueError: an unknown name, no class, a width or depth that is not positive, a depth or anchors for a
+            detector that has none, anchors of another number, or a structure of another detector.
     """
     kind = _kind(name)
     if num_classes < 1:
         raise ValueError(f"a detector needs at least 1 class, not {num_classes}")
-    if not width > 0:
-        raise ValueError(f"width {width} is not positive")
-    detector = kind(num_classes, width=width, anchors=anchors)
-    detector.build_arguments = {
-        "name": name,
-        "num_classes": num_classes,
-        "width": width,
-        "anchors": [list(a) for a in anchors] if anchors is not None else None,
-    }
+    for factor, value in (("width", width), ("depth", depth)):
+        if not value > 0:
+            raise ValueError(f"{factor} {value} is not positive")
+    usual = {"width": 1.0, "depth": 1.0, "anchors": None}
+    chosen = {"width": width, "depth": depth, "anchors": anchors}
+    options = {option: value for option, value in chosen.items() if value != usual[option]}
+    if foreign := sorted(options.keys() - inspect.signature(kind).parameters.keys()):
+        raise ValueError(f"{name} has no {foreign[0]} to choose")
+    detector = kind(num_classes, **options)
+    plain = {**chosen, "anchors": [list(a) for a in anchors] if anchors is not None else None}
+    detector.build_arguments = {"name": name, "num_classes": num_classes, **plain}
     if structure is not None:
         reshape_(detector, structure)
     return detector
@@ -58,8 +63,10 @@ def usual_anchors(name: str) -> tuple[tuple[float, float], ...]:
     """The anchors `(width, height)` of a detector's official configuration, in pixels of a 416-pixel image.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a detector without anchors of one's own choice.
     """
+    if not hasattr(_kind(name), "usual_anchors"):
+        raise ValueError(f"{name} has no anchors to choose")
     return _kind(name).usual_anchors
 
 

@@ -1,0 +1,72 @@
+"""ResNet trunks (Section 4.7), torchvision's own, with as few channels and blocks as asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from paperlib.detectors.blocks import INITIAL_GAMMA, scaled
+from paperlib.structure import describe, reshape_
+
+RESNET_50, RESNET_101 = (3, 4, 6, 3), (3, 4, 23, 3)
+"""Bottleneck blocks of the four stages."""
+STRIDES = (4, 8, 16, 32)
+
+
+class ResNetTrunk(nn.Module):
+    """A ResNet of bottleneck blocks without its classifier, every batch norm trainable.
+
+    Its parameters bear torchvision's names, so weights of torchvision's classifiers fit at full width and depth.
+
+    Args:
+        blocks: how many blocks each of the four stages has.
+        width: multiplies the channel counts.
+        depth: multiplies the numbers of blocks; each stage keeps one at least.
+
+    Attributes:
+        channels: channel counts of the four stages' outputs.
+    """
+
+    def __init__(self, blocks: Sequence[int], *, width: float = 1.0, depth: float = 1.0) -> None:
+        super().__init__()
+        whole = ResNet(Bottleneck, [max(1, round(count * depth)) for count in blocks])
+        del whole.fc, whole.avgpool
+        for name, child in whole.named_children():
+            self.add_module(name, child)
+        if width != 1.0:
+            reshape_(self, {name: _scaled_shape(shape, width) for name, shape in describe(self).items()})
+        self.channels = tuple(scaled(channels, width) for channels in (256, 512, 1024, 2048))
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Fresh weights: He's rule, gamma at `INITIAL_GAMMA`, beta at 0."""
+        initialise_convolutions_(self)
+
+    def forward(self, batch: Tensor) -> list[Tensor]:
+        """Map `[B, 3, H, W]` to the four stages' outputs, `[B, channels[i], H / STRIDES[i], W / STRIDES[i]]`."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(batch))))
+        stages = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            stages.append(x := stage(x))
+        return stages
+
+
+def initialise_convolutions_(module: nn.Module) -> None:
+    """Give convolutions He's rule, and batch norms gamma at `INITIAL_GAMMA`, beta 0 and fresh statistics, in place."""
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.BatchNorm2d):
+                layer.reset_parameters()
+                nn.init.constant_(layer.weight, INITIAL_GAMMA)
+
+
+def _scaled_shape(shape: dict[str, int], width: float) -> dict[str, int]:
+    """A layer's shape with scaled channels; the image's three and the groups stay."""
+    return {key: n if key == "groups" or n == 3 else scaled(n, width) for key, n in shape.items()}
