@@ -1,0 +1,122 @@
+"""Anyone's data in COCO format: a JSON file of images, categories and annotations, and a folder of images."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from paperlib.data.records import Dataset, Record, check_boxes
+from paperlib.files import read_json
+
+TABLES = {
+    "images": ("id", "file_name"),
+    "categories": ("id", "name"),
+    "annotations": ("image_id", "category_id", "bbox"),
+}
+"""The parts of a file that are read, and what each entry of them must have."""
+
+
+def load(annotations: Path, images: Path | None = None) -> Dataset:
+    """Read a COCO file; its categories, in the order of their ids, become classes 1..C.
+
+    Crowd regions (`iscrowd`) are left out: they mark areas, not objects.
+
+    Args:
+        annotations: the JSON file.
+        images: the folder that its file names start from; by default the JSON file's own folder.
+
+    Raises:
+        FileNotFoundError: the file, the folder, or an image that is listed is missing.
+        ValueError: not JSON, or not COCO: a part or key missing, an id or file given twice, an annotation of an image
+            or category that is not listed, a box without area or outside its image, an image that does not open or
+            has another size than is stated. One line names the file, the place and the fault.
+    """
+    folder = images if images is not None else annotations.parent
+    if not annotations.is_file():
+        raise FileNotFoundError(f"{annotations}: no such file")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of images")
+    content = _checked(read_json(annotations), annotations)
+    categories = sorted(content["categories"], key=lambda category: category["id"])
+    label_of = {category["id"]: label for label, category in enumerate(categories, 1)}
+    objects: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    for number, entry in enumerate(content["annotations"]):
+        _check_annotation(entry, objects, label_of, f"{annotations}, annotations[{number}]")
+        if not entry.get("iscrowd"):
+            objects[entry["image_id"]].append(entry)
+    records = [_record(image, objects[image["id"]], label_of, folder, annotations) for image in content["images"]]
+    return Dataset(f"coco:{annotations.name}", [category["name"] for category in categories], records)
+
+
+def _checked(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The content of a file, once its parts are known to be lists of entries with unique ids and names."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not COCO: expected an object with {', '.join(TABLES)}")
+    for table, keys in TABLES.items():
+        entries = content.get(table)
+        if not isinstance(entries, list):
+            raise ValueError(f"{path}: not COCO: no list of {table}")
+        for number, entry in enumerate(entries):
+            if missing := [key for key in keys if not isinstance(entry, dict) or key not in entry]:
+                raise ValueError(f"{path}, {table}[{number}]: has no {missing[0]}")
+        for key in ("id", "file_name", "name"):
+            _check_unique([entry[key] for entry in entries if key in entry], f"{path}, {table}: {key}")
+    for table in ("images", "categories"):
+        if not content[table]:
+            raise ValueError(f"{path}: lists no {table}")
+    return content
+
+
+def _check_unique(values: Sequence[Any], place: str) -> None:
+    if strange := [value for value in values if not isinstance(value, int | str)]:
+        raise ValueError(f"{place} {strange[0]!r} is neither a whole number nor a text")
+    value, times = max(Counter(values).items(), key=lambda item: item[1], default=(None, 0))
+    if times > 1:
+        raise ValueError(f"{place} {value!r} is given {times} times")
+
+
+def _check_annotation(entry: dict[str, Any], images: dict, categories: dict, place: str) -> None:
+    for key, known in (("image_id", images), ("category_id", categories)):
+        if entry[key] not in known:
+            raise ValueError(f"{place}: {key} {entry[key]!r} is not listed")
+    box = entry["bbox"]
+    numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
+    if not (numbers and all(map(math.isfinite, box))):
+        raise ValueError(f"{place}: bbox {box!r} is not four numbers [x, y, width, height]")
+    if box[2] <= 0 or box[3] <= 0:
+        raise ValueError(f"{place}: bbox {box} has no area")
+
+
+def _record(
+    image: dict[str, Any], objects: list[dict[str, Any]], label_of: dict[int, int], folder: Path, path: Path
+) -> Record:
+    file = folder / str(image["file_name"])
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such image (listed in {path})")
+    try:
+        with Image.open(file) as opened:
+            size = opened.size
+    except OSError as error:
+        raise ValueError(f"{file}: not an image ({error})") from error
+    stated = (image.get("width", size[0]), image.get("height", size[1]))
+    if stated != size:
+        raise ValueError(f"{file}: is {size[0]} x {size[1]} pixels, {path} says {stated[0]} x {stated[1]}")
+    corners = np.array([entry["bbox"] for entry in objects], dtype=np.float64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    boxes = _inside(corners, size).astype(np.float32)
+    check_boxes(boxes, size, f"{path}, image {image['file_name']}")
+    labels = np.array([label_of[entry["category_id"]] for entry in objects], dtype=np.int64)
+    return Record(str(image["file_name"]), file, boxes, labels)
+
+
+def _inside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes that stick out by a pixel at most, as rounding in annotation tools leaves them, end at the border."""
+    border = np.array([*size, *size], dtype=np.float64)
+    near = (boxes >= -1) & (boxes <= border + 1)
+    return np.where(near, boxes.clip(0, border), boxes)
