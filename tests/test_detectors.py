@@ -85,8 +85,8 @@ def test_training_gives_losses_whose_gradients_reach_every_parameter(tiny_detect
     assert set(losses) == {"box", "objectness", "classes"}
     assert all(loss.ndim == 0 and loss.isfinite() and loss > 0 for loss in losses.values())
     sum(losses.values()).backward()
-    for name, parameter in detector.named_parameters():
-        assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+    for place, parameter in detector.named_parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), place
 
 
 def test_images_without_boxes_train_objectness_alone(tiny_detector, tiny_batch):
