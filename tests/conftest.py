@@ -12,14 +12,19 @@ from paperlib import paths
 from paperlib.detectors import build_detector, usual_anchors
 
 TINY_SIDE = 64
-TINY_ANCHORS = tuple((w * TINY_SIDE / 416, h * TINY_SIDE / 416) for w, h in usual_anchors("yolov4-tiny"))
+TINY_DEPTH = 0.25
+YOLOS = ("yolov3", "yolov3-spp", "yolov4", "yolov4-tiny")
 
 
-def make_tiny_detector(num_classes: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """YOLOv4-tiny at an eighth of its width, with lively batch norms, for pictures of `TINY_SIDE` pixels."""
+def make_tiny_detector(
+    num_classes: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32, *, name: str = "yolov4-tiny"
+) -> nn.Module:
+    """A YOLO at an eighth of its width, with lively batch norms, for pictures of `TINY_SIDE` pixels."""
+    anchors = tuple((w * TINY_SIDE / 416, h * TINY_SIDE / 416) for w, h in usual_anchors(name))
+    depth = {} if name == "yolov4-tiny" else {"depth": TINY_DEPTH}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        detector = build_detector("yolov4-tiny", num_classes, width=0.125, anchors=TINY_ANCHORS)
+        detector = build_detector(name, num_classes, width=0.125, anchors=anchors, **depth)
         for norm in (m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)):
             nn.init.uniform_(norm.weight, 0.2, 1.0)
             nn.init.normal_(norm.bias, std=0.3)

@@ -133,11 +133,14 @@ def test_an_unknown_operation_is_refused_only_where_prunable_channels_flow_throu
     assert list(trace_channels(SoftmaxAfterwards()).prunable) == ["a"]
 
 
-def test_yolov4_tiny_is_prunable_everywhere_but_in_its_outputs() -> None:
-    detector = build_detector("yolov4-tiny", num_classes=10, width=0.25)
+@pytest.mark.parametrize(
+    ("name", "heads", "split_parts"), [("yolov3", 3, 0), ("yolov3-spp", 3, 0), ("yolov4", 3, 0), ("yolov4-tiny", 2, 6)]
+)
+def test_a_yolo_is_prunable_everywhere_but_in_its_outputs(name: str, heads: int, split_parts: int) -> None:
+    detector = build_detector(name, num_classes=10, width=0.0625)
     graph = trace_channels(detector)
     convolutions = {n for n, m in detector.named_modules() if isinstance(m, nn.Conv2d)}
     outputs = {n for n in convolutions if detector.get_submodule(n).bias is not None}
-    assert len(outputs) == 2
+    assert len(outputs) == heads
     assert set(graph.prunable) == convolutions - outputs, "the convolutions before the channel splits included"
-    assert sum(segment.layer.endswith("split") for segment in graph.segments) == 6
+    assert sum(segment.layer.endswith("split") for segment in graph.segments) == split_parts

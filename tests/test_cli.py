@@ -54,7 +54,7 @@ def test_a_bad_profile_or_notebook_is_one_line_and_nothing_is_begun(project, pro
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["nosuch"], "unknown detector 'nosuch'; known: yolov4-tiny"),
+        (["nosuch"], "unknown detector 'nosuch'; known: yolov3, "),
         (["yolov4-tiny", "--width", "0"], "width 0.0 is not positive"),
     ],
 )

@@ -1,6 +1,7 @@
 """Size and compute: the paper's numbers, and their definition counted by hand."""
 
 import pytest
+import torch
 from torch import nn
 
 from paperlib.costs import cost
@@ -9,11 +10,29 @@ from paperlib.detectors import build_detector
 DARKNET_HEADER_BYTES = 20
 
 
-def test_size_and_compute_are_those_of_the_paper():
-    assert cost(build_detector("yolov4-tiny", 80)).size_mb == pytest.approx(24.3, abs=0.05)
-    ten = cost(build_detector("yolov4-tiny", 10))
-    assert ten.size_mb == pytest.approx(23.6, abs=0.05)
-    assert ten.gmacs == pytest.approx(12.57, rel=1e-3)
+@pytest.mark.parametrize(
+    ("name", "classes", "size_mb", "gmacs"),
+    [
+        ("yolov3", 10, 246.5, 120.85),
+        ("yolov4", 80, 257.7, 111.14),
+        ("yolov4", 10, 256.2, None),
+        ("yolov4", 15, 256.3, None),
+        ("yolov4-tiny", 80, 24.3, None),
+        ("yolov4-tiny", 10, 23.6, 12.57),
+    ],
+)
+def test_size_and_compute_are_those_of_the_paper(name, classes, size_mb, gmacs):
+    with torch.device("meta"):
+        found = cost(build_detector(name, classes))
+    assert found.size_mb == pytest.approx(size_mb, abs=0.05)
+    assert gmacs is None or found.gmacs == pytest.approx(gmacs, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "size"), [("yolov3", 248_007_048), ("yolov4", 257_717_640)])
+def test_the_size_is_that_of_the_published_weights_file(name, size):
+    with torch.device("meta"):
+        found = cost(build_detector(name, 80))
+    assert round(found.size_mb * 1e6) + DARKNET_HEADER_BYTES == size
 
 
 def test_the_size_is_that_of_the_official_weights_file(coco_weights):

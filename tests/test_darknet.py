@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import same, snapshot
+from conftest import YOLOS, same, snapshot
 from torch import Tensor, nn
 
 from paperlib.detectors import build_detector, load_darknet_weights, transfer_coco_weights
@@ -98,8 +98,10 @@ def test_a_darknet_file_of_other_classes_is_refused_with_both_counts(tiny_detect
         load_darknet_weights(detector, tmp_path / "none.weights")
 
 
-def test_transfer_takes_everything_but_the_class_outputs(tiny_detector, tmp_path):
-    source, target, path = tiny_detector(80, seed=1), tiny_detector(10, seed=2), tmp_path / "coco.weights"
+@pytest.mark.parametrize("name", YOLOS)
+def test_transfer_takes_everything_but_the_class_outputs(tiny_detector, tmp_path, name):
+    source, target = tiny_detector(80, seed=1, name=name), tiny_detector(10, seed=2, name=name)
+    path = tmp_path / "coco.weights"
     path.write_bytes(WIDE_HEADER + values_of(source).tobytes())
     before, given = snapshot(target), snapshot(source)
     transfer_coco_weights(target, path)

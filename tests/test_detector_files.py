@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import YOLOS
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ from paperlib.structure import describe
 
 
 @pytest.fixture
-def pruned(tiny_detector) -> nn.Module:
-    whole = tiny_detector().eval()
+def pruned(tiny_detector, request) -> nn.Module:
+    whole = tiny_detector(name=getattr(request, "param", "yolov4-tiny")).eval()
     return apply_plan(whole, plan_pruning(whole, 0.5), compensate="exact")
 
 
@@ -65,6 +66,7 @@ def test_a_pruned_detector_computes_the_same_bits_in_another_process(pruned, sav
     assert torch.equal(there["coarse"], here[0]) and torch.equal(there["fine"], here[1])
 
 
+@pytest.mark.parametrize("pruned", YOLOS, indirect=True)
 def test_what_is_loaded_is_what_was_saved(pruned, tmp_path):
     detector = pruned.double().to(memory_format=torch.channels_last).train()
     path = tmp_path / "new" / "detector.safetensors"

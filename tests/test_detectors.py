@@ -1,29 +1,41 @@
-"""YOLOv4-tiny: torchvision's conventions, the order of its rows, and an assignment that a loop confirms."""
+"""The YOLOs: torchvision's conventions, the order of its rows, and an assignment that a loop confirms."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import same, snapshot
+from conftest import YOLOS, same, snapshot
 from torch import nn
 
-from paperlib.detectors import build_detector, reinitialise_, usual_anchors
+from paperlib.detectors import DETECTORS, build_detector, reinitialise_, usual_anchors
 from paperlib.detectors.base import Assignment
-from paperlib.detectors.yolo_head import IGNORE_IOU, MATCH_IOU
+from paperlib.detectors.blocks import ResidualBlock
 from paperlib.pruning import apply_plan, plan_pruning
+
+# Per head, coarse head first: stride, scale_x_y and the numbers of its anchors.
+COARSE, MIDDLE, FINE = (32, 1.0, (6, 7, 8)), (16, 1.0, (3, 4, 5)), (8, 1.0, (0, 1, 2))
+HEADS = {
+    "yolov3": (COARSE, MIDDLE, FINE),
+    "yolov3-spp": (COARSE, MIDDLE, FINE),
+    "yolov4": ((32, 1.05, (6, 7, 8)), (16, 1.1, (3, 4, 5)), (8, 1.2, (0, 1, 2))),
+    "yolov4-tiny": ((32, 1.05, (3, 4, 5)), (16, 1.05, (1, 2, 3))),
+}
+MATCH_IOU = {"yolov3": 1.0, "yolov3-spp": 1.0, "yolov4": 0.213, "yolov4-tiny": 0.213}
+IGNORE_IOU = 0.7
 
 
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        ({"name": "yolov9"}, "unknown detector 'yolov9'; known: yolov4-tiny"),
+        ({"name": "yolov9"}, f"unknown detector 'yolov9'; known: {', '.join(DETECTORS)}"),
         ({"num_classes": 0}, "at least 1 class, not 0"),
         ({"width": 0.0}, "width 0.0 is not positive"),
         ({"depth": -1.0}, "depth -1.0 is not positive"),
         ({"depth": 0.5}, "yolov4-tiny has no depth to choose"),
-        ({"anchors": [(8, 8)] * 5}, "six anchors"),
-        ({"anchors": []}, "six anchors"),
-        ({"anchors": [(8, 8)] * 5 + [(8, 0)]}, "six anchors"),
+        ({"anchors": [(8, 8)] * 5}, "YoloV4Tiny needs 6 anchors"),
+        ({"anchors": []}, "YoloV4Tiny needs 6 anchors"),
+        ({"anchors": [(8, 8)] * 5 + [(8, 0)]}, "YoloV4Tiny needs 6 anchors"),
+        ({"name": "yolov4", "anchors": [(8, 8)] * 6}, "YoloV4 needs 9 anchors"),
         ({"structure": {}}, "does not name these layers"),
     ],
 )
@@ -33,9 +45,19 @@ def test_a_detector_that_cannot_be_is_refused(arguments, fault):
 
 
 def test_unknown_names_have_no_usual_anchors():
-    assert len(usual_anchors("yolov4-tiny")) == 6
+    assert [len(usual_anchors(name)) for name in YOLOS] == [9, 9, 9, 6]
     with pytest.raises(ValueError, match="unknown detector 'yolov9'"):
         usual_anchors("yolov9")
+
+
+@pytest.mark.parametrize(("depth", "stages"), [(1.0, [1, 2, 8, 8, 4]), (0.5, [1, 1, 4, 4, 2]), (0.01, [1] * 5)])
+@pytest.mark.parametrize("name", ["yolov3", "yolov4"])
+def test_depth_scales_the_residual_blocks_of_each_stage_down_to_one(name, depth, stages):
+    trunk = build_detector(name, 3, width=0.03, depth=depth).trunk
+    found = [
+        [isinstance(m, ResidualBlock) for m in stage.modules()].count(True) for stage in list(trunk.children())[1:]
+    ]
+    assert found == stages
 
 
 def test_reinitialising_a_pruned_detector_leaves_nothing_of_its_weights(tiny_detector):
@@ -55,15 +77,16 @@ def test_reinitialising_a_pruned_detector_leaves_nothing_of_its_weights(tiny_det
 # --- torchvision's conventions ------------------------------------------------------------------------
 
 
-def test_training_gives_losses_whose_gradients_reach_every_parameter(tiny_detector, tiny_batch):
-    detector = tiny_detector().train()
+@pytest.mark.parametrize("name", YOLOS)
+def test_training_gives_losses_whose_gradients_reach_every_parameter(tiny_detector, tiny_batch, name):
+    detector = tiny_detector(name=name).train()
     images, targets = tiny_batch()
     losses = detector(list(images), targets)
     assert set(losses) == {"box", "objectness", "classes"}
     assert all(loss.ndim == 0 and loss.isfinite() and loss > 0 for loss in losses.values())
     sum(losses.values()).backward()
-    for name, parameter in detector.named_parameters():
-        assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+    for place, parameter in detector.named_parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), place
 
 
 def test_images_without_boxes_train_objectness_alone(tiny_detector, tiny_batch):
@@ -137,20 +160,21 @@ def test_a_detector_can_train_after_it_was_evaluated(tiny_detector, tiny_batch):
 # --- rows ---------------------------------------------------------------------------------------------
 
 
-def test_rows_run_over_heads_then_cells_then_anchors(tiny_detector):
-    detector = tiny_detector(dtype=torch.float64)
+@pytest.mark.parametrize("name", YOLOS)
+def test_rows_run_over_heads_then_cells_then_anchors(name):
+    detector, sizes = build_detector(name, 3, width=0.125), usual_anchors(name)
     height, width = 64, 96
-    heads = ((32, 2, 3), (16, 4, 6))
-    outputs = [torch.randn(2, 3 * 8, rows, columns, dtype=torch.float64) for _, rows, columns in heads]
+    heads = HEADS[name]
+    outputs = [torch.randn(2, 3 * 8, height // s, width // s, dtype=torch.float64) for s, *_ in heads]
     boxes, scores = detector.decode(outputs, (height, width))
     row = 0
-    for (stride, lines, columns), output, anchors in zip(heads, outputs, detector.anchors, strict=True):
-        for line in range(lines):
-            for column in range(columns):
-                for number, (wide, high) in enumerate(anchors):
+    for (stride, scale, mask), output in zip(heads, outputs, strict=True):
+        for line in range(height // stride):
+            for column in range(width // stride):
+                for number, (wide, high) in enumerate(sizes[anchor] for anchor in mask):
                     tx, ty, tw, th, *logits = output[1, 8 * number : 8 * number + 8, line, column]
-                    x = (column + 1.05 * tx.sigmoid() - 0.025) * stride
-                    y = (line + 1.05 * ty.sigmoid() - 0.025) * stride
+                    x = (column + scale * tx.sigmoid() - (scale - 1) / 2) * stride
+                    y = (line + scale * ty.sigmoid() - (scale - 1) / 2) * stride
                     half = torch.stack([tw.exp() * wide, th.exp() * high]) / 2
                     expected = torch.cat([torch.stack([x, y]) - half, torch.stack([x, y]) + half])
                     torch.testing.assert_close(boxes[1, row], expected)
@@ -177,14 +201,16 @@ def overlap(first: list[float], second: list[float]) -> float:
     return inside / (sum(areas) - inside)
 
 
-def rows_that_answer(box: list[float], detector: nn.Module, grids: list[tuple[int, int]]) -> list[int]:
+def rows_that_answer(
+    box: list[float], detector: nn.Module, grids: list[tuple[int, int]], match_iou: float
+) -> list[int]:
     """Slowly, for one box: in the cell of its centre the most similar anchor, and all that are similar enough."""
     wide, high = box[2] - box[0], box[3] - box[1]
     flat = [(head, number, *anchor) for head, a in enumerate(detector.anchors) for number, anchor in enumerate(a)]
     similar = [overlap([0, 0, wide, high], [0, 0, w, h]) for _, _, w, h in flat]
     rows = []
     for (head, number, _, _), value in zip(flat, similar, strict=True):
-        if value > MATCH_IOU or value == max(similar):
+        if value > match_iou or value == max(similar):
             lines, columns = grids[head]
             stride = detector.strides[head]
             line = min(int((box[1] + box[3]) / 2 / stride), lines - 1)
@@ -194,19 +220,20 @@ def rows_that_answer(box: list[float], detector: nn.Module, grids: list[tuple[in
     return rows
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_assignment_agrees_with_a_loop_over_boxes(tiny_detector, seed):
-    detector, generator = tiny_detector(dtype=torch.float64), torch.Generator().manual_seed(seed)
-    grids = [(2, 2), (4, 4)]
+@pytest.mark.parametrize("name", YOLOS)
+@pytest.mark.parametrize("seed", range(4))
+def test_assignment_agrees_with_a_loop_over_boxes(tiny_detector, name, seed):
+    detector, generator = tiny_detector(dtype=torch.float64, name=name), torch.Generator().manual_seed(seed)
+    grids = [(64 // stride, 64 // stride) for stride, *_ in HEADS[name]]
     # Centres often on the border of their cell, boxes about as large as anchors.
     spread = torch.tensor([4, 4, 0.3, 0.3, 1, 1, 1, 1], dtype=torch.float64).repeat(3)[:, None, None]
     outputs = [spread * torch.randn(3, 24, *grid, generator=generator, dtype=torch.float64) for grid in grids]
     found, _ = detector.decode(outputs, (64, 64))
     targets = []
-    for image, count in enumerate((12, 0, 6)):
+    for image, count in enumerate((24, 0, 12)):
         # Boxes near predicted ones, so that some rows find a box for which they do not answer.
         picked = found[image, torch.randint(found.shape[1], (count,), generator=generator)]
-        boxes = (picked + torch.randn(count, 2, generator=generator).repeat(1, 2)).clamp(0, 64)
+        boxes = (picked + 0.5 * torch.randn(count, 2, generator=generator).repeat(1, 2)).clamp(0, 64)
         targets.append({"boxes": boxes, "labels": torch.randint(1, 4, (count,), generator=generator)})
 
     assignment = detector.assign(outputs, targets)
@@ -217,7 +244,8 @@ def test_assignment_agrees_with_a_loop_over_boxes(tiny_detector, seed):
         for row, candidate in enumerate(found[image].tolist()):
             ignored[image, row] = any(overlap(candidate, box) > IGNORE_IOU for box in boxes)
         for box, label in zip(boxes, target["labels"].tolist(), strict=True):
-            positives |= {(image, row, tuple(box), label - 1) for row in rows_that_answer(box, detector, grids)}
+            rows = rows_that_answer(box, detector, grids, MATCH_IOU[name])
+            positives |= {(image, row, tuple(box), label - 1) for row in rows}
     for image, row, *_ in positives:
         ignored[image, row] = False
 

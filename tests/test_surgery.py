@@ -94,7 +94,19 @@ def tiny() -> nn.Module:
     return build_detector("yolov4-tiny", num_classes=10, width=0.25)
 
 
-NETWORKS = [Shortcuts, Branches, Depthwise, tiny]
+def yolov3() -> nn.Module:
+    return build_detector("yolov3", num_classes=3, width=0.0625, depth=0.25)
+
+
+def yolov3_spp() -> nn.Module:
+    return build_detector("yolov3-spp", num_classes=3, width=0.0625, depth=0.25)
+
+
+def yolov4() -> nn.Module:
+    return build_detector("yolov4", num_classes=3, width=0.0625, depth=0.25)
+
+
+NETWORKS = [Shortcuts, Branches, Depthwise, tiny, yolov3, yolov3_spp, yolov4]
 
 
 def randomise(net: nn.Module, seed: int) -> nn.Module:
@@ -134,7 +146,7 @@ def random_plan(net: nn.Module, seed: int) -> PruningPlan:
 
 @pytest.mark.parametrize("make", NETWORKS)
 @given(ratio=ratios, seed=seeds)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_without_compensation_it_equals_the_network_with_gamma_and_beta_zero(
     make: Callable[[], nn.Module], ratio: float, seed: int
 ) -> None:
@@ -145,7 +157,7 @@ def test_without_compensation_it_equals_the_network_with_gamma_and_beta_zero(
 
 @pytest.mark.parametrize("make", [*NETWORKS, PreActivation])
 @given(ratio=ratios, seed=seeds)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_exact_compensation_equals_the_network_with_gamma_zero_alone(
     make: Callable[[], nn.Module], ratio: float, seed: int
 ) -> None:
@@ -156,7 +168,7 @@ def test_exact_compensation_equals_the_network_with_gamma_zero_alone(
 
 @pytest.mark.parametrize("make", NETWORKS)
 @given(seed=seeds)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_any_plan_that_respects_the_coupling_is_carried_out_exactly(make: Callable[[], nn.Module], seed: int) -> None:
     net = randomise(make(), seed)
     plan = random_plan(net, seed)

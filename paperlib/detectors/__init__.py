@@ -10,10 +10,17 @@ import torch
 from torch import nn
 
 from paperlib.detectors.darknet import load_darknet_weights
-from paperlib.detectors.yolo import YoloV4Tiny
+from paperlib.detectors.yolov3 import YoloV3, YoloV3Spp
+from paperlib.detectors.yolov4 import YoloV4
+from paperlib.detectors.yolov4_tiny import YoloV4Tiny
 from paperlib.structure import describe, reshape_
 
-DETECTORS: dict[str, type[nn.Module]] = {"yolov4-tiny": YoloV4Tiny}
+DETECTORS: dict[str, type[nn.Module]] = {
+    "yolov3": YoloV3,
+    "yolov3-spp": YoloV3Spp,
+    "yolov4": YoloV4,
+    "yolov4-tiny": YoloV4Tiny,
+}
 COCO_CLASSES = 80
 
 

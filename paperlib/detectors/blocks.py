@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 
 LEAKY_SLOPE = 0.1
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"leaky": partial(nn.LeakyReLU, LEAKY_SLOPE), "linear": nn.Identity}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky": partial(nn.LeakyReLU, LEAKY_SLOPE),
+    "mish": nn.Mish,
+    "linear": nn.Identity,
+}
 STRIDE_PADDING_GREY = 0.5
 INITIAL_GAMMA = 0.5
 """Section 4.3: every scale factor gamma starts at 0.5."""
@@ -42,6 +46,53 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, inputs, H, W]` to `[B, outputs, H/stride, W/stride]`."""
         return self.act(self.bn(self.conv(x)))
+
+
+class ResidualBlock(nn.Module):
+    """Darknet's residual block, `x + f(x)`: a 1x1 convolution to `inner` channels and a 3x3 one back to `channels`."""
+
+    def __init__(self, channels: int, inner: int, activation: str = "leaky") -> None:
+        super().__init__()
+        self.first = ConvBlock(channels, inner, 1, activation=activation)
+        self.second = ConvBlock(inner, channels, 3, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, channels, H, W]` to the same shape."""
+        return x + self.second(self.first(x))
+
+
+class SpatialPyramid(nn.Module):
+    """Spatial pyramid pooling as the YOLOs do it: max-pools of sides 13, 9 and 5 at stride 1, beside what they read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pools = nn.ModuleList(nn.MaxPool2d(side, 1, side // 2) for side in (13, 9, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, C, H, W]` to `[B, 4C, H, W]`, widest pool first."""
+        return torch.cat([*(pool(x) for pool in self.pools), x], 1)
+
+
+def alternating(inputs: int, narrow: int, wide: int, layers: int) -> nn.Sequential:
+    """Leaky layers from `inputs` channels on: 1x1 to `narrow`, 3x3 to `wide`, 1x1 to `narrow`, …"""
+    blocks = []
+    for layer in range(layers):
+        outputs, kernel = (wide, 3) if layer % 2 else (narrow, 1)
+        blocks.append(ConvBlock(inputs, outputs, kernel))
+        inputs = outputs
+    return nn.Sequential(*blocks)
+
+
+def pyramid_neck(inputs: int, narrow: int, wide: int) -> nn.Sequential:
+    """Three alternating layers, the spatial pyramid, and three more: from `inputs` to `narrow` channels."""
+    return nn.Sequential(
+        *alternating(inputs, narrow, wide, layers=3), SpatialPyramid(), *alternating(4 * narrow, narrow, wide, layers=3)
+    )
+
+
+def repeated(blocks: int, depth: float) -> int:
+    """`blocks * depth`, rounded; at least 1."""
+    return max(1, round(blocks * depth))
 
 
 def scaled(channels: int, width: float) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from paperlib.detectors.blocks import INITIAL_GAMMA, scaled
+from paperlib.detectors.blocks import INITIAL_GAMMA, repeated, scaled
 from paperlib.structure import describe, reshape_
 
 RESNET_50, RESNET_101 = (3, 4, 6, 3), (3, 4, 23, 3)
@@ -32,7 +32,7 @@ class ResNetTrunk(nn.Module):
 
     def __init__(self, blocks: Sequence[int], *, width: float = 1.0, depth: float = 1.0) -> None:
         super().__init__()
-        whole = ResNet(Bottleneck, [max(1, round(count * depth)) for count in blocks])
+        whole = ResNet(Bottleneck, [repeated(count, depth) for count in blocks])
         del whole.fc, whole.avgpool
         for name, child in whole.named_children():
             self.add_module(name, child)

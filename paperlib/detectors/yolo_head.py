@@ -22,10 +22,6 @@ from paperlib.detectors.base import Assignment, HeadResponses, Targets
 from paperlib.detectors.blocks import as_batch, paired_iou
 
 Anchor = tuple[float, float]
-MATCH_IOU = 0.213
-"""An anchor also answers for a box when their shapes overlap by more than this (YOLOv4's `iou_thresh`)."""
-IGNORE_IOU = 0.7
-"""A row that overlaps a box by more than this, without answering for it, is not punished (`ignore_thresh`)."""
 OBJECTNESS_PRIOR = 0.01
 MAX_CANDIDATES = 1000
 """The best-scoring candidates of an image that non-maximum suppression looks at."""
@@ -50,20 +46,44 @@ class Rows(NamedTuple):
 
 
 class Yolo(nn.Module):
-    """What all YOLOs share; a subclass supplies `head_outputs`, `strides` and `scale_xy`.
+    """What all YOLOs share; a subclass supplies `head_outputs` and the constants of its official configuration.
 
     Called as torchvision's detectors are: in training `detector(images, targets)` gives a dict of losses, in
     evaluation `detector(images)` gives a list of `{boxes, labels, scores}`.
+
+    Args:
+        num_classes: C, without background.
+        anchors: as many as `usual_anchors`, `(width, height)` in pixels, small to large; the usual ones by default.
+
+    Attributes:
+        usual_anchors: the official anchors, for images of 416 pixels.
+        masks: per head, coarse head first like all that follows, the indices of its anchors.
+        strides: per head, the side of a cell in pixels.
+        scale_xy: per head, how far beyond its cell a centre can be predicted (`scale_x_y`).
+        match_iou: an anchor also answers for a box when their shapes overlap by more than this (`iou_thresh`).
+        ignore_iou: a row that overlaps a box by more than this, without answering for it, is not punished
+            (`ignore_thresh`).
+
+    Raises:
+        ValueError: another number of anchors, or one without an area.
     """
 
     traced_method = "head_outputs"
+    usual_anchors: tuple[Anchor, ...]
+    masks: tuple[tuple[int, ...], ...]
     strides: tuple[int, ...]
     scale_xy: tuple[float, ...]
+    match_iou = 0.213
+    ignore_iou = 0.7
 
-    def __init__(self, num_classes: int, anchors: Sequence[Sequence[Anchor]]) -> None:
+    def __init__(self, num_classes: int, anchors: Sequence[Anchor] | None = None) -> None:
         super().__init__()
+        anchors, needed = self.usual_anchors if anchors is None else tuple(anchors), len(self.usual_anchors)
+        if len(anchors) != needed or not all(w > 0 and h > 0 for w, h in anchors):
+            kind = type(self).__name__
+            raise ValueError(f"{kind} needs {needed} anchors (width, height) of at least some area, not {anchors}")
         self.num_classes = num_classes
-        self.anchors = tuple(tuple((float(w), float(h)) for w, h in head) for head in anchors)
+        self.anchors = tuple(tuple((float(w), float(h)) for w, h in (anchors[i] for i in mask)) for mask in self.masks)
         self.gains = LossGains()
         self.score_threshold = 0.005
         self.nms_iou = 0.5
@@ -118,7 +138,7 @@ class Yolo(nn.Module):
         """Decide which row answers for which box; vectorised over the batch.
 
         A box belongs to the cell that holds its centre, and there to the anchor of the most similar shape and to
-        every other whose shape overlaps by more than `MATCH_IOU`. Rows that find a box well without answering
+        every other whose shape overlaps by more than `match_iou`. Rows that find a box well without answering
         for it are marked to be ignored.
         """
         rows = self._rows(outputs)
@@ -201,7 +221,7 @@ class Yolo(nn.Module):
         size, centre = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
         shape = torch.minimum(size[:, None], anchors).prod(-1)
         shape = shape / (size.prod(-1)[:, None] + anchors.prod(-1) - shape)
-        matched = (shape > MATCH_IOU) | (shape == shape.max(1, keepdim=True).values)
+        matched = (shape > self.match_iou) | (shape == shape.max(1, keepdim=True).values)
         pairs, first_row, first_anchor = [], 0, 0
         for output, stride, head in zip(outputs, self.strides, self.anchors, strict=True):
             height, width = output.shape[2:]
@@ -213,14 +233,14 @@ class Yolo(nn.Module):
         return torch.cat([which for which, _ in pairs]), torch.cat([row for _, row in pairs])
 
     def _ignored(self, found: Tensor, boxes: Tensor, image: Tensor, counts: Tensor) -> Tensor:
-        """`[B, R]`, true where a predicted box overlaps some ground truth of its image by over `IGNORE_IOU`."""
+        """`[B, R]`, true where a predicted box overlaps some ground truth of its image by over `ignore_iou`."""
         if len(boxes) == 0:
             return torch.zeros(found.shape[:2], dtype=torch.bool, device=found.device)
         slot = torch.arange(len(boxes), device=boxes.device) - (counts.cumsum(0) - counts)[image]
         padded = boxes.new_zeros((len(counts), int(counts.max()), 4))
         padded[image, slot] = boxes
         overlap, _ = paired_iou(found[:, :, None], padded[:, None])
-        return overlap.amax(2) > IGNORE_IOU
+        return overlap.amax(2) > self.ignore_iou
 
     def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         """Threshold, clip to the image (boxes in the padding vanish), suppress non-maxima per class."""

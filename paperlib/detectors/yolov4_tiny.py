@@ -1,4 +1,4 @@
-"""The YOLO family's networks (Section 4.3), module by module in the order of the official configurations."""
+"""YOLOv4-tiny (Section 4.3; Wang et al. 2021), module by module in the order of the official configuration."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from paperlib.detectors.blocks import ConvBlock, scaled
 from paperlib.detectors.yolo_head import Anchor, Yolo, YoloHead
 from paperlib.structure import ChannelSplit
-
-COCO_TINY_ANCHORS: tuple[Anchor, ...] = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
 
 
 class CspBlock(nn.Module):
@@ -52,16 +50,14 @@ class YoloV4Tiny(Yolo):
         ValueError: not six anchors, or one without an area.
     """
 
-    usual_anchors = COCO_TINY_ANCHORS
+    usual_anchors = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
+    # The fine head really takes anchors 1-3, not 0-2: a slip in the official configuration, kept by all weights.
+    masks = ((3, 4, 5), (1, 2, 3))
     strides = (32, 16)
     scale_xy = (1.05, 1.05)
 
     def __init__(self, num_classes: int, *, width: float = 1.0, anchors: Sequence[Anchor] | None = None) -> None:
-        anchors = self.usual_anchors if anchors is None else tuple(anchors)
-        if len(anchors) != 6 or not all(w > 0 and h > 0 for w, h in anchors):
-            raise ValueError(f"YOLOv4-tiny needs six anchors (width, height) of at least some area, not {anchors}")
-        # The fine head really takes anchors 1-3, not 0-2: a slip in the official configuration, kept by all weights.
-        super().__init__(num_classes, (anchors[3:6], anchors[1:4]))
+        super().__init__(num_classes, anchors)
         c32, c64, c128, c256, c512 = (scaled(c, width) for c in (32, 64, 128, 256, 512))
         self.stem1 = ConvBlock(3, c32, 3, stride=2)
         self.stem2 = ConvBlock(c32, c64, 3, stride=2)
