@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from paperlib.detectors.centernet import CenterNet
 from paperlib.detectors.darknet import load_darknet_weights
 from paperlib.detectors.yolo import YoloV4Tiny
 from paperlib.structure import describe, reshape_
 
-DETECTORS: dict[str, type[nn.Module]] = {"yolov4-tiny": YoloV4Tiny}
+DETECTORS: dict[str, type[nn.Module]] = {"yolov4-tiny": YoloV4Tiny, "centernet-resnet50": CenterNet}
 COCO_CLASSES = 80
 
 
