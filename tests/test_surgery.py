@@ -94,7 +94,11 @@ def tiny() -> nn.Module:
     return build_detector("yolov4-tiny", num_classes=10, width=0.25)
 
 
-NETWORKS = [Shortcuts, Branches, Depthwise, tiny]
+def centernet() -> nn.Module:
+    return build_detector("centernet-resnet50", num_classes=3, width=0.1, depth=0.3)
+
+
+NETWORKS = [Shortcuts, Branches, Depthwise, tiny, centernet]
 
 
 def randomise(net: nn.Module, seed: int) -> nn.Module:
