@@ -1,7 +1,7 @@
 """CenterNet: the paper's size, peaks that a loop confirms, perfect heads, and what distillation hears of it."""
 
 import copy
-import itertools
+import math
 
 import pytest
 import torch
@@ -76,13 +76,18 @@ def test_size_and_work_are_the_papers():
 
 
 @given(st.floats(0.5, 200), st.floats(0.5, 200))
-def test_within_the_radius_a_box_keeps_its_overlap_and_no_further(wide, high):
-    r = float(gaussian_radius(torch.tensor([[wide, high]], dtype=torch.float64)))
-    ious = []
-    for low, up in itertools.product((-r, r), repeat=2):
-        inside = (wide + min(up, 0) - max(low, 0)) * (high + min(up, 0) - max(low, 0))
-        ious.append(inside / (wide * high + (wide + up - low) * (high + up - low) - inside))
-    assert min(ious) == pytest.approx(MIN_OVERLAP)
+def test_the_radius_is_that_of_the_published_code(wide, high):
+    total, area, m = wide + high, wide * high, MIN_OVERLAP
+    alike, inwards, outwards = (
+        (1, total, area * (1 - m) / (1 + m)),
+        (4, 2 * total, area * (1 - m)),
+        (4 * m, -2 * m * total, -area * (1 - m)),
+    )
+    roots = [(b + math.sqrt(b * b - 4 * a * c)) / 2 for a, b, c in (alike, inwards, outwards)]
+    radius = float(gaussian_radius(torch.tensor([[wide, high]], dtype=torch.float64)))
+    assert radius == pytest.approx(min(roots))
+    out = radius / (4 * m)
+    assert area / ((wide + 2 * out) * (high + 2 * out)) == pytest.approx(m)
 
 
 def slow_peaks(planes, cells, radii, shape):
