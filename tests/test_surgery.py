@@ -106,7 +106,11 @@ def yolov4() -> nn.Module:
     return build_detector("yolov4", num_classes=3, width=0.0625, depth=0.25)
 
 
-NETWORKS = [Shortcuts, Branches, Depthwise, tiny, yolov3, yolov3_spp, yolov4]
+def centernet() -> nn.Module:
+    return build_detector("centernet-resnet50", num_classes=3, width=0.1, depth=0.3)
+
+
+NETWORKS = [Shortcuts, Branches, Depthwise, tiny, yolov3, yolov3_spp, yolov4, centernet]
 
 
 def randomise(net: nn.Module, seed: int) -> nn.Module:

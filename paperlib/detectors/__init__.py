@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from paperlib.detectors.centernet import CenterNet
 from paperlib.detectors.darknet import load_darknet_weights
 from paperlib.detectors.yolov3 import YoloV3, YoloV3Spp
 from paperlib.detectors.yolov4 import YoloV4
@@ -20,6 +21,7 @@ DETECTORS: dict[str, type[nn.Module]] = {
     "yolov3-spp": YoloV3Spp,
     "yolov4": YoloV4,
     "yolov4-tiny": YoloV4Tiny,
+    "centernet-resnet50": CenterNet,
 }
 COCO_CLASSES = 80
 

@@ -25,17 +25,24 @@ class ResNetTrunk(nn.Module):
         blocks: how many blocks each of the four stages has.
         width: multiplies the channel counts.
         depth: multiplies the numbers of blocks; each stage keeps one at least.
+        early_stride: whether a stage halves the image in its first 1x1 convolution, as the original ResNet does,
+            rather than in the 3x3 one after it, as torchvision does; fewer multiply-accumulates, the same weights.
 
     Attributes:
         channels: channel counts of the four stages' outputs.
     """
 
-    def __init__(self, blocks: Sequence[int], *, width: float = 1.0, depth: float = 1.0) -> None:
+    def __init__(
+        self, blocks: Sequence[int], *, width: float = 1.0, depth: float = 1.0, early_stride: bool = False
+    ) -> None:
         super().__init__()
         whole = ResNet(Bottleneck, [repeated(count, depth) for count in blocks])
         del whole.fc, whole.avgpool
         for name, child in whole.named_children():
             self.add_module(name, child)
+        if early_stride:
+            for stage in (self.layer2, self.layer3, self.layer4):
+                stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
         if width != 1.0:
             reshape_(self, {name: _scaled_shape(shape, width) for name, shape in describe(self).items()})
         self.channels = tuple(scaled(channels, width) for channels in (256, 512, 1024, 2048))

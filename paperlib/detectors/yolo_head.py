@@ -16,10 +16,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, clip_boxes_to_image, complete_box_iou_loss
+from torchvision.ops import batched_nms, complete_box_iou_loss
 
 from paperlib.detectors.base import Assignment, HeadResponses, Targets
-from paperlib.detectors.blocks import as_batch, paired_iou
+from paperlib.detectors.blocks import paired_iou
+from paperlib.detectors.one_stage import OneStage, candidates, flattened, widened
 
 Anchor = tuple[float, float]
 OBJECTNESS_PRIOR = 0.01
@@ -45,11 +46,8 @@ class Rows(NamedTuple):
     scale: Tensor
 
 
-class Yolo(nn.Module):
+class Yolo(OneStage):
     """What all YOLOs share; a subclass supplies `head_outputs` and the constants of its official configuration.
-
-    Called as torchvision's detectors are: in training `detector(images, targets)` gives a dict of losses, in
-    evaluation `detector(images)` gives a list of `{boxes, labels, scores}`.
 
     Args:
         num_classes: C, without background.
@@ -58,7 +56,6 @@ class Yolo(nn.Module):
     Attributes:
         usual_anchors: the official anchors, for images of 416 pixels.
         masks: per head, coarse head first like all that follows, the indices of its anchors.
-        strides: per head, the side of a cell in pixels.
         scale_xy: per head, how far beyond its cell a centre can be predicted (`scale_x_y`).
         match_iou: an anchor also answers for a box when their shapes overlap by more than this (`iou_thresh`).
         ignore_iou: a row that overlaps a box by more than this, without answering for it, is not punished
@@ -68,53 +65,25 @@ class Yolo(nn.Module):
         ValueError: another number of anchors, or one without an area.
     """
 
-    traced_method = "head_outputs"
     usual_anchors: tuple[Anchor, ...]
     masks: tuple[tuple[int, ...], ...]
-    strides: tuple[int, ...]
     scale_xy: tuple[float, ...]
     match_iou = 0.213
     ignore_iou = 0.7
 
     def __init__(self, num_classes: int, anchors: Sequence[Anchor] | None = None) -> None:
-        super().__init__()
+        super().__init__(num_classes)
         anchors, needed = self.usual_anchors if anchors is None else tuple(anchors), len(self.usual_anchors)
         if len(anchors) != needed or not all(w > 0 and h > 0 for w, h in anchors):
             kind = type(self).__name__
             raise ValueError(f"{kind} needs {needed} anchors (width, height) of at least some area, not {anchors}")
-        self.num_classes = num_classes
         self.anchors = tuple(tuple((float(w), float(h)) for w, h in (anchors[i] for i in mask)) for mask in self.masks)
         self.gains = LossGains()
-        self.score_threshold = 0.005
         self.nms_iou = 0.5
-        self.max_detections = 100
 
     def head_outputs(self, batch: Tensor) -> list[Tensor]:
         """Raw head tensors `[B, A*(5+C), H/s, W/s]`, coarse head first, of a `[B, 3, H, W]` batch."""
         raise NotImplementedError
-
-    def forward(
-        self, images: Tensor | Sequence[Tensor], targets: Targets | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training mode, detections in evaluation mode.
-
-        Args:
-            images: list of float `[3, H, W]` in [0, 1], or a batch.
-            targets: in training, per image `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C.
-
-        Raises:
-            ValueError: training without targets, or with those of another number of images; images of another form.
-        """
-        batch, sizes = as_batch(images, max(self.strides))
-        outputs = self.head_outputs(batch)
-        if self.training:
-            if targets is None:
-                raise ValueError("a detector in training mode needs targets")
-            if len(targets) != len(sizes):
-                raise ValueError(f"{len(targets)} targets for {len(sizes)} images")
-            return self.losses(outputs, self.assign(outputs, targets))
-        boxes, scores = self.decode(outputs, (batch.shape[2], batch.shape[3]))
-        return [self._select(*found, size) for *found, size in zip(boxes, scores, sizes, strict=True)]
 
     def decode(self, outputs: list[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Boxes `[B, R, 4]` xyxy pixels and scores `[B, R, C]` (objectness x class probability), unthresholded.
@@ -126,10 +95,7 @@ class Yolo(nn.Module):
         Raises:
             ValueError: the head tensors do not belong to an image of that size.
         """
-        expected = [(image_size[0] // s, image_size[1] // s) for s in self.strides]
-        found = [tuple(output.shape[2:]) for output in outputs]
-        if found != expected:
-            raise ValueError(f"head tensors of sizes {found} do not belong to an image of {image_size}")
+        self._check_sizes(outputs, image_size)
         table = self._table(outputs)
         boxes = self._boxes(table, self._rows(outputs))
         return boxes, table[..., 4:5].sigmoid() * table[..., 5:].sigmoid()
@@ -142,10 +108,7 @@ class Yolo(nn.Module):
         for it are marked to be ignored.
         """
         rows = self._rows(outputs)
-        boxes = torch.cat([t["boxes"] for t in targets]).to(rows.anchor)
-        labels = torch.cat([t["labels"] for t in targets]).to(rows.anchor.device)
-        counts = torch.tensor([len(t["boxes"]) for t in targets], device=boxes.device)
-        image = torch.repeat_interleave(torch.arange(len(targets), device=boxes.device), counts)
+        boxes, labels, image, counts = flattened(targets, rows.anchor)
         which, row = self._matches(boxes, outputs)
         with torch.no_grad():
             ignored = self._ignored(self._boxes(self._table(outputs).detach(), rows), boxes, image, counts)
@@ -198,7 +161,7 @@ class Yolo(nn.Module):
     def _table(self, outputs: list[Tensor]) -> Tensor:
         """Lay head tensors into one `[B, R, 5+C]` table, in float32 at least."""
         parts = [o.permute(0, 2, 3, 1).reshape(o.shape[0], -1, 5 + self.num_classes) for o in outputs]
-        return torch.cat(parts, 1).to(torch.promote_types(outputs[0].dtype, torch.float32))
+        return widened(torch.cat(parts, 1))
 
     def _rows(self, outputs: list[Tensor]) -> Rows:
         grids = tuple((o.shape[2], o.shape[3]) for o in outputs)
@@ -242,15 +205,15 @@ class Yolo(nn.Module):
         overlap, _ = paired_iou(found[:, :, None], padded[:, None])
         return overlap.amax(2) > self.ignore_iou
 
+    def _detections(
+        self, outputs: list[Tensor], image_size: tuple[int, int], sizes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """What stands out in each image, non-maxima suppressed per class."""
+        boxes, scores = self.decode(outputs, image_size)
+        return [self._select(*found, size) for *found, size in zip(boxes, scores, sizes, strict=True)]
+
     def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-        """Threshold, clip to the image (boxes in the padding vanish), suppress non-maxima per class."""
-        boxes = clip_boxes_to_image(boxes, size)
-        shows = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        row, label = ((scores > self.score_threshold) & shows[:, None]).nonzero(as_tuple=True)
-        score = scores[row, label]
-        order = score.argsort(descending=True, stable=True)[:MAX_CANDIDATES]
-        row, label, score = row[order], label[order], score[order]
-        boxes = boxes[row]
+        boxes, label, score = candidates(boxes, scores, size, self.score_threshold, MAX_CANDIDATES)
         kept = batched_nms(boxes.float(), score.float(), label, self.nms_iou)[: self.max_detections]
         return {"boxes": boxes[kept], "labels": label[kept] + 1, "scores": score[kept]}
 

@@ -1,0 +1,209 @@
+"""CenterNet ("Objects as Points") on ResNet-50 (Section 4.7): an object is a peak in its class's heatmap.
+
+One *row* is one cell of the heatmap, four pixels wide, line by line; R of them make a batch's grid.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paperlib.detectors.base import Assignment, HeadResponses, Targets
+from paperlib.detectors.blocks import scaled
+from paperlib.detectors.heatmap import draw_peaks, focal_weights, gaussian_radius
+from paperlib.detectors.one_stage import OneStage, candidates, flattened, widened
+from paperlib.detectors.resnet import RESNET_50, ResNetTrunk, initialise_convolutions_
+
+STRIDE = 4
+SIZE_GAIN = 0.1
+"""Weight of the size loss beside the offset's and the heatmap's."""
+PEAK_PRIOR = 0.1
+DECONVOLUTIONS, HEAD = (256, 128, 64), 64
+"""Channels at width 1."""
+
+
+class Deconvolution(nn.Module):
+    """A transposed convolution that doubles the sides of its input, batch normalisation and ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.deconv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+        self.act = nn.ReLU(inplace=True)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Fresh weights, as the trunk's."""
+        initialise_convolutions_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, inputs, H, W]` to `[B, outputs, 2H, 2W]`."""
+        return self.act(self.bn(self.deconv(x)))
+
+
+class CenterNetHead(nn.Module):
+    """A 3x3 convolution with batch normalisation and ReLU, and a 1x1 one with a bias.
+
+    Args:
+        inputs: number of input channels.
+        hidden: number of channels between the two.
+        outputs: number of output channels.
+        start: what all outputs start near.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, start: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, hidden, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(hidden)
+        self.act = nn.ReLU(inplace=True)
+        self.out = nn.Conv2d(hidden, outputs, 1)
+        self.start = start
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Fresh weights, small ones in the output, whose bias is `start`."""
+        initialise_convolutions_(self)
+        nn.init.normal_(self.out.weight, std=0.01)
+        nn.init.constant_(self.out.bias, self.start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, inputs, H, W]` to `[B, outputs, H, W]`."""
+        return self.out(self.act(self.bn(self.conv(x))))
+
+
+class CenterNet(OneStage):
+    """CenterNet on ResNet-50, three plain deconvolutions and three heads on a grid of four pixels.
+
+    Of the layouts in use, one has the paper's 32.66 M parameters and 61.51 GMACs (10 classes, 800x800): deconvolutions
+    of 256, 128 and 64 channels, 64 in each head, and a trunk whose stages halve the image in their first 1x1
+    convolution. (256 channels in all three make 34.44 M and 85.3 GMACs.) Whether a head's 3x3 convolution has a
+    batch norm or a bias changes neither number; it has a batch norm, by whose gamma it can be pruned.
+
+    Args:
+        num_classes: C, without background.
+        width: multiplies every channel count but those of the outputs.
+        depth: multiplies the trunk's numbers of blocks; each stage keeps one at least.
+    """
+
+    strides = (STRIDE,) * 3
+
+    def __init__(self, num_classes: int, *, width: float = 1.0, depth: float = 1.0) -> None:
+        super().__init__(num_classes)
+        self.trunk = ResNetTrunk(RESNET_50, width=width, depth=depth, early_stride=True)
+        c256, c128, c64 = (scaled(c, width) for c in DECONVOLUTIONS)
+        self.up1 = Deconvolution(self.trunk.channels[-1], c256)
+        self.up2 = Deconvolution(c256, c128)
+        self.up3 = Deconvolution(c128, c64)
+        hidden = scaled(HEAD, width)
+        self.heatmap = CenterNetHead(c64, hidden, num_classes, start=math.log(PEAK_PRIOR / (1 - PEAK_PRIOR)))
+        self.size = CenterNetHead(c64, hidden, 2)
+        self.offset = CenterNetHead(c64, hidden, 2)
+
+    def head_outputs(self, batch: Tensor) -> list[Tensor]:
+        """Raw head tensors of a `[B, 3, H, W]` batch: heatmap `[B, C, H/4, W/4]`, size and offset `[B, 2, H/4, W/4]`.
+
+        The heatmap in logits, box sizes `(width, height)` and the centre's offset `(x, y)` from its cell's corner in
+        cells.
+        """
+        x = self.up3(self.up2(self.up1(self.trunk(batch)[-1])))
+        return [self.heatmap(x), self.size(x), self.offset(x)]
+
+    def decode(self, outputs: list[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Boxes `[B, R, 4]` xyxy pixels and scores `[B, R, C]` of all R cells, line by line, unthresholded.
+
+        Peaks are picked afterwards: where detections are wanted, a cell counts for a class only if no neighbour of
+        its 3x3 neighbourhood scores higher (`nn.MaxPool2d(3, 1, 1)` of the heatmap). That takes the place of
+        non-maximum suppression.
+
+        Args:
+            outputs: what `head_outputs` gave.
+            image_size: `(H, W)` of the batch in pixels.
+
+        Raises:
+            ValueError: the head tensors do not belong to an image of that size.
+        """
+        self._check_sizes(outputs, image_size)
+        heatmap, size, offset = (widened(output).flatten(2).transpose(1, 2) for output in outputs)
+        place = torch.arange(heatmap.shape[1], device=heatmap.device)
+        width = image_size[1] // STRIDE
+        centre = torch.stack([place % width, place // width], 1) + offset
+        half = size.clamp(min=0) / 2
+        return torch.cat([centre - half, centre + half], -1) * STRIDE, heatmap.sigmoid()
+
+    def assign(self, outputs: list[Tensor], targets: Targets) -> Assignment:
+        """A box belongs to the cell that holds its centre; a cell that holds several answers for each of them."""
+        height, width = outputs[0].shape[2:]
+        boxes, labels, image, _ = flattened(targets, widened(outputs[0]))
+        column, line = ((boxes[:, :2] + boxes[:, 2:]) / 2 / STRIDE).long().unbind(1)
+        row = line.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+        ignored = torch.zeros((len(targets), height * width), dtype=torch.bool, device=boxes.device)
+        return Assignment(image, row, boxes, labels - 1, ignored)
+
+    def losses(self, outputs: list[Tensor], assignment: Assignment) -> dict[str, Tensor]:
+        """The detector's own loss: `heatmap` (penalty-reduced focal loss), `offset` and `size` (L1)."""
+        logits, peaks, weights = self._answers(outputs[0], assignment)
+        found, true = self._regression(outputs, assignment)
+        entropy = F.binary_cross_entropy_with_logits(logits, peaks, reduction="none")
+        distance = (found - true).abs().sum(0) / assignment.count
+        return {
+            "heatmap": (weights * entropy).sum(),
+            "offset": distance[:2].sum(),
+            "size": distance[2:].sum(),
+        }
+
+    def responses(self, outputs: list[Tensor], assignment: Assignment) -> HeadResponses:
+        """What distillation compares (Eqs. 10-12): heatmap logits, their weights in the loss, regressions of positives.
+
+        The weights of the heatmap's cross entropy carry the focal modulation, that is `(1 - p)^2` at peaks and
+        `(1 - Y)^4 p^2` elsewhere, as constants: a student that answers as its teacher does is then pulled nowhere.
+        The detector's own loss lets gradients through them, being the focal loss.
+
+        The regression space is that in which the detector's own box loss is the plain L1 distance: the centre's
+        offset in cells, and `SIZE_GAIN` times the size in cells.
+        """
+        logits, peaks, weights = self._answers(outputs[0], assignment)
+        found, true = self._regression(outputs, assignment)
+        return HeadResponses(
+            kind="sigmoid",
+            logits={"heatmap": logits},
+            hard_targets={"heatmap": peaks},
+            weights={"heatmap": weights.detach()},
+            regression=found,
+            regression_target=true,
+            regression_weight=1.0 / assignment.count,
+        )
+
+    def _answers(self, heatmap: Tensor, assignment: Assignment) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the heatmap, 1 at the peaks that it should have, and each logit's weight; `[B, C, H/4, W/4]`."""
+        logits = widened(heatmap)
+        images, classes, height, width = logits.shape
+        plane = assignment.image * classes + assignment.labels
+        cell = torch.stack([assignment.row % width, assignment.row // width], 1)
+        radius = gaussian_radius((assignment.boxes[:, 2:] - assignment.boxes[:, :2]) / STRIDE).long()
+        target = draw_peaks(plane, cell, radius, (images * classes, height, width)).view_as(logits).to(logits)
+        return logits, (target == 1).to(logits), focal_weights(logits, target) / assignment.count
+
+    def _regression(self, outputs: list[Tensor], assignment: Assignment) -> tuple[Tensor, Tensor]:
+        """What the positives' cells say and should say, `[P, 4]` each, in the regression space."""
+        size, offset = (widened(o).flatten(2)[assignment.image, :, assignment.row] for o in outputs[1:])
+        low, high = assignment.boxes[:, :2] / STRIDE, assignment.boxes[:, 2:] / STRIDE
+        width = outputs[0].shape[3]
+        cell = torch.stack([assignment.row % width, assignment.row // width], 1)
+        true = torch.cat([(low + high) / 2 - cell, SIZE_GAIN * (high - low)], 1)
+        return torch.cat([offset, SIZE_GAIN * size], 1), true
+
+    def _detections(
+        self, outputs: list[Tensor], image_size: tuple[int, int], sizes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """The heatmaps' best peaks in each image."""
+        boxes, scores = self.decode(outputs, image_size)
+        peaks = F.max_pool2d(outputs[0], 3, 1, 1) == outputs[0]
+        scores = scores.masked_fill(~peaks.flatten(2).transpose(1, 2), 0.0)
+        found = []
+        for *one, size in zip(boxes, scores, sizes, strict=True):
+            box, label, score = candidates(*one, size, self.score_threshold, self.max_detections)
+            found.append({"boxes": box, "labels": label + 1, "scores": score})
+        return found
