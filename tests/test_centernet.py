@@ -237,7 +237,7 @@ def test_reinitialising_a_pruned_detector_leaves_nothing_of_its_weights(pruned):
     before = snapshot(pruned)
     reinitialise_(pruned)
     assert all(not torch.equal(value, before[name]) for name, value in snapshot(pruned).items() if value.ndim)
-    torch.testing.assert_close(pruned.heatmap.out.bias.sigmoid(), torch.full((3,), 0.1))
+    torch.testing.assert_close(pruned.heatmap.out.bias.sigmoid(), torch.full((3,), 0.01))
     assert all((m.weight == 0.5).all() for m in pruned.modules() if isinstance(m, nn.BatchNorm2d))
 
 

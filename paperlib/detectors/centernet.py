@@ -20,7 +20,10 @@ from paperlib.detectors.resnet import RESNET_50, ResNetTrunk, initialise_convolu
 STRIDE = 4
 SIZE_GAIN = 0.1
 """Weight of the size loss beside the offset's and the heatmap's."""
-PEAK_PRIOR = 0.1
+PEAK_PRIOR = 0.01
+"""Where the heatmap's probabilities start: most cells show nothing."""
+BILINEAR = (0.25, 0.75, 0.75, 0.25)
+"""Weights along one axis of the kernel that doubles a grid by interpolation."""
 DECONVOLUTIONS, HEAD = (256, 128, 64), 64
 """Channels at width 1."""
 
@@ -36,8 +39,16 @@ class Deconvolution(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Fresh weights, as the trunk's."""
+        """Fresh weights: channels mixed by He's rule, each pair's kernel bilinear, so that it starts by interpolating.
+
+        From kernels of noise it takes several times as many steps until peaks stand where objects are.
+        """
         initialise_convolutions_(self)
+        weight = self.deconv.weight
+        with torch.no_grad():
+            mixing = nn.init.normal_(weight.new_empty((*weight.shape[:2], 1, 1)), std=math.sqrt(2 / len(weight)))
+            taps = weight.new_tensor(BILINEAR)
+            weight.copy_(mixing * taps[:, None] * taps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, inputs, H, W]` to `[B, outputs, 2H, 2W]`."""
