@@ -5,14 +5,14 @@ a `Walk` visits the nodes in order.
 """
 
 import operator
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from paperlib.structure import ChannelSplit
+from paperlib.structure import Bypass, ChannelSplit
 
 _MODULES: list[tuple[tuple[type[nn.Module], ...], str]] = [
     ((nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh), "activation"),
@@ -22,6 +22,7 @@ _MODULES: list[tuple[tuple[type[nn.Module], ...], str]] = [
     ((nn.Linear,), "linear"),
     ((nn.Flatten,), "flatten"),
     ((ChannelSplit,), "split"),
+    ((Bypass,), "bypass"),
 ]
 _FUNCTIONS: dict[Callable[..., Any], str] = {
     **dict.fromkeys((F.relu, F.relu6, F.leaky_relu, F.silu, F.mish, F.sigmoid, F.tanh, F.gelu), "activation"),
@@ -90,7 +91,17 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         inherited = type(m).forward.__module__.startswith("torch.nn.")
-        return isinstance(m, ChannelSplit) or (inherited and not isinstance(m, nn.Sequential))
+        return isinstance(m, ChannelSplit | Bypass) or (inherited and not isinstance(m, nn.Sequential))
+
+
+def execute(node: fx.Node, modules: dict[str, nn.Module], values: Mapping[fx.Node, Any]) -> Any:
+    """Run the operation of a traced call for real, on the `values` of the nodes that it reads."""
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+    if node.op == "call_module":
+        return modules[node.target](*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)
 
 
 def joins_channels(node: fx.Node) -> bool:
