@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+_SHAPELESS = (nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.Mish, nn.SiLU, nn.Hardswish)
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ def kernel_places(detector: nn.Module, image_size: int) -> dict[str, int]:
     Raises:
         ValueError: the network cannot take an image of that size.
     """
-    # What the memo of a deep copy names is taken for copied already: weights stay where they are.
-    ghosts = {id(t): _ghost(t) for t in (*detector.parameters(), *detector.buffers())}
+    # What the memo of a deep copy names is taken for copied already: weights stay where they are, and layers that
+    # change no shape, which are slow on the meta device, drop out.
+    ghosts: dict[int, object] = {id(t): _ghost(t) for t in (*detector.parameters(), *detector.buffers())}
+    ghosts |= {id(module): nn.Identity() for module in detector.modules() if isinstance(module, _SHAPELESS)}
     ghost = copy.deepcopy(detector, ghosts).eval()
     places: dict[str, int] = {}
 

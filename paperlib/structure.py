@@ -1,7 +1,7 @@
 """The channel counts of a network as plain data, so that pruned shapes travel with their weights.
 
 Knows only torch.nn. `describe` reads the shapes of a module, `reshape_` gives them to another module of the
-same architecture, `keep_channels_` cuts one layer down to chosen channels. `Bypass` stands where a block was.
+same architecture, `with_channels` cuts one layer down to chosen channels. `Bypass` stands where a block was.
 """
 
 import copy
@@ -110,13 +110,13 @@ def reshape_(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> N
         module.set_submodule(name, bypass, strict=True)
 
 
-def keep_channels_(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
-    """Cut `layer` down, in place, to the channels at the given positions (ascending int64 vectors).
+def with_channels(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> nn.Module:
+    """A copy of `layer` with the channels at the given positions alone (ascending int64 vectors).
 
     For a depthwise convolution, a batch norm, a split and a bypass, `inputs` and `outputs` are the same positions.
-    The old tensors are left as they are: they may belong to another module too.
     """
-    shape = _shape_of(layer)
+    shape, own = _shape_of(layer), _tensors(layer)
+    layer = twin(layer)
     match _kind(layer):
         case "conv" if layer.groups == 1:
             shape.update({"in": len(inputs), "out": len(outputs)})
@@ -129,20 +129,30 @@ def keep_channels_(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
         case "split":
             part = torch.bucketize(inputs.cpu(), torch.tensor(layer.sizes).cumsum(0), right=True)
             shape.update({"sizes": torch.bincount(part, minlength=len(layer.sizes)).tolist()})
-    for key, tensor in _tensors(layer).items():
+    for key, tensor in own.items():
         _assign(layer, key, _slice(layer, tensor, inputs, outputs))
     _set_counts(layer, shape)
+    return layer
+
+
+def twin(layer: nn.Module) -> nn.Module:
+    """A copy of one layer, much faster than a deep one: it shares the tensors that have a channel axis."""
+    new = copy.copy(layer)
+    # torch.nn keeps parameters, buffers, submodules and hooks in such containers.
+    vars(new).update({key: value.copy() for key, value in vars(layer).items() if isinstance(value, dict | set)})
+    new._modules = {name: copy.deepcopy(module) for name, module in layer.named_children()}
+    new._buffers.update({name: b.clone() for name, b in layer.named_buffers(recurse=False) if b.dim() == 0})
+    return new
 
 
 def _slice(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
     """A copy of `tensor` with the chosen channels alone."""
-    rows, columns = (inputs, outputs) if isinstance(layer, nn.ConvTranspose2d) else (outputs, inputs)
-    if tensor.dim() == 1:
-        rows = outputs
-    tensor = tensor.detach()[rows.to(tensor.device)]
+    transposed = isinstance(layer, nn.ConvTranspose2d) and tensor.dim() > 1
+    rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
+    tensor = tensor.detach().index_select(0, rows.to(tensor.device))
     if tensor.dim() == 1 or getattr(layer, "groups", 1) > 1 or len(columns) == tensor.shape[1]:
         return tensor
-    return tensor[:, columns.to(tensor.device)]
+    return tensor.index_select(1, columns.to(tensor.device))
 
 
 def _kind(layer: nn.Module) -> str | None:

@@ -82,30 +82,26 @@ class _Axis:
 
 @dataclass
 class _Ties:
-    """Union-find over channel numbers."""
+    """Channel numbers and pairs of them that are tied."""
 
-    parent: list[int] = field(default_factory=list)
+    count: int = 0
+    pairs: list[IntArray] = field(default_factory=lambda: [np.empty((2, 0), dtype=np.int64)])
 
     def new(self, count: int) -> IntArray:
-        first = len(self.parent)
-        self.parent.extend(range(first, first + count))
-        return np.arange(first, first + count)
-
-    def find(self, number: int) -> int:
-        while self.parent[number] != number:
-            self.parent[number] = number = self.parent[self.parent[number]]
-        return number
+        self.count += count
+        return np.arange(self.count - count, self.count)
 
     def tie(self, left: IntArray, right: IntArray) -> None:
-        for a, b in zip(left.tolist(), right.tolist(), strict=True):
-            a, b = sorted((self.find(a), self.find(b)))
-            self.parent[b] = a
+        self.pairs.append(np.stack([left, right]))
 
     def roots(self) -> IntArray:
-        """For each number, the least one that it is tied to."""
-        roots = np.array(self.parent, dtype=np.int64)
-        while (roots[roots] != roots).any():
-            roots = roots[roots]
+        """For each number, the least one that it is tied to, directly or through others."""
+        roots, pairs = np.arange(self.count), np.concatenate(self.pairs, axis=1)
+        while (roots[pairs[0]] != roots[pairs[1]]).any():
+            ends = roots[pairs]
+            np.minimum.at(roots, ends.ravel(), np.tile(ends.min(axis=0), 2))
+            while (roots[roots] != roots).any():
+                roots = roots[roots]
         return roots
 
 

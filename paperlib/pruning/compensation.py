@@ -39,10 +39,12 @@ class Compensation:
     def __init__(self, module: nn.Module, graph: ChannelGraph, removed: BoolArray, *, exact: bool) -> None:
         self.module, self.graph = module, graph
         self.constants = _Constants(module, graph, removed).found()
-        self.lost = {name: kernel for name in self.constants if (kernel := self._lost(name, removed)).any()}
-        self.needy = [name for name in self.lost if exact and self._needs_carrier(name)]
+        needy = [name for name in self.constants if exact and self._needs_carrier(name)]
+        lost = {name: self._lost(name, removed, whole=name in needy) for name in self.constants}
+        self.lost = {name: kernel for name, kernel in lost.items() if kernel.any()}
+        self.needy = [name for name in needy if name in self.lost]
         for name in self.lost:
-            if name not in self.needy and self._is_homeless(name):
+            if name not in needy and self._is_homeless(name):
                 raise ValueError(f"{name} has neither batch norm nor bias to shift; use compensate='off' or 'exact'")
         self.carriers = self._choose_carriers(removed)
         self.removed = removed & ~self.carriers
@@ -65,11 +67,16 @@ class Compensation:
         """At which positions of what is left of `numbers` there are carriers."""
         return _positions(self.carriers[numbers[~self.removed[numbers]]])
 
-    def _lost(self, name: str, removed: BoolArray) -> Tensor:
-        """What a consumer made of the removed constants, per unit of a constant plane: `[out, *kernel]`."""
-        at = _positions(removed[self.graph.layers[name].inputs])
-        kernels = _kernels(self.module.get_submodule(name))
-        return torch.tensordot(kernels[:, at], self.constants[name][at], dims=([1], [0]))
+    def _lost(self, name: str, removed: BoolArray, *, whole: bool) -> Tensor:
+        """What a consumer made of the removed constants: a kernel `[out, *kernel]` if `whole`, or its sums `[out]`."""
+        constants, kernels = self.constants[name], _kernels(self.module.get_submodule(name))
+        gone = torch.from_numpy(removed[self.graph.layers[name].inputs]).to(constants.device)
+        constants = torch.where(gone, constants, 0.0)
+        if whole:
+            flat = kernels.reshape(*kernels.shape[:2], -1)
+            return (constants.view(1, 1, -1) @ flat).view(-1, *kernels.shape[2:])
+        flat = kernels.reshape(len(kernels), -1)
+        return flat @ constants.repeat_interleave(flat.shape[1] // len(constants))
 
     def _choose_carriers(self, removed: BoolArray) -> BoolArray:
         """Few removed channels such that each consumer in need of a carrier sees a strong one."""
@@ -103,9 +110,8 @@ class Compensation:
         carrier = int(self._left(inputs)[strongest])
         _kernels(pruned.get_submodule(name))[:, carrier] = kernel / constants[strongest]
 
-    def _shift(self, pruned: nn.Module, name: str, kernel: Tensor) -> None:
+    def _shift(self, pruned: nn.Module, name: str, shift: Tensor) -> None:
         consumer, norm = pruned.get_submodule(name), self.graph.layers[name].norm
-        shift = kernel.flatten(1).sum(1) if kernel.dim() > 1 else kernel
         if isinstance(consumer, nn.ConvTranspose2d):
             shift = shift / (consumer.stride[0] * consumer.stride[1])
         if norm is not None:

@@ -57,7 +57,7 @@ def trace(module: nn.Module) -> fx.Graph:
 def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     """What a traced node does to channels; names a `visit_` method of `Walk`."""
     if node.op == "call_module":
-        return _module_kind(modules[node.target])
+        return kind_of_module(modules[node.target])
     if node.op == "call_method":
         return _METHODS.get(node.target, "unknown")
     if node.op == "call_function":
@@ -118,7 +118,8 @@ def flattens_channels(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return (node.kwargs.get("start_dim", start), node.kwargs.get("end_dim", end)) == (1, -1)
 
 
-def _module_kind(module: nn.Module) -> str:
+def kind_of_module(module: nn.Module) -> str:
+    """What a module that is traced as one node does to channels."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         if module.groups == 1:
             return "conv"

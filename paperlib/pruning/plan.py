@@ -112,19 +112,13 @@ def removed_channels(graph: ChannelGraph, plan: PruningPlan) -> BoolArray:
         ValueError: the plan names an unknown layer or channel, or one channel twice; empties a layer or part
             of a split; removes a channel that must stay; or breaks a coupling.
     """
-    members: dict[int, list[str]] = {}
-    dropped: dict[int, list[str]] = {}
+    removed, kept = np.zeros_like(graph.fixed), np.zeros_like(graph.fixed)
     for name in plan.kept:
         _check_kept(graph, name, plan)
     for name, ids in prunable_outputs(graph):
-        kept = set(plan.kept.get(name, range(len(ids))))
-        for channel, number in enumerate(ids.tolist()):
-            members.setdefault(number, []).append(name)
-            if channel not in kept:
-                dropped.setdefault(number, []).append(name)
-    removed = np.zeros(len(graph.fixed), dtype=bool)
-    removed[list(dropped)] = True
-    _check_coupling(graph, members, dropped)
+        stays = np.isin(np.arange(len(ids)), plan.kept.get(name, range(len(ids))))
+        kept[ids[stays]] = removed[ids[~stays]] = True
+    _check_coupling(graph, kept, removed)
     for segment in graph.segments:
         if removed[segment.channels].all():
             raise ValueError(f"the plan leaves no channel in a part of {segment.layer}")
@@ -154,10 +148,9 @@ def _check_kept(graph: ChannelGraph, name: str, plan: PruningPlan) -> None:
             raise ValueError(f"the plan keeps channel {channel} of {name}, which has {count}")
 
 
-def _check_coupling(graph: ChannelGraph, members: dict[int, list[str]], dropped: dict[int, list[str]]) -> None:
-    for number, droppers in dropped.items():
+def _check_coupling(graph: ChannelGraph, kept: BoolArray, removed: BoolArray) -> None:
+    for number in np.flatnonzero(removed & (graph.fixed | kept)):
+        names = sorted(name for name, ids in prunable_outputs(graph) if number in ids)
         if graph.fixed[number]:
-            raise ValueError(f"the plan removes a channel of {droppers[0]} that must stay")
-        if len(droppers) != len(members[number]):
-            names = ", ".join(sorted(set(members[number])))
-            raise ValueError(f"the plan keeps some and removes others of the tied channels of {names}")
+            raise ValueError(f"the plan removes a channel of {', '.join(names)} that must stay")
+        raise ValueError(f"the plan keeps some and removes others of the tied channels of {', '.join(names)}")

@@ -74,19 +74,23 @@ def plan_pruning(
         candidates = floor(_exact(value) * ranking.count)
     else:
         candidates = fewest_candidates(
-            lambda count: getattr(costs.of(ranking.removed(count)), target), value, ranking.count - 1, target
-        )
-    removed, nothing = ranking.removed(candidates), np.zeros_like(everything.fixed)
+            lambda count: getattr(costs.of(ranking.rounded(ranking.floored(count))), target),
+            value, ranking.count - 1, target,
+        )  # fmt: skip
+    floored = ranking.floored(candidates)
+    removed, nothing = ranking.rounded(floored), np.zeros_like(everything.fixed)
     return PruningPlan(
         kept={name: np.flatnonzero(~removed[ids]).tolist() for name, ids in prunable_outputs(graph)},
         threshold=float(ranking.values[candidates]),
         ratio=float(value) if target == "ratio" else candidates / ranking.count,
         importance=importance,
         blocks=blocks,
-        layers=_statistics(scores, ranking.held(candidates), present.by_layer(nothing), costs.by_layer(removed)),
+        layers=_statistics(
+            scores, ranking.held(candidates, floored), present.by_layer(nothing), costs.by_layer(removed)
+        ),
         cost_before=present.of(nothing),
         cost_after=costs.of(removed),
-        notes=ranking.notes(candidates, asked=target == "ratio"),
+        notes=ranking.notes(candidates, removed, asked=target == "ratio"),
     )
 
 
@@ -99,40 +103,42 @@ class Ranking:
     """
 
     def __init__(self, graph: ChannelGraph, scores: Scores, keep_floor: float, round_to: int) -> None:
-        self.graph, self.keep_floor, self.round_to = graph, keep_floor, round_to
+        self.graph, self.round_to = graph, round_to
+        self.floors = [max(1, ceil(_exact(keep_floor) * len(segment.channels))) for segment in graph.segments]
         self.rank, self.values = _rank(graph, scores)
         self.count = len(self.values)
 
-    def removed(self, candidates: int) -> BoolArray:
-        """For each channel number, whether it goes when so many channels are candidates."""
-        removed = self._floored(candidates)
-        _round_up(removed, self.rank, self.graph, self.round_to)
+    def floored(self, candidates: int) -> BoolArray:
+        """For each channel number, whether ties and the floor let it go when so many channels are candidates."""
+        removed = self.rank < candidates
+        for segment, floor_here in zip(self.graph.segments, self.floors, strict=True):
+            _restore(removed, self.rank, segment.channels, floor_here)
         return removed
 
-    def held(self, candidates: int) -> set[str]:
+    def rounded(self, floored: BoolArray) -> BoolArray:
+        """For each channel number, whether it goes once kept counts are rounded up, too."""
+        removed = floored.copy()
+        if self.round_to > 1:
+            _round_up(removed, self.rank, self.graph, self.round_to)
+        return removed
+
+    def held(self, candidates: int, floored: BoolArray) -> set[str]:
         """Convolutions in which the floor keeps candidates that nothing else would."""
-        under, floored = self.rank < candidates, self._floored(candidates)
+        under = self.rank < candidates
         return {name for name, ids in prunable_outputs(self.graph) if (floored[ids] != under[ids]).any()}
 
-    def notes(self, candidates: int, *, asked: bool) -> list[str]:
+    def notes(self, candidates: int, removed: BoolArray, *, asked: bool) -> list[str]:
         """What was asked for and cannot be had; `asked`, if it was this number of candidates."""
-        under, removed = self.rank < candidates, self.removed(candidates)
+        under = self.rank < candidates
         found = [
             f"{name}: all {len(ids)} channels are candidates; {(~removed[ids]).sum()} stay, for a layer is never emptied"
             for name, ids in prunable_outputs(self.graph)
             if under[ids].all()
         ]
-        limit = self._channels(self.removed(self.count))
+        limit = self._channels(self.rounded(self.floored(self.count)))
         if asked and candidates > limit:
-            found.append(f"{candidates} of {self.count} channels were to go; floor, ties and rounding let {limit} go")
+            found.append(f"{candidates} of {self.count} channels were to go; the floor lets {limit} go at most")
         return found
-
-    def _floored(self, candidates: int) -> BoolArray:
-        removed = self.rank < candidates
-        for segment in self.graph.segments:
-            wanted = max(1, ceil(_exact(self.keep_floor) * len(segment.channels)))
-            _restore(removed, self.rank, segment.channels, wanted)
-        return removed
 
     def _channels(self, removed: BoolArray) -> int:
         return sum(int(removed[ids].sum()) for _, ids in prunable_outputs(self.graph))
@@ -179,6 +185,8 @@ def _rank(graph: ChannelGraph, scores: Scores) -> tuple[IntArray, NDArray[np.flo
 
 def _restore(removed: BoolArray, rank: IntArray, channels: IntArray, wanted: int) -> None:
     """Bring back the most important of `channels`, with all that is tied to them, until `wanted` are kept."""
+    if len(channels) - np.count_nonzero(removed[channels]) >= wanted:
+        return
     gone, copies = np.unique(channels[removed[channels]], return_counts=True)
     order = np.argsort(-rank[gone], kind="stable")
     before = len(channels) - copies.sum() + np.cumsum(copies[order]) - copies[order]

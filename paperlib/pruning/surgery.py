@@ -9,8 +9,9 @@ from torch import nn
 from paperlib.pruning.channels import BoolArray, ChannelGraph, trace_channels
 from paperlib.pruning.compensation import Compensation
 from paperlib.pruning.layers import bypasses_of, removable_blocks, without_blocks
+from paperlib.pruning.operations import kind_of_module
 from paperlib.pruning.plan import PruningPlan, removed_channels
-from paperlib.structure import keep_channels_
+from paperlib.structure import twin, with_channels
 
 COMPENSATIONS = ("off", "bias", "exact")
 
@@ -78,11 +79,11 @@ def mask_plan(detector: nn.Module, plan: PruningPlan, *, keep_beta: bool = False
 
 
 def _cut(whole: nn.Module, graph: ChannelGraph, removed: BoolArray) -> nn.Module:
-    """A copy of `whole` without the channels at `removed`; weights that are cut are not copied first."""
-    layers = [whole.get_submodule(name) for name in graph.layers]
-    shared = [t for layer in layers for t in (*layer.parameters(), *layer.buffers()) if t.dim() > 0]
-    pruned = copy.deepcopy(whole, {id(tensor): tensor for tensor in shared})
+    """A copy of `whole` without the channels at `removed`."""
+    modules = dict(whole.named_modules())
+    # What the memo of a deep copy names is taken for copied already.
+    copied = {id(module): twin(module) for module in modules.values() if kind_of_module(module) == "activation"}
     for name, layer in graph.layers.items():
         inputs, outputs = (torch.from_numpy(np.flatnonzero(~removed[ids])) for ids in (layer.inputs, layer.outputs))
-        keep_channels_(pruned.get_submodule(name), inputs, outputs)
-    return pruned
+        copied[id(modules[name])] = with_channels(modules[name], inputs, outputs)
+    return copy.deepcopy(whole, copied)
