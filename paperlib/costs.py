@@ -33,6 +33,9 @@ class Cost:
 def cost(detector: nn.Module, image_size: int = 800) -> Cost:
     """Count parameters and multiply-accumulates of one `[1, C, image_size, image_size]` pass.
 
+    A detector whose work depends on what it sees states a pass to be counted in a method that its `counted_method`
+    names; otherwise it is the one that its `traced_method` names, or `forward`.
+
     Raises:
         ValueError: the network cannot take an image of that size.
     """
@@ -76,10 +79,10 @@ def kernel_places(detector: nn.Module, image_size: int) -> dict[str, int]:
     first = next((m for m in ghost.modules() if isinstance(m, nn.Conv2d)), None)
     shape = (1, first.in_channels if first else 3, image_size, image_size)
     dtype = first.weight.dtype if first else None
-    method = getattr(ghost, getattr(ghost, "traced_method", "forward"))
+    method = getattr(ghost, "counted_method", None) or getattr(ghost, "traced_method", "forward")
     try:
         with torch.no_grad():
-            method(torch.zeros(shape, dtype=dtype, device="meta"))
+            getattr(ghost, method)(torch.zeros(shape, dtype=dtype, device="meta"))
     except RuntimeError as error:
         fault = str(error).splitlines()[0]
         raise ValueError(f"image_size {image_size}: {type(detector).__name__} cannot take it ({fault})") from error

@@ -2,7 +2,8 @@
 
 A channel whose gamma is zero still emits act(beta), a constant plane, into the next convolution. With W the weights
 of a consumer and c_k the constants of its removed inputs, it loses the convolution of a plane of ones with
-sum_k c_k * W[:, k].
+sum_k c_k * W[:, k]. A consumer that is called more than once, as a head that several levels share, loses V such
+kernels, one for each set of constants.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ from paperlib.pruning.channels import BoolArray, ChannelGraph, IntArray
 from paperlib.pruning.operations import Walk, execute
 
 CARRIER_STRENGTH = 0.1
-"""A carrier's constant is at least this share of the largest among the removed inputs of its consumer."""
+"""A carrier's constants are at least this share of the largest among the removed inputs of its consumer."""
 
 
 class Compensation:
@@ -56,59 +57,60 @@ class Compensation:
             pruned.get_submodule(norm).weight[self._left(self.graph.layers[name].outputs)] = 0.0
         for name in self.constants:
             _kernels(pruned.get_submodule(name))[:, self._left(self.graph.layers[name].inputs)] = 0.0
-        for name, kernel in self.lost.items():
-            kernel = kernel[_positions(~self.removed[self.graph.layers[name].outputs])]
+        for name, lost in self.lost.items():
+            outputs = _positions(~self.removed[self.graph.layers[name].outputs])
             if name in self.needy:
-                self._carry(pruned, name, kernel)
+                self._carry(pruned, name, lost[:, outputs])
             else:
-                self._shift(pruned, name, kernel)
+                self._shift(pruned, name, lost[outputs])
 
     def _left(self, numbers: IntArray) -> Tensor:
         """At which positions of what is left of `numbers` there are carriers."""
         return _positions(self.carriers[numbers[~self.removed[numbers]]])
 
     def _lost(self, name: str, removed: BoolArray, *, whole: bool) -> Tensor:
-        """What a consumer made of the removed constants: a kernel `[out, *kernel]` if `whole`, or its sums `[out]`."""
+        """What a consumer made of the removed constants, per unit of a constant plane.
+
+        All of it, `[V, out, *kernel]`, if `whole`; otherwise the sum over the kernel, `[out]`, on average.
+        """
         constants, kernels = self.constants[name], _kernels(self.module.get_submodule(name))
         gone = torch.from_numpy(removed[self.graph.layers[name].inputs]).to(constants.device)
         constants = torch.where(gone, constants, 0.0)
         if whole:
             flat = kernels.reshape(*kernels.shape[:2], -1)
-            return (constants.view(1, 1, -1) @ flat).view(-1, *kernels.shape[2:])
+            return (constants[:, None, None] @ flat).reshape(-1, len(kernels), *kernels.shape[2:])
         flat = kernels.reshape(len(kernels), -1)
-        return flat @ constants.repeat_interleave(flat.shape[1] // len(constants))
+        return flat @ constants.mean(0).repeat_interleave(flat.shape[1] // constants.shape[1])
 
     def _choose_carriers(self, removed: BoolArray) -> BoolArray:
-        """Few removed channels such that each consumer in need of a carrier sees a strong one."""
-        waiting = {name: self._strong_channels(name, removed) for name in self.needy}
+        """Few removed channels, strong ones, whose constants span those of all that each consumer in need has lost."""
+        waiting = {name: _Span(self.constants[name], self.graph.layers[name].inputs, removed) for name in self.needy}
         carriers = np.zeros_like(removed)
         while waiting:
-            seen_by = Counter(number for numbers in waiting.values() for number in numbers)
+            seen_by = Counter(number for span in waiting.values() for number in span.strong_channels())
             best = min(seen_by, key=lambda number: (-seen_by[number], number))
             carriers[best] = True
-            waiting = {name: numbers for name, numbers in waiting.items() if best not in numbers}
+            for span in waiting.values():
+                span.take(best)
+            waiting = {name: span for name, span in waiting.items() if not span.complete}
         return carriers
-
-    def _strong_channels(self, name: str, removed: BoolArray) -> set[int]:
-        """Removed inputs of a constant so large that the weights which stand in for others stay small."""
-        at = _positions(removed[self.graph.layers[name].inputs])
-        strength = self.constants[name][at].abs()
-        strong = at[(strength >= CARRIER_STRENGTH * strength.max()).cpu()]
-        return set(self.graph.layers[name].inputs[strong.numpy()].tolist())
 
     def _needs_carrier(self, name: str) -> bool:
         consumer = self.module.get_submodule(name)
-        return self._is_homeless(name) or isinstance(consumer, nn.ConvTranspose2d) or _pads_with_zeros(consumer)
+        several = len(self.constants[name]) > 1
+        padded = isinstance(consumer, nn.ConvTranspose2d) or _pads_with_zeros(consumer)
+        return self._is_homeless(name) or several or padded
 
     def _is_homeless(self, name: str) -> bool:
         return self.graph.layers[name].norm is None and self.module.get_submodule(name).bias is None
 
-    def _carry(self, pruned: nn.Module, name: str, kernel: Tensor) -> None:
+    def _carry(self, pruned: nn.Module, name: str, lost: Tensor) -> None:
+        """Weights by which the carriers' constants make all that was lost, for every set of constants."""
         inputs = self.graph.layers[name].inputs
-        constants = self.constants[name][_positions(self.carriers[inputs])]
-        strongest = int(constants.abs().argmax())
-        carrier = int(self._left(inputs)[strongest])
-        _kernels(pruned.get_submodule(name))[:, carrier] = kernel / constants[strongest]
+        solution = torch.linalg.pinv(self.constants[name][:, _positions(self.carriers[inputs])].double())
+        kernels = _kernels(pruned.get_submodule(name))
+        weights = torch.tensordot(solution, lost.double(), 1).movedim(0, 1)
+        kernels[:, self._left(inputs)] = weights.to(kernels.dtype)
 
     def _shift(self, pruned: nn.Module, name: str, shift: Tensor) -> None:
         consumer, norm = pruned.get_submodule(name), self.graph.layers[name].norm
@@ -120,6 +122,33 @@ class Compensation:
             consumer.bias += shift
 
 
+class _Span:
+    """The constants `[V, n]` of a consumer's removed inputs, less what the carriers taken so far can stand in for."""
+
+    def __init__(self, constants: Tensor, inputs: IntArray, removed: BoolArray) -> None:
+        at = np.flatnonzero(removed[inputs])
+        self.numbers = inputs[at]
+        self.left = constants[:, at].double().cpu()
+        self.negligible = 10 * torch.finfo(constants.dtype).eps * float(self.left.norm(dim=0).max())
+
+    @property
+    def complete(self) -> bool:
+        return float(self.left.norm(dim=0).max()) <= self.negligible
+
+    def strong_channels(self) -> set[int]:
+        """Channels of constants so large that the weights which stand in for others stay small."""
+        strength = self.left.norm(dim=0)
+        return set(self.numbers[(strength >= CARRIER_STRENGTH * strength.max()).numpy()].tolist())
+
+    def take(self, number: int) -> None:
+        """Make the channel of that number a carrier, if it is a strong one."""
+        if number in self.strong_channels():
+            columns = self.left[:, np.flatnonzero(self.numbers == number)]
+            strongest = columns[:, columns.norm(dim=0).argmax()]
+            direction = strongest / strongest.norm()
+            self.left = self.left - torch.outer(direction, direction @ self.left)
+
+
 class _Constants(Walk):
     """What removed channels emit, carried as `[1, C, 1, 1]` vectors; NaN where a channel is not constant."""
 
@@ -127,17 +156,17 @@ class _Constants(Walk):
         super().__init__(module, graph.recorded)
         self.graph, self.removed = graph, removed
         self.norms = set(graph.prunable.values())
-        self.seen: dict[str, Tensor] = {}
+        self.seen: dict[str, list[Tensor]] = {}
 
     @torch.no_grad()
     def found(self) -> dict[str, Tensor]:
-        """Per consumer with removed inputs: the constant at each input, `[in]`.
+        """Per consumer with removed inputs: the constant at each input, `[V, in]`, for V calls that differ.
 
         Raises:
-            ValueError: a removed channel is not constant where it is consumed, or not the same at every call.
+            ValueError: a removed channel is not constant where it is consumed.
         """
         self.run(self.graph.opaque)
-        return self.seen
+        return {name: torch.stack(constants) for name, constants in self.seen.items()}
 
     def visit_conv(self, node: fx.Node) -> Tensor:
         conv = self.modules[node.target]
@@ -160,9 +189,9 @@ class _Constants(Walk):
                 f"{name}: a removed channel does not reach it as a constant (zero padding in a depthwise "
                 "convolution or an average pooling on the way); use compensate='off'"
             )
-        known = self.seen.setdefault(name, constants)
-        if not torch.equal(known[removed], constants[removed]):
-            raise ValueError(f"{name} is called more than once, with different constants; use compensate='off'")
+        known = self.seen.setdefault(name, [])
+        if not any(torch.equal(other[removed], constants[removed]) for other in known):
+            known.append(constants)
 
     def visit_depthwise(self, node: fx.Node) -> Tensor:
         conv, x = self.modules[node.target], self.inputs(node)[0]

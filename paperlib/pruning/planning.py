@@ -78,6 +78,7 @@ def plan_pruning(
             value, ranking.count - 1, target,
         )  # fmt: skip
     floored = ranking.floored(candidates)
+    held = ranking.held(candidates, floored)
     removed, nothing = ranking.rounded(floored), np.zeros_like(everything.fixed)
     return PruningPlan(
         kept={name: np.flatnonzero(~removed[ids]).tolist() for name, ids in prunable_outputs(graph)},
@@ -85,12 +86,10 @@ def plan_pruning(
         ratio=float(value) if target == "ratio" else candidates / ranking.count,
         importance=importance,
         blocks=blocks,
-        layers=_statistics(
-            scores, ranking.held(candidates, floored), present.by_layer(nothing), costs.by_layer(removed)
-        ),
+        layers=_statistics(scores, held, present.by_layer(nothing), costs.by_layer(removed)),
         cost_before=present.of(nothing),
         cost_after=costs.of(removed),
-        notes=ranking.notes(candidates, removed, asked=target == "ratio"),
+        notes=ranking.notes(candidates, asked=target == "ratio"),
     )
 
 
@@ -127,20 +126,22 @@ class Ranking:
         under = self.rank < candidates
         return {name for name, ids in prunable_outputs(self.graph) if (floored[ids] != under[ids]).any()}
 
-    def notes(self, candidates: int, removed: BoolArray, *, asked: bool) -> list[str]:
+    def notes(self, candidates: int, *, asked: bool) -> list[str]:
         """What was asked for and cannot be had; `asked`, if it was this number of candidates."""
         under = self.rank < candidates
-        found = [
-            f"{name}: all {len(ids)} channels are candidates; {(~removed[ids]).sum()} stay, for a layer is never emptied"
-            for name, ids in prunable_outputs(self.graph)
-            if under[ids].all()
-        ]
-        limit = self._channels(self.rounded(self.floored(self.count)))
-        if asked and candidates > limit:
+        whole = [name for name, ids in prunable_outputs(self.graph) if under[ids].all()]
+        found = []
+        if whole:
+            layers = whole[0] if len(whole) == 1 else f"{len(whole)} layers"
+            names = f" ({', '.join(whole[:3])}{', ...' if len(whole) > 3 else ''})" if len(whole) > 1 else ""
+            found.append(f"every channel of {layers}{names} was to go; the floor keeps a share of each")
+        if asked and candidates > (limit := self._most()):
             found.append(f"{candidates} of {self.count} channels were to go; the floor lets {limit} go at most")
         return found
 
-    def _channels(self, removed: BoolArray) -> int:
+    def _most(self) -> int:
+        """How many channels go if all are candidates."""
+        removed = self.rounded(self.floored(self.count))
         return sum(int(removed[ids].sum()) for _, ids in prunable_outputs(self.graph))
 
 

@@ -26,10 +26,12 @@ def apply_plan(detector: nn.Module, plan: PruningPlan, *, compensate: str = "bia
             `off`: they are dropped, as in the paper.
             `bias`: they move into the consumer's bias, or its batch norm's running mean. Exact for a consumer
             without padding; wrong along the border of a zero-padded one, where the plane had ended; for a
-            transposed convolution right only on the average over its output positions.
+            transposed convolution right only on the average over its output positions, for a consumer called with
+            several sets of constants on their average.
             `exact`: where a bias will not do, one removed channel stays as a carrier: with gamma 0 it emits a
             constant plane, from which the consumer makes all that it lost. Exact to rounding everywhere,
-            borders included; costs a channel a consumer at most, which may break a multiple of `round_to`.
+            borders included; costs a channel a consumer at most (V channels, called with V sets of constants),
+            which may break a multiple of `round_to`.
             Either way a removed block leaves a shift of one value a channel behind, and that is exact.
 
     Returns:
