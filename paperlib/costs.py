@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+_SHAPELESS = (nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.Mish, nn.SiLU, nn.Hardswish)
 
 
 @dataclass(frozen=True)
@@ -29,27 +31,64 @@ class Cost:
 
 
 def cost(detector: nn.Module, image_size: int = 800) -> Cost:
-    """Count parameters and multiply-accumulates of one `[1, 3, image_size, image_size]` pass.
+    """Count parameters and multiply-accumulates of one `[1, C, image_size, image_size]` pass.
 
-    Counted on the meta device: nothing is computed, so the largest detector takes milliseconds.
+    A detector whose work depends on what it sees states a pass to be counted in a method that its `counted_method`
+    names; otherwise it is the one that its `traced_method` names, or `forward`.
+
+    Raises:
+        ValueError: the network cannot take an image of that size.
     """
-    parameters = sum(p.numel() for p in detector.parameters())
+    places = kernel_places(detector, image_size)
+    macs = sum(detector.get_submodule(name).weight.numel() * count for name, count in places.items())
     norms = (m for m in detector.modules() if isinstance(m, nn.BatchNorm2d))
     statistics = sum(2 * norm.num_features for norm in norms)
-    ghost = copy.deepcopy(detector).to("meta").eval()
-    macs = 0
+    return as_cost(sum(p.numel() for p in detector.parameters()), statistics, macs, image_size)
 
-    def count(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        nonlocal macs
-        # A transposed convolution spends a kernel on each input position, an ordinary one on each output position.
-        places = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
-        channels = 1 if isinstance(module, CONVOLUTIONS) else -1
-        macs += module.weight.numel() * (places.numel() // places.shape[channels])
 
-    for module in ghost.modules():
-        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        method = getattr(ghost, getattr(ghost, "traced_method", "forward"))
-        method(torch.zeros(1, 3, image_size, image_size, device="meta"))
+def as_cost(parameters: int, statistics: int, macs: int, image_size: int) -> Cost:
+    """Counts of learnable values, running statistics and multiply-accumulates in the paper's units."""
     return Cost(parameters, 4 * (parameters + statistics) / 1e6, macs / 1e9, image_size)
+
+
+def kernel_places(detector: nn.Module, image_size: int) -> dict[str, int]:
+    """How often each convolution and linear layer uses each of its weights in one pass, by name.
+
+    Counted on the meta device: nothing is computed, so the largest detector takes milliseconds. Images have as many
+    channels as the first convolution reads.
+
+    Raises:
+        ValueError: the network cannot take an image of that size.
+    """
+    # What the memo of a deep copy names is taken for copied already: weights stay where they are, and layers that
+    # change no shape, which are slow on the meta device, drop out.
+    ghosts: dict[int, object] = {id(t): _ghost(t) for t in (*detector.parameters(), *detector.buffers())}
+    ghosts |= {id(module): nn.Identity() for module in detector.modules() if isinstance(module, _SHAPELESS)}
+    ghost = copy.deepcopy(detector, ghosts).eval()
+    places: dict[str, int] = {}
+
+    def count(name: str, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        # A transposed convolution spends a kernel on each input position, an ordinary one on each output position.
+        at = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
+        channels = 1 if isinstance(module, CONVOLUTIONS) else -1
+        places[name] = places.get(name, 0) + at.numel() // at.shape[channels]
+
+    for name, module in ghost.named_modules():
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
+            module.register_forward_hook(partial(count, name))
+    first = next((m for m in ghost.modules() if isinstance(m, nn.Conv2d)), None)
+    shape = (1, first.in_channels if first else 3, image_size, image_size)
+    dtype = first.weight.dtype if first else None
+    method = getattr(ghost, "counted_method", None) or getattr(ghost, "traced_method", "forward")
+    try:
+        with torch.no_grad():
+            getattr(ghost, method)(torch.zeros(shape, dtype=dtype, device="meta"))
+    except RuntimeError as error:
+        fault = str(error).splitlines()[0]
+        raise ValueError(f"image_size {image_size}: {type(detector).__name__} cannot take it ({fault})") from error
+    return places
+
+
+def _ghost(tensor: torch.Tensor) -> torch.Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty

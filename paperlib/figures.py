@@ -19,7 +19,7 @@ from torch import Tensor
 
 from paperlib.data import Dataset
 from paperlib.distillation import bounded_regression
-from paperlib.pruning import PruningPlan
+from paperlib.pruning import CliffScan, PruningPlan
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which readers with any colour vision can tell apart."""
@@ -161,6 +161,20 @@ def ratio_curves(table: pd.DataFrame, baseline: pd.Series) -> Figure:
         right.plot(cost.index * 100, 100 * cost[column] / baseline[column], marker=marker, markersize=4, label=name)
     right.set(xlabel="channels pruned / %", ylabel="share of the unpruned / %", title="Cost", ylim=(0, 100))
     right.legend()
+    return figure
+
+
+def cliff(scan: CliffScan, drop: float) -> Figure:
+    """Score without fine-tuning over the pruning ratio, and the safe ratio for a loss of `drop` (as in Fig. 6)."""
+    figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.62, 2.6), layout="constrained")
+    safe = scan.safe_ratio(drop)
+    points = scan.table
+    axis.plot(points["ratio"] * 100, points["score"], marker="o", markersize=4, label="pruned", clip_on=False)
+    axis.axhline(scan.baseline, color="#555555", linestyle="--", linewidth=1, label="unpruned")
+    axis.axhspan(scan.baseline - drop, scan.baseline, color="#555555", alpha=0.1, linewidth=0, label=f"drop {drop:g}")
+    axis.axvline(safe * 100, color=COLOURS[2], linewidth=1, label=f"safe: {100 * safe:.3g} %")
+    axis.set(xlabel="channels pruned / %", ylabel="score", title="Before fine-tuning", xlim=(0, 100))
+    axis.legend(loc="lower left")
     return figure
 
 

@@ -1,10 +1,11 @@
 """The channel counts of a network as plain data, so that pruned shapes travel with their weights.
 
 Knows only torch.nn. `describe` reads the shapes of a module, `reshape_` gives them to another module of the
-same architecture, `keep_channels_` cuts one layer down to chosen channels.
+same architecture, `with_channels` cuts one layer down to chosen channels. `Bypass` stands where a block was.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 Structure = dict[str, dict[str, Any]]
 
-_FIELDS = {"conv": {"in", "out", "groups"}, "linear": {"in", "out"}, "norm": {"channels"}, "split": {"sizes"}}
+_FIELDS = {
+    "conv": {"in", "out", "groups"},
+    "linear": {"in", "out"},
+    "norm": {"channels"},
+    "split": {"sizes"},
+    "bypass": {"shift", "after"},
+}
 
 
 class ChannelSplit(nn.Module):
@@ -37,11 +44,42 @@ class ChannelSplit(nn.Module):
         return f"sizes={list(self.sizes)}"
 
 
+class Bypass(nn.Module):
+    """What is left of a removed residual block: `after(x + shift)` of [B, C, H, W].
+
+    Args:
+        block: the block, which is only read.
+        after: name in `block` of the activation after its addition; None if there is none.
+        shift: [C], what the branch of the block adds to every pixel; None if nothing.
+
+    Raises:
+        ValueError: `after` is not the name of a module without weights in `block`.
+    """
+
+    def __init__(self, block: nn.Module, after: str | None, shift: Tensor | None = None) -> None:
+        super().__init__()
+        self.after_name = after
+        self.after = None if after is None else _activation_of(block, after)
+        self.shift = None if shift is None else nn.Parameter(shift.detach().clone())
+
+    def initialise(self) -> None:
+        """Fresh weights: no shift."""
+        if self.shift is not None:
+            nn.init.zeros_(self.shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, H, W] to the same shape."""
+        if self.shift is not None:
+            x = x + self.shift.view(-1, 1, 1)
+        return x if self.after is None else self.after(x)
+
+
 def describe(module: nn.Module) -> Structure:
     """The channel counts of every layer of `module` that has some, by name in `named_modules()`.
 
     Conv2d and ConvTranspose2d give in, out, groups; Linear gives in, out; batch norm gives channels;
-    ChannelSplit gives sizes. The result is JSON-able and is what `reshape_` takes.
+    ChannelSplit gives sizes; Bypass gives shift (its channel count, 0 without one) and after. The result is
+    JSON-able and is what `reshape_` takes.
     """
     return {name: _shape_of(layer) for name, layer in module.named_modules() if _kind(layer) is not None}
 
@@ -50,13 +88,16 @@ def reshape_(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> N
     """Give the layers of `module` the channel counts of `structure`, in place.
 
     A tensor whose shape changes becomes zeros of the new shape (same dtype, device, requires_grad), to be
-    filled by `load_state_dict`; a tensor that already fits keeps its values.
+    filled by `load_state_dict`; a tensor that already fits keeps its values. A block for which `structure` has
+    a bypass is replaced by it.
 
     Raises:
         ValueError: a layer of `structure` is unknown, one of `module` is missing, or an entry does not fit
             its layer. Nothing has been changed then.
     """
-    present = describe(module)
+    bypasses = _bypasses(module, structure)
+    present = {name: shape for name, shape in describe(module).items() if not _inside(name, bypasses)}
+    structure = {name: shape for name, shape in structure.items() if name not in bypasses}
     if unknown := sorted(structure.keys() - present.keys()):
         raise ValueError(f"structure names layers that do not exist: {', '.join(unknown)}")
     if missing := sorted(present.keys() - structure.keys()):
@@ -65,14 +106,17 @@ def reshape_(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> N
         _check_shape(name, module.get_submodule(name), shape)
     for name, shape in structure.items():
         _resize(module.get_submodule(name), shape)
+    for name, bypass in bypasses.items():
+        module.set_submodule(name, bypass, strict=True)
 
 
-def keep_channels_(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
-    """Cut `layer` down, in place, to the channels at the given positions (ascending int64 vectors).
+def with_channels(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> nn.Module:
+    """A copy of `layer` with the channels at the given positions alone (ascending int64 vectors).
 
-    For a depthwise convolution, a batch norm and a split, `inputs` and `outputs` are the same positions.
+    For a depthwise convolution, a batch norm, a split and a bypass, `inputs` and `outputs` are the same positions.
     """
-    shape = _shape_of(layer)
+    shape, own = _shape_of(layer), _tensors(layer)
+    layer = twin(layer)
     match _kind(layer):
         case "conv" if layer.groups == 1:
             shape.update({"in": len(inputs), "out": len(outputs)})
@@ -85,19 +129,30 @@ def keep_channels_(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
         case "split":
             part = torch.bucketize(inputs.cpu(), torch.tensor(layer.sizes).cumsum(0), right=True)
             shape.update({"sizes": torch.bincount(part, minlength=len(layer.sizes)).tolist()})
-    for key, tensor in _tensors(layer).items():
+    for key, tensor in own.items():
         _assign(layer, key, _slice(layer, tensor, inputs, outputs))
     _set_counts(layer, shape)
+    return layer
+
+
+def twin(layer: nn.Module) -> nn.Module:
+    """A copy of one layer, much faster than a deep one: it shares the tensors that have a channel axis."""
+    new = copy.copy(layer)
+    # torch.nn keeps parameters, buffers, submodules and hooks in such containers.
+    vars(new).update({key: value.copy() for key, value in vars(layer).items() if isinstance(value, dict | set)})
+    new._modules = {name: copy.deepcopy(module) for name, module in layer.named_children()}
+    new._buffers.update({name: b.clone() for name, b in layer.named_buffers(recurse=False) if b.dim() == 0})
+    return new
 
 
 def _slice(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-    inputs, outputs = inputs.to(tensor.device), outputs.to(tensor.device)
-    if tensor.dim() == 1:
-        return tensor[outputs]
-    depthwise = getattr(layer, "groups", 1) > 1
-    if isinstance(layer, nn.ConvTranspose2d):
-        return tensor[inputs] if depthwise else tensor[inputs][:, outputs]
-    return tensor[outputs] if depthwise else tensor[outputs][:, inputs]
+    """A copy of `tensor` with the chosen channels alone."""
+    transposed = isinstance(layer, nn.ConvTranspose2d) and tensor.dim() > 1
+    rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
+    tensor = tensor.detach().index_select(0, rows.to(tensor.device))
+    if tensor.dim() == 1 or getattr(layer, "groups", 1) > 1 or len(columns) == tensor.shape[1]:
+        return tensor
+    return tensor.index_select(1, columns.to(tensor.device))
 
 
 def _kind(layer: nn.Module) -> str | None:
@@ -110,6 +165,8 @@ def _kind(layer: nn.Module) -> str | None:
             return "norm"
         case ChannelSplit():
             return "split"
+        case Bypass():
+            return "bypass"
     return None
 
 
@@ -121,6 +178,8 @@ def _shape_of(layer: nn.Module) -> dict[str, Any]:
             return {"in": layer.in_features, "out": layer.out_features}
         case "norm":
             return {"channels": layer.num_features}
+        case "bypass":
+            return {"shift": 0 if layer.shift is None else len(layer.shift), "after": layer.after_name}
     return {"sizes": list(layer.sizes)}
 
 
@@ -136,8 +195,44 @@ def _set_counts(layer: nn.Module, shape: Mapping[str, Any]) -> None:
             layer.sizes = tuple(shape["sizes"])
 
 
+def _bypasses(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> dict[str, Bypass]:
+    """A bypass for each block of `module` in whose place `structure` has one."""
+    blocks = {name: block for name, block in module.named_modules() if name and _kind(block) is None}
+    asked = (name for name, shape in structure.items() if isinstance(shape, Mapping) and "shift" in shape)
+    return {name: _bypass(name, blocks[name], structure[name]) for name in asked if name in blocks}
+
+
+def _bypass(name: str, block: nn.Module, shape: Mapping[str, Any]) -> Bypass:
+    if set(shape) != _FIELDS["bypass"] or type(shape["shift"]) is not int or shape["shift"] < 0:
+        raise ValueError(f"structure of {name}: expected {sorted(_FIELDS['bypass'])}, found {dict(shape)}")
+    weight = next(block.parameters(), torch.empty(0))
+    try:
+        return Bypass(block, shape["after"], weight.new_zeros(shape["shift"]) if shape["shift"] else None)
+    except ValueError as error:
+        raise ValueError(f"structure of {name}: {error}") from error
+
+
+def _activation_of(block: nn.Module, name: str) -> nn.Module:
+    """A copy of the module of that name, which must have no weights; it does not work in place, for others read x."""
+    found = dict(block.named_modules()).get(name)
+    if not name or found is None or any(True for _ in found.parameters()):
+        raise ValueError(f"{name!r} is no activation of the block")
+    found = copy.deepcopy(found)
+    if hasattr(found, "inplace"):
+        found.inplace = False
+    return found
+
+
+def _inside(name: str, blocks: Iterable[str]) -> bool:
+    return any(name.startswith(f"{block}.") for block in blocks)
+
+
 def _check_shape(name: str, layer: nn.Module, shape: Mapping[str, Any]) -> None:
     kind = _kind(layer)
+    if kind == "bypass":
+        if shape != _shape_of(layer):
+            raise ValueError(f"structure of {name}: the block is bypassed already, by {_shape_of(layer)}")
+        return
     if not isinstance(shape, Mapping) or set(shape) != _FIELDS[kind]:
         raise ValueError(f"structure of {name}: expected {sorted(_FIELDS[kind])}, found {shape}")
     counts = shape["sizes"] if kind == "split" else list(shape.values())
@@ -174,7 +269,6 @@ def _tensors(layer: nn.Module) -> dict[str, Tensor]:
 
 def _assign(layer: nn.Module, key: str, tensor: Tensor) -> None:
     old = getattr(layer, key)
-    tensor = tensor.detach().clone(memory_format=torch.preserve_format)
     if isinstance(old, nn.Parameter):
         tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
     setattr(layer, key, tensor)

@@ -186,7 +186,7 @@ class Workbench:
             files.write_json_atomically(folder / PLAN, plan.to_dict())
 
         settings = {"ratio": ratio, **vars(choices)}
-        code = ("paperlib.pruning.plan", "paperlib.pruning.surgery", "paperlib.detectors.files")
+        code = ("paperlib.pruning.planning", "paperlib.pruning.surgery", "paperlib.detectors.files")
         return self._model("prune", settings, (model,), make, *code)
 
     def evaluate(self, model: Model, split: Literal["val", "test"] = "test") -> Metrics:

@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from paperlib import figures
-from paperlib.pruning import apply_plan, gammas, plan_pruning
+from paperlib.pruning import CliffScan, apply_plan, gammas, plan_pruning
 
 MODELS = ["baseline", "SCP", "SCP + TAKD"]
 
@@ -52,6 +52,9 @@ DRAWINGS = {
     "channels": lambda: figures.channels_left({f"{r:.0%}": plan_pruning(tiny.detector(), r) for r in (0.3, 0.6)}),
     "ratio": lambda: figures.ratio_curves(
         runs(ratio=[0.3, 0.5, 0.5], state=["pruned", "pruned", "fine-tuned"]), runs().iloc[1]
+    ),
+    "cliff": lambda: figures.cliff(
+        CliffScan(0.6, pd.DataFrame({"ratio": [0.2, 0.4, 0.6], "score": [0.6, 0.5, 0.1]})), 0.05
     ),
     "components": lambda: figures.components(runs(model=MODELS), MODELS),
     "training": lambda: figures.training_curves({name: history(epochs) for epochs, name in enumerate(MODELS, 2)}),

@@ -1,16 +1,21 @@
 """Sparse channel pruning (Section 3.1) of any `nn.Module`: sparse training, a plan, and the surgery."""
 
 from paperlib.pruning.channels import ChannelGraph, Layer, Segment, trace_channels
+from paperlib.pruning.cliff import CliffScan, scan_cliff
 from paperlib.pruning.importance import IMPORTANCES, score_channels
+from paperlib.pruning.layers import Block, removable_blocks
 from paperlib.pruning.levelling import level_gamma_
-from paperlib.pruning.plan import LayerStatistics, PruningPlan, plan_pruning, removed_channels
+from paperlib.pruning.plan import LayerStatistics, PruningPlan, removed_channels
+from paperlib.pruning.planning import plan_pruning
 from paperlib.pruning.sparsity import Sparsity, gammas, init_gamma
 from paperlib.pruning.surgery import COMPENSATIONS, apply_plan, mask_plan
 
 __all__ = [
     "COMPENSATIONS",
     "IMPORTANCES",
+    "Block",
     "ChannelGraph",
+    "CliffScan",
     "Layer",
     "LayerStatistics",
     "PruningPlan",
@@ -22,7 +27,9 @@ __all__ = [
     "level_gamma_",
     "mask_plan",
     "plan_pruning",
+    "removable_blocks",
     "removed_channels",
+    "scan_cliff",
     "score_channels",
     "trace_channels",
 ]

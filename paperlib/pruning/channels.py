@@ -47,7 +47,7 @@ class ChannelGraph:
     """The channels of a network and what couples them; made by `trace_channels`.
 
     Attributes:
-        layers: every convolution, linear layer, batch norm and split that the trace reaches, by name.
+        layers: every convolution, linear layer, batch norm, split and shift that the trace reaches, by name.
         fixed: for each channel number, whether it can never be removed (a network output, for instance).
         prunable: name of each prunable convolution -> name of the batch norm after it, in forward order.
         segments: parts of splits first, then the outputs of prunable convolutions.
@@ -82,27 +82,27 @@ class _Axis:
 
 @dataclass
 class _Ties:
-    """Union-find over channel numbers."""
+    """Channel numbers and pairs of them that are tied."""
 
-    parent: list[int] = field(default_factory=list)
+    count: int = 0
+    pairs: list[IntArray] = field(default_factory=lambda: [np.empty((2, 0), dtype=np.int64)])
 
     def new(self, count: int) -> IntArray:
-        first = len(self.parent)
-        self.parent.extend(range(first, first + count))
-        return np.arange(first, first + count)
-
-    def find(self, number: int) -> int:
-        while self.parent[number] != number:
-            self.parent[number] = number = self.parent[self.parent[number]]
-        return number
+        self.count += count
+        return np.arange(self.count - count, self.count)
 
     def tie(self, left: IntArray, right: IntArray) -> None:
-        for a, b in zip(left.tolist(), right.tolist(), strict=True):
-            a, b = sorted((self.find(a), self.find(b)))
-            self.parent[b] = a
+        self.pairs.append(np.stack([left, right]))
 
-    def resolved(self, numbers: IntArray) -> IntArray:
-        return np.array([self.find(number) for number in numbers.tolist()], dtype=np.int64)
+    def roots(self) -> IntArray:
+        """For each number, the least one that it is tied to, directly or through others."""
+        roots, pairs = np.arange(self.count), np.concatenate(self.pairs, axis=1)
+        while (roots[pairs[0]] != roots[pairs[1]]).any():
+            ends = roots[pairs]
+            np.minimum.at(roots, ends.ravel(), np.tile(ends.min(axis=0), 2))
+            while (roots[roots] != roots).any():
+                roots = roots[roots]
+        return roots
 
 
 class _Numbering(Walk):
@@ -122,12 +122,13 @@ class _Numbering(Walk):
         for name in self.norms.keys() - norm_of.keys():
             if self.layers[name].kind == "conv":
                 self.fixed.append(self.layers[name].outputs)
-        fixed = np.zeros(len(self.ties.parent), dtype=bool)
+        roots = self.ties.roots()
+        fixed = np.zeros(len(roots), dtype=bool)
         for numbers in self.fixed:
-            fixed[self.ties.resolved(numbers)] = True
-        self._refuse_unknown(fixed)
+            fixed[roots[numbers]] = True
+        self._refuse_unknown(fixed[roots])
         layers = {
-            name: Layer(at.kind, self.ties.resolved(at.inputs), self.ties.resolved(at.outputs), norm_of.get(name))
+            name: Layer(at.kind, roots[at.inputs], roots[at.outputs], norm_of.get(name))
             for name, at in self.layers.items()
         }
         prunable = {name: norm for name, norm in norm_of.items() if not fixed[layers[name].outputs].all()}
@@ -142,7 +143,7 @@ class _Numbering(Walk):
 
     def _refuse_unknown(self, fixed: BoolArray) -> None:
         for node, numbers in self.unknown:
-            if not fixed[self.ties.resolved(numbers)].all():
+            if not fixed[numbers].all():
                 what = self.modules[node.target] if node.op == "call_module" else node.target
                 what = type(what).__name__ if isinstance(what, nn.Module) else getattr(what, "__name__", what)
                 raise ValueError(f"cannot prune through {node.name}: what {what} does to channels is not known")
@@ -239,6 +240,14 @@ class _Numbering(Walk):
         axis = self._axis(node, sum(sizes))
         self._record(node, "split", axis.numbers, axis.numbers)
         return tuple(_Axis(part) for part in np.split(axis.numbers, np.cumsum(sizes)[:-1]))
+
+    def visit_bypass(self, node: fx.Node) -> _Axis | None:
+        shift = self.modules[node.target].shift
+        if shift is None:
+            return self.inputs(node)[0]
+        axis = self._axis(node, len(shift))
+        self._record(node, "bypass", axis.numbers, axis.numbers)
+        return axis
 
     def visit_item(self, node: fx.Node) -> Any:
         value = self.inputs(node)[0]

@@ -84,6 +84,8 @@ def _refuse_unscalable(module: nn.Module, graph: ChannelGraph) -> None:
 def _scales(kind: str, what: Any) -> bool:
     if kind == "activation":
         return type(what) in _HOMOGENEOUS or what in _HOMOGENEOUS
+    if kind == "bypass":
+        return what.shift is None and (what.after is None or type(what.after) in _HOMOGENEOUS)
     return kind != "arithmetic" or getattr(what, "__name__", what) in _ADDITIONS
 
 

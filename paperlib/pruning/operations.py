@@ -5,14 +5,14 @@ a `Walk` visits the nodes in order.
 """
 
 import operator
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from paperlib.structure import ChannelSplit
+from paperlib.structure import Bypass, ChannelSplit
 
 _MODULES: list[tuple[tuple[type[nn.Module], ...], str]] = [
     ((nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh), "activation"),
@@ -22,6 +22,7 @@ _MODULES: list[tuple[tuple[type[nn.Module], ...], str]] = [
     ((nn.Linear,), "linear"),
     ((nn.Flatten,), "flatten"),
     ((ChannelSplit,), "split"),
+    ((Bypass,), "bypass"),
 ]
 _FUNCTIONS: dict[Callable[..., Any], str] = {
     **dict.fromkeys((F.relu, F.relu6, F.leaky_relu, F.silu, F.mish, F.sigmoid, F.tanh, F.gelu), "activation"),
@@ -56,7 +57,7 @@ def trace(module: nn.Module) -> fx.Graph:
 def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     """What a traced node does to channels; names a `visit_` method of `Walk`."""
     if node.op == "call_module":
-        return _module_kind(modules[node.target])
+        return kind_of_module(modules[node.target])
     if node.op == "call_method":
         return _METHODS.get(node.target, "unknown")
     if node.op == "call_function":
@@ -90,7 +91,17 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         inherited = type(m).forward.__module__.startswith("torch.nn.")
-        return isinstance(m, ChannelSplit) or (inherited and not isinstance(m, nn.Sequential))
+        return isinstance(m, ChannelSplit | Bypass) or (inherited and not isinstance(m, nn.Sequential))
+
+
+def execute(node: fx.Node, modules: dict[str, nn.Module], values: Mapping[fx.Node, Any]) -> Any:
+    """Run the operation of a traced call for real, on the `values` of the nodes that it reads."""
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+    if node.op == "call_module":
+        return modules[node.target](*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)
 
 
 def joins_channels(node: fx.Node) -> bool:
@@ -107,7 +118,8 @@ def flattens_channels(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return (node.kwargs.get("start_dim", start), node.kwargs.get("end_dim", end)) == (1, -1)
 
 
-def _module_kind(module: nn.Module) -> str:
+def kind_of_module(module: nn.Module) -> str:
+    """What a module that is traced as one node does to channels."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         if module.groups == 1:
             return "conv"

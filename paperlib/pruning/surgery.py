@@ -1,42 +1,38 @@
-"""Carrying out a plan: a smaller network, and what becomes of the constants that removed channels emitted.
-
-A channel whose gamma is zero still emits act(beta), a constant plane, into the next convolution. The paper
-does not mention it; `compensate` says what to do about it. With W the weights of a consumer and c_k the
-constants of its removed inputs, it loses the convolution of a plane of ones with sum_k c_k * W[:, k].
-"""
+"""Carrying out a plan: a smaller network (Section 3.1, Fig. 2), and the masked one that it must equal."""
 
 import copy
-from collections import Counter
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import nn
 
 from paperlib.pruning.channels import BoolArray, ChannelGraph, trace_channels
-from paperlib.pruning.operations import Walk
+from paperlib.pruning.compensation import Compensation
+from paperlib.pruning.layers import bypasses_of, removable_blocks, without_blocks
+from paperlib.pruning.operations import kind_of_module
 from paperlib.pruning.plan import PruningPlan, removed_channels
-from paperlib.structure import keep_channels_
+from paperlib.structure import twin, with_channels
 
 COMPENSATIONS = ("off", "bias", "exact")
-CARRIER_STRENGTH = 0.1
-"""A carrier's constant is at least this share of the largest among the removed inputs of its consumer."""
 
 
 def apply_plan(detector: nn.Module, plan: PruningPlan, *, compensate: str = "bias") -> nn.Module:
-    """A new network without the channels that `plan` removes (Section 3.1, Fig. 2); `detector` is untouched.
+    """A new network without what `plan` removes (Section 3.1, Fig. 2); `detector` is untouched.
 
     Args:
         detector: the network that the plan was made for.
-        plan: which channels stay.
-        compensate: what happens to the constants that removed channels emitted in evaluation mode.
+        plan: which channels stay, and which blocks go.
+        compensate: what happens to the constants that removed channels and blocks emitted in evaluation mode.
             `off`: they are dropped, as in the paper.
             `bias`: they move into the consumer's bias, or its batch norm's running mean. Exact for a consumer
             without padding; wrong along the border of a zero-padded one, where the plane had ended; for a
-            transposed convolution right only on the average over its output positions.
+            transposed convolution right only on the average over its output positions, for a consumer called with
+            several sets of constants on their average.
             `exact`: where a bias will not do, one removed channel stays as a carrier: with gamma 0 it emits a
             constant plane, from which the consumer makes all that it lost. Exact to rounding everywhere,
-            borders included; costs a channel a consumer at most, which may break a multiple of `round_to`.
+            borders included; costs a channel a consumer at most (V channels, called with V sets of constants),
+            which may break a multiple of `round_to`.
+            Either way a removed block leaves a shift of one value a channel behind, and that is exact.
 
     Returns:
         A network of the same class; training mode and requires_grad are kept.
@@ -47,233 +43,49 @@ def apply_plan(detector: nn.Module, plan: PruningPlan, *, compensate: str = "bia
     """
     if compensate not in COMPENSATIONS:
         raise ValueError(f"compensate {compensate!r} is not known; choose one of: {', '.join(COMPENSATIONS)}")
-    graph = trace_channels(detector)
+    whole = without_blocks(detector, bypasses_of(detector, plan.blocks, shifted=compensate != "off"))
+    graph = trace_channels(whole)
     removed = removed_channels(graph, plan)
-    pruned = copy.deepcopy(detector)
-    if compensate != "off":
-        removed = _Compensation(pruned, graph, removed).apply(exact=compensate == "exact")
-    for name, layer in graph.layers.items():
-        inputs, outputs = (torch.from_numpy(np.flatnonzero(~removed[ids])) for ids in (layer.inputs, layer.outputs))
-        keep_channels_(pruned.get_submodule(name), inputs, outputs)
+    if compensate == "off":
+        return _cut(whole, graph, removed)
+    compensation = Compensation(whole, graph, removed, exact=compensate == "exact")
+    pruned = _cut(whole, graph, compensation.removed)
+    compensation.fill_(pruned)
     return pruned
 
 
+@torch.no_grad()
 def mask_plan(detector: nn.Module, plan: PruningPlan, *, keep_beta: bool = False) -> nn.Module:
-    """A full-size copy in which the channels that `plan` removes have gamma 0, and beta 0 unless `keep_beta`.
+    """A full-size copy in which what `plan` removes has gamma 0, and beta 0 unless `keep_beta`.
 
-    The reference for surgery: in evaluation mode it computes what the pruned network computes.
+    A removed block is masked in the batch norm that ends its branch. The reference for surgery: in evaluation mode
+    it computes what the pruned network computes.
 
     Raises:
         ValueError: the plan does not fit the network.
     """
-    graph = trace_channels(detector)
+    graph = trace_channels(without_blocks(detector, bypasses_of(detector, plan.blocks, shifted=False)))
     removed = removed_channels(graph, plan)
+    off = {norm: removed[graph.layers[name].outputs] for name, norm in graph.prunable.items()}
+    if plan.blocks:
+        blocks = removable_blocks(detector)
+        off |= {blocks[name].norm: np.True_ for name in plan.blocks}
     masked = copy.deepcopy(detector)
-    _set_norms(masked, graph, removed, beta=None if keep_beta else 0.0)
+    for name, channels in off.items():
+        norm = masked.get_submodule(name)
+        at = torch.from_numpy(np.broadcast_to(channels, norm.num_features).copy())
+        norm.weight[at] = 0.0
+        if not keep_beta:
+            norm.bias[at] = 0.0
     return masked
 
 
-@torch.no_grad()
-def _set_norms(module: nn.Module, graph: ChannelGraph, channels: BoolArray, beta: float | None = None) -> None:
-    """Set gamma to 0, and beta to `beta` if given, of the prunable batch norms at `channels`."""
-    for name, norm_name in graph.prunable.items():
-        norm, at = module.get_submodule(norm_name), _positions(channels[graph.layers[name].outputs])
-        norm.weight[at] = 0.0
-        if beta is not None:
-            norm.bias[at] = beta
-
-
-class _Compensation:
-    """Puts what the removed channels of `module` emitted somewhere else, before they are cut out."""
-
-    def __init__(self, module: nn.Module, graph: ChannelGraph, removed: BoolArray) -> None:
-        self.module, self.graph, self.removed = module, graph, removed
-        self.constants = _Constants(module, graph, removed).found()
-
-    @torch.no_grad()
-    def apply(self, *, exact: bool) -> BoolArray:
-        """Rewrite the consumers in place; returns the channels that can now go (all but the carriers)."""
-        lost = {name: kernel for name in self.constants if (kernel := self._lost(name)).any()}
-        needy = [name for name in lost if exact and self._needs_carrier(name)]
-        carriers = self._choose_carriers(needy)
-        _set_norms(self.module, self.graph, carriers)
-        for name in self.constants:
-            _kernels(self.module.get_submodule(name))[:, self._inputs(name, carriers)] = 0.0
-        for name, kernel in lost.items():
-            if name in needy:
-                self._carry(name, kernel, self._inputs(name, carriers))
-            else:
-                self._shift(name, kernel)
-        return self.removed & ~carriers
-
-    def _inputs(self, name: str, channels: BoolArray) -> Tensor:
-        """At which inputs of a consumer `channels` arrive."""
-        return _positions(channels[self.graph.layers[name].inputs])
-
-    def _lost(self, name: str) -> Tensor:
-        """What a consumer made of the removed constants, per unit of a constant plane: `[out, *kernel]`."""
-        at = self._inputs(name, self.removed)
-        kernels = _kernels(self.module.get_submodule(name))
-        return torch.tensordot(kernels[:, at], self.constants[name][at], dims=([1], [0]))
-
-    def _choose_carriers(self, needy: list[str]) -> BoolArray:
-        """Few removed channels such that each consumer in need of a carrier sees a strong one."""
-        waiting = {name: self._strong_channels(name) for name in needy}
-        carriers = np.zeros_like(self.removed)
-        while waiting:
-            seen_by = Counter(number for numbers in waiting.values() for number in numbers)
-            best = min(seen_by, key=lambda number: (-seen_by[number], number))
-            carriers[best] = True
-            waiting = {name: numbers for name, numbers in waiting.items() if best not in numbers}
-        return carriers
-
-    def _strong_channels(self, name: str) -> set[int]:
-        """Removed inputs of a constant so large that the weights which stand in for others stay small."""
-        at = self._inputs(name, self.removed)
-        strength = self.constants[name][at].abs()
-        strong = at[(strength >= CARRIER_STRENGTH * strength.max()).cpu()]
-        return set(self.graph.layers[name].inputs[strong.numpy()].tolist())
-
-    def _needs_carrier(self, name: str) -> bool:
-        consumer = self.module.get_submodule(name)
-        homeless = self.graph.layers[name].norm is None and consumer.bias is None
-        return homeless or isinstance(consumer, nn.ConvTranspose2d) or _pads_with_zeros(consumer)
-
-    def _carry(self, name: str, kernel: Tensor, carriers: Tensor) -> None:
-        constants = self.constants[name][carriers]
-        strongest = int(constants.abs().argmax())
-        _kernels(self.module.get_submodule(name))[:, int(carriers[strongest])] = kernel / constants[strongest]
-
-    def _shift(self, name: str, kernel: Tensor) -> None:
-        consumer, norm = self.module.get_submodule(name), self.graph.layers[name].norm
-        shift = kernel.flatten(1).sum(1) if kernel.dim() > 1 else kernel
-        if isinstance(consumer, nn.ConvTranspose2d):
-            shift = shift / (consumer.stride[0] * consumer.stride[1])
-        if norm is not None:
-            self.module.get_submodule(norm).running_mean -= shift
-        elif consumer.bias is not None:
-            consumer.bias += shift
-        else:
-            raise ValueError(f"{name} has neither batch norm nor bias to shift; use compensate='off' or 'exact'")
-
-
-class _Constants(Walk):
-    """What removed channels emit, carried as `[1, C, 1, 1]` vectors; NaN where a channel is not constant."""
-
-    def __init__(self, module: nn.Module, graph: ChannelGraph, removed: BoolArray) -> None:
-        super().__init__(module, graph.recorded)
-        self.graph, self.removed = graph, removed
-        self.norms = set(graph.prunable.values())
-        self.seen: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def found(self) -> dict[str, Tensor]:
-        """Per consumer with removed inputs: the constant at each input, `[in]`.
-
-        Raises:
-            ValueError: a removed channel is not constant where it is consumed, or not the same at every call.
-        """
-        self.run(self.graph.opaque)
-        return self.seen
-
-    def visit_conv(self, node: fx.Node) -> Tensor:
-        conv = self.modules[node.target]
-        self._consume(node.target, self.inputs(node)[0])
-        return _varying(conv.weight, conv.out_channels)
-
-    def visit_linear(self, node: fx.Node) -> Tensor:
-        linear, x = self.modules[node.target], self.inputs(node)[0]
-        if x is not None:
-            self._consume(node.target, x.repeat_interleave(linear.in_features // x.shape[1], dim=1))
-        return _varying(linear.weight, linear.out_features).flatten(1)
-
-    def _consume(self, name: str, x: Tensor | None) -> None:
-        removed = _positions(self.removed[self.graph.layers[name].inputs])
-        if x is None or len(removed) == 0:
-            return
-        constants = x.flatten()
-        if constants[removed].isnan().any():
-            raise ValueError(
-                f"{name}: a removed channel does not reach it as a constant (zero padding in a depthwise "
-                "convolution or an average pooling on the way); use compensate='off'"
-            )
-        known = self.seen.setdefault(name, constants)
-        if not torch.equal(known[removed], constants[removed]):
-            raise ValueError(f"{name} is called more than once, with different constants; use compensate='off'")
-
-    def visit_depthwise(self, node: fx.Node) -> Tensor:
-        conv, x = self.modules[node.target], self.inputs(node)[0]
-        if x is None:
-            return _varying(conv.weight, conv.out_channels)
-        gain = conv.weight.flatten(1).sum(1).reshape(1, -1, 1, 1)
-        bias = 0.0 if conv.bias is None else conv.bias.reshape(1, -1, 1, 1)
-        ragged = _pads_with_zeros(conv) or isinstance(conv, nn.ConvTranspose2d)
-        return torch.where((x != 0) & ragged, torch.nan, x * gain) + bias
-
-    def visit_norm(self, node: fx.Node) -> Tensor:
-        norm, x = self.modules[node.target], self.inputs(node)[0]
-        if x is None:
-            return _varying(norm.weight, norm.num_features)
-        out = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-        if node.target in self.norms:
-            removed = _positions(self.removed[self.graph.layers[node.target].outputs])
-            out[0, removed, 0, 0] = norm.bias[removed]
-        return out
-
-    def visit_activation(self, node: fx.Node) -> Tensor | None:
-        x = self.inputs(node)[0]
-        if x is None:
-            return None
-        varying = x.isnan()  # asked first, as the activation may work in place
-        return self._execute(node).masked_fill_(varying, torch.nan)
-
-    def visit_pass_through(self, node: fx.Node) -> Tensor | None:
-        x, pool = self.inputs(node)[0], self.modules.get(node.target)
-        if x is not None and isinstance(pool, nn.AvgPool2d) and pool.padding and pool.count_include_pad:
-            return torch.where(x != 0, torch.nan, x)
-        return None if x is None else x.clone()
-
-    def visit_flatten(self, node: fx.Node) -> Tensor | None:
-        x = self.inputs(node)[0]
-        return None if x is None else x.flatten(1)
-
-    def visit_split(self, node: fx.Node) -> tuple[Tensor | None, ...]:
-        split, x = self.modules[node.target], self.inputs(node)[0]
-        return (None,) * len(split.sizes) if x is None else split(x)
-
-    def visit_item(self, node: fx.Node) -> Tensor | None:
-        value = self.inputs(node)[0]
-        return value[node.args[1]] if isinstance(value, tuple) else None
-
-    def visit_concatenation(self, node: fx.Node) -> Tensor | None:
-        return None if any(value is None for value in self.inputs(node)) else self._execute(node)
-
-    visit_arithmetic = visit_concatenation
-
-    def _execute(self, node: fx.Node) -> Tensor:
-        """Run the operation for real on the constants."""
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
-        if node.op == "call_module":
-            return self.modules[node.target](*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)
-
-
-def _varying(like: Tensor, channels: int) -> Tensor:
-    return like.new_full((1, channels, 1, 1), torch.nan)
-
-
-def _positions(mask: BoolArray) -> Tensor:
-    return torch.from_numpy(np.flatnonzero(mask))
-
-
-def _kernels(consumer: nn.Module) -> Tensor:
-    """A view `[out, in, *kernel]` of the weights."""
-    return consumer.weight.transpose(0, 1) if isinstance(consumer, nn.ConvTranspose2d) else consumer.weight
-
-
-def _pads_with_zeros(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Linear) or layer.padding_mode != "zeros" or layer.padding == "valid":
-        return False
-    return max(layer.kernel_size) > 1 if layer.padding == "same" else max(layer.padding) > 0
+def _cut(whole: nn.Module, graph: ChannelGraph, removed: BoolArray) -> nn.Module:
+    """A copy of `whole` without the channels at `removed`."""
+    modules = dict(whole.named_modules())
+    # What the memo of a deep copy names is taken for copied already.
+    copied = {id(module): twin(module) for module in modules.values() if kind_of_module(module) == "activation"}
+    for name, layer in graph.layers.items():
+        inputs, outputs = (torch.from_numpy(np.flatnonzero(~removed[ids])) for ids in (layer.inputs, layer.outputs))
+        copied[id(modules[name])] = with_channels(modules[name], inputs, outputs)
+    return copy.deepcopy(whole, copied)

@@ -1,0 +1,99 @@
+"""Plan and apply on a full-size detector: this package against Torch-Pruning, in one run.
+
+    python benchmarks/surgery.py yolov4
+
+Prints the median seconds of both and their ratio. Both rank |gamma| over the whole network and remove the same share
+of channels. Torch-Pruning cuts in place, so it gets a copy, made off the clock; ours makes its own on the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import pandas as pd
+import torch
+import torch_pruning
+from torch import nn
+
+from paperlib.detectors import COCO_CLASSES, build_detector
+from paperlib.pruning import apply_plan, plan_pruning, trace_channels
+
+SIDE = 64
+"""Side of the image that Torch-Pruning traces with, in pixels: a small one, in its favour."""
+
+
+def main() -> None:
+    """Time both, in turns, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("detector", nargs="?", default="yolov4")
+    parser.add_argument("--ratio", type=float, default=0.5)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--compensate", default="bias", choices=("off", "bias", "exact"))
+    options = parser.parse_args()
+    detector = _lively(build_detector(options.detector, COCO_CLASSES)).eval()
+    rivals = {
+        "paperlib": lambda: _ours(detector, options.ratio, options.compensate),
+        f"Torch-Pruning {version('torch-pruning')}": lambda: _theirs(copy.deepcopy(detector), options.ratio),
+    }
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(1 + options.rounds):  # the first warms up
+        for name, prune in rivals.items():
+            times[name].append(prune())
+    rows = [{"": name, **_spread(found[1:])} for name, found in times.items()]
+    ours, theirs = (row["median / s"] for row in rows)
+    print(f"$ python {' '.join(sys.argv)}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format))
+    print(f"ours / theirs: {ours / theirs:.2f}")
+
+
+def _ours(detector: nn.Module, ratio: float, compensate: str) -> float:
+    return _seconds(lambda: apply_plan(detector, plan_pruning(detector, ratio), compensate=compensate))
+
+
+def _theirs(detector: nn.Module, ratio: float) -> float:
+    method = getattr(detector, "traced_method", "forward")
+    image = torch.zeros(1, 3, SIDE, SIDE)
+    outputs = [m for m in detector.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+
+    def prune() -> None:
+        pruner = torch_pruning.pruner.BNScalePruner(
+            detector, image, torch_pruning.importance.BNScaleImportance(), global_pruning=True, pruning_ratio=ratio,
+            ignored_layers=outputs, forward_fn=lambda model, x: getattr(model, method)(x),
+        )  # fmt: skip
+        pruner.step()
+
+    return _seconds(prune)
+
+
+def _lively(detector: nn.Module) -> nn.Module:
+    """The detector with scale factors all over the place, as after sparse training."""
+    torch.manual_seed(0)
+    for norm in trace_channels(detector).prunable.values():
+        nn.init.uniform_(detector.get_submodule(norm).weight, 0.01, 1.0)
+        nn.init.normal_(detector.get_submodule(norm).bias, std=0.1)
+    return detector
+
+
+def _seconds(prune: Callable[[], object]) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    prune()
+    return time.perf_counter() - start
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles(seconds, n=4)
+    return {"median / s": middle, "quartile 1": low, "quartile 3": high, "rounds": len(seconds)}
+
+
+if __name__ == "__main__":
+    main()

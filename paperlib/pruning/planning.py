@@ -1,0 +1,218 @@
+"""Which channels go: a global threshold, held back by what is tied and by a floor (Section 3.1, Algorithm 1).
+
+The paper ranks all gammas and cuts under a threshold. What it leaves open is settled here: N counts every
+prunable batch norm channel; tied channels go only together; layers and parts of splits keep a share. Blocks go
+before channels, and N counts what is left.
+"""
+
+from fractions import Fraction
+from math import ceil, floor
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from paperlib.costs import kernel_places
+from paperlib.pruning.channels import BoolArray, ChannelGraph, IntArray, trace_channels
+from paperlib.pruning.importance import Batches, Scores, score_channels
+from paperlib.pruning.layers import bypasses_of, least_important_blocks, without_blocks
+from paperlib.pruning.plan import LayerStatistics, PruningPlan, prunable_outputs
+from paperlib.pruning.targets import PlannedCosts, fewest_candidates
+
+
+def plan_pruning(
+    detector: nn.Module,
+    ratio: float | None = None,
+    *,
+    size_mb: float | None = None,
+    gmacs: float | None = None,
+    layers: int = 0,
+    importance: str = "gamma",
+    calibration: Batches | None = None,
+    keep_floor: float = 0.1,
+    round_to: int = 1,
+    image_size: int = 800,
+) -> PruningPlan:
+    """Plan the removal of the least important blocks and channels (Section 3.1; Algorithm 1, lines 12-14).
+
+    Of all N prunable channels the floor(ratio * N) least important are candidates, in a stable order, so that
+    equal values never stand in the way. Tied channels go only if all of them are candidates. With a target in place
+    of the ratio, as few are candidates as it takes to reach it.
+
+    Args:
+        detector: any network that `trace_channels` can read.
+        ratio: share of the prunable channels to remove, in [0, 1). Exactly one of this and the next two is given.
+        size_mb: what the pruned network may weigh at most (`Cost.size_mb`), compensation apart.
+        gmacs: what one pass of it may cost at most (`Cost.gmacs`), compensation apart.
+        layers: number of residual blocks to remove: those whose branch ends in the batch norm of the lowest mean
+            |gamma|, whatever the criterion for channels (the paper's second contribution). With `ratio` 0 nothing
+            else goes.
+        importance: `gamma`, `l1` or `taylor`.
+        calibration: batches `(images, targets)` for `taylor`; the others take none.
+        keep_floor: share, in [0, 1], which convolutions and parts of splits keep; one channel at least.
+        round_to: the kept channels of each of them are rounded up to a multiple of this, or to all.
+        image_size: side in pixels of the square image that multiply-accumulates are counted for.
+
+    Raises:
+        ValueError: an argument is out of its range; the target cannot be reached, with the least that can be; or
+            nothing in the network can be pruned.
+    """
+    target, value = _the_target(ratio=ratio, size_mb=size_mb, gmacs=gmacs)
+    _check_settings(keep_floor, round_to)
+    blocks = least_important_blocks(detector, layers)
+    whole = without_blocks(detector, bypasses_of(detector, blocks, shifted=False))
+    everything = trace_channels(detector)
+    graph = trace_channels(whole) if blocks else everything
+    if not graph.prunable:
+        raise ValueError(f"{type(detector).__name__} has no prunable channel: no convolution with a batch norm")
+    scores = score_channels(importance, detector, everything.prunable | graph.prunable, calibration)
+    ranking = Ranking(graph, scores, keep_floor, round_to)
+    places = kernel_places(detector, image_size)
+    present = PlannedCosts(detector, everything, places, image_size)
+    costs = PlannedCosts(whole, graph, places, image_size) if blocks else present
+    if target == "ratio":
+        candidates = floor(_exact(value) * ranking.count)
+    else:
+        candidates = fewest_candidates(
+            lambda count: getattr(costs.of(ranking.rounded(ranking.floored(count))), target),
+            value, ranking.count - 1, target,
+        )  # fmt: skip
+    floored = ranking.floored(candidates)
+    held = ranking.held(candidates, floored)
+    removed, nothing = ranking.rounded(floored), np.zeros_like(everything.fixed)
+    return PruningPlan(
+        kept={name: np.flatnonzero(~removed[ids]).tolist() for name, ids in prunable_outputs(graph)},
+        threshold=float(ranking.values[candidates]),
+        ratio=float(value) if target == "ratio" else candidates / ranking.count,
+        importance=importance,
+        blocks=blocks,
+        layers=_statistics(scores, held, present.by_layer(nothing), costs.by_layer(removed)),
+        cost_before=present.of(nothing),
+        cost_after=costs.of(removed),
+        notes=ranking.notes(candidates, asked=target == "ratio"),
+    )
+
+
+class Ranking:
+    """The prunable channels of a network in the order of their removal, and what holds them back.
+
+    Attributes:
+        values: importance of all N prunable channels, ascending.
+        count: N.
+    """
+
+    def __init__(self, graph: ChannelGraph, scores: Scores, keep_floor: float, round_to: int) -> None:
+        self.graph, self.round_to = graph, round_to
+        self.floors = [max(1, ceil(_exact(keep_floor) * len(segment.channels))) for segment in graph.segments]
+        self.rank, self.values = _rank(graph, scores)
+        self.count = len(self.values)
+
+    def floored(self, candidates: int) -> BoolArray:
+        """For each channel number, whether ties and the floor let it go when so many channels are candidates."""
+        removed = self.rank < candidates
+        for segment, floor_here in zip(self.graph.segments, self.floors, strict=True):
+            _restore(removed, self.rank, segment.channels, floor_here)
+        return removed
+
+    def rounded(self, floored: BoolArray) -> BoolArray:
+        """For each channel number, whether it goes once kept counts are rounded up, too."""
+        removed = floored.copy()
+        if self.round_to > 1:
+            _round_up(removed, self.rank, self.graph, self.round_to)
+        return removed
+
+    def held(self, candidates: int, floored: BoolArray) -> set[str]:
+        """Convolutions in which the floor keeps candidates that nothing else would."""
+        under = self.rank < candidates
+        return {name for name, ids in prunable_outputs(self.graph) if (floored[ids] != under[ids]).any()}
+
+    def notes(self, candidates: int, *, asked: bool) -> list[str]:
+        """What was asked for and cannot be had; `asked`, if it was this number of candidates."""
+        under = self.rank < candidates
+        whole = [name for name, ids in prunable_outputs(self.graph) if under[ids].all()]
+        found = []
+        if whole:
+            layers = whole[0] if len(whole) == 1 else f"{len(whole)} layers"
+            names = f" ({', '.join(whole[:3])}{', ...' if len(whole) > 3 else ''})" if len(whole) > 1 else ""
+            found.append(f"every channel of {layers}{names} was to go; the floor keeps a share of each")
+        if asked and candidates > (limit := self._most()):
+            found.append(f"{candidates} of {self.count} channels were to go; the floor lets {limit} go at most")
+        return found
+
+    def _most(self) -> int:
+        """How many channels go if all are candidates."""
+        removed = self.rounded(self.floored(self.count))
+        return sum(int(removed[ids].sum()) for _, ids in prunable_outputs(self.graph))
+
+
+def _the_target(**targets: float | None) -> tuple[str, float]:
+    """The one target that is given, by name."""
+    given = [(name, value) for name, value in targets.items() if value is not None]
+    if len(given) != 1:
+        found = " and ".join(name for name, _ in given) or "none"
+        raise ValueError(f"exactly one of {', '.join(targets)} is needed, not {found}")
+    name, value = given[0]
+    if name == "ratio" and not 0 <= value < 1:
+        raise ValueError(f"ratio {value} is not in [0, 1)")
+    return name, value
+
+
+def _check_settings(keep_floor: float, round_to: int) -> None:
+    if not 0 <= keep_floor <= 1:
+        raise ValueError(f"keep_floor {keep_floor} is not in [0, 1]")
+    if round_to != int(round_to) or round_to < 1:
+        raise ValueError(f"round_to {round_to} is not a whole number of at least 1")
+
+
+def _exact(share: float) -> Fraction:
+    """The decimal number that was written: 0.29 of 100 channels is 29, though 0.29 * 100 < 29 in binary."""
+    return Fraction(str(float(share)))
+
+
+def _rank(graph: ChannelGraph, scores: Scores) -> tuple[IntArray, NDArray[np.float64]]:
+    """Each channel number's place in the order of removal, and the sorted scores of all N channels.
+
+    Tied channels share the place of their most important member; a fixed channel comes after all.
+    """
+    ids = np.concatenate([ids for _, ids in prunable_outputs(graph)])
+    values = np.concatenate([scores[name] for name in graph.prunable])
+    ids, values = ids[~graph.fixed[ids]], values[~graph.fixed[ids]]
+    order = np.argsort(values, kind="stable")
+    rank = np.where(graph.fixed, len(values), -1)
+    np.maximum.at(rank, ids[order], np.arange(len(values)))
+    # Numbers that no batch norm ranks are aliases of a tied channel; they are never looked up.
+    return np.where(rank < 0, len(values), rank), values[order]
+
+
+def _restore(removed: BoolArray, rank: IntArray, channels: IntArray, wanted: int) -> None:
+    """Bring back the most important of `channels`, with all that is tied to them, until `wanted` are kept."""
+    if len(channels) - np.count_nonzero(removed[channels]) >= wanted:
+        return
+    gone, copies = np.unique(channels[removed[channels]], return_counts=True)
+    order = np.argsort(-rank[gone], kind="stable")
+    before = len(channels) - copies.sum() + np.cumsum(copies[order]) - copies[order]
+    removed[gone[order][before < wanted]] = False
+
+
+def _round_up(removed: BoolArray, rank: IntArray, graph: ChannelGraph, multiple: int) -> None:
+    """Round the kept channels of every segment up; what comes back in one may be tied into another."""
+    changed = True
+    while changed:
+        before = removed.copy()
+        for segment in graph.segments:
+            kept = int((~removed[segment.channels]).sum())
+            wanted = min(-(-kept // multiple) * multiple, len(segment.channels))
+            _restore(removed, rank, segment.channels, wanted)
+        changed = bool((removed != before).any())
+
+
+def _statistics(
+    scores: Scores, held: set[str], before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]
+) -> dict[str, LayerStatistics]:
+    """One entry for each scored convolution; of `after`, those in removed blocks are missing."""
+    found = {}
+    for name, values in scores.items():
+        saved = np.subtract(before[name], after.get(name, (0, 0))).tolist()
+        quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist()
+        found[name] = LayerStatistics(len(values), *quantiles, name in held, *saved)
+    return found
