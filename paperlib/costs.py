@@ -31,6 +31,9 @@ class Cost:
 def cost(detector: nn.Module, image_size: int = 800) -> Cost:
     """Count parameters and multiply-accumulates of one `[1, 3, image_size, image_size]` pass.
 
+    A detector whose work depends on what it sees states a pass to be counted in a method that its `counted_method`
+    names; otherwise it is the one that its `traced_method` names, or `forward`.
+
     Counted on the meta device: nothing is computed, so the largest detector takes milliseconds.
     """
     parameters = sum(p.numel() for p in detector.parameters())
@@ -50,6 +53,6 @@ def cost(detector: nn.Module, image_size: int = 800) -> Cost:
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             module.register_forward_hook(count)
     with torch.no_grad():
-        method = getattr(ghost, getattr(ghost, "traced_method", "forward"))
-        method(torch.zeros(1, 3, image_size, image_size, device="meta"))
+        method = getattr(ghost, "counted_method", None) or getattr(ghost, "traced_method", "forward")
+        getattr(ghost, method)(torch.zeros(1, 3, image_size, image_size, device="meta"))
     return Cost(parameters, 4 * (parameters + statistics) / 1e6, macs / 1e9, image_size)

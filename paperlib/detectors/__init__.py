@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from paperlib.detectors.darknet import load_darknet_weights
+from paperlib.detectors.faster_rcnn import FasterRcnnResNet101
 from paperlib.detectors.yolo import YoloV4Tiny
 from paperlib.structure import describe, reshape_
 
-DETECTORS: dict[str, type[nn.Module]] = {"yolov4-tiny": YoloV4Tiny}
+DETECTORS: dict[str, type[nn.Module]] = {"yolov4-tiny": YoloV4Tiny, "faster-rcnn-resnet101": FasterRcnnResNet101}
 COCO_CLASSES = 80
 
 

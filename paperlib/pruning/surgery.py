@@ -2,7 +2,8 @@
 
 A channel whose gamma is zero still emits act(beta), a constant plane, into the next convolution. The paper
 does not mention it; `compensate` says what to do about it. With W the weights of a consumer and c_k the
-constants of its removed inputs, it loses the convolution of a plane of ones with sum_k c_k * W[:, k].
+constants of its removed inputs, it loses the convolution of a plane of ones with sum_k c_k * W[:, k]. A consumer
+that is called more than once, as a head that several levels share, loses V such kernels, one for each set of constants.
 """
 
 import copy
@@ -13,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from paperlib.pruning.channels import BoolArray, ChannelGraph, trace_channels
+from paperlib.pruning.channels import BoolArray, ChannelGraph, IntArray, trace_channels
 from paperlib.pruning.operations import Walk
 from paperlib.pruning.plan import PruningPlan, removed_channels
 from paperlib.structure import keep_channels_
 
 COMPENSATIONS = ("off", "bias", "exact")
 CARRIER_STRENGTH = 0.1
-"""A carrier's constant is at least this share of the largest among the removed inputs of its consumer."""
+"""A carrier's constants are at least this share of the largest among the removed inputs of its consumer."""
 
 
 def apply_plan(detector: nn.Module, plan: PruningPlan, *, compensate: str = "bias") -> nn.Module:
@@ -33,10 +34,12 @@ def apply_plan(detector: nn.Module, plan: PruningPlan, *, compensate: str = "bia
             `off`: they are dropped, as in the paper.
             `bias`: they move into the consumer's bias, or its batch norm's running mean. Exact for a consumer
             without padding; wrong along the border of a zero-padded one, where the plane had ended; for a
-            transposed convolution right only on the average over its output positions.
+            transposed convolution right only on the average over its output positions, for a consumer called with
+            several sets of constants on their average.
             `exact`: where a bias will not do, one removed channel stays as a carrier: with gamma 0 it emits a
             constant plane, from which the consumer makes all that it lost. Exact to rounding everywhere,
-            borders included; costs a channel a consumer at most, which may break a multiple of `round_to`.
+            borders included; costs a channel a consumer at most (V channels, called with V sets of constants),
+            which may break a multiple of `round_to`.
 
     Returns:
         A network of the same class; training mode and requires_grad are kept.
@@ -99,11 +102,11 @@ class _Compensation:
         _set_norms(self.module, self.graph, carriers)
         for name in self.constants:
             _kernels(self.module.get_submodule(name))[:, self._inputs(name, carriers)] = 0.0
-        for name, kernel in lost.items():
+        for name, kernels in lost.items():
             if name in needy:
-                self._carry(name, kernel, self._inputs(name, carriers))
+                self._carry(name, kernels, self._inputs(name, carriers))
             else:
-                self._shift(name, kernel)
+                self._shift(name, kernels.mean(0))
         return self.removed & ~carriers
 
     def _inputs(self, name: str, channels: BoolArray) -> Tensor:
@@ -111,38 +114,35 @@ class _Compensation:
         return _positions(channels[self.graph.layers[name].inputs])
 
     def _lost(self, name: str) -> Tensor:
-        """What a consumer made of the removed constants, per unit of a constant plane: `[out, *kernel]`."""
+        """What a consumer made of each set of removed constants, per unit of a constant plane: `[V, out, *kernel]`."""
         at = self._inputs(name, self.removed)
         kernels = _kernels(self.module.get_submodule(name))
-        return torch.tensordot(kernels[:, at], self.constants[name][at], dims=([1], [0]))
+        return torch.tensordot(kernels[:, at], self.constants[name][:, at], dims=([1], [1])).movedim(-1, 0)
 
     def _choose_carriers(self, needy: list[str]) -> BoolArray:
-        """Few removed channels such that each consumer in need of a carrier sees a strong one."""
-        waiting = {name: self._strong_channels(name) for name in needy}
+        """Few removed channels, strong ones, whose constants span those of all that each consumer in need has lost."""
+        waiting = {name: _Span(self.constants[name], self.graph.layers[name].inputs, self.removed) for name in needy}
         carriers = np.zeros_like(self.removed)
         while waiting:
-            seen_by = Counter(number for numbers in waiting.values() for number in numbers)
+            seen_by = Counter(number for span in waiting.values() for number in span.strong_channels())
             best = min(seen_by, key=lambda number: (-seen_by[number], number))
             carriers[best] = True
-            waiting = {name: numbers for name, numbers in waiting.items() if best not in numbers}
+            for span in waiting.values():
+                span.take(best)
+            waiting = {name: span for name, span in waiting.items() if not span.complete}
         return carriers
-
-    def _strong_channels(self, name: str) -> set[int]:
-        """Removed inputs of a constant so large that the weights which stand in for others stay small."""
-        at = self._inputs(name, self.removed)
-        strength = self.constants[name][at].abs()
-        strong = at[(strength >= CARRIER_STRENGTH * strength.max()).cpu()]
-        return set(self.graph.layers[name].inputs[strong.numpy()].tolist())
 
     def _needs_carrier(self, name: str) -> bool:
         consumer = self.module.get_submodule(name)
         homeless = self.graph.layers[name].norm is None and consumer.bias is None
-        return homeless or isinstance(consumer, nn.ConvTranspose2d) or _pads_with_zeros(consumer)
+        several = len(self.constants[name]) > 1
+        return homeless or several or isinstance(consumer, nn.ConvTranspose2d) or _pads_with_zeros(consumer)
 
-    def _carry(self, name: str, kernel: Tensor, carriers: Tensor) -> None:
-        constants = self.constants[name][carriers]
-        strongest = int(constants.abs().argmax())
-        _kernels(self.module.get_submodule(name))[:, int(carriers[strongest])] = kernel / constants[strongest]
+    def _carry(self, name: str, lost: Tensor, carriers: Tensor) -> None:
+        """Weights by which the carriers' constants make all that was lost, for every set of constants."""
+        solution = torch.linalg.pinv(self.constants[name][:, carriers].double())
+        kernels = _kernels(self.module.get_submodule(name))
+        kernels[:, carriers] = torch.tensordot(solution, lost.double(), 1).movedim(0, 1).to(kernels.dtype)
 
     def _shift(self, name: str, kernel: Tensor) -> None:
         consumer, norm = self.module.get_submodule(name), self.graph.layers[name].norm
@@ -157,6 +157,33 @@ class _Compensation:
             raise ValueError(f"{name} has neither batch norm nor bias to shift; use compensate='off' or 'exact'")
 
 
+class _Span:
+    """The constants `[V, n]` of a consumer's removed inputs, less what the carriers taken so far can stand in for."""
+
+    def __init__(self, constants: Tensor, inputs: IntArray, removed: BoolArray) -> None:
+        at = np.flatnonzero(removed[inputs])
+        self.numbers = inputs[at]
+        self.left = constants[:, at].double().cpu()
+        self.negligible = 10 * torch.finfo(constants.dtype).eps * float(self.left.norm(dim=0).max())
+
+    @property
+    def complete(self) -> bool:
+        return float(self.left.norm(dim=0).max()) <= self.negligible
+
+    def strong_channels(self) -> set[int]:
+        """Channels of constants so large that the weights which stand in for others stay small."""
+        strength = self.left.norm(dim=0)
+        return set(self.numbers[(strength >= CARRIER_STRENGTH * strength.max()).numpy()].tolist())
+
+    def take(self, number: int) -> None:
+        """Make the channel of that number a carrier, if it is a strong one."""
+        if number in self.strong_channels():
+            columns = self.left[:, np.flatnonzero(self.numbers == number)]
+            strongest = columns[:, columns.norm(dim=0).argmax()]
+            direction = strongest / strongest.norm()
+            self.left = self.left - torch.outer(direction, direction @ self.left)
+
+
 class _Constants(Walk):
     """What removed channels emit, carried as `[1, C, 1, 1]` vectors; NaN where a channel is not constant."""
 
@@ -164,17 +191,17 @@ class _Constants(Walk):
         super().__init__(module, graph.recorded)
         self.graph, self.removed = graph, removed
         self.norms = set(graph.prunable.values())
-        self.seen: dict[str, Tensor] = {}
+        self.seen: dict[str, list[Tensor]] = {}
 
     @torch.no_grad()
     def found(self) -> dict[str, Tensor]:
-        """Per consumer with removed inputs: the constant at each input, `[in]`.
+        """Per consumer with removed inputs: the constant at each input, `[V, in]`, for V calls that differ.
 
         Raises:
-            ValueError: a removed channel is not constant where it is consumed, or not the same at every call.
+            ValueError: a removed channel is not constant where it is consumed.
         """
         self.run(self.graph.opaque)
-        return self.seen
+        return {name: torch.stack(constants) for name, constants in self.seen.items()}
 
     def visit_conv(self, node: fx.Node) -> Tensor:
         conv = self.modules[node.target]
@@ -197,9 +224,9 @@ class _Constants(Walk):
                 f"{name}: a removed channel does not reach it as a constant (zero padding in a depthwise "
                 "convolution or an average pooling on the way); use compensate='off'"
             )
-        known = self.seen.setdefault(name, constants)
-        if not torch.equal(known[removed], constants[removed]):
-            raise ValueError(f"{name} is called more than once, with different constants; use compensate='off'")
+        known = self.seen.setdefault(name, [])
+        if not any(torch.equal(other[removed], constants[removed]) for other in known):
+            known.append(constants)
 
     def visit_depthwise(self, node: fx.Node) -> Tensor:
         conv, x = self.modules[node.target], self.inputs(node)[0]
