@@ -96,7 +96,7 @@ class FasterRcnnResNet101(nn.Module):
             bg_iou_thresh=0.3,
             batch_size_per_image=256,
             positive_fraction=0.5,
-            pre_nms_top_n={"training": 600, "testing": 600},
+            pre_nms_top_n={"training": 400, "testing": 400},
             post_nms_top_n={"training": 300, "testing": 300},
             nms_thresh=0.7,
         )
@@ -110,7 +110,7 @@ class FasterRcnnResNet101(nn.Module):
         )  # fmt: skip
         return RoIHeads(
             pool, box_head, box_predictor,
-            fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=64, positive_fraction=0.25,
+            fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=32, positive_fraction=0.5,
             bbox_reg_weights=None, score_thresh=0.01, nms_thresh=0.5, detections_per_img=100,
         )  # fmt: skip
 

@@ -6,6 +6,7 @@ their boxes. Both learn from a random sample, which is drawn from torch's global
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import Conv2dNormActivation
 
 Shape = tuple[float, float]
+OBJECTNESS_PRIOR = 0.05
+"""About the share of positives among the sampled anchors of an image with a dozen objects."""
 
 
 @dataclass
@@ -91,8 +94,9 @@ class RegionHead(RPNHead):
         self.initialise()
 
     def initialise(self) -> None:
-        """Small weights in the output convolutions."""
+        """Small weights in the output convolutions; every anchor starts at a low objectness."""
         initialise_output_(self.cls_logits, std=0.01)
+        nn.init.constant_(self.cls_logits.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))
         initialise_output_(self.bbox_pred, std=0.01)
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
