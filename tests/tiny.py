@@ -28,7 +28,6 @@ def detector(seed=0, *, width=0.1, anchors=ANCHORS):
         return build_detector("yolov4-tiny", len(CLASSES), width=width, anchors=anchors)
 
 
-
 def two_stage(seed=0):
     """A detector that draws a random sample of its proposals at every step."""
     anchors = [(w / 2, h / 2) for w, h in usual_anchors("faster-rcnn-resnet101")]

@@ -32,6 +32,8 @@ from paperlib.detectors.regions import (
 from paperlib.detectors.resnet import RESNET_101, STRIDES, ResNetTrunk, initialise_convolutions_
 
 LEVEL_STRIDES = (*STRIDES, 64)
+POOLED = ("0", "1", "2", "3")
+"""torchvision's names of the levels from which regions are pooled: all but the coarsest."""
 SHAPES = 3
 """Anchors in a cell."""
 ANCHORS: tuple[Shape, ...] = tuple(
@@ -94,7 +96,7 @@ class FasterRcnnResNet101(nn.Module):
             RegionHead(channels, SHAPES),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
-            batch_size_per_image=256,
+            batch_size_per_image=64,
             positive_fraction=0.5,
             pre_nms_top_n={"training": 400, "testing": 400},
             post_nms_top_n={"training": 300, "testing": 300},
@@ -105,7 +107,7 @@ class FasterRcnnResNet101(nn.Module):
         middle = LEVEL_STRIDES.index(16)
         width, height = self.anchors[middle * SHAPES + 1]
         pool = MultiScaleRoIAlign(
-            list("0123"), ROI_SIDE, sampling_ratio=2, canonical_level=4,
+            list(POOLED), ROI_SIDE, sampling_ratio=2, canonical_level=4,
             canonical_scale=ROI_SCALE * (width * height) ** 0.5,
         )  # fmt: skip
         return RoIHeads(
@@ -115,9 +117,8 @@ class FasterRcnnResNet101(nn.Module):
         )  # fmt: skip
 
     def initialise(self) -> None:
-        """Fresh weights in neck and heads; the trunk has its own."""
+        """Fresh weights in neck and box head; trunk and proposal head have their own."""
         initialise_convolutions_(self.neck)
-        initialise_convolutions_(self.rpn.head.conv)
         initialise_convolutions_(self.roi_heads.box_head)
         for layer in self.roi_heads.box_head:
             if isinstance(layer, nn.Linear):
@@ -174,7 +175,7 @@ class FasterRcnnResNet101(nn.Module):
         """
         finest = outputs.levels[0]
         size = (LEVEL_STRIDES[0] * finest.shape[2], LEVEL_STRIDES[0] * finest.shape[3])
-        features = self.roi_heads.box_roi_pool(dict(zip("0123", outputs.levels, strict=False)), proposals, [size])
+        features = self.roi_heads.box_roi_pool(dict(zip(POOLED, outputs.levels, strict=False)), proposals, [size])
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(features))
         return logits.to(outputs.anchors.dtype), deltas.to(outputs.anchors.dtype).unflatten(1, (-1, 4))
 
@@ -245,7 +246,7 @@ class FasterRcnnResNet101(nn.Module):
         for level in levels:
             seen = self.rpn.head.conv(level)
             found += [self.rpn.head.cls_logits(seen), self.rpn.head.bbox_pred(seen)]
-        for level in levels[: len(STRIDES)]:
+        for level in levels[: len(POOLED)]:
             seen = self.roi_heads.box_head(F.adaptive_max_pool2d(level, ROI_SIDE))
             found += [self.roi_heads.box_predictor.cls_score(seen), self.roi_heads.box_predictor.bbox_pred(seen)]
         return found

@@ -16,6 +16,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import Conv2dNormActivation
 
+from paperlib.detectors.resnet import initialise_convolutions_
+
 Shape = tuple[float, float]
 OBJECTNESS_PRIOR = 0.05
 """About the share of positives among the sampled anchors of an image with a dozen objects."""
@@ -94,7 +96,8 @@ class RegionHead(RPNHead):
         self.initialise()
 
     def initialise(self) -> None:
-        """Small weights in the output convolutions; every anchor starts at a low objectness."""
+        """Fresh weights, small ones in the output convolutions; every anchor starts at a low objectness."""
+        initialise_convolutions_(self.conv)
         initialise_output_(self.cls_logits, std=0.01)
         nn.init.constant_(self.cls_logits.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))
         initialise_output_(self.bbox_pred, std=0.01)
