@@ -140,7 +140,8 @@ class _Compensation:
 
     def _carry(self, name: str, lost: Tensor, carriers: Tensor) -> None:
         """Weights by which the carriers' constants make all that was lost, for every set of constants."""
-        solution = torch.linalg.pinv(self.constants[name][:, carriers].double())
+        constants = self.constants[name][:, carriers]
+        solution = torch.linalg.pinv(constants.double(), rtol=_rounding(constants))
         kernels = _kernels(self.module.get_submodule(name))
         kernels[:, carriers] = torch.tensordot(solution, lost.double(), 1).movedim(0, 1).to(kernels.dtype)
 
@@ -164,7 +165,7 @@ class _Span:
         at = np.flatnonzero(removed[inputs])
         self.numbers = inputs[at]
         self.left = constants[:, at].double().cpu()
-        self.negligible = 10 * torch.finfo(constants.dtype).eps * float(self.left.norm(dim=0).max())
+        self.negligible = _rounding(constants) * float(self.left.norm(dim=0).max())
 
     @property
     def complete(self) -> bool:
@@ -285,6 +286,11 @@ class _Constants(Walk):
         if node.op == "call_method":
             return getattr(args[0], node.target)(*args[1:], **kwargs)
         return node.target(*args, **kwargs)
+
+
+def _rounding(like: Tensor) -> float:
+    """A share so small that rounding alone may make it."""
+    return 10 * torch.finfo(like.dtype).eps
 
 
 def _varying(like: Tensor, channels: int) -> Tensor:
