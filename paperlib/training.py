@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from paperlib import files, paths, progress
+from paperlib.chance import drawing_from, mix
 from paperlib.data.augment import augment
 from paperlib.data.records import Dataset
 from paperlib.detectors.base import Targets
@@ -178,11 +179,12 @@ class _Run:
         """One pass over the images; adds a row to the history."""
         self.step.train()
         started, sums, batches = time.perf_counter(), {}, 0
-        for share, images, targets in self._batches(epoch):
-            rate = self.recipe.rate(epoch + share)
-            for name, value in self._update(images, targets, rate).items():
-                sums[name] = sums.get(name, 0.0) + value
-            batches += 1
+        with drawing_from(mix(self.recipe.seed, epoch, self.accelerator.process_index)):
+            for share, images, targets in self._batches(epoch):
+                rate = self.recipe.rate(epoch + share)
+                for name, value in self._update(images, targets, rate).items():
+                    sums[name] = sums.get(name, 0.0) + value
+                batches += 1
         losses = {name: float(total) / batches for name, total in sums.items()}
         if not math.isfinite(sum(losses.values())):
             raise ValueError(f"epoch {epoch + 1}: the loss is not finite: {losses}; try a smaller learning rate")
@@ -220,13 +222,13 @@ class _Run:
         """Augmented batches of this process, with the share of the epoch that is over."""
         boxed = self.dataset.letterboxed(self.recipe.image_size)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        generator = torch.Generator().manual_seed(_mix(self.recipe.seed, epoch))
+        generator = torch.Generator().manual_seed(mix(self.recipe.seed, epoch))
         order = torch.randperm(len(self.dataset), generator=generator)
         size = min(self.recipe.batch_size, len(order))
         count = len(order) // size
         for number in range(count):
             mine = order[number * size : (number + 1) * size][rank::world]
-            chance = torch.Generator().manual_seed(_mix(self.recipe.seed, epoch, number, rank))
+            chance = torch.Generator().manual_seed(mix(self.recipe.seed, epoch, number, rank))
             chosen = [boxed.boxes[i] for i in mine], [boxed.labels[i] for i in mine]
             pixels = boxed.images[mine].to(self.accelerator.device)
             images, targets = augment(pixels, *chosen, self.recipe.augmentation(), chance)
@@ -300,8 +302,3 @@ def _parameter_groups(detector: nn.Module, weight_decay: float) -> list[dict[str
     kernels = [p for p in detector.parameters() if p.ndim > 1]
     others = [p for p in detector.parameters() if p.ndim <= 1]
     return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _mix(*numbers: int) -> int:
-    """One seed out of several numbers."""
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")

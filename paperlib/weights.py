@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from paperlib.chance import drawing_from
 from paperlib.data.records import Dataset
+from paperlib.detectors.base import Targets
 
 
 def module_digest(module: nn.Module) -> str:
@@ -41,20 +44,28 @@ def renew_statistics_(detector: nn.Module, dataset: Dataset, image_size: int, im
 
     Averaged weights vary less than the weights they are the average of, so statistics gathered along with the latter
     are too wide; that compounds from layer to layer, and under Eq. 4 a detector of good weights can find nothing.
+    Each pass is one of training, losses included: a detector of two stages sees the regions that it learns from.
     """
-    boxed = dataset.letterboxed(image_size).images
+    boxed = dataset.letterboxed(image_size)
     parameter = next(detector.parameters())
-    chosen = boxed[:: max(1, len(boxed) // images)][:images]
-    batches = (batch.to(parameter.device).to(parameter.dtype) / 255 for batch in chosen.split(16))
-    update_bn((batch.to(memory_format=torch.channels_last) for batch in batches), _Network(detector))
+    chosen = torch.arange(len(dataset))[:: max(1, len(dataset) // images)][:images]
+
+    def batches() -> Iterator[list[tuple[Tensor, Targets]]]:
+        for part in chosen.split(16):
+            batch = boxed.images[part].to(parameter.device).to(parameter.dtype) / 255
+            targets = [{"boxes": boxed.boxes[i], "labels": boxed.labels[i]} for i in part]
+            yield [(batch.to(memory_format=torch.channels_last), targets)]  # in a list, of which update_bn takes one
+
+    with drawing_from(0):
+        update_bn(batches(), _OnPairs(detector))
 
 
-class _Network(nn.Module):
-    """A detector without its losses: a batch in, head outputs out."""
+class _OnPairs(nn.Module):
+    """A detector that takes images and targets as one argument."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         self.detector = detector
 
-    def forward(self, batch: Tensor) -> list[Tensor]:
-        return getattr(self.detector, getattr(self.detector, "traced_method", "forward"))(batch)
+    def forward(self, pair: tuple[Tensor, Targets]) -> dict[str, Tensor]:
+        return self.detector(*pair)

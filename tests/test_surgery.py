@@ -91,6 +91,19 @@ class Depthwise(nn.Module):
         return [self.linear(torch.flatten(self.pool(x), 1)), self.out(x)]
 
 
+class SharedHead(nn.Module):
+    """A pyramid of three levels, all read by one head: removed channels emit other constants on each level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.levels = conv(3, 8), nn.ModuleList([conv(8, 12, stride=s) for s in (1, 2, 4)])
+        self.head = nn.Sequential(conv(12, 6), nn.Conv2d(6, 4, 1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x)
+        return [self.head(level(x)) for level in self.levels]
+
+
 def tiny() -> nn.Module:
     return build_detector("yolov4-tiny", num_classes=10, width=0.25)
 
@@ -111,7 +124,7 @@ def centernet() -> nn.Module:
     return build_detector("centernet-resnet50", num_classes=3, width=0.1, depth=0.3)
 
 
-NETWORKS = [Shortcuts, Branches, Depthwise, tiny, yolov3, yolov3_spp, yolov4, centernet]
+NETWORKS = [Shortcuts, Branches, Depthwise, SharedHead, tiny, yolov3, yolov3_spp, yolov4, centernet]
 
 
 def randomise(net: nn.Module, seed: int) -> nn.Module:
@@ -253,6 +266,19 @@ def test_exact_compensation_costs_one_channel_a_consumer_at_most() -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.bias.data.zero_()
     assert apply_plan(net, plan, compensate="exact")[0][0].out_channels == 8, "nothing lost, nothing carried"
+
+
+def test_a_head_that_three_levels_share_costs_three_carriers_and_a_bias_is_their_average() -> None:
+    net = randomise(SharedHead(), 1)
+    plan = dataclasses.replace(plan_pruning(net, 0.0), kept={f"levels.{level}.0": [0, 1, 2] for level in range(3)})
+    reference = mask_plan(net, plan, keep_beta=True)
+    exact = apply_plan(net, plan, compensate="exact")
+    assert gap(exact, reference) < TOLERANCE
+    assert exact.head[0][0].in_channels == 3 + 3
+    constants = torch.stack([level[1].bias[3:].sigmoid() * level[1].bias[3:] for level in net.levels])
+    lost = torch.einsum("vi,oihw->o", constants, net.head[0][0].weight[:, 3:]) / 3
+    shift = net.head[0][1].running_mean - apply_plan(net, plan).head[0][1].running_mean
+    torch.testing.assert_close(shift, lost)
 
 
 @pytest.mark.parametrize(

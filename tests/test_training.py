@@ -21,6 +21,7 @@ from paperlib.training import BEST, HISTORY, LAST, fit
 
 SPARSE = tiny.recipe(epochs=6, ema=0.9, mosaic=0.5, warmup_epochs=1.0, schedule="cosine", weight_decay=1e-3)
 DISTILLED = tiny.recipe(epochs=6, precision="bf16")
+SAMPLED = tiny.recipe(epochs=6, ema=0.9)
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +31,13 @@ def store(tmp_path, monkeypatch):
 
 
 def train(recipe, folder):
-    if recipe == SPARSE:
-        actors = {"regulariser": Sparsity(1e-2)}
-    else:
+    detector, actors = tiny.detector(), {"regulariser": Sparsity(1e-2)}
+    if recipe == DISTILLED:
         teacher = Distillation(tiny.detector(seed=7, width=0.2))
         actors = {"objective": teacher, "regulariser": Sparsity(1e-2, "proximal")}
-    fit(tiny.detector(), tiny.dataset(), recipe, validation=tiny.dataset("val", 4), folder=folder, **actors)
+    elif recipe == SAMPLED:
+        detector = tiny.two_stage()
+    fit(detector, tiny.dataset(), recipe, validation=tiny.dataset("val", 4), folder=folder, **actors)
 
 
 def a_state_is_half_written(folder):
@@ -69,7 +71,7 @@ def killed_at(moment, recipe, folder):
     return process.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("recipe", [SPARSE, DISTILLED], ids=["sparse", "distilled"])
+@pytest.mark.parametrize("recipe", [SPARSE, DISTILLED, SAMPLED], ids=["sparse", "distilled", "sampled"])
 def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(recipe, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     moments = [
@@ -102,6 +104,19 @@ def test_without_a_folder_the_state_goes_to_the_store_and_a_second_call_trains_n
     assert tiny.equal(first, second)
     assert list(history.epochs["epoch"]) == [1, 2]
     assert not first.training and not second.training
+
+
+def test_what_was_drawn_before_changes_no_training_and_what_is_drawn_after_is_not_changed_by_one(tmp_path):
+    ends, after = [], []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        detector = tiny.two_stage()
+        if len(ends) > 0:
+            fit(detector, tiny.dataset(), tiny.recipe(ema=0.9), folder=tmp_path / str(len(ends)))
+        ends.append(detector)
+        after.append(torch.rand(()))
+    assert tiny.equal(*ends[1:])
+    assert after[0] == after[1] != after[2]
 
 
 def halved(detector, images, targets):

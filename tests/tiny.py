@@ -6,7 +6,7 @@ import torch
 
 from paperlib.data import Dataset, Record
 from paperlib.data.toy_aerial import CLASSES, draw_split
-from paperlib.detectors import build_detector
+from paperlib.detectors import build_detector, usual_anchors
 from paperlib.recipe import Recipe
 
 torch.set_num_threads(1)  # sums depend on it
@@ -26,6 +26,14 @@ def detector(seed=0, *, width=0.1, anchors=ANCHORS):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build_detector("yolov4-tiny", len(CLASSES), width=width, anchors=anchors)
+
+
+def two_stage(seed=0):
+    """A detector that draws a random sample of its proposals at every step."""
+    anchors = [(w / 2, h / 2) for w, h in usual_anchors("faster-rcnn-resnet101")]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build_detector("faster-rcnn-resnet101", len(CLASSES), width=0.05, depth=0.05, anchors=anchors)
 
 
 def recipe(**changes):

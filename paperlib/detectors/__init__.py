@@ -11,6 +11,7 @@ from torch import nn
 
 from paperlib.detectors.centernet import CenterNet
 from paperlib.detectors.darknet import load_darknet_weights
+from paperlib.detectors.faster_rcnn import FasterRcnnResNet101
 from paperlib.detectors.yolov3 import YoloV3, YoloV3Spp
 from paperlib.detectors.yolov4 import YoloV4
 from paperlib.detectors.yolov4_tiny import YoloV4Tiny
@@ -22,6 +23,7 @@ DETECTORS: dict[str, type[nn.Module]] = {
     "yolov4": YoloV4,
     "yolov4-tiny": YoloV4Tiny,
     "centernet-resnet50": CenterNet,
+    "faster-rcnn-resnet101": FasterRcnnResNet101,
 }
 COCO_CLASSES = 80
 

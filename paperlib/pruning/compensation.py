@@ -107,7 +107,8 @@ class Compensation:
     def _carry(self, pruned: nn.Module, name: str, lost: Tensor) -> None:
         """Weights by which the carriers' constants make all that was lost, for every set of constants."""
         inputs = self.graph.layers[name].inputs
-        solution = torch.linalg.pinv(self.constants[name][:, _positions(self.carriers[inputs])].double())
+        constants = self.constants[name][:, _positions(self.carriers[inputs])]
+        solution = torch.linalg.pinv(constants.double(), rtol=_rounding(constants))
         kernels = _kernels(pruned.get_submodule(name))
         weights = torch.tensordot(solution, lost.double(), 1).movedim(0, 1)
         kernels[:, self._left(inputs)] = weights.to(kernels.dtype)
@@ -129,7 +130,7 @@ class _Span:
         at = np.flatnonzero(removed[inputs])
         self.numbers = inputs[at]
         self.left = constants[:, at].double().cpu()
-        self.negligible = 10 * torch.finfo(constants.dtype).eps * float(self.left.norm(dim=0).max())
+        self.negligible = _rounding(constants) * float(self.left.norm(dim=0).max())
 
     @property
     def complete(self) -> bool:
@@ -246,6 +247,11 @@ class _Constants(Walk):
 
     def _execute(self, node: fx.Node) -> Tensor:
         return execute(node, self.modules, self.values)
+
+
+def _rounding(like: Tensor) -> float:
+    """A share so small that rounding alone may make it."""
+    return 10 * torch.finfo(like.dtype).eps
 
 
 def _varying(like: Tensor, channels: int) -> Tensor:

@@ -1,0 +1,286 @@
+"""Faster R-CNN with a feature pyramid (Section 4.7), on torchvision's parts.
+
+Every convolution of trunk, pyramid and heads has a batch norm that trains, where torchvision's own detectors freeze it
+or leave it out: without a gamma there is nothing to prune by. Only outputs and one fully connected layer go without.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from paperlib.detectors.base import HeadResponses, Targets
+from paperlib.detectors.blocks import as_batch, scaled
+from paperlib.detectors.regions import (
+    RegionAssignment,
+    RegionHead,
+    RegionOutputs,
+    Shape,
+    ShapedAnchors,
+    flat_rows,
+    initialise_output_,
+)
+from paperlib.detectors.resnet import RESNET_101, STRIDES, ResNetTrunk, initialise_convolutions_
+
+LEVEL_STRIDES = (*STRIDES, 64)
+POOLED = ("0", "1", "2", "3")
+"""torchvision's names of the levels from which regions are pooled: all but the coarsest."""
+SHAPES = 3
+"""Anchors in a cell."""
+ANCHORS: tuple[Shape, ...] = tuple(
+    (4 * stride * stretch, 4 * stride / stretch) for stride in LEVEL_STRIDES for stretch in (2**0.5, 1.0, 0.5**0.5)
+)
+ROI_SIDE = 7
+ROI_SCALE = 1.75
+"""Boxes of this many anchor sides are pooled from the anchor's own level: 224 over 128 pixels, as FPN has it."""
+BOX_BETA = 1 / 9
+"""Where the smooth L1 loss of boxes turns from a parabola into a line."""
+
+
+class FasterRcnnResNet101(nn.Module):
+    """Faster R-CNN on ResNet-101 and a feature pyramid of strides 4 to 64.
+
+    Called as torchvision's detectors are: in training `detector(images, targets)` gives a dict of losses, in
+    evaluation `detector(images)` gives a list of `{boxes, labels, scores}`. Images are taken as they are, neither
+    normalised nor resized.
+
+    Args:
+        num_classes: C, without background.
+        width: multiplies every channel count but those of the outputs.
+        depth: multiplies the numbers of blocks in the trunk and of convolutions in the box head.
+        anchors: fifteen shapes `(width, height)` in pixels, three for each level, small to large. By default of area
+            (4 x stride)^2 and ratios 1:2, 1:1, 2:1: torchvision's, made for 800 pixels, brought to 416.
+
+    Raises:
+        ValueError: not fifteen anchors, or one without an area.
+    """
+
+    traced_method = "wiring"
+    counted_method = "workload"
+    usual_anchors = ANCHORS
+    image_multiple = 32
+
+    def __init__(
+        self, num_classes: int, *, width: float = 1.0, depth: float = 1.0, anchors: Sequence[Shape] | None = None
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        anchors = self.usual_anchors if anchors is None else anchors
+        self.anchors = tuple((float(w), float(h)) for w, h in anchors)
+        if len(self.anchors) != len(ANCHORS) or not all(w > 0 and h > 0 for w, h in self.anchors):
+            raise ValueError(f"Faster R-CNN needs fifteen anchors (width, height) of at least some area, not {anchors}")
+        self.trunk = ResNetTrunk(RESNET_101, width=width, depth=depth)
+        channels, representation = scaled(256, width), scaled(1024, width)
+        self.neck = FeaturePyramidNetwork(self.trunk.channels, channels, LastLevelMaxPool(), nn.BatchNorm2d)
+        self.rpn = self._proposal_network(channels)
+        convolutions = [channels] * max(1, round(4 * depth))
+        box_head = FastRCNNConvFCHead(
+            (channels, ROI_SIDE, ROI_SIDE), convolutions, [representation], norm_layer=nn.BatchNorm2d
+        )
+        self.roi_heads = self._region_heads(box_head, FastRCNNPredictor(representation, num_classes + 1))
+        self.initialise()
+
+    def _proposal_network(self, channels: int) -> RegionProposalNetwork:
+        shapes = [self.anchors[first : first + SHAPES] for first in range(0, len(self.anchors), SHAPES)]
+        return RegionProposalNetwork(
+            ShapedAnchors(shapes),
+            RegionHead(channels, SHAPES),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=64,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": 400, "testing": 400},
+            post_nms_top_n={"training": 300, "testing": 300},
+            nms_thresh=0.7,
+        )
+
+    def _region_heads(self, box_head: nn.Module, box_predictor: nn.Module) -> RoIHeads:
+        middle = LEVEL_STRIDES.index(16)
+        width, height = self.anchors[middle * SHAPES + 1]
+        pool = MultiScaleRoIAlign(
+            list(POOLED), ROI_SIDE, sampling_ratio=2, canonical_level=4,
+            canonical_scale=ROI_SCALE * (width * height) ** 0.5,
+        )  # fmt: skip
+        return RoIHeads(
+            pool, box_head, box_predictor,
+            fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=32, positive_fraction=0.5,
+            bbox_reg_weights=None, score_thresh=0.01, nms_thresh=0.5, detections_per_img=100,
+        )  # fmt: skip
+
+    def initialise(self) -> None:
+        """Fresh weights in neck and box head; trunk and proposal head have their own."""
+        initialise_convolutions_(self.neck)
+        initialise_convolutions_(self.roi_heads.box_head)
+        for layer in self.roi_heads.box_head:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+        initialise_output_(self.roi_heads.box_predictor.cls_score, std=0.01)
+        initialise_output_(self.roi_heads.box_predictor.bbox_pred, std=0.001)
+
+    def forward(
+        self, images: Tensor | Sequence[Tensor], targets: Targets | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training mode, detections in evaluation mode.
+
+        Args:
+            images: list of float `[3, H, W]` in [0, 1], or a batch.
+            targets: in training, per image `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C.
+
+        Raises:
+            ValueError: training without targets, or with those of another number of images; images of another form.
+        """
+        batch, sizes = as_batch(images, self.image_multiple)
+        outputs = self.head_outputs(batch, sizes)
+        if self.training:
+            if targets is None:
+                raise ValueError("a detector in training mode needs targets")
+            if len(targets) != len(sizes):
+                raise ValueError(f"{len(targets)} targets for {len(sizes)} images")
+            return self.losses(outputs, self.assign(outputs, targets))
+        proposals = self.propose(outputs)
+        logits, deltas = self.judge(outputs, proposals)
+        found = self.roi_heads.postprocess_detections(logits, deltas.flatten(1), proposals, sizes)
+        return [dict(zip(("boxes", "scores", "labels"), image, strict=True)) for image in zip(*found, strict=True)]
+
+    def head_outputs(self, batch: Tensor, sizes: list[tuple[int, int]] | None = None) -> RegionOutputs:
+        """The first stage's answers to a `[B, 3, H, W]` batch; `sizes` are its images' own, if smaller."""
+        levels = self._levels(batch)
+        objectness, deltas = self.rpn.head(levels)
+        objectness = flat_rows(objectness, 1).squeeze(2)
+        anchors = self.rpn.anchor_generator.on_grids(levels, LEVEL_STRIDES, objectness.dtype)
+        sizes = sizes or [(batch.shape[2], batch.shape[3])] * len(batch)
+        return RegionOutputs(levels, anchors, objectness, flat_rows(deltas, 4), sizes)
+
+    @torch.no_grad()
+    def propose(self, outputs: RegionOutputs) -> list[Tensor]:
+        """The first stage's proposals, per image `[k, 4]` xyxy pixels inside it: the best after suppression."""
+        anchors = [outputs.anchors] * len(outputs.sizes)
+        boxes = self.rpn.box_coder.decode(outputs.deltas, anchors).view_as(outputs.deltas)
+        rows = [SHAPES * level[0, 0].numel() for level in outputs.levels]
+        return self.rpn.filter_proposals(boxes, outputs.objectness, outputs.sizes, rows)[0]
+
+    def judge(self, outputs: RegionOutputs, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The second stage's answers to K proposals in all: class logits `[K, C+1]`, deltas per class `[K, C+1, 4]`.
+
+        The proposals need not be the detector's own; class 0 is the background.
+        """
+        finest = outputs.levels[0]
+        size = (LEVEL_STRIDES[0] * finest.shape[2], LEVEL_STRIDES[0] * finest.shape[3])
+        features = self.roi_heads.box_roi_pool(dict(zip(POOLED, outputs.levels, strict=False)), proposals, [size])
+        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(features))
+        return logits.to(outputs.anchors.dtype), deltas.to(outputs.anchors.dtype).unflatten(1, (-1, 4))
+
+    @torch.no_grad()
+    def assign(self, outputs: RegionOutputs, targets: Targets) -> RegionAssignment:
+        """Draw the anchors and proposals that the losses look at, and decide which answer for which box."""
+        anchors, device = outputs.anchors, outputs.anchors.device
+        targets = [{"boxes": t["boxes"].to(anchors), "labels": t["labels"].to(device)} for t in targets]
+        marks, boxes = self.rpn.assign_targets_to_anchors([anchors] * len(targets), targets)
+        positive, negative = (torch.stack(chosen).bool() for chosen in self.rpn.fg_bg_sampler(marks))
+        image, row = (positive | negative).nonzero(as_tuple=True)
+        objects = positive[image, row]
+        anchor_boxes = torch.stack([each.to(anchors) for each in boxes])[image[objects], row[objects]]
+        proposals, matched, labels, _ = self.roi_heads.select_training_samples(self.propose(outputs), targets)
+        proposal_boxes = torch.cat(
+            [t["boxes"][index[label > 0]] for t, index, label in zip(targets, matched, labels, strict=True)]
+        )
+        return RegionAssignment(image, row, objects, anchor_boxes, proposals, torch.cat(labels), proposal_boxes)
+
+    def losses(self, outputs: RegionOutputs, assignment: RegionAssignment) -> dict[str, Tensor]:
+        """The detector's own loss: `rpn_objectness`, `rpn_box`, `classes` and `box`, each a mean over its sample."""
+        responses = self.responses(outputs, assignment)
+        hard = {
+            name: (responses.weights[name] * F.cross_entropy(
+                responses.logits[name], responses.hard_targets[name], reduction="none")).sum()
+            for name in responses.logits
+        }  # fmt: skip
+        boxes = {
+            name: F.smooth_l1_loss(found, wanted, beta=BOX_BETA, reduction="sum") / count
+            for name, (found, wanted, count) in self._regressions(outputs, assignment).items()
+        }
+        return hard | boxes
+
+    def responses(self, outputs: RegionOutputs, assignment: RegionAssignment) -> HeadResponses:
+        """What distillation compares (Eqs. 10-12), in both stages, on proposals that may be another detector's.
+
+        Objectness is a choice between background and object. The regression space is each stage's own, over the root
+        of its sample's size, so that squared errors carry their weight in the loss with them.
+        """
+        logits = outputs.objectness[assignment.image, assignment.row]
+        logits = {
+            "rpn_objectness": torch.stack([torch.zeros_like(logits), logits], 1),
+            "classes": self._judged(outputs, assignment)[0],
+        }
+        answers = {"rpn_objectness": assignment.objects.long(), "classes": assignment.labels}
+        regressions = [
+            (found / count**0.5, wanted / count**0.5)
+            for found, wanted, count in self._regressions(outputs, assignment).values()
+        ]
+        found, wanted = (torch.cat(parts) for parts in zip(*regressions, strict=True))
+        return HeadResponses(
+            kind="softmax",
+            logits=logits,
+            hard_targets={k: F.one_hot(answers[k], v.shape[1]).to(v.dtype) for k, v in logits.items()},
+            weights={k: v.new_full((len(v),), 1 / max(1, len(v))) for k, v in logits.items()},
+            regression=found,
+            regression_target=wanted,
+            regression_weight=1.0,
+        )
+
+    def wiring(self, batch: Tensor) -> list[Tensor]:
+        """How channels are joined, for `torch.fx`, which cannot follow proposals: not what a detection computes.
+
+        Every level goes through the one proposal head, and, pooled whole in place of its regions, through the one box
+        head.
+        """
+        levels, found = self._levels(batch), []
+        for level in levels:
+            seen = self.rpn.head.conv(level)
+            found += [self.rpn.head.cls_logits(seen), self.rpn.head.bbox_pred(seen)]
+        for level in levels[: len(POOLED)]:
+            seen = self.roi_heads.box_head(F.adaptive_max_pool2d(level, ROI_SIDE))
+            found += [self.roi_heads.box_predictor.cls_score(seen), self.roi_heads.box_predictor.bbox_pred(seen)]
+        return found
+
+    def workload(self, batch: Tensor) -> None:
+        """Run each layer as often as a detection does that finds all the proposals it may have: for counting."""
+        levels = self._levels(batch)
+        self.rpn.head(levels)
+        regions = len(batch) * self.rpn.post_nms_top_n()
+        features = batch.new_zeros(regions, levels[0].shape[1], ROI_SIDE, ROI_SIDE)
+        self.roi_heads.box_predictor(self.roi_heads.box_head(features))
+
+    def _levels(self, batch: Tensor) -> list[Tensor]:
+        return list(self.neck(OrderedDict(enumerate(self.trunk(batch)))).values())
+
+    def _judged(self, outputs: RegionOutputs, assignment: RegionAssignment) -> tuple[Tensor, Tensor]:
+        if outputs.judged is None or outputs.judged[0] is not assignment:
+            outputs.judged = (assignment, *self.judge(outputs, assignment.proposals))
+        return outputs.judged[1:]
+
+    def _regressions(
+        self, outputs: RegionOutputs, assignment: RegionAssignment
+    ) -> dict[str, tuple[Tensor, Tensor, int]]:
+        """Per stage: the positives' deltas, those that would be right, and the size of its sample."""
+        image, row = assignment.image[assignment.objects], assignment.row[assignment.objects]
+        wanted = self.rpn.box_coder.encode_single(assignment.anchor_boxes, outputs.anchors[row])
+        positive = assignment.labels > 0
+        found = self._judged(outputs, assignment)[1][positive, assignment.labels[positive]]
+        proposals = torch.cat(assignment.proposals)[positive]
+        return {
+            "rpn_box": (outputs.deltas[image, row], wanted, max(1, len(assignment.row))),
+            "box": (
+                found,
+                self.roi_heads.box_coder.encode_single(assignment.proposal_boxes, proposals),
+                max(1, len(assignment.labels)),
+            ),
+        }

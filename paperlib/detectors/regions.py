@@ -1,0 +1,126 @@
+"""What passes between the two stages of a detector: anchors, proposals, and who answers for which box.
+
+The first stage scores R anchors an image and turns the best into proposals; the second classifies proposals and refines
+their boxes. Both learn from a random sample, which is drawn from torch's global generator, as torchvision does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import Conv2dNormActivation
+
+from paperlib.detectors.resnet import initialise_convolutions_
+
+Shape = tuple[float, float]
+OBJECTNESS_PRIOR = 0.05
+"""About the share of positives among the sampled anchors of an image with a dozen objects."""
+
+
+@dataclass
+class RegionOutputs:
+    """What the first stage makes of a `[B, 3, H, W]` batch.
+
+    Attributes:
+        levels: the pyramid's features `[B, F, H/s, W/s]`, finest first, from which the second stage pools.
+        anchors: `[R, 4]` xyxy pixels, level by level, then row by row over cells, a cell's shapes innermost.
+        objectness: `[B, R]` logits.
+        deltas: `[B, R, 4]` from an anchor to its box: centre offset in anchor sides, and log size over the anchor's.
+        sizes: each image's own `(height, width)` inside the batch.
+        judged: an assignment and the second stage's answers to it, so that nothing is computed twice.
+    """
+
+    levels: list[Tensor]
+    anchors: Tensor
+    objectness: Tensor
+    deltas: Tensor
+    sizes: list[tuple[int, int]]
+    judged: tuple[RegionAssignment, Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RegionAssignment:
+    """The sample that both stages learn a batch from: S anchors, P of them positive, and K proposals, Q positive.
+
+    Attributes:
+        image: `[S]` index of the image in the batch.
+        row: `[S]` index of the anchor.
+        objects: `[S]` whether the anchor answers for a box.
+        anchor_boxes: `[P, 4]` the boxes for which anchors answer, xyxy pixels.
+        proposals: per image `[k, 4]` xyxy pixels, K in all.
+        labels: `[K]` class of each proposal, in 1..C, 0 for background.
+        proposal_boxes: `[Q, 4]` the boxes for which proposals answer, xyxy pixels.
+    """
+
+    image: Tensor
+    row: Tensor
+    objects: Tensor
+    anchor_boxes: Tensor
+    proposals: list[Tensor]
+    labels: Tensor
+    proposal_boxes: Tensor
+
+
+class ShapedAnchors(AnchorGenerator):
+    """torchvision's anchors, with shapes `(width, height)` in pixels of one's own for each level."""
+
+    def __init__(self, shapes: Sequence[Sequence[Shape]]) -> None:
+        super().__init__(sizes=((1.0,),) * len(shapes), aspect_ratios=tuple((1.0,) * len(level) for level in shapes))
+        # On the CPU even where a detector is built without memory: no weights file would fill them.
+        self.cell_anchors = [
+            torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in level], device="cpu") for level in shapes
+        ]
+
+    def on_grids(self, levels: Sequence[Tensor], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """All anchors `[R, 4]` of feature maps `[B, F, h, w]` with those strides in pixels."""
+        self.set_cell_anchors(dtype, levels[0].device)
+        return torch.cat(self.grid_anchors([level.shape[2:] for level in levels], [(s, s) for s in strides]))
+
+
+class RegionHead(RPNHead):
+    """torchvision's head of the region proposal network, with batch norm.
+
+    One batch norm serves all levels. It is trained on the statistics of all of them together: normalised level by
+    level in training, but by common statistics in evaluation, they would be shifted against each other.
+    """
+
+    def __init__(self, channels: int, anchors: int) -> None:
+        super().__init__(channels, anchors)
+        self.conv = Conv2dNormActivation(channels, channels, norm_layer=nn.BatchNorm2d)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Fresh weights, small ones in the output convolutions; every anchor starts at a low objectness."""
+        initialise_convolutions_(self.conv)
+        initialise_output_(self.cls_logits, std=0.01)
+        nn.init.constant_(self.cls_logits.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))
+        initialise_output_(self.bbox_pred, std=0.01)
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Map levels `[B, F, h, w]` to their logits `[B, A, h, w]` and deltas `[B, 4A, h, w]`."""
+        if not self.training:
+            return super().forward(x)
+        conv, norm, activation = self.conv
+        seen = [conv(level) for level in x]
+        together = activation(norm(torch.cat([level.flatten(2) for level in seen], 2).unsqueeze(3)))
+        parts = together.squeeze(3).split([level[0, 0].numel() for level in seen], 2)
+        seen = [part.reshape(level.shape) for part, level in zip(parts, seen, strict=True)]
+        return [self.cls_logits(level) for level in seen], [self.bbox_pred(level) for level in seen]
+
+
+def initialise_output_(layer: nn.Conv2d | nn.Linear, std: float) -> None:
+    """Small random weights and no bias, in place."""
+    nn.init.normal_(layer.weight, std=std)
+    nn.init.zeros_(layer.bias)
+
+
+def flat_rows(levels: Sequence[Tensor], values: int) -> Tensor:
+    """Lay head tensors `[B, A*values, h, w]` into one `[B, R, values]` table, in float32 at least."""
+    rows = [level.permute(0, 2, 3, 1).reshape(len(level), -1, values) for level in levels]
+    return torch.cat(rows, 1).to(torch.promote_types(rows[0].dtype, torch.float32))
