@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from paperlib import paths
 from paperlib.detectors import build_detector, usual_anchors
 
+settings.register_profile("any machine", deadline=None)  # a busy one is slow, and that is no fault
+settings.load_profile("any machine")
 TINY_SIDE = 64
 TINY_ANCHORS = tuple((w * TINY_SIDE / 416, h * TINY_SIDE / 416) for w, h in usual_anchors("yolov4-tiny"))
 
