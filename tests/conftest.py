@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from paperlib import paths
 from paperlib.detectors import build_detector, usual_anchors
 
+settings.register_profile("any machine", deadline=None)  # a busy one is slow, and that is no fault
+settings.load_profile("any machine")
 TINY_SIDE = 64
 TINY_DEPTH = 0.25
 YOLOS = ("yolov3", "yolov3-spp", "yolov4", "yolov4-tiny")

@@ -33,14 +33,15 @@ def test_planned_costs_are_those_of_the_pruned_network(make: type, ratio: float,
 
 @pytest.mark.parametrize("target", ["size_mb", "gmacs"])
 @pytest.mark.parametrize("make", NETWORKS)
-@given(share=st.floats(0.35, 1.2), round_to=st.sampled_from([1, 4]), seed=st.integers(0, 99))
+@given(share=st.floats(0, 1.1), round_to=st.sampled_from([1, 4]), seed=st.integers(0, 99))
 @settings(max_examples=6, deadline=None)
 def test_a_target_gives_the_largest_plan_that_fits(
     make: type, target: str, share: float, round_to: int, seed: int
 ) -> None:
     net = randomise(make(), seed)
     options = {"round_to": round_to, "image_size": SIDE}
-    limit = share * getattr(cost(net, SIDE), target)
+    whole, least = (getattr(plan_pruning(net, r, **options).cost_after, target) for r in (0.0, 0.9999))
+    limit = least + share * (whole - least)
     plan = plan_pruning(net, **{target: limit}, **options)
     assert getattr(plan.cost_after, target) <= limit
     count = sum(layer.total for layer in plan.layers.values())
@@ -152,7 +153,7 @@ def levels(*values: float) -> Callable[[], nn.Module]:
                 "45 of 50 channels were to go; the floor lets 40 go at most",
             ],
         ),
-        (levels(1, 2), {"size_mb": 0.0005}, ["every channel of 0 was to go"]),
+        (levels(1, 2), {"size_mb": 0.0003}, ["every channel of 0 was to go"]),
     ],
 )
 def test_a_plan_says_what_the_floor_kept_from_it(make: Callable, options: dict, notes: list[str]) -> None:

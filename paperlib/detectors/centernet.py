@@ -41,7 +41,7 @@ class Deconvolution(nn.Module):
     def initialise(self) -> None:
         """Fresh weights: channels mixed by He's rule, each pair's kernel bilinear, so that it starts by interpolating.
 
-        From kernels of noise it takes several times as many steps until peaks stand where objects are.
+        From kernels of noise, peaks take clearly longer to find their places.
         """
         initialise_convolutions_(self)
         weight = self.deconv.weight

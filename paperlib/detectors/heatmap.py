@@ -17,8 +17,8 @@ def gaussian_radius(sizes: Tensor) -> Tensor:
     CornerNet's rule asks how far both corners of a box may move until its IoU with itself falls to `MIN_OVERLAP`, and
     takes the least of three quadratics' roots. The code published with it and with CenterNet forgets the leading
     coefficient when it divides, so that outward moves `r`, with `w h = MIN_OVERLAP (w + 2r)(h + 2r)`, always come out
-    as the least, and `4 MIN_OVERLAP` = 2.8 times too large. All known results rest on that reach, so it is kept here:
-    the rule to the letter would leave nearly all objects of less than 50 pixels a peak of a single cell.
+    as the least, and `4 MIN_OVERLAP` = 2.8 times too large. The published results rest on that reach, so it is kept
+    here: the rule to the letter would leave objects of less than about 50 pixels a peak of a single cell.
 
     Args:
         sizes: `[P, 2]` widths and heights, in any unit.
