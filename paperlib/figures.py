@@ -201,10 +201,10 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Total loss and validation mAP per epoch."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.4), layout="constrained")
     for name, rows in histories.items():
-        left.plot(rows["epoch"], rows[["box", "objectness", "classes"]].sum(axis=1), label=name)
+        left.plot(rows["epoch"], rows["loss"], label=name)
         judged = rows.dropna(subset="map50")
         right.plot(judged["epoch"], 100 * judged["map50"], marker="o", markersize=3.5, label=name)
-    left.set(xlabel="epoch", ylabel="loss", title="Detection loss")
+    left.set(xlabel="epoch", ylabel="loss", title="Training loss")
     right.set(xlabel="epoch", ylabel="mAP at IoU 0.5 / %", title="Validation", ylim=(0, 100))
     left.legend()
     return figure

@@ -45,12 +45,14 @@ class Settings(BaseModel):
     detector: str = "yolov4-tiny"
     width: PositiveFloat = 0.25
     """Multiplies the detector's channel counts."""
+    depth: PositiveFloat = 1.0
+    """Multiplies the numbers of its repeated blocks, where it has some."""
     weights: str | None = None
     """Darknet file of COCO weights to start from, looked up in the weights folder; none: from scratch."""
     gamma_level: PositiveFloat | None = None
     """Bring pretrained scale factors to this level first, the function unchanged; the paper starts at 0.5."""
     anchor_scale: PositiveFloat = 0.5
-    """Multiplies the detector's usual anchors, made for images of 416 pixels."""
+    """Multiplies the detector's usual anchors, made for images of 416 pixels, where it has some."""
     image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 160
     seeds: Seeds = [0]
     threads: PositiveInt = 1

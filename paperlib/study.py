@@ -99,7 +99,8 @@ class Study:
         """
         blueprint = self.blueprint
         if blueprint.weights:
-            transfer_coco_weights(build_detector(blueprint.name, 1, width=blueprint.width), blueprint.weights)
+            shape = {"width": blueprint.width, "depth": blueprint.depth}
+            transfer_coco_weights(build_detector(blueprint.name, 1, **shape), blueprint.weights)
         for dataset in (self.train_set, self.validation, self.test):
             for record in progress.bar(dataset.records, f"checking {dataset.name}"):
                 record.pixels()
@@ -128,9 +129,10 @@ class Study:
         weights = paths.weights_root() / chosen.weights if chosen.weights else None
         if weights and not weights.is_file():
             raise FileNotFoundError(f"{weights}: no such weights file (see data/README.md)")
-        scale = chosen.anchor_scale
-        anchors = tuple((w * scale, h * scale) for w, h in usual_anchors(chosen.detector))
-        return Blueprint(chosen.detector, chosen.width, anchors, weights, chosen.gamma_level)
+        anchors, scale = usual_anchors(chosen.detector), chosen.anchor_scale
+        if anchors:
+            anchors = tuple((w * scale, h * scale) for w, h in anchors)
+        return Blueprint(chosen.detector, chosen.width, chosen.depth, anchors, weights, chosen.gamma_level)
 
     def workbench(self, seed: int, trainings: int = 0) -> Workbench:
         """The steps for one seed."""

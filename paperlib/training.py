@@ -188,9 +188,10 @@ class _Run:
         losses = {name: float(total) / batches for name, total in sums.items()}
         if not math.isfinite(sum(losses.values())):
             raise ValueError(f"epoch {epoch + 1}: the loss is not finite: {losses}; try a smaller learning rate")
+        row = {"epoch": epoch + 1, "learning_rate": rate, "loss": sum(losses.values()), **losses}
         if self.regulariser:
-            losses["penalty"] = float(self.regulariser.penalty(self.detector))
-        row = {"epoch": epoch + 1, "learning_rate": rate, **losses, **gamma_statistics(self.detector)}
+            row["penalty"] = float(self.regulariser.penalty(self.detector))
+        row |= gamma_statistics(self.detector)
         self.rows.append({**row, **self._validate(epoch), "seconds": time.perf_counter() - started})
 
     def save(self, epoch: int) -> None:

@@ -57,6 +57,7 @@ class Blueprint:
 
     name: str
     width: float = 1.0
+    depth: float = 1.0
     anchors: tuple[tuple[float, float], ...] | None = None
     weights: Path | None = None
     """Darknet file of COCO weights; none: from scratch."""
@@ -122,6 +123,7 @@ class Workbench:
             "name": plan.name,
             "classes": classes,
             "width": plan.width,
+            "depth": plan.depth,
             "anchors": plan.anchors,
             "weights": _file_digest(plan.weights) if plan.weights else None,
             "gamma_level": plan.gamma_level,
@@ -131,7 +133,8 @@ class Workbench:
         def make(folder: Path) -> None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                detector = build_detector(plan.name, classes, width=plan.width, anchors=plan.anchors)
+                shape = {"width": plan.width, "depth": plan.depth, "anchors": plan.anchors}
+                detector = build_detector(plan.name, classes, **shape)
                 if plan.weights:
                     transfer_coco_weights(detector, plan.weights)
                 if plan.gamma_level:

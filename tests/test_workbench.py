@@ -35,7 +35,7 @@ class Watched(Dataset):
 def bench(root, *, train_set=None, seed=0, **changes):
     splits = {"train_set": train_set or tiny.dataset(), "validation": tiny.dataset("val", 4)}
     recipes = {"recipe": tiny.recipe(seed=seed), "fine_tuning": tiny.recipe(epochs=1, seed=seed)}
-    start = {"blueprint": Blueprint("yolov4-tiny", 0.1, tiny.ANCHORS), "sparsity": Sparsity(1e-2)}
+    start = {"blueprint": Blueprint("yolov4-tiny", 0.1, anchors=tiny.ANCHORS), "sparsity": Sparsity(1e-2)}
     chosen = {**splits, "test": tiny.dataset("test", 4), **recipes, **start, **changes}
     return Workbench(**chosen, store=Store(root))
 

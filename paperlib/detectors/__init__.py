@@ -70,15 +70,13 @@ def build_detector(
     return detector
 
 
-def usual_anchors(name: str) -> tuple[tuple[float, float], ...]:
-    """The anchors `(width, height)` of a detector's official configuration, in pixels of a 416-pixel image.
+def usual_anchors(name: str) -> tuple[tuple[float, float], ...] | None:
+    """The anchors `(width, height)` of a detector, in pixels of a 416-pixel image; None if it has none to choose.
 
     Raises:
-        ValueError: an unknown name, or a detector without anchors of one's own choice.
+        ValueError: an unknown name.
     """
-    if not hasattr(_kind(name), "usual_anchors"):
-        raise ValueError(f"{name} has no anchors to choose")
-    return _kind(name).usual_anchors
+    return getattr(_kind(name), "usual_anchors", None)
 
 
 def reinitialise_(detector: nn.Module) -> None:
