@@ -1,7 +1,7 @@
 """Faster R-CNN with a feature pyramid (Section 4.7), on torchvision's parts.
 
 Every convolution of trunk, pyramid and heads has a batch norm that trains, where torchvision's own detectors freeze it
-or leave it out: without a gamma there is nothing to prune by. Only outputs and one fully connected layer go without.
+or leave it out: without a gamma there is nothing to prune by. Only the outputs go without.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from paperlib.detectors.base import HeadResponses, Targets
@@ -82,10 +82,7 @@ class FasterRcnnResNet101(nn.Module):
         channels, representation = scaled(256, width), scaled(1024, width)
         self.neck = FeaturePyramidNetwork(self.trunk.channels, channels, LastLevelMaxPool(), nn.BatchNorm2d)
         self.rpn = self._proposal_network(channels)
-        convolutions = [channels] * max(1, round(4 * depth))
-        box_head = FastRCNNConvFCHead(
-            (channels, ROI_SIDE, ROI_SIDE), convolutions, [representation], norm_layer=nn.BatchNorm2d
-        )
+        box_head = self._box_head(channels, representation, max(1, round(4 * depth)))
         self.roi_heads = self._region_heads(box_head, FastRCNNPredictor(representation, num_classes + 1))
         self.initialise()
 
@@ -101,6 +98,16 @@ class FasterRcnnResNet101(nn.Module):
             pre_nms_top_n={"training": 400, "testing": 400},
             post_nms_top_n={"training": 300, "testing": 300},
             nms_thresh=0.7,
+        )
+
+    @staticmethod
+    def _box_head(channels: int, representation: int, convolutions: int) -> nn.Sequential:
+        """Convolutions, then the fully connected layer, as a convolution of whole regions, so that it has a gamma."""
+        norm = nn.BatchNorm2d
+        return nn.Sequential(
+            *(Conv2dNormActivation(channels, channels, 3, norm_layer=norm) for _ in range(convolutions)),
+            Conv2dNormActivation(channels, representation, ROI_SIDE, padding=0, norm_layer=norm),
+            nn.Flatten(),
         )
 
     def _region_heads(self, box_head: nn.Module, box_predictor: nn.Module) -> RoIHeads:
@@ -120,9 +127,6 @@ class FasterRcnnResNet101(nn.Module):
         """Fresh weights in neck and box head; trunk and proposal head have their own."""
         initialise_convolutions_(self.neck)
         initialise_convolutions_(self.roi_heads.box_head)
-        for layer in self.roi_heads.box_head:
-            if isinstance(layer, nn.Linear):
-                layer.reset_parameters()
         initialise_output_(self.roi_heads.box_predictor.cls_score, std=0.01)
         initialise_output_(self.roi_heads.box_predictor.bbox_pred, std=0.001)
 
