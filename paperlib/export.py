@@ -1,0 +1,215 @@
+"""Detectors for deployment: an ONNX file is written only if ONNX Runtime answers as PyTorch does (Section 4.7)."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from paperlib.files import replacing
+from paperlib.provenance import package_version
+
+ImageSize = int | tuple[int, int]
+"""`(H, W)` in pixels, or the side of a square."""
+INPUT = "images"
+OPSET = 18
+TOLERANCE = 1e-4
+"""The largest difference from PyTorch that passes for rounding, in units of max(1, |value|)."""
+BATCHES_COMPARED = 2
+
+
+class OneStage(nn.Module):
+    """A one-stage detector up to non-maximum suppression, for images of one size."""
+
+    outputs = ("boxes", "scores")
+
+    def __init__(self, detector: nn.Module, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.detector, self.image_size = detector, image_size
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map `[B, 3, H, W]` to boxes `[B, R, 4]` in xyxy pixels and scores `[B, R, C]`."""
+        return self.detector.decode(self.detector.head_outputs(images), self.image_size)
+
+    def trace(self, images: Tensor, any_number: bool) -> onnx.ModelProto:
+        """The ONNX graph, for as many images as given or for `any_number`."""
+        return torch.onnx.export(
+            self, (images,), dynamo=True, verbose=False, opset_version=OPSET, input_names=[INPUT],
+            output_names=self.outputs, dynamic_shapes={INPUT: {0: "batch"}} if any_number else None,
+        ).model_proto  # fmt: skip
+
+
+class TwoStage(nn.Module):
+    """A two-stage detector from end to end, for one image of one size at a time."""
+
+    outputs = ("boxes", "labels", "scores")
+
+    def __init__(self, detector: nn.Module, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.detector, self.image_size = detector, image_size
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map `[1, 3, H, W]` to boxes `[N, 4]` in xyxy pixels, labels `[N]` in 1..C and scores `[N]`."""
+        (found,) = self.detector([images[0]])
+        return tuple(found[name] for name in self.outputs)
+
+    def trace(self, images: Tensor, any_number: bool) -> onnx.ModelProto:
+        """The ONNX graph for one image.
+
+        Raises:
+            ValueError: asked for another number of images.
+        """
+        if any_number or len(images) != 1:
+            raise ValueError("a two-stage detector is exported for one image at a time: batch_size 1")
+        file = io.BytesIO()
+        with warnings.catch_warnings():
+            # The older exporter: torch.export cannot follow torchvision's branches on how many boxes were found. It
+            # warns of every size it takes for constant; the comparison with PyTorch is what tells if it was right.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                self, (images,), file, dynamo=False, opset_version=OPSET, input_names=[INPUT],
+                output_names=self.outputs, dynamic_axes={name: {0: "detections"} for name in self.outputs},
+            )  # fmt: skip
+        return onnx.load_from_string(file.getvalue())
+
+
+def deployable(detector: nn.Module, image_size: ImageSize) -> OneStage | TwoStage:
+    """What of a detector is deployed: a copy in evaluation mode and float32 on the CPU.
+
+    Args:
+        detector: untouched; one-stage if it has `decode`.
+        image_size: of the images it will be given.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    stages = OneStage if hasattr(detector, "decode") else TwoStage
+    return stages(copy.deepcopy(detector).cpu().float(), (int(height), int(width))).eval()
+
+
+def export_onnx(
+    detector: nn.Module,
+    path: str | Path,
+    image_size: ImageSize = 800,
+    *,
+    batch_size: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> float:
+    """Write a detector, pruned or whole, to an ONNX file.
+
+    The input is `images` `[B, 3, H, W]`, float32 in [0, 1]. A one-stage detector gives `boxes` `[B, R, 4]` (xyxy
+    pixels) and `scores` `[B, R, C]` before any threshold; a two-stage detector gives what it finds, `boxes` `[N, 4]`,
+    `labels` `[N]` in 1..C and `scores` `[N]`. The file's metadata hold `paperlib` (the version), `detector`,
+    `image_size` and, if given, `classes`; the last two as JSON lists.
+
+    Args:
+        detector: of this package, or another of the same calling convention; untouched.
+        path: the file, whole or absent; missing folders above it are made.
+        image_size: of the images that the file will be given.
+        batch_size: B; by default any for a one-stage detector, and 1, the only choice, for a two-stage one.
+        classes: names of the C classes.
+
+    Returns:
+        The largest difference between ONNX Runtime and PyTorch on random images, in units of max(1, |value|).
+
+    Raises:
+        ValueError: a bad argument, an image size that the detector does not take, or answers that differ by more
+            than `TOLERANCE`: the worst difference is named. Nothing is written then.
+    """
+    _check_arguments(detector, batch_size, classes)
+    network = deployable(detector, image_size)
+    if isinstance(network, TwoStage) and batch_size is None:
+        batch_size = 1
+    # A graph for any number of images is traced with 2, for 1 has rules of its own, and compared with 3.
+    example = _random_images(batch_size or 2, network.image_size, seed=0)
+    _answer(network, example)  # first, so that what the detector caches is never a tracer's stand-in
+    model = network.trace(example, batch_size is None)
+    onnx.checker.check_model(model, full_check=True)
+    others = (_random_images(batch_size or 3, network.image_size, seed) for seed in range(1, 1 + BATCHES_COMPARED))
+    difference, name = max(_differences(model, network, others))
+    if difference > TOLERANCE:
+        raise ValueError(f"{path}: not written: {name} of ONNX Runtime and PyTorch differ by {difference:.3g}")
+    _describe_(model, network, classes)
+    with replacing(Path(path)) as partial:
+        onnx.save(model, partial)
+    return difference
+
+
+def onnx_session(model: onnx.ModelProto | Path, threads: int) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the CPU that computes with `threads` threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _check_arguments(detector: nn.Module, batch_size: int | None, classes: Sequence[str] | None) -> None:
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is not at least 1")
+    if classes is not None and len(classes) != detector.num_classes:
+        raise ValueError(f"{len(classes)} names of classes for a detector of {detector.num_classes}")
+
+
+def _random_images(count: int, image_size: tuple[int, int], seed: int) -> Tensor:
+    return torch.rand(count, 3, *image_size, generator=torch.Generator().manual_seed(seed))
+
+
+def _answer(network: OneStage | TwoStage, images: Tensor) -> tuple[Tensor, ...]:
+    """What PyTorch says.
+
+    Raises:
+        ValueError: the network cannot be run on images of that size.
+    """
+    try:
+        with torch.inference_mode():
+            return network(images)
+    except RuntimeError as error:
+        height, width = network.image_size
+        raise ValueError(f"{_name(network.detector)} cannot take {height} x {width} pixels: {error}") from error
+
+
+def _differences(
+    model: onnx.ModelProto, network: OneStage | TwoStage, batches: Iterable[Tensor]
+) -> Iterator[tuple[float, str]]:
+    """For each batch and output, how far ONNX Runtime is from PyTorch, and the output's name."""
+    session = onnx_session(model, torch.get_num_threads())
+    for images in batches:
+        found = session.run(list(network.outputs), {INPUT: images.numpy()})
+        for name, one, other in zip(network.outputs, found, _answer(network, images), strict=True):
+            yield _difference(one, other.numpy()), name
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest `|found - expected| / max(1, |expected|)`; infinite where shapes differ or one is no number."""
+    if found.shape != expected.shape:
+        return math.inf
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    difference = np.abs(found - expected) / np.maximum(1, np.abs(expected))
+    return float(np.nan_to_num(difference, nan=math.inf).max(initial=0.0))
+
+
+def _describe_(model: onnx.ModelProto, network: OneStage | TwoStage, classes: Sequence[str] | None) -> None:
+    """Say in the metadata what the file holds, and drop where on this machine its nodes were traced."""
+    properties = {
+        "paperlib": package_version("paperlib"),
+        "detector": _name(network.detector),
+        "image_size": json.dumps(network.image_size),
+    }
+    if classes is not None:
+        properties["classes"] = json.dumps(list(classes), ensure_ascii=False)
+    onnx.helper.set_model_props(model, properties)
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+
+
+def _name(detector: nn.Module) -> str:
+    return getattr(detector, "build_arguments", {}).get("name", type(detector).__name__)
