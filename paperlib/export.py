@@ -45,7 +45,7 @@ class OneStage(nn.Module):
         """The ONNX graph, for as many images as given or for `any_number`."""
         return torch.onnx.export(
             self, (images,), dynamo=True, verbose=False, opset_version=OPSET, input_names=[INPUT],
-            output_names=self.outputs, dynamic_shapes={INPUT: {0: "batch"}} if any_number else None,
+            output_names=list(self.outputs), dynamic_shapes={INPUT: {0: "batch"}} if any_number else None,
         ).model_proto  # fmt: skip
 
 
@@ -71,15 +71,12 @@ class TwoStage(nn.Module):
         """
         if any_number or len(images) != 1:
             raise ValueError("a two-stage detector is exported for one image at a time: batch_size 1")
+        # The older exporter: torch.export cannot follow torchvision's branches on how many boxes were found.
         file = io.BytesIO()
-        with warnings.catch_warnings():
-            # The older exporter: torch.export cannot follow torchvision's branches on how many boxes were found. It
-            # warns of every size it takes for constant; the comparison with PyTorch is what tells if it was right.
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                self, (images,), file, dynamo=False, opset_version=OPSET, input_names=[INPUT],
-                output_names=self.outputs, dynamic_axes={name: {0: "detections"} for name in self.outputs},
-            )  # fmt: skip
+        torch.onnx.export(
+            self, (images,), file, dynamo=False, opset_version=OPSET, input_names=[INPUT],
+            output_names=list(self.outputs), dynamic_axes={name: {0: "detections"} for name in self.outputs},
+        )  # fmt: skip
         return onnx.load_from_string(file.getvalue())
 
 
@@ -131,7 +128,9 @@ def export_onnx(
     # A graph for any number of images is traced with 2, for 1 has rules of its own, and compared with 3.
     example = _random_images(batch_size or 2, network.image_size, seed=0)
     _answer(network, example)  # first, so that what the detector caches is never a tracer's stand-in
-    model = network.trace(example, batch_size is None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever a tracer wrongly takes for constant, the comparison finds
+        model = network.trace(example, batch_size is None)
     onnx.checker.check_model(model, full_check=True)
     others = (_random_images(batch_size or 3, network.image_size, seed) for seed in range(1, 1 + BATCHES_COMPARED))
     difference, name = max(_differences(model, network, others))
