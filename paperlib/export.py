@@ -32,7 +32,7 @@ class OneStage(nn.Module):
 
     outputs = ("boxes", "scores")
     compared, agreeing = 2, 2
-    """Random batches on which the graph is compared with PyTorch, and on how many of them it must agree."""
+    """Random batches on which the graph is compared with PyTorch, and how many of them must agree."""
 
     def __init__(self, detector: nn.Module, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -41,6 +41,10 @@ class OneStage(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map `[B, 3, H, W]` to boxes `[B, R, 4]` in xyxy pixels and scores `[B, R, C]`."""
         return self.detector.decode(self.detector.head_outputs(images), self.image_size)
+
+    def difference(self, found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+        """The largest difference of a value, in units of max(1, |value|)."""
+        return max(float(_apart(*pair).max(initial=0.0)) for pair in zip(found, expected, strict=True))
 
     def trace(self, images: Tensor, any_number: bool) -> onnx.ModelProto:
         """The ONNX graph, for as many images as given or for `any_number`."""
@@ -55,7 +59,7 @@ class TwoStage(nn.Module):
 
     outputs = ("boxes", "labels", "scores")
     compared, agreeing = 6, 3
-    """Of two boxes of equal scores rounding decides which one suppresses the other."""
+    """Of two boxes of equal scores rounding decides which one is suppressed, and an untrained detector knows only such."""
 
     def __init__(self, detector: nn.Module, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -63,17 +67,19 @@ class TwoStage(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map `[1, 3, H, W]` to boxes `[N, 4]` in xyxy pixels, labels `[N]` in 1..C and scores `[N]`."""
-        (found,) = self.detector([images[0]])
+        (found,) = self.detector(images)
         return tuple(found[name] for name in self.outputs)
 
-    def trace(self, images: Tensor, any_number: bool) -> onnx.ModelProto:
-        """The ONNX graph for one image.
+    def difference(self, found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+        """What nine in ten detections, of either side and in any order, are at most from the other side's nearest."""
+        found, expected = (np.column_stack(outputs) for outputs in (found, expected))
+        if len(found) == 0 or len(expected) == 0:
+            return 0.0 if len(found) == len(expected) else math.inf
+        apart = _apart(found[:, None], expected[None]).max(2)
+        return float(np.quantile(np.concatenate([apart.min(0), apart.min(1)]), 0.9, method="higher"))
 
-        Raises:
-            ValueError: asked for another number of images.
-        """
-        if any_number or len(images) != 1:
-            raise ValueError("a two-stage detector is exported for one image at a time: batch_size 1")
+    def trace(self, images: Tensor, any_number: bool = False) -> onnx.ModelProto:
+        """The ONNX graph, for one image."""
         # The older exporter: torch.export cannot follow torchvision's branches on how many boxes were found.
         file = io.BytesIO()
         torch.onnx.export(
@@ -118,8 +124,8 @@ def export_onnx(
         classes: names of the C classes.
 
     Returns:
-        The largest difference between ONNX Runtime and PyTorch on random images, in units of max(1, |value|).
-        (A two-stage detector must agree on half of the images: of two equal boxes, rounding decides which stays.)
+        The largest difference between ONNX Runtime and PyTorch on random images, in units of max(1, |value|); for a
+        two-stage detector that of nine detections in ten on half of the images, see `TwoStage`.
 
     Raises:
         ValueError: a bad argument, an image size that the detector does not take, or answers that differ by more
@@ -127,7 +133,9 @@ def export_onnx(
     """
     _check_arguments(detector, batch_size, classes)
     network = deployable(detector, image_size)
-    if isinstance(network, TwoStage) and batch_size is None:
+    if isinstance(network, TwoStage):
+        if batch_size not in (None, 1):
+            raise ValueError(f"a two-stage detector is exported for one image at a time, not batch_size {batch_size}")
         batch_size = 1
     # A graph for any number of images is traced with 2, for 1 has rules of its own, and compared with 3.
     example = _random_images(batch_size or 2, network.image_size, seed=0)
@@ -135,10 +143,12 @@ def export_onnx(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whatever a tracer wrongly takes for constant, the comparison finds
         model = network.trace(example, batch_size is None)
+    if [entry.name for entry in model.graph.input] != [INPUT]:
+        raise ValueError(f"{path}: not written, for the graph lost the image on its way; try sides of multiples of 32")
     onnx.checker.check_model(model, full_check=True)
-    difference, name = _compare(model, network, batch_size or 3)
+    difference = _compare(model, network, batch_size or 3)
     if difference > TOLERANCE:
-        raise ValueError(f"{path}: not written: {name} of ONNX Runtime and PyTorch differ by {difference:.3g}")
+        raise ValueError(f"{path}: not written, for ONNX Runtime and PyTorch differ by {difference:.3g}")
     _describe_(model, network, classes)
     with replacing(Path(path)) as partial:
         onnx.save(model, partial)
@@ -180,25 +190,21 @@ def _answer(network: OneStage | TwoStage, images: Tensor) -> tuple[Tensor, ...]:
         raise ValueError(f"{_name(network.detector)} cannot take {height} x {width} pixels: {error}") from error
 
 
-def _compare(model: onnx.ModelProto, network: OneStage | TwoStage, batch_size: int) -> tuple[float, str]:
-    """How far ONNX Runtime is from PyTorch, leaving out the batches that need not agree, and in which output."""
+def _compare(model: onnx.ModelProto, network: OneStage | TwoStage, batch_size: int) -> float:
+    """The largest difference between ONNX Runtime and PyTorch on the batches that agree best."""
     session = onnx_session(model, torch.get_num_threads())
-    worst = []
+    differences = []
     for seed in range(1, 1 + network.compared):
         images = _random_images(batch_size, network.image_size, seed)
-        pairs = zip(session.run(list(network.outputs), {INPUT: images.numpy()}), _answer(network, images), strict=True)
-        differences = [_difference(found, expected.numpy()) for found, expected in pairs]
-        worst.append(max(zip(differences, network.outputs, strict=True)))
-    return sorted(worst)[network.agreeing - 1]
+        expected = [output.numpy() for output in _answer(network, images)]
+        differences.append(network.difference(session.run(list(network.outputs), {INPUT: images.numpy()}), expected))
+    return sorted(differences)[network.agreeing - 1]
 
 
-def _difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest `|found - expected| / max(1, |expected|)`; infinite where shapes differ or one is no number."""
-    if found.shape != expected.shape:
-        return math.inf
+def _apart(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """`|found - expected| / max(1, |expected|)`; infinite where one is no number."""
     found, expected = found.astype(np.float64), expected.astype(np.float64)
-    difference = np.abs(found - expected) / np.maximum(1, np.abs(expected))
-    return float(np.nan_to_num(difference, nan=math.inf).max(initial=0.0))
+    return np.nan_to_num(np.abs(found - expected) / np.maximum(1, np.abs(expected)), nan=math.inf, posinf=math.inf)
 
 
 def _describe_(model: onnx.ModelProto, network: OneStage | TwoStage, classes: Sequence[str] | None) -> None:
