@@ -29,12 +29,15 @@ CLASSES = 10
 
 
 def build(name: str, width: float) -> nn.Module:
-    """A detector with random scale factors, of a size that keeps signals alive through all layers."""
+    """A detector with random scale factors, and statistics that keep its signals from vanishing and exploding."""
     detector = pl.build_detector(name, CLASSES, width=width)
     for norm in detector.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.weight, 0.5, 1.5)
-    return detector
+            norm.momentum = 1.0
+    with torch.no_grad():
+        getattr(detector.train(), detector.traced_method)(torch.rand(16, 1, 1, 1) * torch.rand(16, 3, 128, 128))
+    return detector.eval()
 
 
 def stopwatches(detector: nn.Module, side: int, threads: int, file: Path) -> dict[str, Timer]:

@@ -24,7 +24,8 @@ ImageSize = int | tuple[int, int]
 INPUT = "images"
 OPSET = 18
 TOLERANCE = 1e-4
-"""The largest difference from PyTorch that passes for rounding, in units of max(1, |value|)."""
+"""The largest difference from PyTorch that passes for rounding: of a score, or of a box in units of its largest
+coordinate (of 1 pixel at least)."""
 
 
 class OneStage(nn.Module):
@@ -43,7 +44,7 @@ class OneStage(nn.Module):
         return self.detector.decode(self.detector.head_outputs(images), self.image_size)
 
     def difference(self, found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-        """The largest difference of a value, in units of max(1, |value|)."""
+        """The largest difference of a box or score (see `TOLERANCE`)."""
         return max(float(_apart(*pair).max(initial=0.0)) for pair in zip(found, expected, strict=True))
 
     def trace(self, images: Tensor, any_number: bool) -> onnx.ModelProto:
@@ -59,7 +60,7 @@ class TwoStage(nn.Module):
 
     outputs = ("boxes", "labels", "scores")
     compared, agreeing = 6, 3
-    """Of two boxes of equal scores rounding decides which one is suppressed, and an untrained detector knows only such."""
+    """Of two boxes of equal scores rounding decides which is suppressed, and an untrained detector has no others."""
 
     def __init__(self, detector: nn.Module, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -72,10 +73,10 @@ class TwoStage(nn.Module):
 
     def difference(self, found: list[np.ndarray], expected: list[np.ndarray]) -> float:
         """What nine in ten detections, of either side and in any order, are at most from the other side's nearest."""
-        found, expected = (np.column_stack(outputs) for outputs in (found, expected))
-        if len(found) == 0 or len(expected) == 0:
-            return 0.0 if len(found) == len(expected) else math.inf
-        apart = _apart(found[:, None], expected[None]).max(2)
+        if len(found[0]) == 0 or len(expected[0]) == 0:
+            return 0.0 if len(found[0]) == len(expected[0]) else math.inf
+        pairs = zip(found, expected, strict=True)
+        apart = np.max([_apart(f.reshape(len(f), 1, -1), e.reshape(1, len(e), -1)) for f, e in pairs], axis=0)
         return float(np.quantile(np.concatenate([apart.min(0), apart.min(1)]), 0.9, method="higher"))
 
     def trace(self, images: Tensor, any_number: bool = False) -> onnx.ModelProto:
@@ -124,8 +125,8 @@ def export_onnx(
         classes: names of the C classes.
 
     Returns:
-        The largest difference between ONNX Runtime and PyTorch on random images, in units of max(1, |value|); for a
-        two-stage detector that of nine detections in ten on half of the images, see `TwoStage`.
+        The largest difference between ONNX Runtime and PyTorch on random images (see `TOLERANCE`); for a two-stage
+        detector that of nine detections in ten on half of the images.
 
     Raises:
         ValueError: a bad argument, an image size that the detector does not take, or answers that differ by more
@@ -202,9 +203,10 @@ def _compare(model: onnx.ModelProto, network: OneStage | TwoStage, batch_size: i
 
 
 def _apart(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """`|found - expected| / max(1, |expected|)`; infinite where one is no number."""
+    """How far rows `[..., K]` are from what they should be (see `TOLERANCE`); infinite if one is no number."""
     found, expected = found.astype(np.float64), expected.astype(np.float64)
-    return np.nan_to_num(np.abs(found - expected) / np.maximum(1, np.abs(expected)), nan=math.inf, posinf=math.inf)
+    unit = np.maximum(1, np.abs(expected).max(-1))
+    return np.nan_to_num(np.abs(found - expected).max(-1) / unit, nan=math.inf, posinf=math.inf)
 
 
 def _describe_(model: onnx.ModelProto, network: OneStage | TwoStage, classes: Sequence[str] | None) -> None:
