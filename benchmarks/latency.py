@@ -22,8 +22,8 @@ from torch.utils.benchmark import Timer
 import paperlib as pl
 from paperlib import provenance
 from paperlib.detectors import DETECTORS
-from paperlib.export import deployable, export_onnx
-from paperlib.timing import RUNTIMES, file_timer, torch_timer
+from paperlib.export import deployable
+from paperlib.timing import RUNTIMES, export_for_timing, file_timer, torch_timer
 
 CLASSES = 10
 
@@ -40,10 +40,10 @@ def build(name: str, width: float) -> nn.Module:
     return detector.eval()
 
 
-def stopwatches(detector: nn.Module, side: int, threads: int, file: Path) -> dict[str, Timer]:
+def stopwatches(detector: nn.Module, side: int, threads: int, folder: Path) -> dict[str, Timer]:
     """A stopwatch per runtime."""
     images = torch.rand(1, 3, side, side)
-    export_onnx(detector, file, side, batch_size=1)
+    file = export_for_timing(detector, folder, side)
     network = torch_timer(deployable(detector, side), images, threads)
     return {name: network if name == "torch" else file_timer(file, images, name, threads) for name in RUNTIMES}
 
@@ -54,18 +54,15 @@ def measure(name: str, options: argparse.Namespace) -> pd.DataFrame:
     variants = {0.0: whole}
     for ratio in options.ratios:
         variants[ratio] = pl.apply_plan(whole, pl.plan_pruning(whole, ratio, round_to=options.round_to))
-    with tempfile.TemporaryDirectory() as folder:
-        watches = {
-            (ratio, runtime): watch
-            for ratio, variant in variants.items()
-            for runtime, watch in stopwatches(
-                variant, options.image_size, options.threads, Path(folder, f"{ratio}.onnx")
-            ).items()
-        }
-        rounds = [
-            {key: 1e3 * watch.blocked_autorange(min_run_time=options.seconds).median for key, watch in watches.items()}
-            for _ in range(options.rounds)
-        ]
+    watches = {}
+    for ratio, variant in variants.items():
+        with tempfile.TemporaryDirectory() as folder:
+            for runtime, watch in stopwatches(variant, options.image_size, options.threads, Path(folder)).items():
+                watches[ratio, runtime] = watch
+    rounds = [
+        {key: 1e3 * watch.blocked_autorange(min_run_time=options.seconds).median for key, watch in watches.items()}
+        for _ in range(options.rounds)
+    ]
     times = pd.DataFrame(rounds).median()
     gmacs = {ratio: pl.cost(variant, options.image_size).gmacs for ratio, variant in variants.items()}
     rows = [
