@@ -13,9 +13,11 @@ _FACE = {
     "paperlib.detectors.files": ("load_detector", "save_detector"),
     "paperlib.distillation": ("Distillation",),
     "paperlib.evaluation": ("Metrics", "detect", "evaluate"),
+    "paperlib.export": ("export_onnx",),
     "paperlib.pruning": ("PruningPlan", "Sparsity", "apply_plan", "plan_pruning"),
     "paperlib.recipe": ("Recipe",),
     "paperlib.study": ("Study",),
+    "paperlib.timing": ("Latency", "latency"),
     "paperlib.training": ("History", "fit"),
     "paperlib.workbench": ("Model", "Workbench"),
 }

@@ -1,6 +1,7 @@
 """The command `paperlib`. Bad input gives one line on stderr and exit status 2."""
 
 import importlib.metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -77,3 +78,18 @@ def cost(
     typer.echo(f"parameters  {measured.parameters:,}")
     typer.echo(f"size        {measured.size_mb:.1f} MB")
     typer.echo(f"compute     {measured.gmacs:.2f} GMACs")
+
+
+@app.command()
+def export(
+    detector: Annotated[Path, typer.Argument(metavar="DETECTOR.safetensors", help="What pl.save_detector wrote.")],
+    onnx: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
+    image_size: Annotated[int, typer.Option(min=32, help="Side of the square input in pixels.")] = 800,
+    classes: Annotated[str, typer.Option(help="Names of the classes, with commas between, for the metadata.")] = "",
+) -> None:
+    """Write a detector as an ONNX file, after comparing it with PyTorch in ONNX Runtime."""
+    import paperlib as pl
+
+    names = classes.split(",") if classes else None
+    difference = pl.export_onnx(pl.load_detector(detector), onnx, image_size, classes=names)
+    typer.echo(f"{onnx}: {image_size} x {image_size}, differs from PyTorch by {difference:.1e} at most")

@@ -1,0 +1,233 @@
+"""Images per second of training YOLOv4-tiny, ours over other PyTorch implementations, in one run.
+
+    python benchmarks/training.py --threads 2 --rounds 7
+
+What is timed is a training step: forward pass, loss, backward pass and AdamW on one batch that is ready in memory,
+the same pictures and boxes for all. Reading and augmenting images is left out. The contestants take turns; a row is
+the median over the rounds. Rivals are optional, and nothing of them is part of this package:
+
+    pip install --no-deps pytorchyolo              GPL-3.0: the same network, built from Darknet's own format
+    pip install ultralytics-opencv-headless        AGPL-3.0: has no YOLOv4-tiny; its YOLOv3-tiny is the nearest
+
+Without `--no-deps` the first would replace torch by a version of 2022. Networks of different sizes are compared per
+multiply-accumulate: see the column `GMACs/s`, which counts those of the forward passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import box_convert
+
+import paperlib as pl
+from paperlib import provenance
+
+CLASSES = 10
+BOXES_PER_IMAGE = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Noise with boxes: `images` `[B, 3, S, S]`, and per box its image, label in 0..C-1 and xyxy pixels."""
+
+    images: Tensor
+    image: Tensor
+    label: Tensor
+    boxes: Tensor
+
+    @property
+    def side(self) -> int:
+        """S."""
+        return self.images.shape[-1]
+
+    @property
+    def centred(self) -> Tensor:
+        """The boxes as centre and size, in shares of the image."""
+        return box_convert(self.boxes, "xyxy", "cxcywh") / self.side
+
+
+@dataclass
+class Contestant:
+    """A network, the step that trains it, and how long its steps took."""
+
+    name: str
+    network: nn.Module
+    loss: Callable[[], Tensor]
+    seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.network.train()
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=1e-4)
+
+    def gmacs(self, image: Tensor) -> float:
+        """Multiply-accumulates of one image's forward pass / 10^9."""
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.network.eval()(image)
+        return counter.get_total_flops() / 2e9
+
+    def step(self) -> None:
+        """One step of training."""
+        self.loss().backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+    def take_turn(self, steps: int) -> None:
+        """Train for some steps and note the seconds of one."""
+        started = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        self.seconds.append((time.perf_counter() - started) / steps)
+
+
+def ours(batch: Batch) -> Contestant:
+    """Our detector, in the memory order that `paperlib.fit` gives it."""
+    detector = pl.build_detector("yolov4-tiny", CLASSES).to(memory_format=torch.channels_last)
+    images = batch.images.contiguous(memory_format=torch.channels_last)
+    targets = [
+        {"boxes": batch.boxes[batch.image == index], "labels": batch.label[batch.image == index] + 1}
+        for index in range(len(images))
+    ]
+    return Contestant("paperlib", detector, lambda: torch.stack(list(detector(images, targets).values())).sum())
+
+
+def pytorchyolo(batch: Batch) -> Contestant:
+    """PyTorch-YOLOv3, which builds any network of Darknet's format."""
+    # It asks imgaug for augmentation only, which is not timed here and does not import beside NumPy 2.
+    sys.modules.setdefault("imgaug", ModuleType("imgaug"))
+    from pytorchyolo.models import Darknet
+    from pytorchyolo.utils.loss import compute_loss
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "yolov4-tiny.cfg")
+        file.write_text(darknet_configuration(batch.side))
+        network = Darknet(str(file))
+    numbers = torch.stack([batch.image, batch.label], 1)
+    targets = torch.cat([numbers, batch.centred], 1)
+    return Contestant("pytorchyolo", network, lambda: compute_loss(network(batch.images), targets, network)[0])
+
+
+def ultralytics(batch: Batch) -> Contestant:
+    """Ultralytics' YOLOv3-tiny under its newer head: the nearest to YOLOv4-tiny that it has."""
+    from ultralytics.cfg import get_cfg
+    from ultralytics.nn.tasks import DetectionModel
+
+    network = DetectionModel("yolov3-tiny.yaml", nc=CLASSES, verbose=False)
+    network.args = get_cfg()
+    entries = {"img": batch.images, "batch_idx": batch.image, "cls": batch.label[:, None], "bboxes": batch.centred}
+    return Contestant("ultralytics (YOLOv3-tiny)", network, lambda: network.loss(entries)[0].sum())
+
+
+RIVALS = {"pytorchyolo": pytorchyolo, "ultralytics": ultralytics}
+
+
+def darknet_configuration(side: int) -> str:
+    """YOLOv4-tiny in Darknet's format."""
+    sections = [f"[net]\nbatch=1\nsubdivisions=1\nwidth={side}\nheight={side}\nchannels=3\nmomentum=0.9\ndecay=0\n"
+                "learning_rate=0.001\nburn_in=1\nmax_batches=1\npolicy=steps\nsteps=1\nscales=1"]  # fmt: skip
+
+    def add(kind: str, **options: object) -> None:
+        sections.append("\n".join([f"[{kind}]", *(f"{name}={value}" for name, value in options.items())]))
+
+    def convolution(filters: int, size: int = 3, stride: int = 1) -> None:
+        shape = {"filters": filters, "size": size, "stride": stride, "pad": 1}
+        add("convolutional", batch_normalize=1, **shape, activation="leaky")
+
+    def head(mask: str) -> None:
+        rows = {"filters": 3 * (5 + CLASSES), "size": 1, "stride": 1, "pad": 1}
+        add("convolutional", batch_normalize=0, **rows, activation="linear")
+        add("yolo", mask=mask, anchors="10,14,23,27,37,58,81,82,135,169,344,319", classes=CLASSES, num=6)
+
+    convolution(32, stride=2)
+    convolution(64, stride=2)
+    for filters in (64, 128, 256):
+        convolution(filters)
+        add("route", layers="-1", groups=2, group_id=1)
+        convolution(filters // 2)
+        convolution(filters // 2)
+        add("route", layers="-1,-2")
+        convolution(filters, size=1)
+        add("route", layers="-6,-1")
+        add("maxpool", size=2, stride=2)
+    convolution(512)
+    convolution(256, size=1)
+    convolution(512)
+    head("3,4,5")
+    add("route", layers="-4")
+    convolution(128, size=1)
+    add("upsample", stride=2)
+    add("route", layers="-1,23")
+    convolution(256)
+    head("1,2,3")
+    return "\n\n".join(sections) + "\n"
+
+
+def make_batch(size: int, side: int) -> Batch:
+    """Noise, with boxes of a tenth to a third of the side."""
+    generator = torch.Generator().manual_seed(0)
+    count = size * BOXES_PER_IMAGE
+    corner, extent = (torch.rand(count, 2, generator=generator) for _ in range(2))
+    low, length = corner * 0.6 * side, (0.1 + 0.25 * extent) * side
+    return Batch(
+        images=torch.rand(size, 3, side, side, generator=generator),
+        image=torch.arange(size).repeat_interleave(BOXES_PER_IMAGE),
+        label=torch.randint(CLASSES, (count,), generator=generator),
+        boxes=torch.cat([low, low + length], 1),
+    )
+
+
+def compare(contestants: list[Contestant], batch: Batch, rounds: int, steps: int) -> pd.DataFrame:
+    """Let the contestants take turns; one row each, ours first."""
+    for contestant in contestants:
+        contestant.step()  # the first step of all allocates and tunes
+    for _ in range(rounds):
+        for contestant in contestants:
+            contestant.take_turn(steps)
+    rows = []
+    for contestant in contestants:
+        rate = len(batch.images) / statistics.median(contestant.seconds)
+        gmacs = contestant.gmacs(batch.images[:1])
+        rows.append({"": contestant.name, "GMACs": gmacs, "images/s": rate, "GMACs/s": rate * gmacs})
+    table = pd.DataFrame(rows)
+    for unit in ("images/s", "GMACs/s"):
+        table[f"ours over it, {unit}"] = table[unit].iloc[0] / table[unit]
+    return table
+
+
+def main() -> None:
+    """Compare, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=[name for name in RIVALS if find_spec(name)])
+    parser.add_argument("--image-size", type=int, default=416, help="side of the images in pixels (416)")
+    parser.add_argument("--batch-size", type=int, default=16, help="images of a step (16)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (1)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant (5)")
+    parser.add_argument("--steps", type=int, default=2, help="steps of a turn (2)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    batch = make_batch(options.batch_size, options.image_size)
+    contestants = [ours(batch), *(RIVALS[name](batch) for name in options.rivals)]
+    table = compare(contestants, batch, options.rounds, options.steps)
+    machine = provenance.machine()
+    print(f"{machine['processor']}, {options.threads} threads, torch {torch.__version__}, float32")
+    print(f"batch {options.batch_size} of {options.image_size} px, {options.rounds} rounds of {options.steps} steps")
+    print(table.to_markdown(index=False, floatfmt=".2f"))
+    for name in RIVALS.keys() - set(options.rivals):
+        print(f"without {name}: see --help")
+
+
+if __name__ == "__main__":
+    main()

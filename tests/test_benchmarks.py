@@ -1,0 +1,39 @@
+"""The benchmarks run, on the smallest settings and without rivals. What they measure is for an idle machine."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+TINY = ["--image-size", "64", "--rounds", "1"]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run_script(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *TINY, *arguments])
+        before = torch.get_num_threads()
+        runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
+        torch.set_num_threads(before)
+        return capsys.readouterr().out
+
+    return run_script
+
+
+def test_latency_prints_a_realised_share_for_each_runtime(run):
+    small = ["--detectors", "yolov4-tiny", "--width", "0.125", "--ratios", "0.5", "--seconds", "0.01"]
+    rows = [line for line in run("latency.py", *small).splitlines() if "yolov4-tiny" in line]
+    assert len(rows) == 6
+    for runtime in ("torch", "onnxruntime", "openvino"):
+        whole, pruned = (row for row in rows if f" {runtime} " in row)
+        assert whole.split("|")[-2].strip() == "nan" and float(pruned.split("|")[-2]) < 2
+
+
+def test_training_prints_images_per_second(run):
+    said = run("training.py", "--rivals", "--batch-size", "2", "--steps", "1")
+    (row,) = (line for line in said.splitlines() if line.startswith("| paperlib"))
+    assert float(row.split("|")[3]) > 0
+    assert "without pytorchyolo" in said

@@ -1,0 +1,100 @@
+"""Latency: what is timed, with how many threads. How long it takes is for the benchmarks."""
+
+import onnxruntime
+import psutil
+import pytest
+import torch
+from small import SIZE, Cells, Finder
+
+from paperlib.export import deployable
+from paperlib.timing import RUNTIMES, export_for_timing, file_timer, latency, openvino_model, selection_timer
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return export_for_timing(Cells(), tmp_path_factory.mktemp("model"), SIZE)
+
+
+class Watched(Cells):
+    """Notes in how many threads it ran, in which mode, and in which order its input was."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __deepcopy__(self, memo):
+        return self  # the timed copy must be the one that is watched
+
+    def head_outputs(self, batch):
+        ordered = batch.is_contiguous(memory_format=torch.channels_last)
+        self.seen.append((torch.get_num_threads(), torch.is_inference_mode_enabled(), self.training, ordered))
+        return super().head_outputs(batch)
+
+    def forward(self, images):
+        return self.decode(self.head_outputs(images), SIZE)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_runtime_is_timed_with_suppression_apart(runtime):
+    detector = Cells().train()
+    found = latency(detector, SIZE, runtime=runtime, seconds=0.02)
+    assert found.median_ms > 0 and found.iqr_ms >= 0 and found.nms_ms > 0 and found.runs >= 1
+    assert (found.runtime, found.threads, found.image_size) == (runtime, 1, SIZE)
+    assert detector.training and "head_outputs" not in vars(detector)
+
+
+def test_a_two_stage_detector_has_no_suppression_apart():
+    assert latency(Finder(), SIZE, seconds=0.02).nms_ms is None
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pytorch_runs_in_the_threads_it_is_given_as_in_deployment(threads):
+    before, detector = torch.get_num_threads(), Watched()
+    latency(detector, SIZE, threads=threads, seconds=0.02)
+    timed = [seen for seen in detector.seen if seen[3]]
+    assert set(timed) == {(threads, True, False, True)} and len(timed) > 1
+    assert torch.get_num_threads() == before
+
+
+def test_onnx_runtime_starts_the_threads_it_is_given(file):
+    for threads in (1, 3):
+        before = psutil.Process().num_threads()
+        watch = file_timer(file, torch.rand(1, 3, *SIZE), "onnxruntime", threads)
+        assert psutil.Process().num_threads() - before == threads - 1  # the caller is one of them
+        del watch
+
+
+def test_openvino_runs_in_the_threads_it_is_given_and_in_float32(file):
+    model = openvino_model(file, 1)
+    assert model.get_property("INFERENCE_NUM_THREADS") == 1
+    assert model.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+
+
+def test_both_runtimes_compute_what_pytorch_does(file):
+    image = torch.rand(1, 3, *SIZE)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    one, other = session.run(None, {"images": image.numpy()}), openvino_model(file, 1)([image.numpy()])
+    for first, second in zip(one, other.values(), strict=True):
+        torch.testing.assert_close(torch.from_numpy(first), torch.from_numpy(second), rtol=1e-4, atol=1e-4)
+
+
+def test_suppression_is_timed_on_answers_that_are_ready():
+    detector = Watched()
+    network = deployable(detector, SIZE)
+    timer = selection_timer(network, torch.rand(1, 3, *SIZE), threads=1)
+    assert len(detector.seen) == 1
+    timer.timeit(3)
+    assert len(detector.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"runtime": "tensorrt"}, "unknown runtime 'tensorrt'; known: torch, onnxruntime, openvino"),
+        ({"threads": 0}, "threads 0 is not at least 1"),
+        ({"image": torch.rand(3, 64, 64)}, r"the image is \[3, 64, 64\], not \[3, 64, 96\]"),
+    ],
+)
+def test_bad_settings_are_refused(options, fault):
+    with pytest.raises(ValueError, match=fault):
+        latency(Cells(), SIZE, **options)
