@@ -53,7 +53,7 @@ class Bypass(nn.Module):
         shift: [C], what the branch of the block adds to every pixel; None if nothing.
 
     Raises:
-        ValueError: `after` is not the name of a module without weights in `block`.
+        ValueError: `after` is not the name of a module in `block`, or that of a layer with channels.
     """
 
     def __init__(self, block: nn.Module, after: str | None, shift: Tensor | None = None) -> None:
@@ -61,6 +61,7 @@ class Bypass(nn.Module):
         self.after_name = after
         self.after = None if after is None else _activation_of(block, after)
         self.shift = None if shift is None else nn.Parameter(shift.detach().clone())
+        self.train(block.training)
 
     def initialise(self) -> None:
         """Fresh weights: no shift."""
@@ -213,9 +214,9 @@ def _bypass(name: str, block: nn.Module, shape: Mapping[str, Any]) -> Bypass:
 
 
 def _activation_of(block: nn.Module, name: str) -> nn.Module:
-    """A copy of the module of that name, which must have no weights; it does not work in place, for others read x."""
+    """A copy of the module of that name that does not work in place, for others read x too."""
     found = dict(block.named_modules()).get(name)
-    if not name or found is None or any(True for _ in found.parameters()):
+    if not name or found is None or _kind(found) is not None:
         raise ValueError(f"{name!r} is no activation of the block")
     found = copy.deepcopy(found)
     if hasattr(found, "inplace"):

@@ -239,6 +239,7 @@ def test_structure_and_weights_rebuild_a_network_without_its_blocks(make: type[n
     before = digest(net)
     pruned = apply_plan(net, plan_pruning(net, 0.4, layers=2, image_size=64), compensate="exact")
     assert digest(net) == before
+    assert not any(module.training for module in pruned.modules())
     structure = json.loads(json.dumps(describe(pruned)))
     rebuilt = randomise(make(), 4)
     reshape_(rebuilt, structure)
