@@ -20,11 +20,12 @@ with warnings.catch_warnings():
 
 
 def tiny(name: str) -> Callable[[], nn.Module]:
-    """The detector of that name, at a small width."""
-    return lambda: build_detector(name, 3, width=0.1)
+    """The detector of that name, narrow and shallow."""
+    depth = {} if name == "yolov4-tiny" else {"depth": 0.25}
+    return lambda: build_detector(name, 3, width=0.1, **depth)
 
 
-CAN_PRUNE = [Shortcuts, Darknet, ResNet]
+CAN_PRUNE = [Shortcuts, Darknet, ResNet, *map(tiny, ("yolov3", "yolov3-spp", "yolov4", "centernet-resnet50"))]
 CANNOT_PRUNE = [Branches, tiny("yolov4-tiny")]
 """For their channel splits: Torch-Pruning does not change the sizes that `torch.split` is told."""
 
