@@ -34,8 +34,9 @@ test: unit notebooks
 unit: .venv/.installed
 	$(TEST) tests
 
+# A test leaves results/ to `make reproduce`, which alone keeps the executed notebooks there.
 notebooks: .venv/.installed
-	$(TEST) --dist loadfile --nbval-lax --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks
+	PAPERLIB_RESULTS=$(CURDIR)/.pytest_cache/results $(TEST) --dist loadfile --nbval-lax --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks
 
 refresh: reproduce
 	$(BIN)/python workflow/refresh.py

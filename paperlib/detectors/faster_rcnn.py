@@ -19,7 +19,7 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiSc
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from paperlib.detectors.base import HeadResponses, Targets
-from paperlib.detectors.blocks import as_batch, scaled
+from paperlib.detectors.blocks import as_batch, repeated, scaled
 from paperlib.detectors.regions import (
     RegionAssignment,
     RegionHead,
@@ -82,7 +82,7 @@ class FasterRcnnResNet101(nn.Module):
         channels, representation = scaled(256, width), scaled(1024, width)
         self.neck = FeaturePyramidNetwork(self.trunk.channels, channels, LastLevelMaxPool(), nn.BatchNorm2d)
         self.rpn = self._proposal_network(channels)
-        box_head = self._box_head(channels, representation, max(1, round(4 * depth)))
+        box_head = self._box_head(channels, representation, repeated(4, depth))
         self.roi_heads = self._region_heads(box_head, FastRCNNPredictor(representation, num_classes + 1))
         self.initialise()
 

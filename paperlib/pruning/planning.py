@@ -57,7 +57,7 @@ def plan_pruning(
         ValueError: an argument is out of its range; the target cannot be reached, with the least that can be; or
             nothing in the network can be pruned.
     """
-    target, value = _the_target(ratio=ratio, size_mb=size_mb, gmacs=gmacs)
+    target = _the_target(ratio=ratio, size_mb=size_mb, gmacs=gmacs)
     _check_settings(keep_floor, round_to)
     blocks = least_important_blocks(detector, layers)
     whole = without_blocks(detector, bypasses_of(detector, blocks, shifted=False))
@@ -70,26 +70,20 @@ def plan_pruning(
     places = kernel_places(detector, image_size)
     present = PlannedCosts(detector, everything, places, image_size)
     costs = PlannedCosts(whole, graph, places, image_size) if blocks else present
-    if target == "ratio":
-        candidates = floor(_exact(value) * ranking.count)
-    else:
-        candidates = fewest_candidates(
-            lambda count: getattr(costs.of(ranking.rounded(ranking.floored(count))), target),
-            value, ranking.count - 1, target,
-        )  # fmt: skip
+    candidates = _candidates(ranking, costs, *target)
     floored = ranking.floored(candidates)
-    held = ranking.held(candidates, floored)
     removed, nothing = ranking.rounded(floored), np.zeros_like(everything.fixed)
+    held = ranking.held(candidates, floored)
     return PruningPlan(
         kept={name: np.flatnonzero(~removed[ids]).tolist() for name, ids in prunable_outputs(graph)},
         threshold=float(ranking.values[candidates]),
-        ratio=float(value) if target == "ratio" else candidates / ranking.count,
+        ratio=candidates / ranking.count if ratio is None else float(ratio),
         importance=importance,
         blocks=blocks,
         layers=_statistics(scores, held, present.by_layer(nothing), costs.by_layer(removed)),
         cost_before=present.of(nothing),
         cost_after=costs.of(removed),
-        notes=ranking.notes(candidates, asked=target == "ratio"),
+        notes=ranking.notes(candidates, asked=ratio is not None),
     )
 
 
@@ -155,6 +149,17 @@ def _the_target(**targets: float | None) -> tuple[str, float]:
     if name == "ratio" and not 0 <= value < 1:
         raise ValueError(f"ratio {value} is not in [0, 1)")
     return name, value
+
+
+def _candidates(ranking: Ranking, costs: PlannedCosts, target: str, value: float) -> int:
+    """How many of the least important channels a target makes candidates."""
+    if target == "ratio":
+        return floor(_exact(value) * ranking.count)
+
+    def reached(count: int) -> float:
+        return getattr(costs.of(ranking.rounded(ranking.floored(count))), target)
+
+    return fewest_candidates(reached, value, ranking.count - 1, target)
 
 
 def _check_settings(keep_floor: float, round_to: int) -> None:
