@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paperlib.detectors.blocks import as_batch
 
 Targets = Sequence[dict[str, Tensor]]
 """Per image: `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C."""
@@ -64,3 +67,50 @@ class HeadResponses:
     regression: Tensor
     regression_target: Tensor
     regression_weight: float
+
+    def hard_losses(self) -> dict[str, Tensor]:
+        """The weighted cross entropy with the ground truth, by name."""
+        entropy = F.binary_cross_entropy_with_logits if self.kind == "sigmoid" else F.cross_entropy
+        return {
+            name: (self.weights[name] * entropy(logits, self.hard_targets[name], reduction="none")).sum()
+            for name, logits in self.logits.items()
+        }
+
+
+class Detector(nn.Module):
+    """torchvision's calling convention.
+
+    In training `detector(images, targets)` gives a dict of losses, in evaluation `detector(images)` gives a list of
+    `{boxes, labels, scores}`. A subclass offers `head_outputs`, `assign`, `losses`, `responses` and `_detections`.
+
+    Attributes:
+        image_multiple: the sides of a batch are padded to multiples of this many pixels.
+    """
+
+    image_multiple = 32
+
+    def forward(
+        self, images: Tensor | Sequence[Tensor], targets: Targets | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training mode, detections in evaluation mode.
+
+        Args:
+            images: list of float `[3, H, W]` in [0, 1], or a batch.
+            targets: in training, per image `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C.
+
+        Raises:
+            ValueError: training without targets, or with those of another number of images; images of another form.
+        """
+        batch, sizes = as_batch(images, self.image_multiple)
+        outputs = self._outputs(batch, sizes)
+        if self.training:
+            if targets is None:
+                raise ValueError("a detector in training mode needs targets")
+            if len(targets) != len(sizes):
+                raise ValueError(f"{len(targets)} targets for {len(sizes)} images")
+            return self.losses(outputs, self.assign(outputs, targets))
+        return self._detections(outputs, (batch.shape[2], batch.shape[3]), sizes)
+
+    def _outputs(self, batch: Tensor, sizes: list[tuple[int, int]]) -> Any:
+        """Head outputs of a batch whose images are of `sizes`."""
+        return self.head_outputs(batch)

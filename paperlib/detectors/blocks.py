@@ -132,6 +132,11 @@ def as_batch(images: Tensor | Sequence[Tensor], stride: int) -> tuple[Tensor, li
     return batch, sizes
 
 
+def widened(output: Tensor) -> Tensor:
+    """A head tensor in float32 at least: half precision is too coarse for pixels."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))
+
+
 def box_area(boxes: Tensor) -> Tensor:
     """Area in square pixels of `[..., 4]` xyxy boxes."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

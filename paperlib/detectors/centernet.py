@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlib.detectors.base import Assignment, HeadResponses, Targets
-from paperlib.detectors.blocks import scaled
+from paperlib.detectors.blocks import scaled, widened
 from paperlib.detectors.heatmap import draw_peaks, focal_weights, gaussian_radius
-from paperlib.detectors.one_stage import OneStage, candidates, flattened, widened
+from paperlib.detectors.one_stage import OneStage, candidates, flattened
 from paperlib.detectors.resnet import RESNET_50, ResNetTrunk, initialise_convolutions_
 
 STRIDE = 4

@@ -18,8 +18,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from paperlib.detectors.base import HeadResponses, Targets
-from paperlib.detectors.blocks import as_batch, repeated, scaled
+from paperlib.detectors.base import Detector, HeadResponses, Targets
+from paperlib.detectors.blocks import repeated, scaled
 from paperlib.detectors.regions import (
     RegionAssignment,
     RegionHead,
@@ -46,12 +46,10 @@ BOX_BETA = 1 / 9
 """Where the smooth L1 loss of boxes turns from a parabola into a line."""
 
 
-class FasterRcnnResNet101(nn.Module):
+class FasterRcnnResNet101(Detector):
     """Faster R-CNN on ResNet-101 and a feature pyramid of strides 4 to 64.
 
-    Called as torchvision's detectors are: in training `detector(images, targets)` gives a dict of losses, in
-    evaluation `detector(images)` gives a list of `{boxes, labels, scores}`. Images are taken as they are, neither
-    normalised nor resized.
+    Images are taken as they are, neither normalised nor resized.
 
     Args:
         num_classes: C, without background.
@@ -67,7 +65,6 @@ class FasterRcnnResNet101(nn.Module):
     traced_method = "wiring"
     counted_method = "workload"
     usual_anchors = ANCHORS
-    image_multiple = 32
 
     def __init__(
         self, num_classes: int, *, width: float = 1.0, depth: float = 1.0, anchors: Sequence[Shape] | None = None
@@ -130,26 +127,13 @@ class FasterRcnnResNet101(nn.Module):
         initialise_output_(self.roi_heads.box_predictor.cls_score, std=0.01)
         initialise_output_(self.roi_heads.box_predictor.bbox_pred, std=0.001)
 
-    def forward(
-        self, images: Tensor | Sequence[Tensor], targets: Targets | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training mode, detections in evaluation mode.
+    def _outputs(self, batch: Tensor, sizes: list[tuple[int, int]]) -> RegionOutputs:
+        return self.head_outputs(batch, sizes)
 
-        Args:
-            images: list of float `[3, H, W]` in [0, 1], or a batch.
-            targets: in training, per image `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C.
-
-        Raises:
-            ValueError: training without targets, or with those of another number of images; images of another form.
-        """
-        batch, sizes = as_batch(images, self.image_multiple)
-        outputs = self.head_outputs(batch, sizes)
-        if self.training:
-            if targets is None:
-                raise ValueError("a detector in training mode needs targets")
-            if len(targets) != len(sizes):
-                raise ValueError(f"{len(targets)} targets for {len(sizes)} images")
-            return self.losses(outputs, self.assign(outputs, targets))
+    def _detections(
+        self, outputs: RegionOutputs, image_size: tuple[int, int], sizes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """The best of what the second stage makes of the first one's proposals."""
         proposals = self.propose(outputs)
         logits, deltas = self.judge(outputs, proposals)
         found = self.roi_heads.postprocess_detections(logits, deltas.flatten(1), proposals, sizes)
@@ -201,17 +185,11 @@ class FasterRcnnResNet101(nn.Module):
 
     def losses(self, outputs: RegionOutputs, assignment: RegionAssignment) -> dict[str, Tensor]:
         """The detector's own loss: `rpn_objectness`, `rpn_box`, `classes` and `box`, each a mean over its sample."""
-        responses = self.responses(outputs, assignment)
-        hard = {
-            name: (responses.weights[name] * F.cross_entropy(
-                responses.logits[name], responses.hard_targets[name], reduction="none")).sum()
-            for name in responses.logits
-        }  # fmt: skip
         boxes = {
             name: F.smooth_l1_loss(found, wanted, beta=BOX_BETA, reduction="sum") / count
             for name, (found, wanted, count) in self._regressions(outputs, assignment).items()
         }
-        return hard | boxes
+        return self.responses(outputs, assignment).hard_losses() | boxes
 
     def responses(self, outputs: RegionOutputs, assignment: RegionAssignment) -> HeadResponses:
         """What distillation compares (Eqs. 10-12), in both stages, on proposals that may be another detector's.

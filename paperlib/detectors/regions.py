@@ -16,6 +16,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import Conv2dNormActivation
 
+from paperlib.detectors.blocks import widened
 from paperlib.detectors.resnet import initialise_convolutions_
 
 Shape = tuple[float, float]
@@ -123,4 +124,4 @@ def initialise_output_(layer: nn.Conv2d | nn.Linear, std: float) -> None:
 def flat_rows(levels: Sequence[Tensor], values: int) -> Tensor:
     """Lay head tensors `[B, A*values, h, w]` into one `[B, R, values]` table, in float32 at least."""
     rows = [level.permute(0, 2, 3, 1).reshape(len(level), -1, values) for level in levels]
-    return torch.cat(rows, 1).to(torch.promote_types(rows[0].dtype, torch.float32))
+    return widened(torch.cat(rows, 1))

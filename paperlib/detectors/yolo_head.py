@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, complete_box_iou_loss
 
 from paperlib.detectors.base import Assignment, HeadResponses, Targets
-from paperlib.detectors.blocks import paired_iou
-from paperlib.detectors.one_stage import OneStage, candidates, flattened, widened
+from paperlib.detectors.blocks import paired_iou, widened
+from paperlib.detectors.one_stage import OneStage, candidates, flattened
 
 Anchor = tuple[float, float]
 OBJECTNESS_PRIOR = 0.01
@@ -119,13 +119,8 @@ class Yolo(OneStage):
         """The detector's own loss: `box` (1 - CIoU), `objectness` and `classes` (binary cross entropies)."""
         table = self._table(outputs)
         boxes = self._boxes(table, self._rows(outputs))[assignment.image, assignment.row]
-        responses = self.responses(outputs, assignment)
-        hard = {
-            name: (responses.weights[name] * F.binary_cross_entropy_with_logits(
-                responses.logits[name], responses.hard_targets[name], reduction="none")).sum()
-            for name in responses.logits
-        }  # fmt: skip
         box = complete_box_iou_loss(boxes, assignment.boxes, reduction="sum")
+        hard = self.responses(outputs, assignment).hard_losses()
         return {"box": self.gains.box * box / assignment.count, **hard}
 
     def responses(self, outputs: list[Tensor], assignment: Assignment) -> HeadResponses:
