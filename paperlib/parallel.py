@@ -1,4 +1,4 @@
-"""Several seeds at a time, each in a process of its own, their progress shown as one."""
+"""Several jobs at a time, each in a process of its own, their progress shown as one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 
 
-def over_seeds(work: Callable[..., None], seeds: Sequence[int], workers: int, *arguments: Any) -> None:
-    """Call `work(*arguments, seed)` for every seed, `workers` at a time.
+def call_all(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers: int) -> None:
+    """Call `work(*job)` for every job, `workers` at a time.
 
     `work` must be importable and its arguments picklable; its result is what it puts into the store. The processes
     die with this one. An exception in one of them is raised here, after the others were stopped.
@@ -29,7 +29,7 @@ def over_seeds(work: Callable[..., None], seeds: Sequence[int], workers: int, *a
     with _reporting() as (place, in_batch):
         pool = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent)
         try:
-            _watch([pool.submit(_call, work, *arguments, seed) for seed in seeds], place, in_batch)
+            _watch([pool.submit(_call, work, *job) for job in jobs], place, in_batch)
         except BaseException:
             for process in list((pool._processes or {}).values()):
                 process.kill()
@@ -62,11 +62,11 @@ def _reporting() -> Iterator[tuple[Path, bool]]:
 
 def _watch(jobs: list[Future], place: Path, in_batch: bool) -> None:
     """Show how far the jobs are until all are done; the first exception ends the watch at once."""
-    with tqdm(total=1.0, desc=f"{len(jobs)} seeds", leave=False, disable=in_batch, bar_format=BAR) as bar:
+    with tqdm(total=1.0, desc=f"{len(jobs)} jobs", leave=False, disable=in_batch, bar_format=BAR) as bar:
         running: set[Future] = set(jobs)
         while running:
             done = len(jobs) - len(running)
-            progress.report(f"seed {done + 1} of {len(jobs)}", done, len(jobs))
+            progress.report(f"job {done + 1} of {len(jobs)}", done, len(jobs))
             finished, running = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
             for job in finished:
                 job.result()

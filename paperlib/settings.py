@@ -60,11 +60,11 @@ class Settings(BaseModel):
     workers: PositiveInt = 2
     """Seeds trained at a time, each in a process of its own."""
 
-    epochs: PositiveInt = 45
-    fine_tune_epochs: PositiveInt = 8
+    epochs: PositiveInt = 30
+    fine_tune_epochs: PositiveInt = 6
     """Epochs after each pruning and of each distillation."""
     batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 6e-3
+    learning_rate: PositiveFloat = 1e-2
     fine_tune_learning_rate: PositiveFloat = 3e-3
     schedule: Literal["step", "cosine"] = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 1.0
@@ -74,7 +74,7 @@ class Settings(BaseModel):
     colour: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     mosaic: Share = 0.0
     precision: Literal["no", "bf16", "fp16"] = "no"
-    validate_every: PositiveInt = 5
+    validate_every: PositiveInt = 10
 
     sparsity: PositiveFloat = 5e-3
     """lambda of Eq. 4."""

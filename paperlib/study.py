@@ -1,7 +1,7 @@
 """A notebook's hand: settings in, workbench, results out.
 
 study = pl.Study.begin("03_components", globals())
-runs = study.run(experiments.components)
+runs = study.run(experiments.components, experiments.controls)
 …
 study.finish({"map50": …})
 """
@@ -29,7 +29,7 @@ from paperlib.costs import Cost, cost
 from paperlib.data import Dataset, load_dataset
 from paperlib.detectors import DETECTORS, build_detector, transfer_coco_weights, usual_anchors
 from paperlib.evaluation import Metrics, detect
-from paperlib.parallel import over_seeds
+from paperlib.parallel import call_all
 from paperlib.provenance import certificate
 from paperlib.pruning import Sparsity
 from paperlib.recipe import Recipe
@@ -150,28 +150,33 @@ class Study:
             trainings=trainings,
         )
 
-    def run(self, experiment: Experiment) -> dict[int, dict[str, Run]]:
-        """Make an experiment's models for every seed, and judge each on the test split.
+    def run(self, *parts: Experiment) -> dict[int, dict[str, Run]]:
+        """Make the models of experiments for every seed, and judge each on the test split.
 
-        Several seeds are trained at a time, each in a process of its own, when `workers` allows.
+        When `workers` allows, several seeds are trained at a time, each in a process of its own; so are one seed's
+        experiments, where no other seed is left to begin.
 
         Returns:
             By seed, by model name.
         """
         seeds, workers = self.settings.seeds, self.settings.workers
-        if min(len(seeds), workers) > 1:
+        if (workers := min(len(seeds), workers)) > 1:
             # The processes fill the store; below, everything is found finished.
-            over_seeds(_one_seed, seeds, workers, self.notebook, self.settings, experiment)
-        made = {seed: self._run_seed(experiment, seed) for seed in seeds}
+            jobs = [(self.notebook, self.settings, part, seed) for part in parts for seed in seeds]
+            call_all(_one_seed, jobs, workers)
+        made = {seed: {} for seed in seeds}
+        for part in parts:
+            for seed in seeds:
+                made[seed] |= self._run_seed(part, seed)
         fresh = {(run.name, run.seed): run for runs in made.values() for run in runs.values()}
         # A cell that is run again replaces its runs; doubled, they would count as more seeds.
         self.runs = [run for run in self.runs if (run.name, run.seed) not in fresh] + [*fresh.values()]
         return made
 
     @staticmethod
-    def show(experiment: Experiment) -> Markdown:
-        """The source of an experiment: the very code that `run` runs."""
-        return Markdown(f"```python\n{inspect.getsource(experiment)}```")
+    def show(*parts: Experiment) -> Markdown:
+        """The source of experiments: the very code that `run` runs."""
+        return Markdown("".join(f"```python\n{inspect.getsource(part)}```\n" for part in parts))
 
     def detections(self, run: Run) -> list[dict[str, Tensor]]:
         """A model's detections on every test image (see `paperlib.evaluation.detect`)."""

@@ -143,7 +143,9 @@ class _Run:
         detector.to(self.accelerator.device, memory_format=torch.channels_last)
         if teacher := getattr(objective, "teacher", None):
             teacher.to(self.accelerator.device, memory_format=torch.channels_last)
-        optimiser = torch.optim.AdamW(_parameter_groups(detector, recipe.weight_decay), lr=recipe.learning_rate)
+        optimiser = torch.optim.AdamW(
+            _parameter_groups(detector, recipe.weight_decay), recipe.learning_rate, fused=True
+        )
         self.step, self.optimiser = self.accelerator.prepare(_Step(detector, objective), optimiser)
         self.mean = None
         if recipe.ema:

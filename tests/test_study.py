@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from paperlib import experiments, progress
 from paperlib.evaluation import Metrics
-from paperlib.parallel import over_seeds
+from paperlib.parallel import call_all
 from paperlib.settings import validate
 from paperlib.study import Study
 
@@ -150,8 +150,10 @@ def test_the_pruning_ratio_is_scanned_from_one_sparse_model(places):
 
 def test_table_1_compares_students_of_one_shape_that_start_from_the_same_weights(places):
     made = study("03_components", ratios=[0.3, 0.6])
-    runs = made.run(experiments.components)[0]
-    assert trainings(places) == experiments.TRAININGS[experiments.components](made.settings) == 8
+    first = made.run(experiments.components)[0]
+    assert trainings(places) == experiments.TRAININGS[experiments.components](made.settings) == 7
+    runs = first | made.run(experiments.controls)[0]
+    assert trainings(places) == 8, "the control starts from the student's shape, which is there"
     students = ("pruned", "SCP", "SCP + KD", "SCP + TAKD", "scratch")
     assert len({runs[name].cost for name in students}) == 1
     assert runs["sparse"].cost == runs["baseline"].cost
@@ -170,13 +172,13 @@ def test_table_1_compares_students_of_one_shape_that_start_from_the_same_weights
 
 
 def test_seeds_in_processes_give_the_numbers_that_they_give_one_after_the_other(begun, places, monkeypatch):
-    begun.run(workers.dense)
+    begun.run(workers.dense, workers.untrained)
     assert progress.VARIABLE not in os.environ
     monkeypatch.setenv("PAPERLIB_STORE", str(places / "other"))
     alone = Study("00_start_here", validate("00_start_here", TINY | TWO_SEEDS | {"workers": 1}))
     alone.train_set, alone.validation, alone.test = begun.train_set, begun.validation, begun.test
-    alone.run(workers.dense)
-    assert list(alone.frame()["seed"]) == [0, 1]
+    alone.run(workers.dense, workers.untrained)
+    assert list(alone.frame()["seed"]) == [0, 1, 0, 1]
     pd.testing.assert_frame_equal(begun.frame(), alone.frame(), check_exact=True)
     made = [{path.parent.name for path in (places / name).glob("*/step.json")} for name in ("store", "other")]
     assert made[0] == made[1]
@@ -190,15 +192,15 @@ def still_alive(folder):
 
 def test_a_seed_that_fails_ends_the_others_and_its_error_is_raised(tmp_path):
     with pytest.raises(ValueError, match="seed 1 does not like its data"):
-        over_seeds(workers.wait_or_fail, [0, 1], 2, str(tmp_path))
+        call_all(workers.wait_or_fail, [(str(tmp_path), seed) for seed in (0, 1)], 2)
     assert len(list(tmp_path.glob("*.pid"))) == 1
     assert not still_alive(tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is needed")
 def test_the_processes_of_the_seeds_die_with_the_one_that_started_them(tmp_path):
-    script = "import sys, workers\nfrom paperlib.parallel import over_seeds\n"
-    script += "if __name__ == '__main__': over_seeds(workers.wait, [0, 1], 2, sys.argv[1])\n"
+    script = "import sys, workers\nfrom paperlib.parallel import call_all\n"
+    script += "if __name__ == '__main__': call_all(workers.wait, [(sys.argv[1], 0), (sys.argv[1], 1)], 2)\n"
     (tmp_path / "main.py").write_text(script)
     places = [Path(workers.__file__).parent, Path(tiny.__file__).parents[1]]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places))}

@@ -23,3 +23,8 @@ def wait(folder, seed):
 def dense(bench, settings):
     """The shortest experiment."""
     return {"dense": bench.train(bench.new())}
+
+
+def untrained(bench, settings):
+    """Less still."""
+    return {"untrained": bench.new()}

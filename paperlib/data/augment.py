@@ -57,7 +57,8 @@ def augment(
         float32 `[B, 3, S, S]` in [0, 1] and the targets of the new pictures.
     """
     count, side = len(images), images.shape[-1]
-    pixels = images.to(torch.float32) / 255
+    # Around grey, because outside a picture there are zeros.
+    pixels = images.to(torch.float32).div_(255).sub_(GREY)
     out, targets = _view(pixels, boxes, labels, how, generator, side, zoom=1.0)
     chosen = torch.rand(count, generator=generator) < how.mosaic
     if chosen.any():
@@ -75,8 +76,7 @@ def _view(
     forward = _similarities(len(pixels), how, generator, zoom)
     inverse = torch.linalg.inv(forward)
     grid = F.affine_grid(inverse[:, :2].to(pixels), [len(pixels), 3, side, side], align_corners=False)
-    # Outside the picture grid_sample gives 0; around grey that is grey.
-    out = F.grid_sample(pixels - GREY, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + GREY
+    out = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     source = pixels.shape[-1]
     targets = [
         _move(box, label, matrix, source, side, how.visible)
@@ -135,10 +135,15 @@ def _mosaic(
 
 
 def _recolour(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Change brightness, contrast and saturation of each picture by its own factors."""
-    factors = 1 + strength * (2 * torch.rand(3, len(images), 1, 1, 1, generator=generator) - 1)
+    """Change brightness, contrast and saturation of each picture by its own factors, from around grey to [0, 1].
+
+    All three are linear in the colour (r, g, b), so they are one 3 x 3 matrix and one offset per picture.
+    """
+    factors = 1 + strength * (2 * torch.rand(3, len(images), 1, 1, generator=generator) - 1)
     brightness, contrast, saturation = factors.to(images)
-    luma = torch.einsum("bchw,c->bhw", images, images.new_tensor(LUMA))[:, None]
-    mean = luma.mean((2, 3), keepdim=True)
-    images = luma + saturation * (images - luma)
-    return ((mean + contrast * (images - mean)) * brightness).clamp_(0, 1)
+    to_luma = images.new_tensor([LUMA])
+    saturate = saturation * torch.eye(3).to(images) + (1 - saturation) * to_luma
+    mean = to_luma @ images.mean((2, 3))[:, :, None]
+    offset = brightness * ((1 - contrast) * mean + GREY)
+    colours = torch.baddbmm(offset, brightness * contrast * saturate, images.flatten(2))
+    return colours.clamp_(0, 1).view_as(images)
