@@ -16,10 +16,10 @@ Models = dict[str, Model]
 def start_here(bench: Workbench, settings: StartHere) -> Models:
     """Section 3 in five steps: a detector, trained with and without Eq. 4, cut, and tuned again."""
     new = bench.new()
-    sparse = bench.train_sparse(new)
+    dense, sparse = bench.train(new), bench.train_sparse(new)
     pruned = bench.prune(sparse, settings.ratio)
     return {
-        "dense": bench.train(new),
+        "dense": dense,
         "sparse": sparse,
         "pruned": pruned,
         "fine-tuned": bench.fine_tune(pruned),
