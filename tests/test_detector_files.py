@@ -134,6 +134,26 @@ def test_a_file_that_was_tampered_with_is_refused_by_name(saved, change, fault):
     assert message.startswith(f"{saved}: ") and fault in message and "\n" not in message
 
 
+def swap_split(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Give the split's halves each other's sizes; they differ in a pruned detector."""
+    first, second = json.loads(metadata["structure"])["block1.split"]["sizes"]
+    assert first != second
+    edit_structure(metadata, block1__split={"sizes": [second, first]})
+
+
+def move_anchors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    build = json.loads(metadata["build"])
+    build["anchors"] = [[w + 1, h] for w, h in build["anchors"]]
+    metadata["build"] = json.dumps(build)
+
+
+@pytest.mark.parametrize("change", [swap_split, move_anchors, lambda tensors, metadata: metadata.pop("seal")])
+def test_an_edit_that_leaves_every_shape_as_it_is_is_refused(saved, change):
+    rewrite(saved, change)
+    with pytest.raises(ValueError, match="edited after it was written"):
+        load_detector(saved)
+
+
 class Harmful:
     """Leaves a file behind when it is unpickled."""
 
