@@ -249,7 +249,7 @@ class _Batch:
 
     def listing(self, name: str) -> str:
         """Name the figures, tables and the executed notebook in a results folder."""
-        suffixes = {".svg", ".png", ".csv", ".md", ".json", ".ipynb"}
+        suffixes = {".svg", ".png", ".html", ".csv", ".md", ".json", ".ipynb"}
         files = sorted(path.name for path in self.folder_of(name).glob("*") if path.suffix in suffixes)
         return f"  {name}/  {'  '.join(files)}"
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import torch
@@ -72,7 +72,7 @@ class Study:
         self.folder = paths.results_root() / self.settings.profile / self.notebook
 
     @classmethod
-    def begin(cls, notebook: str, namespace: Mapping[str, Any]) -> Study:
+    def begin(cls, notebook: str, namespace: Mapping[str, Any]) -> Self:
         """Check the notebook's parameters and prepare the machine.
 
         Args:
@@ -200,6 +200,10 @@ class Study:
             with files.replacing(self._place(f"figure_{name}.{suffix}")) as target:
                 figures.write(figure, target)
         return figure
+
+    def save_page(self, page: str, name: str) -> None:
+        """Write `figure_<name>.html` into the results: a figure that answers to the mouse."""
+        files.write_text_atomically(self._place(f"figure_{name}.html"), page)
 
     def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write `table_<name>.csv`, `.md` and `.tex` into the results."""
