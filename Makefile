@@ -9,13 +9,14 @@ BIN := .venv/bin
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES)
 CELL_TIMEOUT := 1200
 
-.PHONY: help reproduce test unit notebooks refresh lab lint format clean
+.PHONY: help reproduce test unit notebooks refresh scoreboard lab lint format clean
 
 help:
 	@echo "make reproduce   set up, then regenerate every figure and table (PROFILE=quick, CORES=all)"
 	@echo "make test        set up, then run the unit tests and the notebook regression tests"
 	@echo "make lab         set up, then open the notebooks in JupyterLab"
 	@echo "make refresh     put the outputs of results/quick into the committed notebooks"
+	@echo "make scoreboard  put the verdicts of the committed results into the README"
 	@echo "make lint        check style and format of code and notebooks"
 	@echo "make format      put both right where that can be done by rule"
 	@echo "make clean       remove .venv and caches; results and finished training steps stay"
@@ -40,6 +41,9 @@ notebooks: .venv/.installed
 
 refresh: reproduce
 	$(BIN)/python workflow/refresh.py
+
+scoreboard: .venv/.installed
+	$(BIN)/python workflow/scoreboard.py
 
 lab: .venv/.installed
 	$(BIN)/jupyter lab --KernelManager.transport_encryption=auto notebooks/00_start_here.ipynb

@@ -16,6 +16,7 @@ _FACE = {
     "paperlib.export": ("export_onnx",),
     "paperlib.pruning": ("PruningPlan", "Sparsity", "apply_plan", "plan_pruning"),
     "paperlib.recipe": ("Recipe",),
+    "paperlib.review": ("Review",),
     "paperlib.study": ("Study",),
     "paperlib.timing": ("Latency", "latency"),
     "paperlib.training": ("History", "fit"),

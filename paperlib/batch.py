@@ -25,6 +25,8 @@ from paperlib import job, paths, watch
 from paperlib.settings import load_profile
 
 MARK = "PAPERLIB_BATCH"
+SCOREBOARD = "99_claims"
+"""The notebook that reads what the others found, and so runs after them."""
 EXPECTED_IF_UNKNOWN = 300.0
 SECONDS_BETWEEN_LOOKS = 0.5
 COST = re.compile(r"^# Cost:.*?(\d[\d.]*) *(s|min|hours?|h)\b", re.MULTILINE)
@@ -67,7 +69,7 @@ def read_profile(notebook: str, path: Path) -> Profile:
     settings = load_profile(notebook, path)
     cost = COST.search(path.read_text(encoding="utf-8"))
     expected = float(cost[1]) * SECONDS_OF[cost[2]] if cost else EXPECTED_IF_UNKNOWN
-    return Profile(expected, settings.threads * min(settings.workers, len(settings.seeds)))
+    return Profile(expected, settings.cores)
 
 
 def source_digest() -> str:
@@ -78,6 +80,12 @@ def source_digest() -> str:
         if path.name not in NOT_RUN_BY_NOTEBOOKS:
             digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def results_digest(folder: Path, besides: set[str]) -> str:
+    """Return a digest of the `metrics.json` of all notebooks in `folder`, but those named."""
+    found = [path for path in sorted(folder.glob("*/metrics.json")) if path.parent.name not in besides]
+    return hashlib.sha256(b"".join(path.parent.name.encode() + path.read_bytes() for path in found)).hexdigest()
 
 
 def relative(path: Path, folder: Path) -> Path:
@@ -128,8 +136,8 @@ class _Batch:
         seen = set()
         for name in names:
             settings = load_profile(name, self.settings(name))
-            inputs = (settings.dataset, settings.weights)
-            if settings.needs_files and inputs not in seen:
+            inputs = settings.needs_files and (settings.dataset, settings.weights)
+            if inputs and inputs not in seen:
                 # Imported only here: it brings torch, and most batches read no files.
                 from paperlib.study import Study
 
@@ -156,18 +164,19 @@ class _Batch:
             process.kill()
         psutil.wait_procs(leftovers, timeout=10)
 
-    def snakemake(self, names: list[str], *options: str) -> list[str]:
-        """Return the command that makes the results of `names`."""
+    def snakemake(self, names: list[str], *options: str, asked: list[str]) -> list[str]:
+        """Return the command that makes the results of `names`, which are of those that were `asked` for."""
         workflow = self.root / "workflow"
         folder = relative(self.results, self.root) / self.profile
         targets = [str(folder / name / "metrics.json") for name in names]
         command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(self.cores), "--nolock"]
         where = ["--snakefile", str(workflow / "Snakefile"), "--directory", str(self.root)]
-        return [*command, *where, "--workflow-profile", str(workflow / "profiles" / "local"), *options]
+        profile = ["--workflow-profile", str(workflow / "profiles" / "local")]
+        return [*command, *where, *profile, "--config", f"notebooks={','.join(asked)}", *options]
 
     def pending(self, names: list[str]) -> list[str]:
         """Return which of `names` are not up to date."""
-        command = self.snakemake(names, "--summary")
+        command = self.snakemake(names, "--summary", asked=names)
         summary = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True)
         if summary.returncode:
             raise ValueError(f"Snakemake: {summary.stderr.strip().splitlines()[-1]}")
@@ -181,7 +190,8 @@ class _Batch:
         print(f"Reproducing {', '.join(pending)} at the {self.profile} scale: about {expected}.", flush=True)
         began = time.monotonic()
         try:
-            status = self.wait(self.snakemake(pending, *["--force"] * force), watch.Line(runs, self.cores))
+            command = self.snakemake(pending, *["--force"] * force, asked=names)
+            status = self.wait(command, watch.Line(runs, self.cores))
         except KeyboardInterrupt:
             self.stop_leftovers()
             print("\nInterrupted. The same command continues where this stopped.", flush=True)
@@ -190,7 +200,7 @@ class _Batch:
         if status and not failed:
             print(f"FAILED: see {relative(self.folder / 'snakemake.log', Path.cwd())}")
         for run in failed:
-            print(self.failure(run))
+            print(self.failure(run, len(failed) - 1))
         took, done = watch.duration(time.monotonic() - began), len(pending) - len(failed)
         print(f"{done} of {len(pending)} notebooks done in {took}. Look in {self.shown}:")
         for name in names:
@@ -226,8 +236,10 @@ class _Batch:
     def folder_of(self, name: str) -> Path:
         return self.results / self.profile / name
 
-    def failure(self, run: watch.Run) -> str:
+    def failure(self, run: watch.Run, others: int) -> str:
         """Say what went wrong in a notebook: its error, else the last line of the log that should tell."""
+        if run.name == SCOREBOARD and run.started is None and others:
+            return f"NOT RUN {run.name}: it waits for the notebooks that failed"
         executed, log = self.folder_of(run.name) / f"{run.name}.ipynb", self.folder / "snakemake.log"
         if run.started is not None:
             log = self.folder_of(run.name) / "papermill.log"
@@ -237,7 +249,7 @@ class _Batch:
 
     def listing(self, name: str) -> str:
         """Name the figures, tables and the executed notebook in a results folder."""
-        suffixes = {".svg", ".png", ".csv", ".md", ".json", ".ipynb"}
+        suffixes = {".svg", ".png", ".html", ".csv", ".md", ".json", ".ipynb"}
         files = sorted(path.name for path in self.folder_of(name).glob("*") if path.suffix in suffixes)
         return f"  {name}/  {'  '.join(files)}"
 

@@ -93,3 +93,16 @@ def export(
     names = classes.split(",") if classes else None
     difference = pl.export_onnx(pl.load_detector(detector), onnx, image_size, classes=names)
     typer.echo(f"{onnx}: {image_size} x {image_size}, differs from PyTorch by {difference:.1e} at most")
+
+
+@app.command()
+def claims(
+    profile: Annotated[str, typer.Option(help="The scale: quick, laptop or paper.")] = "quick",
+) -> None:
+    """Print the verdict on every claim of the paper at a scale, and write results/PROFILE/claims.md."""
+    from paperlib import paths, scoreboard
+
+    judgements = scoreboard.write_page(profile)
+    typer.echo(scoreboard.listing(judgements))
+    typer.echo(scoreboard.counted(judgements, profile))
+    typer.echo(f"See {paths.results_root() / profile / scoreboard.PAGE}")

@@ -23,6 +23,8 @@ from paperlib.pruning import CliffScan, PruningPlan
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which readers with any colour vision can tell apart."""
+DASHES = ("-", (0, (6, 2)), (0, (2, 1.2)), (0, (6, 2, 1.5, 2)), (0, (9, 2)), (0, (1, 1)), (0, (9, 2, 1, 2)))
+"""With them lines are told apart in grey print, too."""
 CLASS_COLOURS = (
     "#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#EE7733",
 )  # fmt: skip
@@ -44,7 +46,7 @@ STYLE = {
     "axes.axisbelow": True,
     "grid.color": "#e4e4e4",
     "legend.frameon": False,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": mpl.cycler(color=COLOURS, linestyle=DASHES),
     "svg.hashsalt": "paperlib",
     "svg.fonttype": "path",
 }
@@ -104,7 +106,8 @@ def gamma_histogram(gammas: Mapping[str, Tensor]) -> Figure:
     bins = np.linspace(0, top, 60)
     for number, (name, values) in enumerate(gammas.items()):
         axis.hist(values.clamp(max=top).numpy(), bins=bins, histtype="stepfilled", alpha=0.25, color=COLOURS[number])
-        axis.hist(values.clamp(max=top).numpy(), bins=bins, histtype="step", color=COLOURS[number], label=name)
+        look = {"color": COLOURS[number], "linestyle": DASHES[number]}
+        axis.hist(values.clamp(max=top).numpy(), bins=bins, histtype="step", **look, label=name)
     title = "Scale factors of all prunable channels"
     axis.set(xlabel=r"$|\gamma|$", ylabel="channels", title=title, xlim=(0, top))
     axis.legend()
@@ -130,9 +133,9 @@ def channels_left(plans: Mapping[str, PruningPlan]) -> Figure:
     figure, axis = plt.subplots(figsize=(PAGE_WIDTH, 2.9), layout="constrained")
     places = np.arange(len(first))
     axis.bar(places, first["total"], width=0.86, color="#dddddd", label="unpruned")
-    for number, (name, plan) in enumerate(plans.items()):
+    for name, plan in plans.items():
         kept = plan.summary()["kept"]
-        axis.step([-0.5, *(places + 0.5)], [kept.iloc[0], *kept], where="pre", color=COLOURS[number], label=name)
+        axis.step([-0.5, *(places + 0.5)], [kept.iloc[0], *kept], where="pre", label=name)
     axis.set_xticks(places, [layer.removesuffix(".conv") for layer in first["layer"]], rotation=60, ha="right")
     axis.set(ylabel="channels", title="Channels left in each layer", xlim=(-0.7, len(first) - 0.3))
     beside_title = {"loc": "lower right", "bbox_to_anchor": (1, 1), "handlelength": 1.2, "columnspacing": 1.2}
@@ -174,7 +177,7 @@ def cliff(scan: CliffScan, drop: float) -> Figure:
     axis.axhspan(scan.baseline - drop, scan.baseline, color="#555555", alpha=0.1, linewidth=0, label=f"drop {drop:g}")
     axis.axvline(safe * 100, color=COLOURS[2], linewidth=1, label=f"safe: {100 * safe:.3g} %")
     axis.set(xlabel="channels pruned / %", ylabel="score", title="Before fine-tuning", xlim=(0, 100))
-    axis.legend(loc="lower left")
+    axis.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
     return figure
 
 
@@ -204,6 +207,8 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
         left.plot(rows["epoch"], rows["loss"], label=name)
         judged = rows.dropna(subset="map50")
         right.plot(judged["epoch"], 100 * judged["map50"], marker="o", markersize=3.5, label=name)
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel="epoch", ylabel="loss", title="Training loss")
     right.set(xlabel="epoch", ylabel="mAP at IoU 0.5 / %", title="Validation", ylim=(0, 100))
     left.legend()

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -53,6 +55,19 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what the YAML file holds.
+
+    Raises FileNotFoundError if it is missing and ValueError, naming file and line, if it is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{path}{place}: not YAML ({getattr(error, 'problem', error)})") from None
 
 
 def map_leaves(value: Any, change: Callable[[Any, str], Any], place: str) -> Any:

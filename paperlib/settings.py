@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
+from paperlib import files
 from paperlib.paths import repository_root
 
 
@@ -34,13 +34,28 @@ Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class Settings(BaseModel):
-    """What all notebooks share. The defaults are the `quick` scale."""
+class Common(BaseModel):
+    """What every notebook has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     profile: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")] = "quick"
     """Names the folder of results."""
+
+    @property
+    def cores(self) -> int:
+        """How many cores the notebook keeps busy."""
+        return 1
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether anything is read that was not made by this package."""
+        return False
+
+
+class Settings(Common):
+    """What all notebooks that train share. The defaults are the `quick` scale."""
+
     dataset: str = "toy-aerial"
     detector: str = "yolov4-tiny"
     width: PositiveFloat = 0.25
@@ -86,6 +101,11 @@ class Settings(BaseModel):
     compensate: Literal["off", "bias", "exact"] = "bias"
 
     @property
+    def cores(self) -> int:
+        """As many threads as run at a time."""
+        return self.threads * min(self.workers, len(self.seeds))
+
+    @property
     def needs_files(self) -> bool:
         """Whether anything is read that was not made by this package."""
         return self.dataset != "toy-aerial" or self.weights is not None
@@ -117,14 +137,19 @@ class Components(Settings):
     """tau of Eqs. 6-8."""
 
 
-NOTEBOOKS: dict[str, type[Settings]] = {
+class Scoreboard(Common):
+    """`99_claims`: the scale is all there is to choose."""
+
+
+NOTEBOOKS: dict[str, type[Common]] = {
     "00_start_here": StartHere,
     "02_pruning_ratio": PruningRatio,
     "03_components": Components,
+    "99_claims": Scoreboard,
 }
 
 
-def validate(notebook: str, values: dict[str, Any], place: str = "parameters") -> Settings:
+def validate(notebook: str, values: dict[str, Any], place: str = "parameters") -> Common:
     """Settings of a notebook from plain values.
 
     Raises:
@@ -145,7 +170,7 @@ def profile_path(notebook: str, profile: str) -> Path:
     return repository_root() / "notebooks" / "profiles" / profile / f"{notebook}.yaml"
 
 
-def load_profile(notebook: str, path: Path) -> Settings:
+def load_profile(notebook: str, path: Path) -> Common:
     """Settings of a notebook from a profile file.
 
     Raises:
@@ -154,12 +179,7 @@ def load_profile(notebook: str, path: Path) -> Settings:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such profile")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{place}: not YAML ({getattr(error, 'problem', error)})") from None
+    values = files.read_yaml(path)
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError(f"{path}: expected lines of the form `key: value`")
     return validate(notebook, values, str(path))

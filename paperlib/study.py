@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import torch
@@ -72,7 +72,7 @@ class Study:
         self.folder = paths.results_root() / self.settings.profile / self.notebook
 
     @classmethod
-    def begin(cls, notebook: str, namespace: Mapping[str, Any]) -> Study:
+    def begin(cls, notebook: str, namespace: Mapping[str, Any]) -> Self:
         """Check the notebook's parameters and prepare the machine.
 
         Args:
@@ -83,13 +83,16 @@ class Study:
             ValueError: an unknown parameter, or one of a wrong type or range; one line says which and why.
             FileNotFoundError: the data set or the weights are not there.
         """
-        settings = validate(notebook, _parameters(notebook, namespace))
-        torch.set_num_threads(settings.threads)
         figures.use_style()
-        study = cls(notebook, settings)
-        study.blueprint  # noqa: B018 (a missing weights file should fail here, not after the data is read)
-        study.train_set  # noqa: B018
+        study = cls(notebook, validate(notebook, _parameters(notebook, namespace)))
+        study.prepare()
         return study
+
+    def prepare(self) -> None:
+        """Set the number of threads, and meet what is missing before any work is done (see `begin`)."""
+        torch.set_num_threads(self.settings.threads)
+        self.blueprint  # noqa: B018 (a missing weights file should fail here, not after the data is read)
+        self.train_set  # noqa: B018
 
     def check_inputs(self) -> None:
         """Read every image, box and weight that the notebook will need, before hours are spent.
@@ -198,27 +201,41 @@ class Study:
                 figures.write(figure, target)
         return figure
 
+    def save_page(self, page: str, name: str) -> None:
+        """Write `figure_<name>.html` into the results: a figure that answers to the mouse."""
+        files.write_text_atomically(self._place(f"figure_{name}.html"), page)
+
     def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write `table_<name>.csv`, `.md` and `.tex` into the results."""
         for suffix, text in tables.render(table).items():
             files.write_text_atomically(self._place(f"table_{name}.{suffix}"), text)
         return table
 
-    def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Write `provenance.json`, then `metrics.json`, whose presence says that the notebook is done."""
-        data = {split: getattr(self, name).digest for split, name in _SPLITS.items()}
-        digests = sorted({run.model.digest for run in self.runs})
-        born = certificate(
-            settings=self.settings.model_dump(),
-            data_digest=data,
-            seeds=self.settings.seeds,
-            wall_seconds=time.perf_counter() - self._started,
-            steps=digests,
-        )
+    def finish(self, summary: dict[str, Any], measured: pd.DataFrame | None = None) -> dict[str, Any]:
+        """Write `provenance.json`, then `metrics.json`, whose presence says that the notebook is done.
+
+        Args:
+            summary: rounded, the same on all machines.
+            measured: what was measured beside the metrics of `run`, such as times: columns `model`, `seed`, and one
+                for each quantity. Claims find it there (`notebooks/claims.yaml`).
+        """
+        wall = time.perf_counter() - self._started
+        born = certificate(settings=self.settings.model_dump(), wall_seconds=wall, **self.origin())
         files.write_json_atomically(self._place("provenance.json"), born)
-        models = [{**run.row(), "metrics": run.metrics.to_dict(), "cost": asdict(run.cost)} for run in self.runs]
-        files.write_json_atomically(self._place(DONE), {"summary": summary, "models": models})
+        beside = [] if measured is None else measured.to_dict("records")
+        files.write_json_atomically(self._place(DONE), {"summary": summary, **self.rows(), "measured": beside})
         return summary
+
+    def origin(self) -> dict[str, Any]:
+        """What the results rest on, for their certificate: the data, the seeds and the stored steps."""
+        data = {split: getattr(self, name).digest for split, name in _SPLITS.items()}
+        steps = sorted({run.model.digest for run in self.runs})
+        return {"data_digest": data, "seeds": self.settings.seeds, "steps": steps}
+
+    def rows(self) -> dict[str, Any]:
+        """What `metrics.json` holds for each model and seed."""
+        models = [{**run.row(), "metrics": run.metrics.to_dict(), "cost": asdict(run.cost)} for run in self.runs]
+        return {"models": models}
 
     def _place(self, name: str) -> Path:
         """Where a result goes. From the first one written until `finish`, the notebook does not count as done."""

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from paperlib.pruning import PruningPlan, plan_pruning, removed_channels, trace_channels
+from paperlib.pruning import PruningPlan, plan_pruning, plan_ratios, removed_channels, trace_channels
 from paperlib.structure import ChannelSplit
 
 WIDTHS = (7, 12, 20, 9)
@@ -192,3 +192,11 @@ def test_a_plan_that_does_not_fit_the_network_is_refused_by_name(kept: dict, mes
     plan = dataclasses.replace(plan_pruning(set_gammas(Tied()), 0.0), kept=kept)
     with pytest.raises(ValueError, match=message):
         removed_channels(trace_channels(Tied()), plan)
+
+
+def test_plans_made_together_are_those_made_one_by_one():
+    net, choices = set_gammas(Tied()), {"keep_floor": 0.2, "round_to": 2, "image_size": 32}
+    asked = [0.0, 0.3, 0.29, 0.9]
+    assert plan_ratios(net, asked, **choices) == [plan_pruning(net, ratio, **choices) for ratio in asked]
+    with pytest.raises(ValueError, match=r"ratio 1.2 is not in \[0, 1\)"):
+        plan_ratios(net, [0.5, 1.2])

@@ -32,7 +32,7 @@ for step in progress.bar(range(10), "epoch"):
 DONE = "(folder / 'metrics.json').write_text('{}')"
 
 
-def write_notebook(root, name, *, seconds=0.1, last=DONE):
+def write_notebook(root, name, *, seconds=0.1, last=DONE, settings="threads: 1\nworkers: 1\n"):
     cells = [nbformat.v4.new_code_cell('profile = "quick"', metadata={"tags": ["parameters"]})]
     cells += [nbformat.v4.new_code_cell(source) for source in (RUN.format(name=name, seconds=seconds), last)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -40,7 +40,7 @@ def write_notebook(root, name, *, seconds=0.1, last=DONE):
     nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
     header = "# Promise: nothing\n# Cost: about 2 s (guessed)\n# Run: paperlib reproduce\n"
     profile = root / "notebooks" / "profiles" / "quick" / f"{name}.yaml"
-    profile.write_text(f"{header}profile: quick\nthreads: 1\nworkers: 1\n", encoding="utf-8")
+    profile.write_text(f"{header}profile: quick\n{settings}", encoding="utf-8")
     return profile
 
 
@@ -158,6 +158,31 @@ def test_a_failing_notebook_does_not_stop_the_others_and_shows_its_error(project
     assert (project / "results" / "quick" / "00_start_here" / "00_start_here.ipynb").is_file()
     assert not (project / "results" / "quick" / "00_start_here" / "metrics.json").exists()
     assert (project / "results" / "quick" / "03_components" / "metrics.json").is_file()
+
+
+def write_scoreboard(root):
+    (root / "notebooks" / "claims.yaml").write_text("claims: []\n")
+    write_notebook(root, "99_claims", settings="")
+
+
+def test_the_scoreboard_comes_after_the_notebooks_it_reads_and_again_when_they_have_changed(project):
+    write_scoreboard(project)
+    write_notebook(project, "00_start_here", seconds=2)
+    for _ in range(2):  # the second call has nothing to do
+        assert reproduce(project, "--cores", "2")[0] == 0
+        assert started(project) == ["00_start_here", "99_claims"]
+    write_notebook(project, "00_start_here", last=DONE.replace("{}", "{ }"))
+    assert reproduce(project, "00_start_here")[0] == 0
+    assert reproduce(project, "99_claims")[0] == 0  # alone, it takes the others as they are
+    assert started(project) == ["00_start_here", "99_claims"] * 2
+
+
+def test_the_scoreboard_waits_for_notebooks_that_failed_and_says_so(project):
+    write_scoreboard(project)
+    write_notebook(project, "00_start_here", last="raise ValueError('the seventh seal')")
+    status, out, _ = reproduce(project, "--cores", "1")
+    assert (status, started(project)) == (1, ["00_start_here"])
+    assert "NOT RUN 99_claims: it waits for the notebooks that failed\n" in out
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Put the outputs of `results/quick` into the committed notebooks: `make refresh`.
 
-What papermill added (its cell, its metadata) and what depends on the moment (progress, times) is left out, so a
-notebook's diff shows its numbers and nothing else.
+What papermill added (its cell, its metadata) and what depends on the moment (progress, times, widgets, which live as
+long as their kernel) is left out, so a notebook's diff shows its numbers and nothing else.
 """
 
 import sys
@@ -10,6 +10,8 @@ from pathlib import Path
 import nbformat
 
 from paperlib.paths import repository_root, results_root
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def refresh(notebook: Path, executed: Path) -> None:
@@ -23,9 +25,13 @@ def refresh(notebook: Path, executed: Path) -> None:
         if cell.cell_type == "code":
             count += 1
             cell.execution_count = count
-            cell.outputs = [_scrubbed(out, count) for out in done.outputs if out.get("name") != "stderr"]
+            cell.outputs = [_scrubbed(out, count) for out in done.outputs if not _momentary(out)]
     source.metadata.pop("papermill", None)
     nbformat.write(source, notebook)
+
+
+def _momentary(output: nbformat.NotebookNode) -> bool:
+    return output.get("name") == "stderr" or WIDGET in output.get("data", {})
 
 
 def _scrubbed(output: nbformat.NotebookNode, count: int) -> nbformat.NotebookNode:

@@ -6,7 +6,7 @@ from paperlib.pruning.importance import IMPORTANCES, score_channels
 from paperlib.pruning.layers import Block, removable_blocks
 from paperlib.pruning.levelling import level_gamma_
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, removed_channels
-from paperlib.pruning.planning import plan_pruning
+from paperlib.pruning.planning import plan_pruning, plan_ratios
 from paperlib.pruning.sparsity import Sparsity, gammas, init_gamma
 from paperlib.pruning.surgery import COMPENSATIONS, apply_plan, mask_plan
 
@@ -27,6 +27,7 @@ __all__ = [
     "level_gamma_",
     "mask_plan",
     "plan_pruning",
+    "plan_ratios",
     "removable_blocks",
     "removed_channels",
     "scan_cliff",

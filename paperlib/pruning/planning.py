@@ -5,8 +5,10 @@ prunable batch norm channel; tied channels go only together; layers and parts of
 before channels, and N counts what is left.
 """
 
+from collections.abc import Iterable
 from fractions import Fraction
 from math import ceil, floor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,33 +60,68 @@ def plan_pruning(
             nothing in the network can be pruned.
     """
     target = _the_target(ratio=ratio, size_mb=size_mb, gmacs=gmacs)
-    _check_settings(keep_floor, round_to)
-    blocks = least_important_blocks(detector, layers)
-    whole = without_blocks(detector, bypasses_of(detector, blocks, shifted=False))
-    everything = trace_channels(detector)
-    graph = trace_channels(whole) if blocks else everything
-    if not graph.prunable:
-        raise ValueError(f"{type(detector).__name__} has no prunable channel: no convolution with a batch norm")
-    scores = score_channels(importance, detector, everything.prunable | graph.prunable, calibration)
-    ranking = Ranking(graph, scores, keep_floor, round_to)
-    places = kernel_places(detector, image_size)
-    present = PlannedCosts(detector, everything, places, image_size)
-    costs = PlannedCosts(whole, graph, places, image_size) if blocks else present
-    candidates = _candidates(ranking, costs, *target)
-    floored = ranking.floored(candidates)
-    removed, nothing = ranking.rounded(floored), np.zeros_like(everything.fixed)
-    held = ranking.held(candidates, floored)
-    return PruningPlan(
-        kept={name: np.flatnonzero(~removed[ids]).tolist() for name, ids in prunable_outputs(graph)},
-        threshold=float(ranking.values[candidates]),
-        ratio=candidates / ranking.count if ratio is None else float(ratio),
-        importance=importance,
-        blocks=blocks,
-        layers=_statistics(scores, held, present.by_layer(nothing), costs.by_layer(removed)),
-        cost_before=present.of(nothing),
-        cost_after=costs.of(removed),
-        notes=ranking.notes(candidates, asked=ratio is not None),
-    )
+    planner = Planner(
+        detector, layers=layers, importance=importance, calibration=calibration,
+        keep_floor=keep_floor, round_to=round_to, image_size=image_size,
+    )  # fmt: skip
+    return planner.plan(_candidates(planner.ranking, planner.costs, *target), ratio)
+
+
+def plan_ratios(detector: nn.Module, ratios: Iterable[float], **choices: Any) -> list[PruningPlan]:
+    """What `plan_pruning` gives for each ratio, traced and scored once for all.
+
+    Args:
+        detector: as for `plan_pruning`.
+        ratios: shares of the prunable channels to remove, each in [0, 1).
+        choices: what else `plan_pruning` takes, the other targets apart.
+
+    Raises:
+        ValueError: as `plan_pruning`.
+    """
+    targets = [_the_target(ratio=ratio) for ratio in ratios]
+    planner = Planner(detector, **choices)
+    return [planner.plan(_candidates(planner.ranking, planner.costs, *target), target[1]) for target in targets]
+
+
+class Planner:
+    """All that plans for one network have in common (arguments as for `plan_pruning`)."""
+
+    def __init__(
+        self, detector: nn.Module, *, layers: int = 0, importance: str = "gamma", calibration: Batches | None = None,
+        keep_floor: float = 0.1, round_to: int = 1, image_size: int = 800,
+    ) -> None:  # fmt: skip
+        _check_settings(keep_floor, round_to)
+        self.importance = importance
+        self.blocks = least_important_blocks(detector, layers)
+        whole = without_blocks(detector, bypasses_of(detector, self.blocks, shifted=False))
+        self.everything = trace_channels(detector)
+        self.graph = trace_channels(whole) if self.blocks else self.everything
+        if not self.graph.prunable:
+            raise ValueError(f"{type(detector).__name__} has no prunable channel: no convolution with a batch norm")
+        self.scores = score_channels(importance, detector, self.everything.prunable | self.graph.prunable, calibration)
+        self.ranking = Ranking(self.graph, self.scores, keep_floor, round_to)
+        places = kernel_places(detector, image_size)
+        self.present = PlannedCosts(detector, self.everything, places, image_size)
+        self.costs = PlannedCosts(whole, self.graph, places, image_size) if self.blocks else self.present
+
+    def plan(self, candidates: int, ratio: float | None) -> PruningPlan:
+        """The plan for so many candidates, which `ratio` asked for, or a target if that is None."""
+        ranking = self.ranking
+        floored = ranking.floored(candidates)
+        removed, nothing = ranking.rounded(floored), np.zeros_like(self.everything.fixed)
+        held = ranking.held(candidates, floored)
+        before, after = self.present.by_layer(nothing), self.costs.by_layer(removed)
+        return PruningPlan(
+            kept={name: np.flatnonzero(~removed[ids]).tolist() for name, ids in prunable_outputs(self.graph)},
+            threshold=float(ranking.values[candidates]),
+            ratio=candidates / ranking.count if ratio is None else float(ratio),
+            importance=self.importance,
+            blocks=self.blocks,
+            layers=_statistics(self.scores, held, before, after),
+            cost_before=self.present.of(nothing),
+            cost_after=self.costs.of(removed),
+            notes=ranking.notes(candidates, asked=ratio is not None),
+        )
 
 
 class Ranking:

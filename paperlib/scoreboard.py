@@ -1,0 +1,136 @@
+"""The verdicts on the paper's claims, for people: in the terminal, as a page, in the README."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from paperlib import files, paths
+from paperlib.claims import Unit
+from paperlib.verdicts import Judgement, Verdict, judge_all
+
+PAGE = "claims.md"
+BLOCK = re.compile(r"(<!-- scoreboard: ([a-z]+) -->\n).*?(<!-- end of the scoreboard -->)", re.DOTALL)
+"""Where a README shows the verdicts of a scale; what stands between the two lines is generated."""
+HOW_TO_READ = (
+    "*Here* is the mean ± standard deviation over the seeds, *asked* what counts as holding at this scale: a direction "
+    "or an order, unless it is the paper's own. A verdict asks that the 90 % interval of the mean lies on one side of "
+    "that. Both, and how far one seed is trusted, stand in `notebooks/claims.yaml`. Differences are in percentage "
+    "points; *×* is times smaller, cheaper or faster."
+)
+
+
+def counted(judgements: Sequence[Judgement], scale: str) -> str:
+    """How many claims met with which verdict, in a sentence."""
+    counts = Counter(judgement.verdict for judgement in judgements)
+    words = {Verdict.HOLDS: "hold", Verdict.FAILS: "do not hold", Verdict.UNDECIDED: "are undecided"}
+    judged = ", ".join(f"{counts[verdict]} {phrase}" for verdict, phrase in words.items())
+    return f"Of {len(judgements)} claims {judged}, and {counts[Verdict.NOT_RUN]} were not run at the {scale} scale."
+
+
+def table(judgements: Sequence[Judgement]) -> pd.DataFrame:
+    """One row a claim, all in words."""
+    rows = [
+        {
+            "id": judgement.claim.id,
+            "section": judgement.claim.section,
+            "claim": judgement.claim.claim,
+            "paper": _number(judgement.claim.reported, judgement.claim.unit),
+            "here": _here(judgement),
+            "asked": str(judgement.bounds or "–").replace("-", "−"),
+            "verdict": str(judgement.verdict),
+            "reason": judgement.reason,
+        }
+        for judgement in judgements
+    ]
+    return pd.DataFrame(rows, columns=["id", "section", "claim", "paper", "here", "asked", "verdict", "reason"])
+
+
+def listing(judgements: Sequence[Judgement]) -> str:
+    """All claims for a terminal."""
+    return table(judgements).drop(columns=["section", "claim"]).to_markdown(index=False, tablefmt="simple")
+
+
+def page(judgements: Sequence[Judgement], scale: str) -> str:
+    """All claims as a Markdown page: first those with a verdict, then those without, and why."""
+    judged, open_ones = _by_fate(judgements)
+    parts = [f"# The paper's claims at the {scale} scale", counted(judgements, scale), HOW_TO_READ]
+    if judged:
+        parts += ["## Measured", _judged(judged)]
+    if open_ones:
+        parts += ["## Not run at this scale", _markdown(table(open_ones)[["section", "claim", "paper", "reason"]])]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_page(scale: str) -> list[Judgement]:
+    """Judge all claims at a scale and write `results/<scale>/claims.md`.
+
+    Raises:
+        ValueError: there is no such scale, or what it rests on is damaged.
+    """
+    judgements = judge_all(scale)
+    files.write_text_atomically(paths.results_root() / scale / PAGE, page(judgements, scale))
+    return judgements
+
+
+def in_readme(text: str) -> str:
+    """A README's text with the verdicts of each scale that it shows brought up to date.
+
+    Raises:
+        ValueError: no place for them is marked.
+    """
+    if not BLOCK.search(text):
+        raise ValueError("the README marks no place for the scoreboard")
+    return BLOCK.sub(lambda found: f"{found[1]}\n{_excerpt(found[2])}\n\n{found[3]}", text)
+
+
+def refresh_readme(path: Path) -> None:
+    """Bring the verdicts that a README shows up to date, and with them the pages of the scales that it names."""
+    text = path.read_text(encoding="utf-8")
+    for scale in {found[2] for found in BLOCK.finditer(text)}:
+        write_page(scale)
+    files.write_text_atomically(path, in_readme(text))
+
+
+def _excerpt(scale: str) -> str:
+    judgements = judge_all(scale)
+    judged, _ = _by_fate(judgements)
+    link = f"[results/{scale}/{PAGE}](results/{scale}/{PAGE}) lists all."
+    shown = [_judged(judged)] if judged else []
+    return "\n\n".join([f"{counted(judgements, scale)} {link}", *shown])
+
+
+def _by_fate(judgements: Sequence[Judgement]) -> tuple[list[Judgement], list[Judgement]]:
+    judged = [judgement for judgement in judgements if judgement.verdict is not Verdict.NOT_RUN]
+    return judged, [judgement for judgement in judgements if judgement.verdict is Verdict.NOT_RUN]
+
+
+def _judged(judgements: Sequence[Judgement]) -> str:
+    shown = table(judgements)
+    why = shown["verdict"].where(shown["reason"] == "", shown["verdict"] + ": " + shown["reason"])
+    return _markdown(shown.assign(verdict=why)[["section", "claim", "paper", "here", "asked", "verdict"]])
+
+
+def _markdown(shown: pd.DataFrame) -> str:
+    """Without padding: a change in one row is a change in one line."""
+    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _number(value: float | None, unit: Unit) -> str:
+    if value is None:
+        return "–"
+    text = {"points": f"{value:+.1f}", "%": f"{value:.1f} %", "times": f"{value:.3g} ×"}[unit]
+    return text.replace("-", "−")
+
+
+def _here(judgement: Judgement) -> str:
+    if not judgement.values:
+        return "–"
+    seeds = len(judgement.values)
+    spread = "" if judgement.spread is None else f" ± {judgement.spread:.2g}"
+    return f"{_number(judgement.mean, judgement.claim.unit)}{spread} ({seeds} seed{'s' * (seeds > 1)})"

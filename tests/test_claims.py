@@ -1,0 +1,261 @@
+"""The paper's claims: the list is sound, the verdicts follow from the results, and people see them."""
+
+import json
+from math import gamma, inf, pi, sqrt
+
+import matplotlib.pyplot as plt
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from paperlib import paths, review, scoreboard
+from paperlib.claims import Claims, claims_path, load_claims
+from paperlib.cli import app
+from paperlib.verdicts import STUDENT_95, Verdict, decide, judge_all
+
+NOTEBOOKS = {
+    "01_scale_factor", "02_pruning_ratio", "03_components", "04_assistant_count",
+    "05_datasets", "06_pruning_methods", "07_detectors", "08_cpu_timing",
+}  # fmt: skip
+CLAIM = {
+    "id": "takd-gain",
+    "section": "4.4.1",
+    "claim": "Assistants help.",
+    "reported": 2.7,
+    "unit": "points",
+    "measure": {"notebook": "03_components", "metric": "map50", "model": "SCP + TAKD", "against": "SCP"},
+    "holds": {"quick": {"above": 0}, "paper": {"above": 0, "within": 1}},
+}
+TRUST = {"points": 4.7, "%": 3.3, "times": 0.1}
+FINITE = st.floats(-100, 100)
+
+
+def changed(**changes):
+    return {key: value for key, value in {**CLAIM, **changes}.items() if value is not None}
+
+
+def listed(*claims):
+    return Claims.model_validate({"one_seed": TRUST, "claims": list(claims)})
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A folder of results, and a way to put the rows of a notebook there."""
+    monkeypatch.setenv("PAPERLIB_RESULTS", str(tmp_path))
+
+    def write(models, measured=(), notebook="03_components", scale="quick"):
+        rows = [[{"model": name, "seed": seed, **values} for name, seed, values in part] for part in (models, measured)]
+        (tmp_path / scale / notebook).mkdir(parents=True, exist_ok=True)
+        path = tmp_path / scale / notebook / "metrics.json"
+        path.write_text(json.dumps({"summary": {}, "models": rows[0], "measured": rows[1]}))
+        return path
+
+    return write
+
+
+def table_1(*gains):
+    student = [("SCP", seed, {"map50": 0.5 + seed / 50}) for seed, _ in enumerate(gains)]
+    return student + [("SCP + TAKD", seed, {"map50": 0.5 + seed / 50 + gain}) for seed, gain in enumerate(gains)]
+
+
+def test_the_list_covers_every_table_and_every_figure_with_numbers_and_asks_every_scale_that_it_can():
+    claims = load_claims().claims
+    sections = " ".join(claim.section for claim in claims)
+    assert all(f"Table {number}" in sections for number in (*range(1, 8),))
+    assert all(f"Fig. {number}" in sections for number in (5, 6, 7, 8, 13))
+    measured = [claim for claim in claims if claim.measure]
+    assert {claim.measure.notebook for claim in measured} == NOTEBOOKS
+    assert all("paper" in claim.holds for claim in measured)
+    assert all(claim.unit == "%" or claim.holds.keys() >= {"quick", "laptop"} for claim in measured)
+
+
+def test_each_reported_number_meets_what_the_papers_own_scale_asks():
+    for claim in (claim for claim in load_claims().claims if claim.measure and claim.reported is not None):
+        low, high = claim.holds["paper"].interval(claim.reported)
+        assert low < claim.reported < high, claim.id
+
+
+@pytest.mark.parametrize(
+    ("claim", "complaint"),
+    [
+        (changed(seeds=3), "claim takd-gain.seeds: unknown key"),
+        (changed(unit="MB"), "claim takd-gain.unit: Input should be 'points', '%' or 'times'"),
+        (changed(unit="%"), "unit % allows no measure.against"),
+        (changed(measure={**CLAIM["measure"], "against": None}), "unit points needs measure.against"),
+        (changed(holds={"huge": {"above": 0}}), "claim takd-gain.holds.huge"),
+        (changed(holds={"quick": {}}), "holds.quick says nothing"),
+        (changed(holds={"quick": {"above": 1, "below": 0}}), "holds.quick can never be met"),
+        (changed(holds={"quick": {"over": 1}}), "claim takd-gain.holds.quick.over: unknown key"),
+        (changed(reported=None), "holds.paper is within so much of a number that is not reported"),
+        (changed(measure=None), "needs either measure and holds, or the reason"),
+        (changed(reason="too dear"), "needs either measure and holds, or the reason"),
+        (changed(id="TAKD"), "claim TAKD.id: String should match"),
+        ("takd", "claim 1: Input should be"),
+    ],
+)
+def test_a_claim_that_does_not_fit_is_refused_in_one_line_by_name(claim, complaint, tmp_path):
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump({"one_seed": TRUST, "claims": [claim]}))
+    with pytest.raises(ValueError) as caught:
+        load_claims(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and complaint in message and "\n" not in message
+
+
+def test_a_claim_is_listed_once_and_every_unit_says_what_one_seed_is_worth(tmp_path):
+    with pytest.raises(ValueError, match="takd-gain occurs twice"):
+        listed(CLAIM, CLAIM)
+    with pytest.raises(ValueError, match="one_seed lacks %, times"):
+        Claims.model_validate({"one_seed": {"points": 1}, "claims": [CLAIM]})
+    with pytest.raises(FileNotFoundError):
+        load_claims(tmp_path / "claims.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high", "verdict"),
+    [
+        ((2.6, 2.7, 2.8), 0, inf, Verdict.HOLDS),
+        ((-2.6, -2.7, -2.8), 0, inf, Verdict.FAILS),
+        ((-1.0, 0.6, 2.2), 0, inf, Verdict.UNDECIDED),
+        ((5.0,), 0, inf, Verdict.HOLDS),
+        ((4.0,), 0, inf, Verdict.UNDECIDED),
+        ((-5.0,), 0, inf, Verdict.FAILS),
+        ((2.6, 2.7, 2.8), 1.7, 3.7, Verdict.HOLDS),
+        ((4.6, 4.7, 4.8), 1.7, 3.7, Verdict.FAILS),
+        ((3.5, 3.7, 3.9), 1.7, 3.7, Verdict.UNDECIDED),
+        ((0.0, 0.0), 0, inf, Verdict.FAILS),  # no better is not better
+    ],
+)
+def test_a_verdict_needs_the_whole_interval_on_one_side(values, low, high, verdict):
+    assert decide(values, low, high, 4.7)[0] is verdict
+
+
+def test_the_interval_is_students():
+    _, reach = decide((1.0, 2.0, 3.0), 0, inf, 0.0)
+    assert reach == pytest.approx(2.920 * 1.0 / sqrt(3), rel=1e-12)
+    _, reach = decide((1.0, 2.0), 0, inf, 0.0)
+    assert reach == pytest.approx(6.314 * sqrt(0.5) / sqrt(2), rel=1e-12)
+    # the density of Student's t, integrated, leaves 5 % beyond each quantile
+    for freedom, quantile in enumerate(STUDENT_95, 1):
+        steps = 20000
+        inside = sum((1 + (quantile * (i + 0.5) / steps) ** 2 / freedom) ** (-(freedom + 1) / 2) for i in range(steps))
+        assert inside * quantile / steps / norm(freedom) == pytest.approx(0.45, abs=2e-4)
+
+
+def norm(freedom):
+    return sqrt(freedom * pi) * gamma(freedom / 2) / gamma((freedom + 1) / 2)
+
+
+@given(st.lists(FINITE, min_size=1, max_size=12), FINITE, st.floats(0, 10))
+def test_what_holds_above_a_bound_does_not_hold_below_it(values, bound, one_seed):
+    verdicts = {decide(values, *sides, one_seed)[0] for sides in ((bound, inf), (-inf, bound))}
+    assert Verdict.HOLDS not in verdicts or verdicts == {Verdict.HOLDS, Verdict.FAILS}
+
+
+def test_differences_are_taken_within_a_seed(results):
+    results(table_1(0.030, 0.031, 0.029))  # the students themselves differ by 4 points
+    [judged] = judge_all("quick", listed(CLAIM))
+    assert judged.verdict is Verdict.HOLDS
+    assert judged.values == pytest.approx((3.0, 3.1, 2.9))
+    assert (judged.mean, judged.spread) == (pytest.approx(3.0), pytest.approx(0.1))
+
+
+def test_only_seeds_that_both_models_have_count(results):
+    results([*table_1(0.03, 0.03), ("SCP + TAKD", 7, {"map50": 0.0})])
+    [judged] = judge_all("quick", listed(CLAIM))
+    assert judged.values == pytest.approx((3.0, 3.0))
+
+
+def test_each_unit_is_worked_out_as_the_list_says(results):
+    rows = [("small", 0, {"mb": 2.0, "map50": 0.6}), ("large", 0, {"mb": 9.0, "map50": 0.7})]
+    results(rows, measured=[("small", 0, {"seconds": 0.1}), ("large", 0, {"seconds": 0.25})])
+    pair = {"notebook": "03_components", "model": "small", "against": "large"}
+    alone = {"notebook": "03_components", "model": "small", "metric": "map50"}
+    claims = listed(
+        changed(id="points", measure={**pair, "metric": "map50"}),
+        changed(id="size", unit="times", measure={**pair, "metric": "mb"}),
+        changed(id="time", unit="times", measure={**pair, "metric": "seconds"}),
+        changed(id="share", unit="%", measure=alone),
+    )
+    assert [judged.mean for judged in judge_all("quick", claims)] == pytest.approx([-10, 4.5, 2.5, 60])
+
+
+@pytest.mark.parametrize(
+    ("claim", "reason"),
+    [
+        (changed(), "03_components has no model SCP + TAKD"),
+        (
+            changed(measure={**CLAIM["measure"], "model": "SCP", "metric": "metrics.sharpness"}),
+            "no metrics.sharpness of",
+        ),
+        (changed(measure={**CLAIM["measure"], "model": "other"}), "no seed of both other and SCP"),
+        (changed(measure={**CLAIM["measure"], "notebook": "08_cpu_timing"}), "08_cpu_timing has not run"),
+        (changed(holds={"paper": {"above": 0}}), "asked of the scale paper alone"),
+        (changed(measure=None, holds=None, reason="too dear"), "too dear"),
+    ],
+)
+def test_what_was_not_run_says_why(claim, reason, results):
+    results([("SCP", 0, {"map50": 0.5, "metrics": {"sharp": None}}), ("other", 1, {"map50": 0.5})])
+    [judged] = judge_all("quick", listed(claim))
+    assert judged.verdict is Verdict.NOT_RUN
+    assert reason in judged.reason
+
+
+def test_damaged_results_and_unknown_scales_are_one_line_and_leave_nothing(results):
+    path = results(table_1(0.1))
+    path.write_text('{"models": [{"model": "SCP"}]}')
+    found = CliRunner().invoke(app, ["claims"])
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert found.stderr == f"paperlib: {path}: models.0.seed: Field required\n"
+    found = CliRunner().invoke(app, ["claims", "--profile", "huge"])
+    assert (found.exit_code, found.stderr) == (2, "paperlib: no scale huge; there are quick, laptop, paper\n")
+    assert not list(paths.results_root().rglob("claims.md"))
+
+
+def test_the_command_prints_and_writes_every_claim(results):
+    results(table_1(0.03, 0.031, 0.029))
+    found = CliRunner().invoke(app, ["claims"])
+    assert found.exit_code == 0
+    page = (paths.results_root() / "quick" / "claims.md").read_text()
+    for claim in load_claims().claims:
+        assert claim.id in found.stdout
+        assert f"| {claim.claim} |" in page
+    assert "| +2.7 | +3.0 ± 0.1 (3 seeds) | > 0 | holds |" in page
+    assert "Of 80 claims 1 hold" in found.stdout
+
+
+def test_the_readme_shows_the_verdicts_of_the_results_that_are_committed():
+    root = paths.repository_root()
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert scoreboard.in_readme(readme) == readme, "bring it up to date: make scoreboard"
+    page = scoreboard.page(judge_all("laptop"), "laptop")
+    assert (root / "results" / "laptop" / scoreboard.PAGE).read_text(encoding="utf-8") == page
+    with pytest.raises(ValueError, match="marks no place"):
+        scoreboard.in_readme("# A README\n")
+
+
+def test_every_claim_about_a_notebook_that_is_committed_finds_its_models():
+    root = paths.repository_root() / "results"
+    ran = {path.parent.name for path in root.glob("laptop/*/metrics.json")}
+    missed = [
+        judged.reason
+        for judged in judge_all("laptop")
+        if judged.claim.measure and judged.claim.measure.notebook in ran and " has no " in judged.reason
+    ]
+    assert ran and not missed
+
+
+def test_the_figure_shows_every_claim_that_was_measured(results):
+    results(table_1(0.03, 0.031, 0.029))
+    judged = judge_all("quick", load_claims())
+    figure = review.verdicts_figure(judged)
+    labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
+    assert labels == [one.claim.id for one in judged if one.values] == ["takd-gain"]
+    assert len(review.verdicts_figure([]).axes) == 1
+    plt.close("all")
+
+
+def test_the_list_stands_beside_the_notebooks():
+    assert claims_path().parent.name == "notebooks" and claims_path().is_file()
