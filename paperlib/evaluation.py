@@ -19,11 +19,14 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
-from paperlib.data.records import Dataset
+from paperlib import progress
+from paperlib.data.records import Dataset, Letterboxed
+from paperlib.data.tiles import Tiles, cut, merge
 
 PAPER_IOU = 0.5
 IOU_INDEX = 0
 """COCO's thresholds run 0.50, 0.55, …: the paper's is the first."""
+COCO_LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def evaluate(
     image_size: int | None = None,
     confidence: float | None = None,
     batch_size: int = 16,
+    whole: bool = False,
 ) -> Metrics:
     """Judge a detector on a data set, in the images' own pixels.
 
@@ -69,25 +73,62 @@ def evaluate(
         confidence: score threshold of precision and recall; by default the one that maximises the mean F1 on
             this very data set, so hand a test set the confidence that validation chose.
         batch_size: images at a time.
+        whole: judge the tiles of large images by the whole images: detections are merged across the seams.
 
     Raises:
-        ValueError: the data set has no box to find.
+        ValueError: the data set has no box to find, or is not made of tiles although `whole` images are asked for.
     """
     _check_has_boxes(dataset)
     image_size = image_size or 32 * -(-dataset.longest_side() // 32)
-    found = detect(detector, dataset, image_size=image_size, batch_size=batch_size)
-    return judge(found, dataset, confidence)
+    how = {"image_size": image_size, "batch_size": batch_size}
+    if whole:
+        return judge(detect_whole(detector, dataset, **how), dataset.whole, confidence)
+    return judge(detect(detector, dataset, **how), dataset, confidence)
 
 
 def detect(detector: nn.Module, dataset: Dataset, *, image_size: int, batch_size: int = 16) -> list[dict[str, Tensor]]:
     """Detections on every image, `boxes` in the original image's pixels and inside it, on the CPU."""
     boxed = dataset.letterboxed(image_size)
+    with _evaluating(detector):
+        return _back_to_images(
+            [found for images in boxed.images.split(batch_size) for found in _answers_to(detector, images)], boxed
+        )
+
+
+def detect_whole(
+    detector: nn.Module, tiles: Tiles, *, image_size: int, batch_size: int = 16
+) -> list[dict[str, Tensor]]:
+    """Detections on every image that was cut into tiles, merged (see `paperlib.data.tiles.merge`).
+
+    Every tile is looked at, also those that training leaves out; a batch of them is in memory at a time.
+
+    Raises:
+        ValueError: the data set is not made of tiles.
+    """
+    if not isinstance(tiles, Tiles):
+        raise ValueError(f"{tiles.name}: its images were not cut into tiles, so there is nothing to merge")
+    merged = []
+    with _evaluating(detector):
+        answers = (
+            answer
+            for boxed in cut(tiles.whole, tiles.tiling).batches(image_size, batch_size)
+            for answer in _back_to_images(_answers_to(detector, boxed.images), boxed)
+        )
+        for record in progress.bar(tiles.whole.records, f"detecting in {tiles.name}"):
+            parts = tiles.tiling.parts(*record.size())
+            merged.append(merge([next(answers) for _ in parts], parts, record.size()))
+    return merged
+
+
+def _answers_to(detector: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:
     parameter = next(detector.parameters())
-    found: list[dict[str, Tensor]] = []
-    with torch.inference_mode(), _evaluating(detector):
-        for images in boxed.images.split(batch_size):
-            batch = images.to(parameter.device).to(parameter.dtype) / 255
-            found += detector(batch.to(memory_format=torch.channels_last))
+    with torch.inference_mode():
+        batch = images.to(parameter.device).to(parameter.dtype) / 255
+        return detector(batch.to(memory_format=torch.channels_last))
+
+
+def _back_to_images(found: Sequence[dict[str, Tensor]], boxed: Letterboxed) -> list[dict[str, Tensor]]:
+    """From the squares' pixels to the images' own."""
     return [
         {
             "boxes": clip_boxes_to_image(image["boxes"].cpu() / scale, size),
@@ -187,10 +228,17 @@ def _coco_eval(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> COCOeval
         truth.createIndex()
         answer.createIndex()
         verdict = COCOeval(truth, answer, "bbox")
+        verdict.params.maxDets = [_most_detections(found, dataset)]
         verdict.params.areaRng, verdict.params.areaRngLbl = verdict.params.areaRng[:1], ["all"]
         verdict.evaluate()
         verdict.accumulate()
     return verdict
+
+
+def _most_detections(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> int:
+    """COCO's limit of 100 detections per image and class, but for images with more objects than that."""
+    crowd = max(len(record.labels) for record in dataset.records)
+    return COCO_LIMIT if crowd <= COCO_LIMIT else max(COCO_LIMIT, *(len(image["labels"]) for image in found))
 
 
 def _truth(dataset: Dataset) -> list[dict[str, Any]]:
