@@ -72,7 +72,7 @@ def test_what_editors_do_to_text_is_accepted(layout, content):
         ("(1,2),(3,4),0", "line 3: class 0 is not in 1..10"),
         ("(1,2),(3,nan),5", "box 3 (1, 2, 3, nan) is not finite"),
         ("(1,2),(inf,4),5", "box 3 (1, 2, inf, 4) is not finite"),
-        ("(3,2),(1,4),5", "box 3 (3, 2, 1, 4) has no area"),
+        ("(3,2),(1,4),5", "box 3 (3, 2, 1, 4) has its corners reversed"),
         ("(1,2),(1,4),5", "box 3 (1, 2, 1, 4) has no area"),
         ("(1,2),(40.5,4),5", "box 3 (1, 2, 40.5, 4) is not inside its image of 40 x 60 pixels"),
         ("(-1,2),(3,4),5", "box 3 (-1, 2, 3, 4) is not inside its image of 40 x 60 pixels"),

@@ -74,10 +74,13 @@ class Layout:
             if not file.is_file():
                 raise FileNotFoundError(f"{file}: no such file")
         boxes, labels = self.parse(annotation)
-        size = image_size(image)
+        return Record(name, image, self.settle(boxes, image_size(image), annotation), labels)
+
+    def settle(self, boxes: np.ndarray, size: tuple[int, int], annotation: Path) -> np.ndarray:
+        """Boxes as they are used, float32, inside their image of `(width, height)`; else a `ValueError`."""
         boxes = trim_boxes(boxes, size, self.overhang)
         check_boxes(boxes, size, str(annotation))
-        return Record(name, image, boxes.astype(np.float32), labels)
+        return boxes.astype(np.float32)
 
 
 def load(layout: Layout, split: str, root: Path) -> Dataset:

@@ -233,7 +233,9 @@ def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: str) -> None:
         box = f"box {number} ({left:g}, {top:g}, {right:g}, {bottom:g})"
         if not np.isfinite([left, top, right, bottom]).all():
             raise ValueError(f"{place}: {box} is not finite")
-        if right <= left or bottom <= top:
+        if right < left or bottom < top:
+            raise ValueError(f"{place}: {box} has its corners reversed")
+        if right == left or bottom == top:
             raise ValueError(f"{place}: {box} has no area")
         if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
             raise ValueError(f"{place}: {box} is not inside its image of {size[0]} x {size[1]} pixels")
