@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,4 +83,8 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    from paperlib.data import LAYOUTS
+
+    parser = argparse.ArgumentParser(prog="python -m paperlib.data.splits", description="Draw a data set's split.")
+    parser.add_argument("name", choices=LAYOUTS)
+    main(parser.parse_args().name)
