@@ -165,10 +165,10 @@ def _groups(
     boxes: Tensor, labels: Tensor, scores: Tensor, tile: Tensor, parts: Sequence[Part], agreement: float
 ) -> list[list[int]]:
     """Detections that are one object, by index; within a group the best score first."""
-    group_of = {index: [index] for index in range(len(boxes))}
+    group_of, tile_of = {index: [index] for index in range(len(boxes))}, tile.tolist()
     for one, other in _agreeing_pairs(boxes, labels, scores, tile, parts, agreement):
         first, second = group_of[one], group_of[other]
-        if first is second or {int(tile[i]) for i in first} & {int(tile[i]) for i in second}:
+        if first is second or {tile_of[i] for i in first} & {tile_of[i] for i in second}:
             continue
         first += second
         group_of |= dict.fromkeys(second, first)
@@ -181,9 +181,9 @@ def _agreeing_pairs(
 ) -> Iterator[tuple[int, int]]:
     """Pairs of detections that agree where both tiles can see, the best pairs first."""
     pairs = []
+    members = [(tile == place).nonzero()[:, 0] for place in range(len(parts))]
     for one, other in combinations(range(len(parts)), 2):
-        common = _intersection(parts[one], parts[other])
-        mine, theirs = (tile == one).nonzero()[:, 0], (tile == other).nonzero()[:, 0]
+        common, mine, theirs = _intersection(parts[one], parts[other]), members[one], members[other]
         if common is None or not len(mine) or not len(theirs):
             continue
         low, high = torch.tensor(common[:2] * 2), torch.tensor(common[2:] * 2)
