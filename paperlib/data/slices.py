@@ -14,8 +14,8 @@ import numpy as np
 
 from paperlib.data.records import Dataset, Record
 
-NEAR_BORDER = 2.0
-"""Pixels from the image's border within which an object counts as cut by it."""
+NEAR_BORDER = 0.01
+"""An object counts as cut by the border if it ends within this share of the image's longer side from it."""
 SMALL = 0.04
 """An object is small if the square of its area has sides below this share of the image's longer side."""
 SHARE = 0.25
@@ -48,7 +48,8 @@ def all_objects(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def cut_by_border(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Boxes that end at the image's border."""
-    return (boxes[:, :2] <= NEAR_BORDER).any(1) | (boxes[:, 2:] >= np.array(size) - NEAR_BORDER).any(1)
+    near = NEAR_BORDER * max(size)
+    return (boxes[:, :2] <= near).any(1) | (boxes[:, 2:] >= np.array(size) - near).any(1)
 
 
 def small(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
