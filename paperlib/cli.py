@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from paperlib import data_cli
+
 
 class OneLineErrors(TyperGroup):
     """Turns what the library raises for bad input into one line; `--debug` keeps the traceback."""
@@ -30,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_cli.app, name="data")
 
 
 def _print_version(wanted: bool) -> None:

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.patheffects import Normal, Stroke
+from matplotlib.patches import Patch
 from torch import Tensor
 
-from paperlib.data import Dataset
 from paperlib.distillation import bounded_regression
+from paperlib.pictures import PAGE_WIDTH
+from paperlib.pictures import contact_sheet as contact_sheet
+from paperlib.pictures import detections as detections
 from paperlib.pruning import CliffScan, PruningPlan
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which readers with any colour vision can tell apart."""
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.2)), (0, (6, 2, 1.5, 2)), (0, (9, 2)), (0, (1, 1)), (0, (9, 2, 1, 2)))
 """With them lines are told apart in grey print, too."""
-CLASS_COLOURS = (
-    "#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#EE7733",
-)  # fmt: skip
-"""For classes: Tol's muted palette and an orange, likewise."""
-PAGE_WIDTH = 7.2
-"""Inches."""
 STYLE = {
     "figure.dpi": 110,
     "savefig.dpi": 200,
@@ -61,42 +54,6 @@ def write(figure: Figure, path: Path) -> None:
     """Write a figure without a date, so that equal figures are equal files."""
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     figure.savefig(path, bbox_inches="tight", metadata=metadata)
-
-
-def contact_sheet(dataset: Dataset, indices: Sequence[int], columns: int = 4) -> Figure:
-    """Images of a data set with their boxes, a colour per class."""
-    figure, axes = _grid(-(-len(indices) // columns), columns, PAGE_WIDTH / columns)
-    for axis, index in zip(axes, indices, strict=False):
-        _draw(axis, *dataset[index])
-    _class_legend(figure, dataset.classes)
-    return figure
-
-
-def detections(
-    dataset: Dataset,
-    indices: Sequence[int],
-    found: Mapping[str, Sequence[dict[str, Tensor]]],
-    confidence: float,
-) -> Figure:
-    """Ground truth and the detections of several detectors side by side (as in Figs. 9 and 11).
-
-    Args:
-        dataset: where the images come from.
-        indices: which images, one per row.
-        found: by detector, `paperlib.evaluation.detect`'s answer for the whole data set.
-        confidence: detections below this score are not drawn.
-    """
-    columns = ["ground truth", *found]
-    figure, axes = _grid(len(indices), len(columns), 0.8 * PAGE_WIDTH / len(columns))
-    for axis, name in zip(axes, columns, strict=False):
-        axis.set_title(name)
-    for row, index in enumerate(indices):
-        image, truth = dataset[index]
-        seen = [truth, *(_confident(answers[index], confidence) for answers in found.values())]
-        for axis, objects in zip(axes[row * len(columns) :], seen, strict=False):
-            _draw(axis, image, objects)
-    _class_legend(figure, dataset.classes)
-    return figure
 
 
 def gamma_histogram(gammas: Mapping[str, Tensor]) -> Figure:
@@ -252,45 +209,3 @@ def bound(teacher_error: float = 1.0) -> Figure:
     axis.set(xlabel=r"student's error $R_s - y$", ylabel="loss", title="The teacher only bounds the student")
     axis.legend(loc="center")
     return figure
-
-
-def _grid(rows: int, columns: int, side: float) -> tuple[Figure, list[Axes]]:
-    """Squares of `side` inches for pictures, and room for the legend of classes below."""
-    size = (side * columns, side * rows + 0.5)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-    flat = list(axes.flat)
-    for axis in flat:
-        axis.set_axis_off()
-    return figure, flat
-
-
-def _confident(answer: dict[str, Tensor], confidence: float) -> dict[str, Tensor]:
-    kept = answer["scores"] >= confidence
-    return {key: value[kept] for key, value in answer.items()}
-
-
-def _draw(axis: Axes, image: Tensor, objects: Mapping[str, Any]) -> None:
-    """A picture, its `boxes` in the colours of their `labels`, and the `scores` where there are some."""
-    axis.imshow(image.permute(1, 2, 0).numpy())
-    scores = objects["scores"].tolist() if "scores" in objects else [None] * len(objects["labels"])
-    lowest = 0.06 * image.shape[1]  # a score is written above its box, but inside the picture
-    for box, label, score in zip(objects["boxes"].tolist(), objects["labels"].tolist(), scores, strict=True):
-        left, top, right, bottom = box
-        colour = _class_colour(label)
-        frame = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.3)
-        frame.set_path_effects([Stroke(linewidth=2.3, foreground="white"), Normal()])
-        axis.add_patch(frame)
-        if score is not None:
-            plate = {"facecolor": "white", "edgecolor": colour, "linewidth": 0.6, "pad": 0.8}
-            place = max(left, 0), max(top, lowest)
-            axis.text(*place, f"{score:.2f}", bbox=plate, fontsize=4.5, va="bottom", clip_on=True)
-
-
-def _class_colour(label: int) -> str:
-    return CLASS_COLOURS[(label - 1) % len(CLASS_COLOURS)]
-
-
-def _class_legend(figure: Figure, classes: Sequence[str]) -> None:
-    handles = [Patch(color=_class_colour(label), label=name) for label, name in enumerate(classes, 1)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=7.5, columnspacing=1.2)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from paperlib import paths
+from paperlib.judging import Metrics
 
 METRICS = ("precision", "recall", "map50", "map")
+COUNTS = ("images", "objects")
 
 
 def reported(name: str) -> pd.DataFrame:
@@ -53,6 +55,22 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
     for metric, title in titles.items():
         shown[title] = [_with_spread(*pair) for pair in zip(table[metric], table[f"{metric}_sd"], strict=True)]
     return shown
+
+
+def by_slice(metrics: Mapping[str, Metrics]) -> pd.DataFrame:
+    """Average precision on edge cases and under changes (Section 4.5.4), one column per detector.
+
+    Args:
+        metrics: by detector, what `evaluate(..., slices=True)` gave on one data set.
+
+    Returns:
+        `slice`, `images`, `objects`, then per detector its mAP at IoU 0.5 in percent.
+    """
+    first = next(iter(metrics.values())).slices
+    table = pd.DataFrame({"slice": list(first), **{key: [int(part[key]) for part in first.values()] for key in COUNTS}})
+    for name, found in metrics.items():
+        table[f"{name}: mAP / %"] = [round(100 * found.slices[part]["map50"], 1) for part in first]
+    return table
 
 
 def _with_spread(mean: float, spread: float) -> str:

@@ -6,6 +6,7 @@ import tiny
 import torch
 
 from paperlib import figures
+from paperlib.data import Dataset, Record
 from paperlib.pruning import CliffScan, apply_plan, gammas, plan_pruning
 
 MODELS = ["baseline", "SCP", "SCP + TAKD"]
@@ -77,6 +78,26 @@ def test_equal_figures_are_equal_files(suffix, tmp_path):
     for name in "ab":
         figures.write(figures.bound(), tmp_path / f"{name}.{suffix}")
     assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_rows_of_pictures_fill_the_page_without_gaps_whatever_their_shapes():
+    shapes = [(40, 100), (100, 60), (80, 80)]
+    records = [
+        Record(f"{i}", np.zeros((*shape, 3), np.uint8), np.array([[5, 5, 20, 30]], np.float32), np.array([2]))
+        for i, shape in enumerate(shapes)
+    ]
+    data = Dataset("made", ("ship", "bridge"), records)
+    found = [{"boxes": torch.tensor(r.boxes), "labels": torch.tensor([2]), "scores": torch.ones(1)} for r in records]
+    figure = figures.detections(data, range(3), {"one": found, "two": found}, 0.3)
+    assert figure.get_figwidth() == figures.PAGE_WIDTH
+    figure.draw_without_rendering()
+    places = [axis.get_window_extent().transformed(figure.dpi_scale_trans.inverted()) for axis in figure.axes]
+    first_column = places[::3]
+    gaps = [above.y0 - below.y1 for above, below in zip(first_column, first_column[1:], strict=False)]
+    assert all(0 <= gap < 0.15 for gap in gaps)
+    assert places[2].x1 - places[0].x0 > 0.97 * figures.PAGE_WIDTH
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["bridge"]
 
 
 def test_a_detection_below_the_confidence_is_not_drawn():

@@ -1,10 +1,8 @@
-"""NWPU VHR-10: the counts of the real files, a split without leaks, and damage reported with file, place and fault."""
+"""NWPU VHR-10: the published layout is read, and damage is reported with file, place and fault."""
 
 import codecs
-import hashlib
 import json
 import pickle
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from paperlib.data import load_dataset, splits, vhr10
+from paperlib.data import load_dataset, vhr10
 from paperlib.data.records import Dataset, Record
 
-SPLITS = ("train", "val", "test")
 GOOD = "(10,20),(30,45),1\n( 1 , 2 ),( 39.5,50),10 \n"
-
-
-@pytest.fixture(scope="session")
-def real(data_root) -> dict[str, Dataset]:
-    if not (data_root / vhr10.FOLDER).is_dir():
-        pytest.skip(f"{data_root} does not hold {vhr10.FOLDER}")
-    return {split: load_dataset("vhr10", split) for split in SPLITS}
 
 
 @pytest.fixture
@@ -41,53 +31,6 @@ def layout(tmp_path, monkeypatch) -> Path:
     split_file.write_text(json.dumps({"splits": {"train": ["001", "002"]}}))
     monkeypatch.setenv("PAPERLIB_ROOT", str(tmp_path))
     return root
-
-
-# --- the real files -----------------------------------------------------------------------------------
-
-
-def test_counts_are_the_published_ones_but_for_vehicles(real):
-    counts = sum((Counter(dataset.counts()) for dataset in real.values()), Counter())
-    assert dict(counts) == vhr10.PUBLISHED_COUNTS | {"vehicle": 598}
-    assert vhr10.differences(counts) == {"vehicle": (598, 477)}
-
-
-def test_the_splits_share_no_picture_and_cover_all(real):
-    names = [{record.name for record in dataset.records} for dataset in real.values()]
-    contents = [
-        {hashlib.sha256(record.image.read_bytes()).hexdigest() for record in dataset.records}
-        for dataset in real.values()
-    ]
-    for sets in (names, contents):
-        assert sum(len(members) for members in sets) == len(set.union(*sets))
-    assert len(set.union(*names)) == 650
-
-
-def test_every_split_has_its_share_of_every_class(real):
-    for split, share in splits.SHARES.items():
-        for name, count in real[split].counts().items():
-            total = sum(dataset.counts()[name] for dataset in real.values())
-            assert abs(count - share * total) <= max(3, 0.05 * total), (split, name)
-
-
-def test_the_stored_split_can_be_drawn_again(real):
-    drawn = splits.draw_vhr10()
-    assert drawn["splits"] == vhr10.splits()
-
-
-def picture(name: str, value: int, label: int) -> Record:
-    return Record(name, np.full((2, 2, 3), value, np.uint8), np.array([[0, 0, 1, 1]], np.float32), np.array([label]))
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_pictures_of_equal_content_stay_together(seed):
-    records = [picture(f"{value}{suffix}", value, 1 + value % 3) for value in range(30) for suffix in "ab"]
-    drawn = splits.draw_splits(records, 3, {"train": 0.5, "val": 0.5}, seed)
-    assert sorted(drawn["train"] + drawn["val"]) == sorted(record.name for record in records)
-    for names in drawn.values():
-        assert {name[:-1] + "a" for name in names} | {name[:-1] + "b" for name in names} == set(names)
-        assert 8 <= sum(int(name[:-1]) % 3 == 0 for name in names) <= 12
-    assert splits.draw_splits(records, 3, {"train": 0.5, "val": 0.5}, seed) == drawn
 
 
 # --- a layout made here -------------------------------------------------------------------------------
@@ -129,7 +72,7 @@ def test_what_editors_do_to_text_is_accepted(layout, content):
         ("(1,2),(3,4),0", "line 3: class 0 is not in 1..10"),
         ("(1,2),(3,nan),5", "box 3 (1, 2, 3, nan) is not finite"),
         ("(1,2),(inf,4),5", "box 3 (1, 2, inf, 4) is not finite"),
-        ("(3,2),(1,4),5", "box 3 (3, 2, 1, 4) has no area"),
+        ("(3,2),(1,4),5", "box 3 (3, 2, 1, 4) has its corners reversed"),
         ("(1,2),(1,4),5", "box 3 (1, 2, 1, 4) has no area"),
         ("(1,2),(40.5,4),5", "box 3 (1, 2, 40.5, 4) is not inside its image of 40 x 60 pixels"),
         ("(-1,2),(3,4),5", "box 3 (-1, 2, 3, 4) is not inside its image of 40 x 60 pixels"),
@@ -182,8 +125,18 @@ def test_an_absent_data_set_and_an_unknown_split_are_named(layout, monkeypatch):
         load_dataset("vhr10", "train")
     with pytest.raises(ValueError, match="vhr10 has no split 'holdout'; it has train"):
         load_dataset("vhr10", "holdout", layout)
-    with pytest.raises(ValueError, match="unknown data set 'vhr11'; known: toy-aerial, vhr10"):
+    with pytest.raises(ValueError, match="unknown data set 'vhr11'; known: toy-aerial, vhr10, rsod, dota"):
         load_dataset("vhr11", "train")
+
+
+def test_an_image_that_the_split_knows_nothing_of_and_a_split_that_was_never_drawn_are_refused(layout, monkeypatch):
+    for folder, suffix in ((vhr10.IMAGES, "jpg"), (vhr10.ANNOTATIONS, "txt")):
+        (layout / folder / f"003.{suffix}").write_bytes((layout / folder / f"001.{suffix}").read_bytes())
+    with pytest.raises(ValueError, match=r"1 images are in no split of .*vhr10.json \(003, …\); take them"):
+        load_dataset("vhr10", "train", layout)
+    monkeypatch.setenv("PAPERLIB_ROOT", str(layout))
+    with pytest.raises(FileNotFoundError, match=r"vhr10.json: no split of NWPU VHR-10 has been drawn; .*splits vhr10$"):
+        load_dataset("vhr10", "train", layout)
 
 
 # --- the form in memory -------------------------------------------------------------------------------

@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from paperlib import paths
-from paperlib.data import coco, toy_aerial, vhr10
+from paperlib.data import coco, dota, reading, rsod, toy_aerial, vhr10
 from paperlib.data.records import Dataset, Letterboxed, Record
+from paperlib.data.tiles import Tiles, Tiling, cut
 
-DATASETS = ("toy-aerial", "vhr10")
+LAYOUTS = {layout.name: layout for layout in (vhr10.LAYOUT, rsod.LAYOUT, dota.LAYOUT)}
+DATASETS = ("toy-aerial", *LAYOUTS)
 COCO_PREFIX = "coco:"
 
 
 def load_dataset(name: str, split: str, root: str | Path | None = None) -> Dataset:
     """A data set's split.
+
+    DOTA comes in tiles (`tiles.Tiling()`), of which its training split has few without objects; its attribute `whole`
+    is the data set of whole images.
 
     Args:
         name: one of `DATASETS`, or `coco:<annotations.json>` for anyone's data in COCO format.
@@ -29,11 +34,13 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Datas
         scenes = toy_aerial.draw_split(split)
         records = [Record(f"{split}-{index:04d}", *scene) for index, scene in enumerate(scenes)]
         return Dataset(f"toy-aerial/{split}", toy_aerial.CLASSES, records)
-    if name == "vhr10":
-        return vhr10.load(split, Path(root) if root else paths.data_root() / vhr10.FOLDER)
+    if name in LAYOUTS:
+        layout = LAYOUTS[name]
+        dataset = reading.load(layout, split, Path(root) if root else paths.data_root() / layout.folder)
+        return cut(dataset, Tiling(), thin=split == "train") if name == "dota" else dataset
     if name.startswith(COCO_PREFIX):
         return coco.load(Path(name.removeprefix(COCO_PREFIX)), Path(root) if root else None)
     raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}, {COCO_PREFIX}<annotations.json>")
 
 
-__all__ = ["DATASETS", "Dataset", "Letterboxed", "Record", "load_dataset"]
+__all__ = ["DATASETS", "LAYOUTS", "Dataset", "Letterboxed", "Record", "Tiles", "Tiling", "load_dataset"]

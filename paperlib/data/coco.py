@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from paperlib.data.records import Dataset, Record, check_boxes
+from paperlib.data.records import Dataset, Record, check_boxes, image_size, trim_boxes
 from paperlib.files import read_json
 
 TABLES = {
@@ -99,24 +98,14 @@ def _record(
     file = folder / str(image["file_name"])
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such image (listed in {path})")
-    try:
-        with Image.open(file) as opened:
-            size = opened.size
-    except OSError as error:
-        raise ValueError(f"{file}: not an image ({error})") from error
+    size = image_size(file)
     stated = (image.get("width", size[0]), image.get("height", size[1]))
     if stated != size:
         raise ValueError(f"{file}: is {size[0]} x {size[1]} pixels, {path} says {stated[0]} x {stated[1]}")
     corners = np.array([entry["bbox"] for entry in objects], dtype=np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
-    boxes = _inside(corners, size).astype(np.float32)
+    # Rounding in annotation tools leaves boxes that stick out by a pixel at most.
+    boxes = trim_boxes(corners, size, overhang=1).astype(np.float32)
     check_boxes(boxes, size, f"{path}, image {image['file_name']}")
     labels = np.array([label_of[entry["category_id"]] for entry in objects], dtype=np.int64)
     return Record(str(image["file_name"]), file, boxes, labels)
-
-
-def _inside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes that stick out by a pixel at most, as rounding in annotation tools leaves them, end at the border."""
-    border = np.array([*size, *size], dtype=np.float64)
-    near = (boxes >= -1) & (boxes <= border + 1)
-    return np.where(near, boxes.clip(0, border), boxes)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,19 +21,32 @@ from paperlib import progress
 GREY = 127
 
 
+class Picture(Protocol):
+    """Pixels that are made when they are asked for: a part of a large file, or a changed picture."""
+
+    def read(self) -> np.ndarray:
+        """The pixels, uint8 `[H, W, 3]`."""
+
+    def size(self) -> tuple[int, int]:
+        """`(width, height)` in pixels."""
+
+    def fingerprint(self) -> bytes:
+        """Equal for equal pixels."""
+
+
 @dataclass(frozen=True, eq=False)
 class Record:
     """One annotated image.
 
     Attributes:
         name: unique within the data set.
-        image: a file, or the pixels themselves, uint8 `[H, W, 3]`.
+        image: a file, the pixels themselves, uint8 `[H, W, 3]`, or what makes them.
         boxes: float32 `[N, 4]` xyxy pixels.
         labels: int64 `[N]` in 1..C.
     """
 
     name: str
-    image: Path | np.ndarray
+    image: Path | np.ndarray | Picture
     boxes: np.ndarray
     labels: np.ndarray
 
@@ -39,11 +54,19 @@ class Record:
         """The image, uint8 `[H, W, 3]`; a file that does not decode is a `ValueError` naming it."""
         if isinstance(self.image, np.ndarray):
             return self.image
-        try:
-            with Image.open(self.image) as opened:
-                return np.array(opened.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{self.image}: the image does not decode ({error})") from error
+        return decode(self.image) if isinstance(self.image, Path) else self.image.read()
+
+    def size(self) -> tuple[int, int]:
+        """`(width, height)` in pixels, without decoding the image."""
+        if isinstance(self.image, np.ndarray):
+            return self.image.shape[1], self.image.shape[0]
+        return image_size(self.image) if isinstance(self.image, Path) else self.image.size()
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the image file or of the pixels."""
+        if isinstance(self.image, np.ndarray):
+            return hashlib.sha256(self.image.tobytes()).digest()
+        return file_digest(self.image) if isinstance(self.image, Path) else self.image.fingerprint()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +125,7 @@ class Dataset(torch.utils.data.Dataset):
 
     def longest_side(self) -> int:
         """The longest side of any image, in pixels."""
-        return max(max(image.shape[1:]) for image, _ in self)
+        return max(max(record.size()) for record in self.records)
 
     def counts(self) -> dict[str, int]:
         """Number of boxes per class."""
@@ -116,18 +139,25 @@ class Dataset(torch.utils.data.Dataset):
     def letterboxed(self, side: int) -> Letterboxed:
         """All images in squares of `side` pixels; those of the side last asked for stay in memory."""
         if side not in self._squares:
-            self._squares = {side: self._letterbox_all(side)}
+            slow = not all(isinstance(record.image, np.ndarray) for record in self.records)
+            everything = range(len(self))
+            indices = progress.bar(everything, f"reading {self.name}") if slow else everything
+            self._squares = {side: self._letterbox(indices, len(self), side)}
         return self._squares[side]
 
-    def _letterbox_all(self, side: int) -> Letterboxed:
-        images = torch.full((len(self), 3, side, side), GREY, dtype=torch.uint8)
+    def batches(self, side: int, size: int) -> Iterator[Letterboxed]:
+        """The same, `size` images at a time in order, none of which stays in memory."""
+        for start in range(0, len(self), size):
+            chosen = range(start, min(start + size, len(self)))
+            yield self._letterbox(chosen, len(chosen), side)
+
+    def _letterbox(self, indices: Iterable[int], count: int, side: int) -> Letterboxed:
+        images = torch.full((count, 3, side, side), GREY, dtype=torch.uint8)
         boxes, labels, scales, sizes = [], [], [], []
-        slow = any(isinstance(record.image, Path) for record in self.records)
-        indices = progress.bar(range(len(self)), f"reading {self.name}") if slow else range(len(self))
-        for index in indices:
+        for place, index in enumerate(indices):
             image, target = self[index]
             fitted, scale = letterbox(image, side)
-            images[index, :, : fitted.shape[1], : fitted.shape[2]] = fitted
+            images[place, :, : fitted.shape[1], : fitted.shape[2]] = fitted
             boxes.append(target["boxes"] * scale)
             labels.append(target["labels"])
             scales.append(scale)
@@ -143,6 +173,56 @@ def letterbox(image: Tensor, side: int) -> tuple[Tensor, float]:
     return (image if size == [height, width] else F.resize(image, size, antialias=True)), scale
 
 
+def decode(file: Path) -> np.ndarray:
+    """The pixels of an image file, uint8 `[H, W, 3]`.
+
+    Raises:
+        ValueError: it does not decode, to its end.
+    """
+    try:
+        with Image.open(file) as opened:
+            return np.array(opened.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file}: the image does not decode ({error})") from error
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """`(width, height)` that an image file states; it is not decoded.
+
+    Raises:
+        ValueError: it is not an image.
+    """
+    try:
+        with Image.open(file) as opened:
+            return opened.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file}: not an image ({error})") from error
+
+
+def file_digest(file: Path) -> bytes:
+    """SHA-256 of a file, remembered as long as its time and length stay."""
+    state = file.stat()
+    return _file_digest(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=100_000)
+def _file_digest(file: Path, changed: int, length: int) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
+
+
+def trim_boxes(boxes: np.ndarray, size: tuple[int, int], overhang: float) -> np.ndarray:
+    """Let boxes that stick out of an image of `(width, height)` pixels, by at most `overhang`, end at its border.
+
+    A box that would have no area left stays as it is, for `check_boxes` to refuse.
+    """
+    border = np.array([*size, *size], dtype=np.float64)
+    near = (boxes >= -overhang) & (boxes <= border + overhang)
+    trimmed = np.where(near, boxes.clip(0, border), boxes)
+    left_over = (trimmed[:, 2:] > trimmed[:, :2]).all(1, keepdims=True)
+    return np.where(left_over, trimmed, boxes)
+
+
 def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: str) -> None:
     """Refuse boxes that are not inside an image of `(width, height)` pixels or have no area.
 
@@ -153,7 +233,9 @@ def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: str) -> None:
         box = f"box {number} ({left:g}, {top:g}, {right:g}, {bottom:g})"
         if not np.isfinite([left, top, right, bottom]).all():
             raise ValueError(f"{place}: {box} is not finite")
-        if right <= left or bottom <= top:
+        if right < left or bottom < top:
+            raise ValueError(f"{place}: {box} has its corners reversed")
+        if right == left or bottom == top:
             raise ValueError(f"{place}: {box} has no area")
         if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
             raise ValueError(f"{place}: {box} is not inside its image of {size[0]} x {size[1]} pixels")
@@ -162,8 +244,7 @@ def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: str) -> None:
 def _digest(classes: Sequence[str], records: Sequence[Record]) -> str:
     total = hashlib.sha256("\n".join(classes).encode())
     for record in records:
-        pixels = record.image.read_bytes() if isinstance(record.image, Path) else record.image.tobytes()
         total.update(record.name.encode() + b"\0")
-        total.update(hashlib.sha256(pixels).digest())
+        total.update(record.fingerprint())
         total.update(record.boxes.astype("<f4").tobytes() + record.labels.astype("<i8").tobytes())
     return total.hexdigest()

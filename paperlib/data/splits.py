@@ -1,18 +1,21 @@
 """Splits, which the paper does not state: drawn once with a seed, stratified by class, kept as files in `data/splits`.
 
-`python -m paperlib.data.splits` draws them again from the data under `PAPERLIB_DATA`; a test compares.
+`python -m paperlib.data.splits NAME` draws one again from the data under `PAPERLIB_DATA`; a test compares.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from paperlib import paths
-from paperlib.data import vhr10
+from paperlib import paths, progress
+from paperlib.data.reading import Layout, split_path
 from paperlib.data.records import Record
 from paperlib.files import write_text_atomically
 
@@ -61,16 +64,27 @@ def _counts(bundle: Sequence[Record], num_classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=num_classes + 1)[1:]
 
 
-def draw_vhr10() -> dict:
-    """The content of `data/splits/vhr10.json`."""
-    root = paths.data_root() / vhr10.FOLDER
-    names = sorted(file.stem for file in (root / vhr10.IMAGES).glob("*.jpg"))
-    drawn = draw_splits([vhr10.read_record(root, name) for name in names], len(vhr10.CLASSES))
-    how = "python -m paperlib.data.splits: stratified by class, images of equal content kept together"
+def draw(layout: Layout, root: Path) -> dict[str, Any]:
+    """The content of `data/splits/<name>.json`, drawn from the data set in `root`."""
+    records = [layout.read(root, name) for name in progress.bar(layout.names(root), f"reading {layout.title}")]
+    how = f"python -m paperlib.data.splits {layout.name}: stratified by class, images of equal content kept together"
+    drawn = draw_splits(records, len(layout.classes))
     return {"how": how, "seed": SEED, "shares": SHARES, "splits": drawn}
 
 
+def main(name: str) -> None:
+    """Draw a data set's split and put it in its place."""
+    from paperlib.data import LAYOUTS
+
+    layout = LAYOUTS[name]
+    drawn = draw(layout, paths.data_root() / layout.folder)
+    write_text_atomically(split_path(layout), json.dumps(drawn, indent=1) + "\n")
+    print(split_path(layout))
+
+
 if __name__ == "__main__":
-    target = paths.repository_root() / "data" / "splits" / "vhr10.json"
-    write_text_atomically(target, json.dumps(draw_vhr10(), indent=1) + "\n")
-    print(target)
+    from paperlib.data import LAYOUTS
+
+    parser = argparse.ArgumentParser(prog="python -m paperlib.data.splits", description="Draw a data set's split.")
+    parser.add_argument("name", choices=LAYOUTS)
+    main(parser.parse_args().name)

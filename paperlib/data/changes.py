@@ -1,0 +1,123 @@
+"""Controlled changes (Section 4.5.4): the same images darker, brighter, with covered objects, moved out of view.
+
+What differs between two results on them is the change and nothing else. Where chance decides, it comes from the
+image's name, so every detector sees the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from paperlib.data.records import GREY, Dataset, Record
+
+GAIN = 0.5
+"""Darker is the luminance times this, brighter is divided by it."""
+COVERED = 0.25
+"""Share of every object's box under a grey patch."""
+MOVED = 0.2
+"""Share of width and height by which the view moves."""
+VISIBLE = 0.5
+"""An object stays when this share of its box is still in view."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The pixels of a record, changed when they are asked for."""
+
+    record: Record
+    change: str
+
+    def read(self) -> np.ndarray:
+        """The changed pixels, uint8 `[H, W, 3]`."""
+        return CHANGES[self.change](self.record.pixels(), self.record)
+
+    def size(self) -> tuple[int, int]:
+        """`(width, height)` in pixels."""
+        return self.record.size()
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the original and the change."""
+        return hashlib.sha256(self.record.fingerprint() + self.change.encode()).digest()
+
+
+def changed(dataset: Dataset, change: str) -> Dataset:
+    """A data set with one of `CHANGES` applied to all its images.
+
+    Raises:
+        ValueError: there is no change of that name.
+    """
+    if change not in CHANGES:
+        raise ValueError(f"unknown change {change!r}; known: {', '.join(CHANGES)}")
+    records = [_moved(record) if change == "moved" else record for record in dataset.records]
+    return Dataset(
+        f"{dataset.name}, {change}",
+        dataset.classes,
+        [
+            Record(new.name, Changed(old, change), new.boxes, new.labels)
+            for new, old in zip(records, dataset.records, strict=True)
+        ],
+    )
+
+
+def _darken(pixels: np.ndarray, record: Record) -> np.ndarray:
+    return (pixels * GAIN).astype(np.uint8)
+
+
+def _brighten(pixels: np.ndarray, record: Record) -> np.ndarray:
+    return (pixels / GAIN).clip(max=255).astype(np.uint8)
+
+
+def _cover(pixels: np.ndarray, record: Record) -> np.ndarray:
+    """A patch of the box's own shape, somewhere in it."""
+    dice, covered = _dice(record), pixels.copy()
+    for left, top, right, bottom in record.boxes:
+        width, height = np.sqrt(COVERED) * (right - left), np.sqrt(COVERED) * (bottom - top)
+        x, y = dice.uniform(left, right - width), dice.uniform(top, bottom - height)
+        covered[round(y) : round(y + height), round(x) : round(x + width)] = GREY
+    return covered
+
+
+def _move(pixels: np.ndarray, record: Record) -> np.ndarray:
+    """What leaves the picture is gone; what comes in is grey."""
+    across, down = _shift(record)
+    height, width = pixels.shape[:2]
+    moved = np.full_like(pixels, GREY)
+    into = _span(down, height), _span(across, width)
+    out_of = _span(-down, height), _span(-across, width)
+    moved[into] = pixels[out_of]
+    return moved
+
+
+def _moved(record: Record) -> Record:
+    """The boxes that go with `_move`."""
+    boxes = record.boxes + np.array(_shift(record) * 2)
+    clipped = boxes.clip(0, np.array(record.size() * 2))
+    kept = np.prod(clipped[:, 2:] - clipped[:, :2], 1) >= VISIBLE * np.prod(boxes[:, 2:] - boxes[:, :2], 1)
+    return Record(record.name, record.image, clipped[kept].astype(np.float32), record.labels[kept])
+
+
+def _shift(record: Record) -> tuple[int, int]:
+    """Pixels to the right and down, in one of four diagonal directions."""
+    across, down = _dice(record).choice([-1, 1], 2)
+    width, height = record.size()
+    return int(across * round(MOVED * width)), int(down * round(MOVED * height))
+
+
+def _span(shift: int, length: int) -> slice:
+    return slice(max(0, shift), min(length, length + shift))
+
+
+def _dice(record: Record) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(record.name.encode()).digest()[:8]))
+
+
+CHANGES: dict[str, Callable[[np.ndarray, Record], np.ndarray]] = {
+    "darker": _darken,
+    "brighter": _brighten,
+    "covered": _cover,
+    "moved": _move,
+}

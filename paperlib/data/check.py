@@ -1,0 +1,242 @@
+"""A data set read from end to end, and compared with what was published about it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tabulate import tabulate
+
+from paperlib import paths, progress
+from paperlib.data import LAYOUTS
+from paperlib.data.reading import Layout, split_path, stored_split
+from paperlib.data.records import decode, file_digest
+from paperlib.data.registry import Entry, place
+
+FORMATS = {".jpg": "JPEG", ".png": "PNG"}
+NAMED = 5
+"""Files that a remark names; of more it gives the number."""
+
+
+@dataclass
+class Report:
+    """What a check found.
+
+    Attributes:
+        title, folder: of what was checked.
+        table: its rows, as `tabulate` takes them.
+        summary: one line.
+        faults: what makes the set unfit, one line each.
+        remarks: what one should know, one line each.
+    """
+
+    title: str
+    folder: Path
+    table: list[dict[str, Any]] = field(default_factory=list)
+    summary: str = ""
+    faults: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """All of it, for people."""
+        table = [tabulate(self.table, headers="keys", intfmt=",", missingval="")] if self.table else []
+        faults = [f"FAULT  {fault}" for fault in self.faults]
+        verdict = f"{len(faults)} faults" if faults else "no faults"
+        remarks = [f"remark  {remark}" for remark in self.remarks]
+        return "\n".join([f"{self.title}: {self.folder}", *table, *remarks, *faults, f"{self.summary}: {verdict}"])
+
+
+@dataclass
+class _Image:
+    """What was found in one image and its annotation."""
+
+    name: str
+    counts: Counter[int] = field(default_factory=Counter)
+    content: bytes | None = None
+    faults: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        """What `action` gives; None, with a fault noted, if it refuses."""
+        try:
+            return action(*arguments)
+        except (ValueError, OSError) as error:
+            self.faults.append(str(error))
+            return None
+
+
+def check(name: str, entry: Entry, folder: Path) -> Report:
+    """Read everything of an entry of the registry, which lies in `folder`.
+
+    Raises:
+        FileNotFoundError: it is not there, or a folder of its layout is missing.
+    """
+    started = time.perf_counter()
+    report = Report(entry.title, folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; `paperlib data fetch {name}` gets it, or says how")
+    if name not in LAYOUTS:
+        return _check_files(entry, report)
+    layout = LAYOUTS[name]
+    for part in layout.folders(folder):
+        if not part.is_dir():
+            raise FileNotFoundError(f"{part}: no such folder")
+    names = _all_names(layout, report)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(lambda image: _read(layout, folder, image), names)
+        images = [found for _, found in zip(progress.bar(names, f"checking {entry.title}"), done, strict=True)]
+    _gather(images, report)
+    total = sum((image.counts for image in images), Counter())
+    report.table = _table(layout, entry, total, complete=len(images) == entry.images, report=report)
+    seconds = time.perf_counter() - started
+    report.summary = f"{len(images):,} images and {total.total():,} boxes read in {seconds:.1f} s"
+    return report
+
+
+def overview(entries: Mapping[str, Entry]) -> str:
+    """One line for each entry of the registry."""
+    rows = [
+        {
+            "name": name,
+            "": entry.title,
+            "images": entry.images,
+            "download": f"{entry.size / 1e6:,.0f} MB" if entry.files else "by hand",
+            "here": "yes" if place(entry).is_dir() else "no",
+            "licence": entry.licence,
+        }
+        for name, entry in entries.items()
+    ]
+    return f"data folder: {paths.data_root()}\n{tabulate(rows, headers='keys', intfmt=',', missingval='')}"
+
+
+def _check_files(entry: Entry, report: Report) -> Report:
+    """Files that are no data set: are they what they should be?"""
+    for file in entry.files:
+        path = report.folder / file.name
+        if not path.is_file():
+            report.faults.append(f"{path}: no such file")
+        elif file_digest(path).hex() != file.sha256:
+            report.faults.append(f"{path}: {path.stat().st_size:,} bytes whose SHA-256 is not {file.sha256}")
+    report.summary = f"{len(entry.files)} files compared with their SHA-256"
+    return report
+
+
+def _all_names(layout: Layout, report: Report) -> list[str]:
+    """Every image that a file or the split knows of; a file that the split does not know of is a fault."""
+    known = {}
+    for name, file in _listed(layout, report):
+        known.setdefault(name, file)
+    expected = set()
+    if split_path(layout).is_file():
+        expected = {name for names in stored_split(layout).values() for name in names}
+        for name in sorted(known.keys() - expected):
+            report.faults.append(f"{known[name]}: is not part of the set, {split_path(layout)} does not list it")
+    return sorted(known.keys() | expected)
+
+
+def _listed(layout: Layout, report: Report) -> Iterator[tuple[str, Path]]:
+    """Every image and annotation in the folders of a layout, by name; of other files, a remark."""
+    suffixes = (layout.image_suffix, layout.annotation_suffix)
+    for prefix, folders in layout.parts.items():
+        for folder, suffix in zip(folders, suffixes, strict=True):
+            for file in sorted((report.folder / folder).iterdir()):
+                if file.suffix == suffix:
+                    yield str(Path(prefix, file.stem)), file
+                else:
+                    report.remarks.append(f"does not belong there: {file}")
+
+
+def _read(layout: Layout, root: Path, name: str) -> _Image:
+    image, annotation = layout.files(root, name)
+    found = _Image(name)
+    pixels = found.attempt(_decode, image)
+    parsed = found.attempt(_parse, layout, annotation, found)
+    if pixels is not None:
+        found.content = sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+    if pixels is None or parsed is None:
+        return found
+    boxes, labels = parsed
+    size = (pixels.shape[1], pixels.shape[0])
+    found.counts.update(labels.tolist())
+    settled = found.attempt(layout.settle, boxes, size, annotation)
+    if settled is None:
+        return found
+    if (settled != boxes.astype(np.float32)).any():
+        found.remarks.append("boxes stick out of the image, cut at its border")
+    rows = np.column_stack([labels, boxes])
+    if len(np.unique(rows, axis=0)) < len(rows):
+        found.remarks.append("the same box twice")
+    if not len(labels):
+        found.remarks.append("no objects")
+    return found
+
+
+def _decode(file: Path) -> np.ndarray:
+    _check_file(file)
+    pixels = decode(file)
+    with Image.open(file) as opened:
+        if opened.format != FORMATS[file.suffix]:
+            raise ValueError(f"{file}: is a {opened.format} file by another name")
+    return pixels
+
+
+def _parse(layout: Layout, file: Path, found: _Image) -> Any:
+    _check_file(file)
+    content = file.read_bytes()
+    if content.startswith(b"\xef\xbb\xbf"):
+        found.remarks.append("byte order mark at the start, passed over")
+    if b"\r\n" in content:
+        found.remarks.append("lines end in CR LF, read all the same")
+    return layout.parse(file)
+
+
+def _check_file(file: Path) -> None:
+    if file.is_dir():
+        raise ValueError(f"{file}: is a folder, a file belongs there")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    if not file.stat().st_size:
+        raise ValueError(f"{file}: is empty")
+
+
+def _gather(images: list[_Image], report: Report) -> None:
+    """The faults of all images, and the remarks by kind."""
+    report.faults += [fault for image in images for fault in image.faults]
+    kinds, contents = defaultdict(list), defaultdict(list)
+    for image in images:
+        for remark in image.remarks:
+            kinds[remark].append(image.name)
+        if image.content:
+            contents[image.content].append(image.name)
+    twins = [names for names in contents.values() if len(names) > 1]
+    report.remarks += [f"the same picture: {', '.join(names)}" for names in twins]
+    for remark, names in kinds.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        report.remarks.append(f"{remark}: {', '.join(names[:NAMED])}{more}")
+
+
+def _table(
+    layout: Layout, entry: Entry, total: Mapping[int, int], *, complete: bool, report: Report
+) -> list[dict[str, Any]]:
+    """Boxes per class beside the published; where all images are here and a number is another one, a fault."""
+    rows = []
+    if not complete:
+        report.remarks.append(f"{entry.images:,} annotated images were published: the numbers cannot be compared")
+    for label, name in enumerate(layout.classes, 1):
+        count, published = total.get(label, 0), entry.boxes.get(name)
+        row = {"class": name, "boxes": count, "published": published, "": ""}
+        if published and complete and count != published:
+            row[""] = "as in the published files" if count == entry.differs.get(name) else "differs"
+        if row[""] == "differs":
+            report.faults.append(f"{report.folder}: {count:,} boxes of class {name}, {published:,} were published")
+        rows.append(row)
+    return rows

@@ -1,0 +1,166 @@
+"""Downloads: go on where they broke off, are what they should be, and are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from paperlib.data import LAYOUTS
+from paperlib.data.registry import Entry, File
+from paperlib.data.unpack import unpack
+
+DOWNLOADS = ".downloads"
+"""Where archives lie, beside the data sets, until they are unpacked."""
+CHUNK = 1 << 14
+"""Bytes; of one that arrives in part, nothing is kept."""
+ATTEMPTS = 4
+PAUSE = 2.0
+"""Seconds before the second attempt; before the third twice as many."""
+TIMEOUT = 30
+"""Seconds without a byte after which a connection counts as broken."""
+MOST_GROWTH = 15
+"""Annotations pack to a tenth; what grows to more than this many times its size is no data set."""
+
+
+def fetch(name: str, entry: Entry, target: Path) -> None:
+    """Download an entry of the registry into the folder `target`, unless it is there.
+
+    Killed or broken off, the same call goes on where it was. A data set is there whole and checked, or not at all.
+
+    Raises:
+        ValueError: it can only be had by hand (the message says how); a server sends something else than the registry
+            says; an archive is not to be trusted; or there is too little space.
+        OSError: the server cannot be reached, or broke off too often.
+    """
+    if entry.by_hand:
+        raise ValueError(f"{entry.title} can only be had by hand ({entry.page}): {entry.by_hand}")
+    archives = [file for file in entry.files if file.unpack]
+    if archives and target.exists():
+        return
+    _check_space(entry, target.parent)
+    downloads = target.parent / DOWNLOADS / name
+    for file in entry.files:
+        download(file, downloads if file.unpack else target)
+    if archives:
+        _unpack_all(name, entry, downloads, target)
+
+
+def download(file: File, folder: Path) -> Path:
+    """Download one file into `folder`, unless it is there; errors as in `fetch`."""
+    import pooch
+    import requests
+
+    folder.mkdir(parents=True, exist_ok=True)
+    downloader = Resuming(folder / f".{file.sha256[:16]}.part", file.size)
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        path = pooch.retrieve(file.address, f"sha256:{file.sha256}", file.name, folder, downloader=downloader)
+    except requests.RequestException as error:
+        held = downloader.held()
+        raise OSError(
+            f"{file.address}: {_reason(error)}; {held:,} of {file.size:,} bytes are here, the same command goes on"
+        ) from error
+    except ValueError as error:
+        if "hash" not in str(error):
+            raise
+        raise ValueError(f"{file.address}: its SHA-256 is not {file.sha256}; nothing of it was kept") from error
+    return Path(path)
+
+
+class Resuming:
+    """A downloader for pooch that keeps what it has and asks for the rest."""
+
+    def __init__(self, partial: Path, size: int) -> None:
+        self.partial, self.size = partial, size
+
+    def held(self) -> int:
+        """Bytes that are here."""
+        return self.partial.stat().st_size if self.partial.exists() else 0
+
+    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
+        """Bring `url` to `output_file`."""
+        import requests
+
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._go_on(url)
+                break
+            except requests.HTTPError:
+                raise
+            except requests.RequestException:
+                if attempt == ATTEMPTS:
+                    raise
+                time.sleep(PAUSE * attempt)
+        os.replace(self.partial, output_file)
+
+    def _go_on(self, url: str) -> None:
+        import requests
+        from tqdm.auto import tqdm
+
+        held = self.held()
+        if held == self.size:
+            return
+        # Compressed in transit, the bytes that arrive would not be those that Range and the size count.
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={held}-"} if held else {})
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+            answer.raise_for_status()
+            if answer.status_code != requests.codes.partial_content:
+                held = 0
+            self._check_announced(url, answer, held)
+            bar = tqdm(
+                total=self.size, initial=held, desc=unquote(Path(url).name), unit="B", unit_scale=True, leave=False
+            )
+            with bar, self.partial.open("ab" if held else "wb") as out:
+                for chunk in answer.iter_content(CHUNK):
+                    held += out.write(chunk)
+                    bar.update(len(chunk))
+                    if held > self.size:
+                        break
+        self._check_held(url, held)
+
+    def _check_announced(self, url: str, answer: Any, held: int) -> None:
+        length = answer.headers.get("Content-Length")
+        if length is not None and held + int(length) != self.size:
+            self.partial.unlink(missing_ok=True)
+            raise ValueError(f"{url}: is {held + int(length):,} bytes long, the registry says {self.size:,}")
+
+    def _check_held(self, url: str, held: int) -> None:
+        import requests
+
+        if held > self.size:
+            self.partial.unlink()
+            raise ValueError(f"{url}: is longer than the {self.size:,} bytes that the registry says")
+        if held < self.size:
+            raise requests.ConnectionError("the connection was closed early")
+
+
+def _check_space(entry: Entry, root: Path) -> None:
+    """Refuse to begin what the disk cannot hold: the downloads and, beside them, as much unpacked."""
+    root.mkdir(parents=True, exist_ok=True)
+    free, needed = shutil.disk_usage(root).free, 2 * entry.size
+    if free < needed:
+        raise ValueError(f"{root}: {entry.title} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+
+
+def _unpack_all(name: str, entry: Entry, downloads: Path, target: Path) -> None:
+    stage = target.with_name(f".{target.name}.unpacking")
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    try:
+        for file in entry.files:
+            unpack(downloads / file.name, stage, file.unpack, MOST_GROWTH * file.size)
+        if name in LAYOUTS and (count := len(LAYOUTS[name].names(stage))) != entry.images:
+            raise ValueError(f"{entry.title}: {count} images were unpacked, {entry.images} were published")
+        stage.rename(target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    shutil.rmtree(downloads)
+
+
+def _reason(error: Exception) -> str:
+    response = getattr(error, "response", None)
+    return f"answered {response.status_code} {response.reason}" if response is not None else "the connection broke off"

@@ -1,0 +1,135 @@
+"""What the published data sets have in common: images and annotations in folders, and a split that is kept here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from paperlib import paths
+from paperlib.data.records import Dataset, Record, check_boxes, image_size, trim_boxes
+from paperlib.files import read_json
+
+Annotation = tuple[np.ndarray, np.ndarray]
+"""Boxes float64 `[N, 4]` xyxy pixels and labels int64 `[N]` in 1..C."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies on the disk, and how one image of it is read.
+
+    Attributes:
+        name: what `load_dataset` calls it.
+        title: what people call it.
+        folder: its place under the data folder.
+        classes: the C class names.
+        parts: folders of images and of annotations, below `folder`; by a prefix of the image names, empty if there
+            is one part only.
+        image_suffix, annotation_suffix: an image and its annotation differ in these alone.
+        parse: reads an annotation file; raises `ValueError` naming file, place and fault.
+        overhang: pixels by which a box may stick out of its image; it is cut at the border.
+    """
+
+    name: str
+    title: str
+    folder: str
+    classes: tuple[str, ...]
+    parts: dict[str, tuple[str, str]]
+    image_suffix: str
+    annotation_suffix: str
+    parse: Callable[[Path], Annotation]
+    overhang: float = 0.0
+
+    def folders(self, root: Path) -> list[Path]:
+        """Every folder of the layout."""
+        return [root, *(root / folder for pair in self.parts.values() for folder in pair)]
+
+    def names(self, root: Path) -> list[str]:
+        """The names of all images under `root`, sorted."""
+        return sorted(
+            str(Path(prefix, file.stem))
+            for prefix, (images, _) in self.parts.items()
+            for file in (root / images).glob(f"*{self.image_suffix}")
+        )
+
+    def files(self, root: Path, name: str) -> tuple[Path, Path]:
+        """The image file and the annotation file of an image."""
+        prefix, _, stem = name.rpartition("/")
+        images, annotations = self.parts[prefix]
+        return root / images / f"{stem}{self.image_suffix}", root / annotations / f"{stem}{self.annotation_suffix}"
+
+    def read(self, root: Path, name: str) -> Record:
+        """Read one image's annotation; its pixels stay in the file until they are asked for.
+
+        Raises:
+            FileNotFoundError: the image or its annotation is missing.
+            ValueError: names the file, the place and the fault.
+        """
+        image, annotation = self.files(root, name)
+        for file in (image, annotation):
+            if file.is_dir():
+                raise ValueError(f"{file}: is a folder, a file belongs there")
+            if not file.is_file():
+                raise FileNotFoundError(f"{file}: no such file")
+        boxes, labels = self.parse(annotation)
+        return Record(name, image, self.settle(boxes, image_size(image), annotation), labels)
+
+    def settle(self, boxes: np.ndarray, size: tuple[int, int], annotation: Path) -> np.ndarray:
+        """Boxes as they are used, float32, inside their image of `(width, height)`; else a `ValueError`."""
+        boxes = trim_boxes(boxes, size, self.overhang)
+        check_boxes(boxes, size, str(annotation))
+        return boxes.astype(np.float32)
+
+
+def load(layout: Layout, split: str, root: Path) -> Dataset:
+    """Read one split of a published data set from `root`.
+
+    Raises:
+        FileNotFoundError: a folder or file of the layout, or the split itself, is missing.
+        ValueError: an unknown split, damaged files, or images that the split knows nothing of.
+    """
+    names = stored_split(layout)
+    if split not in names:
+        raise ValueError(f"{layout.name} has no split {split!r}; it has {', '.join(names)}")
+    for folder in layout.folders(root):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder; {layout.title} belongs there (see data/README.md)")
+    strange = sorted(set(layout.names(root)).difference(*names.values()))
+    if strange:
+        raise ValueError(
+            f"{root}: {len(strange)} images are in no split of {split_path(layout)} ({strange[0]}, …); "
+            f"take them away, or draw the split anew: python -m paperlib.data.splits {layout.name}"
+        )
+    return Dataset(f"{layout.name}/{split}", layout.classes, [layout.read(root, name) for name in names[split]])
+
+
+def split_path(layout: Layout) -> Path:
+    """Where the split of a data set is kept."""
+    return paths.repository_root() / "data" / "splits" / f"{layout.name}.json"
+
+
+def stored_split(layout: Layout) -> dict[str, list[str]]:
+    """Image names of each split.
+
+    Raises:
+        FileNotFoundError: none has been drawn.
+    """
+    path = split_path(layout)
+    if not path.is_file():
+        draw = f"python -m paperlib.data.splits {layout.name}"
+        raise FileNotFoundError(f"{path}: no split of {layout.title} has been drawn; with the data in place, {draw}")
+    return read_json(path)["splits"]
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines of a file that hold more than blanks."""
+    # A byte that is no text becomes a character that does not parse, and so is reported with its line.
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    return ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+
+
+def as_annotation(boxes: list[list[float]], labels: list[int]) -> Annotation:
+    """Arrays of what was read, also where nothing was."""
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(labels, dtype=np.int64)

@@ -1,0 +1,106 @@
+"""What can be had, from where, and what was published about it: `data/registry.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+from urllib.parse import unquote, urlsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from paperlib import paths
+
+WEIGHTS = "weights"
+
+
+class File(BaseModel):
+    """A file to download."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    address: str
+    size: PositiveInt
+    """Bytes."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    unpack: dict[str, str] = {}
+    """Which members of an archive go into which folder, by patterns; empty: the file stays as it is."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return PurePosixPath(unquote(urlsplit(self.address).path)).name
+
+
+class Entry(BaseModel):
+    """A data set, or weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    folder: str
+    """Its place under the data folder; `weights` is the weights folder."""
+    page: str
+    licence: str
+    citation: str
+    images: PositiveInt | None = None
+    boxes: dict[str, PositiveInt] = {}
+    """Published number of objects per class."""
+    differs: dict[str, PositiveInt] = {}
+    """What the published files hold where that is another number."""
+    files: list[File] = []
+    by_hand: str = ""
+    """How to get it where no file can be downloaded."""
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> Entry:
+        if bool(self.files) == bool(self.by_hand):
+            raise ValueError("needs either files or by_hand")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Bytes to download."""
+        return sum(file.size for file in self.files)
+
+
+def load() -> dict[str, Entry]:
+    """The registry, by name.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is damaged; one line names the entry and the fault.
+    """
+    path = registry_path()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {name: Entry(**values) for name, values in content.items()}
+    except (yaml.YAMLError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: not a registry ({' '.join(str(error).split())})") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ValueError(f"{path}: {error.title} {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+
+
+def find(name: str) -> Entry:
+    """One entry.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    entries = load()
+    if name not in entries:
+        raise ValueError(f"nothing is known of {name!r}; known: {', '.join(entries)}")
+    return entries[name]
+
+
+def place(entry: Entry) -> Path:
+    """Where an entry belongs: below the data folder, weights in the weights folder."""
+    return paths.weights_root() if entry.folder == WEIGHTS else paths.data_root() / entry.folder
+
+
+def registry_path() -> Path:
+    """Where the registry is kept."""
+    return paths.repository_root() / "data" / "registry.yaml"

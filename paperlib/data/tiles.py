@@ -1,0 +1,215 @@
+"""Large images cut into overlapping tiles (Section 4.1: DOTA, 800 x 800), and detections put together again.
+
+The paper states the size of the tiles and nothing else; overlap, what is done with cut objects and empty tiles are
+ours, and part of `Tiling`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import box_area, box_iou
+
+from paperlib.data.records import Dataset, Record, file_digest
+from paperlib.data.strips import read_part
+
+Part = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels of the whole image."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How images are cut.
+
+    Attributes:
+        side: of a tile, in pixels; a smaller image is one tile, as it is.
+        overlap: of neighbours, in pixels; an object no larger than this is whole in some tile.
+        visible: an object cut by a tile's edge is kept when at least this share of its box is in the tile.
+        empty: share of the tiles without objects that is kept for training.
+    """
+
+    side: int = 800
+    overlap: int = 200
+    visible: float = 0.5
+    empty: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.side:
+            raise ValueError(f"tiles of {self.side} pixels cannot overlap by {self.overlap}")
+        for name in ("visible", "empty"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share, {getattr(self, name)} is not")
+
+    def parts(self, width: int, height: int) -> list[Part]:
+        """The tiles of an image, row by row; the last of a row and of a column end at the image's border."""
+        return [
+            (left, top, min(left + self.side, width), min(top + self.side, height))
+            for top in self._starts(height)
+            for left in self._starts(width)
+        ]
+
+    def _starts(self, length: int) -> list[int]:
+        last = max(0, length - self.side)
+        return [*range(0, last, self.side - self.overlap), last]
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A part of an image file, which is read row by row: the whole never lies in memory."""
+
+    file: Path
+    part: Part
+
+    def read(self) -> np.ndarray:
+        """The pixels, uint8 `[H, W, 3]`; a file that does not decode is a `ValueError` naming it."""
+        return read_part(self.file, *self.part)
+
+    def size(self) -> tuple[int, int]:
+        """`(width, height)` in pixels."""
+        left, top, right, bottom = self.part
+        return right - left, bottom - top
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 of file and place."""
+        return hashlib.sha256(file_digest(self.file) + repr(self.part).encode()).digest()
+
+
+class Tiles(Dataset):
+    """Tiles of large images.
+
+    Attributes:
+        whole: the images that were cut.
+        tiling: how.
+        places: per tile, the index of its image in `whole` and its part of it.
+    """
+
+    def __init__(self, whole: Dataset, tiling: Tiling, tiles: Sequence[tuple[int, Part, Record]]) -> None:
+        self.whole, self.tiling = whole, tiling
+        self.places = [(index, part) for index, part, _ in tiles]
+        super().__init__(whole.name, whole.classes, [record for *_, record in tiles])
+
+
+def cut(whole: Dataset, tiling: Tiling, *, thin: bool = False) -> Tiles:
+    """Cut every image of a data set; `thin` leaves out empty tiles, but for the share `tiling.empty` of them."""
+    tiles = [
+        (index, part, _tile(record, part, tiling.visible))
+        for index, record in enumerate(whole.records)
+        for part in tiling.parts(*record.size())
+    ]
+    if thin:
+        empty = [record.name for *_, record in tiles if not len(record.labels)]
+        # Which of them stay is a matter of their names alone, and so the same on every machine.
+        order = sorted(empty, key=lambda name: hashlib.sha256(name.encode()).digest())
+        gone = set(order[round(tiling.empty * len(order)) :])
+        tiles = [tile for tile in tiles if tile[2].name not in gone]
+    return Tiles(whole, tiling, tiles)
+
+
+def _tile(record: Record, part: Part, visible: float) -> Record:
+    left, top, right, bottom = part
+    if isinstance(record.image, np.ndarray):
+        image = record.image[top:bottom, left:right]
+    else:
+        image = FilePart(record.image, part)
+    offset = np.array([left, top, left, top])
+    clipped = np.clip(record.boxes - offset, 0, [right - left, bottom - top] * 2)
+    share = np.prod(clipped[:, 2:] - clipped[:, :2], 1) / np.prod(record.boxes[:, 2:] - record.boxes[:, :2], 1)
+    kept = (share >= visible) & (share > 0)
+    return Record(f"{record.name}@{left},{top}", image, clipped[kept].astype(np.float32), record.labels[kept])
+
+
+def merge(
+    found: Sequence[dict[str, Tensor]], parts: Sequence[Part], size: tuple[int, int],
+    *, agreement: float = 0.5, edge: float = 2.0,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Put the detections of one image's tiles together.
+
+    Two detections of one class in different tiles are one object if they agree where both tiles can see: cut to the
+    tiles' common part, their overlap (IoU) is `agreement` or more. Pairs are joined best first, as in non-maximum
+    suppression, and never two detections of one tile. Of the joined, the highest score counts, and each side of the
+    box is told by the best detection that saw it, one that does not end at an edge of its tile.
+
+    Args:
+        found: per tile, `boxes [N, 4]` xyxy pixels of the tile, `labels [N]`, `scores [N]`.
+        parts: the tiles' places.
+        size: of the whole image, `(width, height)`.
+        agreement: the IoU from which on two detections are one.
+        edge: pixels from a tile's edge within which a side counts as cut.
+
+    Returns:
+        `boxes` in the whole image's pixels, `labels`, `scores`, best first.
+    """
+    offsets = [torch.tensor([left, top, left, top]) for left, top, _, _ in parts]
+    boxes = torch.cat([tile["boxes"] + offset for tile, offset in zip(found, offsets, strict=True)])
+    labels = torch.cat([tile["labels"] for tile in found])
+    scores = torch.cat([tile["scores"] for tile in found])
+    tile = torch.repeat_interleave(torch.tensor([len(answer["labels"]) for answer in found]))
+    groups = _groups(boxes, labels, scores, tile, parts, agreement)
+    saw = _uncut(boxes, tile, parts, size, edge)
+    if not groups:
+        return {"boxes": boxes, "labels": labels, "scores": scores}
+    best = torch.tensor([group[0] for group in groups])
+    merged = torch.stack([_joined(boxes[group], saw[group]) for group in groups])
+    order = scores[best].argsort(descending=True, stable=True)
+    return {"boxes": merged[order], "labels": labels[best][order], "scores": scores[best][order]}
+
+
+def _groups(
+    boxes: Tensor, labels: Tensor, scores: Tensor, tile: Tensor, parts: Sequence[Part], agreement: float
+) -> list[list[int]]:
+    """Detections that are one object, by index; within a group the best score first."""
+    group_of, tile_of = {index: [index] for index in range(len(boxes))}, tile.tolist()
+    for one, other in _agreeing_pairs(boxes, labels, scores, tile, parts, agreement):
+        first, second = group_of[one], group_of[other]
+        if first is second or {tile_of[i] for i in first} & {tile_of[i] for i in second}:
+            continue
+        first += second
+        group_of |= dict.fromkeys(second, first)
+    distinct = {id(group): group for group in group_of.values()}.values()
+    return [sorted(group, key=lambda index: (-float(scores[index]), index)) for group in distinct]
+
+
+def _agreeing_pairs(
+    boxes: Tensor, labels: Tensor, scores: Tensor, tile: Tensor, parts: Sequence[Part], agreement: float
+) -> Iterator[tuple[int, int]]:
+    """Pairs of detections that agree where both tiles can see, the best pairs first."""
+    pairs = []
+    members = [(tile == place).nonzero()[:, 0] for place in range(len(parts))]
+    for one, other in combinations(range(len(parts)), 2):
+        common, mine, theirs = _intersection(parts[one], parts[other]), members[one], members[other]
+        if common is None or not len(mine) or not len(theirs):
+            continue
+        low, high = torch.tensor(common[:2] * 2), torch.tensor(common[2:] * 2)
+        visible = [boxes[index].clamp(low, high) for index in (mine, theirs)]
+        overlap = box_iou(*visible) * (labels[mine, None] == labels[theirs])
+        overlap[:, box_area(visible[1]) <= 0] = 0
+        for i, j in (overlap >= agreement).nonzero().tolist():
+            a, b = int(mine[i]), int(theirs[j])
+            pairs.append((-float(overlap[i, j]), -float(scores[a] + scores[b]), a, b))
+    return ((a, b) for *_, a, b in sorted(pairs))
+
+
+def _intersection(one: Part, other: Part) -> Part | None:
+    left, top, right, bottom = *map(max, one[:2], other[:2]), *map(min, one[2:], other[2:])
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _uncut(boxes: Tensor, tile: Tensor, parts: Sequence[Part], size: tuple[int, int], edge: float) -> Tensor:
+    """`[N, 4]`: whether a side of a box is where the object ends, not where its tile does."""
+    edges = torch.tensor(parts, dtype=boxes.dtype).reshape(-1, 4)
+    border = edges == torch.tensor([0, 0, *size])
+    return ((boxes - edges[tile]).abs() > edge) | border[tile]
+
+
+def _joined(boxes: Tensor, saw: Tensor) -> Tensor:
+    """One box from those of a group, best first."""
+    furthest = torch.cat([boxes[:, :2].amin(0), boxes[:, 2:].amax(0)])
+    first_that_saw = saw.int().argmax(0)
+    return torch.where(saw.any(0), boxes[first_that_saw, torch.arange(4)], furthest)

@@ -1,0 +1,109 @@
+"""Archives from elsewhere, unpacked with distrust: only what was asked for, only into its folder, only so much."""
+
+from __future__ import annotations
+
+import gzip
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
+
+CHUNK = 1 << 20
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
+"""What the standard library raises for it, an encrypted or unknown compression (`RuntimeError`) included."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Something in an archive."""
+
+    name: str
+    is_folder: bool
+    is_file: bool
+    """Neither: a link, or a device."""
+    content: IO[bytes] | None = None
+
+
+def unpack(archive: Path, into: Path, wanted: Mapping[str, str], most_bytes: int) -> int:
+    """Unpack members of a zip or tar file; folders inside the archive do not matter.
+
+    Args:
+        archive: the file.
+        into: an existing folder.
+        wanted: pattern of member names (`*` stands for anything) to folder below `into`; other members stay packed.
+        most_bytes: what the unpacked files may take together.
+
+    Returns:
+        The number of files written.
+
+    Raises:
+        ValueError: it is no archive or is damaged; a member, wanted or not, lies outside the folder or is a link or
+            device; two members want the same place; or it unpacks to more than `most_bytes`. One line names the
+            archive, the member and the fault. What was written so far stays: unpack into a folder to throw away.
+    """
+    written: set[Path] = set()
+    left = most_bytes
+    try:
+        for member in _members(archive):
+            _check(member, archive)
+            target = _target(member, into, wanted)
+            if target is None:
+                continue
+            if target in written:
+                raise ValueError(f"{archive.name}: {member.name!r} wants the place of another member")
+            written.add(target)
+            left -= _write(member, target, left)
+            if left < 0:
+                raise ValueError(f"{archive.name}: unpacks to more than {most_bytes:,} bytes")
+    except DAMAGE as error:
+        raise ValueError(f"{archive.name}: damaged ({error})") from error
+    return len(written)
+
+
+def _members(archive: Path) -> Iterator[Member]:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:
+            for info in opened.infolist():
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                if info.is_dir() or kind not in (0, stat.S_IFREG):
+                    yield Member(info.filename, info.is_dir(), is_file=False)
+                    continue
+                with opened.open(info) as content:
+                    yield Member(info.filename, is_folder=False, is_file=True, content=content)
+    elif not tarfile.is_tarfile(archive):
+        raise ValueError(f"{archive.name}: is neither a zip nor a tar file")
+    else:
+        with tarfile.open(archive) as opened:
+            for info in opened:
+                content = opened.extractfile(info) if info.isfile() else None
+                yield Member(info.name, info.isdir(), info.isfile(), content)
+
+
+def _check(member: Member, archive: Path) -> None:
+    windows = PureWindowsPath(member.name)
+    if PurePosixPath(member.name).is_absolute() or windows.anchor or ".." in windows.parts:
+        raise ValueError(f"{archive.name}: {member.name!r} would lie outside the folder")
+    if not (member.is_folder or member.is_file):
+        raise ValueError(f"{archive.name}: {member.name!r} is a link or a device, not a file")
+
+
+def _target(member: Member, into: Path, wanted: Mapping[str, str]) -> Path | None:
+    if member.is_folder:
+        return None
+    folders = [folder for pattern, folder in wanted.items() if fnmatchcase(member.name, pattern)]
+    return into / folders[0] / PurePosixPath(member.name).name if folders else None
+
+
+def _write(member: Member, target: Path, most_bytes: int) -> int:
+    """Write a member, at most a little more than `most_bytes` of it; the bytes written."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with target.open("wb") as out:
+        while count <= most_bytes and (chunk := member.content.read(CHUNK)):
+            count += out.write(chunk)
+    return count

@@ -1,0 +1,173 @@
+"""Edge cases: each slice holds what its rule says, judged by itself; a change is the same for every detector."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from paperlib import tables
+from paperlib.data.changes import CHANGES, COVERED, GREY, VISIBLE, changed
+from paperlib.data.records import Dataset, Record
+from paperlib.data.slices import cut_by_border, measure, slices_of, small
+from paperlib.evaluation import evaluate
+from paperlib.judging import judge, judge_slice
+
+SIZE = (100, 80)
+
+
+def record(name: str, boxes: list[list[float]], shade: int = 120, noise: int = 0) -> Record:
+    spread = np.random.default_rng(0).integers(-noise, noise + 1, (SIZE[1], SIZE[0], 3))
+    array = np.array(boxes, np.float32).reshape(-1, 4)
+    return Record(name, (shade + spread).clip(0, 255).astype(np.uint8), array, np.ones(len(array), np.int64))
+
+
+INNER, AT_EDGE, TINY = [20.0, 20, 40, 50], [90.0, 30, 100, 60], [60.0, 60, 62, 63]
+
+
+@pytest.fixture
+def data() -> Dataset:
+    records = [
+        record("plain", [INNER]),
+        record("edge", [INNER, AT_EDGE]),
+        record("dark", [INNER], shade=20),
+        record("bright", [INNER], shade=230),
+        record("noisy", [INNER], noise=40),
+        record("crowd", [INNER, TINY, [1, 1, 9, 9], [70, 5, 85, 20]], noise=5),
+    ]
+    return Dataset("made", ("ship", "bridge"), records)
+
+
+def perfect(dataset: Dataset, without: list[float] | None = None) -> list[dict[str, Tensor]]:
+    answers = []
+    for one in dataset.records:
+        kept = [box.tolist() != without for box in one.boxes]
+        boxes = torch.tensor(one.boxes[kept])
+        answers.append(
+            {"boxes": boxes, "labels": torch.ones(len(boxes)).long(), "scores": torch.full((len(boxes),), 0.9)}
+        )
+    return answers
+
+
+def test_each_slice_holds_what_its_rule_says(data):
+    names = [one.name for one in data.records]
+    chosen = {part.name: [names[index] for index in part.images] for part in slices_of(data)}
+    assert list(chosen) == [
+        "all", "cut by the border", "small", "crowded", "low contrast", "dark", "bright", "cluttered background",
+    ]  # fmt: skip
+    assert chosen["dark"][0] == "dark" and chosen["bright"][-1] != "dark"
+    assert "bright" in chosen["bright"] and "noisy" in chosen["cluttered background"]
+    assert chosen["crowded"] == ["edge", "crowd"] and len(chosen["low contrast"]) == 2
+    boxes = np.array([INNER, AT_EDGE, TINY])
+    assert cut_by_border(boxes, SIZE).tolist() == [False, True, False]
+    assert small(boxes, SIZE).tolist() == [False, False, True]
+    assert cut_by_border(boxes[:0], SIZE).shape == small(boxes[:0], SIZE).shape == (0,)
+
+
+def test_clutter_is_measured_beside_the_objects_only():
+    busy, calm = record("a", [[0, 0, *SIZE]], noise=50), record("b", [INNER])
+    assert measure(busy)[3] == 0 and measure(calm)[3] == 0
+    assert measure(record("c", [INNER], noise=50))[3] > 10
+
+
+def test_what_is_missed_in_a_slice_counts_there_and_nowhere_else(data):
+    found = perfect(data, without=AT_EDGE)
+    scores = {part.name: judge_slice(found, data, part) for part in slices_of(data)}
+    assert scores["cut by the border"]["map50"] < 0.6 and scores["cut by the border"]["objects"] == 2
+    assert scores["small"] == {"map50": pytest.approx(1), "images": 6, "objects": 1}
+    assert scores["dark"]["map50"] == pytest.approx(1)
+    assert scores["all"]["map50"] == judge(found, data).map50 < 1
+
+
+def test_false_detections_count_only_in_the_slices_they_belong_to(data):
+    found = perfect(data)
+    found[0]["boxes"] = torch.cat([torch.tensor([[0.0, 60, 9, 79]]), found[0]["boxes"]])  # large, at the border
+    found[0] |= {"labels": torch.ones(2).long(), "scores": torch.tensor([0.99, 0.9])}
+    scores = {part.name: judge_slice(found, data, part)["map50"] for part in slices_of(data)}
+    assert scores["cut by the border"] < 1 and scores["all"] < 1
+    assert scores["small"] == pytest.approx(1) and scores["crowded"] == pytest.approx(1)
+
+
+def test_a_slice_without_objects_has_no_score(data):
+    lonely = data.subset([0], "lonely")
+    assert {p.name: judge_slice(perfect(lonely), lonely, p) for p in slices_of(lonely)}["small"] is None
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_the_same_each_time_and_leaves_the_original(data, change):
+    before, digest = [one.pixels().copy() for one in data.records], data.digest
+    first, second = changed(data, change), changed(data, change)
+    assert first.digest == second.digest != digest and len(first) == len(data)
+    for old, one, other in zip(before, first.records, second.records, strict=True):
+        np.testing.assert_array_equal(one.pixels(), other.pixels())
+        assert one.pixels().shape == old.shape and one.pixels().dtype == np.uint8 and one.size() == SIZE
+    for one, old in zip(data.records, before, strict=True):
+        np.testing.assert_array_equal(one.pixels(), old)
+    if change != "moved":
+        assert all((a.boxes == b.boxes).all() for a, b in zip(first.records, data.records, strict=True))
+
+
+def test_a_change_does_what_it_is_called(data):
+    (plain,) = (
+        changed(data.subset([0], "one"), "darker").records,
+        changed(data.subset([0], "one"), "brighter").records,
+    )[:1]
+    assert (plain[0].pixels() == 60).all()
+    assert (changed(data, "brighter").records[0].pixels() == 240).all()
+    covered = changed(data, "covered").records[0].pixels()[20:50, 20:40]
+    assert ((covered == GREY).all(-1).mean()) == pytest.approx(COVERED, abs=0.08)
+    assert (changed(data, "covered").records[0].pixels() == GREY).sum() == (covered == GREY).sum()
+
+
+def test_moved_boxes_stay_on_their_objects_or_leave_with_them():
+    pixels = np.full((80, 100, 3), 255, np.uint8)
+    boxes = np.array(
+        [[40, 30, 60, 50], [0, 0, 10, 10], [90, 70, 100, 80], [0, 70, 10, 80], [90, 0, 100, 10]], np.float32
+    )
+    for left, top, right, bottom in boxes.astype(int):
+        pixels[top:bottom, left:right] = 0
+    data = Dataset("made", ("x",), [Record("a", pixels, boxes, np.ones(5, np.int64))])
+    (view,) = changed(data, "moved").records
+    assert 1 <= len(view.boxes) < 5 and 0 < VISIBLE < 1
+    for left, top, right, bottom in view.boxes.astype(int):
+        assert (view.pixels()[top:bottom, left:right] == 0).all()
+    assert (view.pixels() == 0).all(-1).sum() == sum(np.prod(b[2:] - b[:2]) for b in view.boxes)
+    with pytest.raises(ValueError, match="unknown change 'upside down'; known: darker, brighter, covered, moved"):
+        changed(data, "upside down")
+
+
+class Finder(nn.Module):
+    """Finds a ship wherever pixels are darker than a threshold, as one box; the threshold is what it has learnt."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.tensor(threshold))
+
+    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+        answers = []
+        for image in images:
+            rows, columns = (image[0] < self.threshold).nonzero(as_tuple=True)
+            found = len(rows) > 0
+            box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if found else []
+            boxes = torch.tensor(box, dtype=torch.float32).reshape(-1, 4)
+            answers.append({"boxes": boxes, "labels": torch.ones(len(boxes)).long(), "scores": torch.ones(len(boxes))})
+        return answers
+
+
+def test_evaluate_reports_slices_and_changes_side_by_side_for_several_detectors():
+    records = []
+    for number in range(8):
+        pixels = np.full((64, 64, 3), 200, np.uint8)
+        pixels[20:40, 16 + number : 36 + number] = 50
+        box = np.array([[16 + number, 20, 36 + number, 40]], np.float32)
+        records.append(Record(f"{number}", pixels, box, np.array([1])))
+    data = Dataset("made", ("ship",), records)
+    bold, timid = (evaluate(Finder(t), data, image_size=64, slices=True) for t in (0.35, 0.11))
+    assert evaluate(Finder(0.35), data, image_size=64).slices == {}
+    assert bold.slices["all"] == {"map50": pytest.approx(1), "images": 8, "objects": 8}
+    assert bold.slices["darker"]["map50"] == pytest.approx(1) and bold.slices["brighter"]["map50"] == 0
+    assert timid.slices["all"]["map50"] == 0 and timid.slices["darker"]["map50"] == pytest.approx(1)
+    assert "small" not in bold.slices and "cut by the border" not in bold.slices
+    table = tables.by_slice({"before": bold, "after": timid})
+    assert table.columns.tolist() == ["slice", "images", "objects", "before: mAP / %", "after: mAP / %"]
+    assert table["slice"].tolist() == list(bold.slices)
+    assert table.set_index("slice").loc["darker"].tolist() == [8, 8, 100.0, 100.0]
