@@ -11,8 +11,10 @@ writes beside it, to `<file>.<pid>`, until it withdraws. Without the variable no
 import json
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,6 +63,21 @@ def bar(iterable: Iterable[Item], desc: str) -> Iterable[Item]:
     return tqdm(iterable, desc=f"{step}: {desc}" if step else desc, leave=False)
 
 
+@contextmanager
+def reporting() -> Iterator[tuple[Path, bool]]:
+    """The file that progress goes to, and whether somebody else shows it (the batch) or the caller must."""
+    if place := os.environ.get(VARIABLE):
+        yield Path(place), True
+        return
+    with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
+        place = Path(folder) / "progress.json"
+        os.environ[VARIABLE] = str(place)
+        try:
+            yield place, False
+        finally:
+            del os.environ[VARIABLE]
+
+
 def read(path: Path) -> dict | None:
     """Return what was last reported to `path`, with what the workers are at; None if nothing was."""
     said = _load(path)
@@ -102,9 +119,11 @@ def _reported(iterable: Iterable[Item], desc: str) -> Iterator[Item]:
             if time.monotonic() - _last_write >= SECONDS_BETWEEN_WRITES:
                 _write()
             yield item
+        # What is over stays in view, so that nobody sees work undone until something new is reported.
+        _bars[depth - 1 :] = [(desc, of, of)]
+        _write()
     finally:
         del _bars[depth - 1 :]
-        _write()
 
 
 def _write() -> None:
@@ -112,7 +131,8 @@ def _write() -> None:
     target = _target()
     if not target:
         return
-    detail = " · ".join(f"{desc} {done + 1}/{of}" if of else f"{desc} {done + 1}" for desc, done, of in _bars)
+    at = [(desc, min(done + 1, of) if of else done + 1, of) for desc, done, of in _bars]
+    detail = " · ".join(f"{desc} {number}/{of}" if of else f"{desc} {number}" for desc, number, of in at)
     state = {"step": "", "done": 0, "of": 0, **_step, "detail": detail, "fraction": _fraction(), "weight": _weights[2]}
     temporary = Path(f"{target}.tmp")
     temporary.write_text(json.dumps(state), encoding="utf-8")

@@ -93,11 +93,11 @@ class Compressed:
 
     def reason(self) -> str:
         """In a sentence, why pruning ended."""
-        settings = f"{self.bench.pruning.keep_floor:.3g} of the original channels"
+        share = f"{self.bench.pruning.keep_floor:.3g}"
         if self.stopped == "target":
             return "the size that was aimed at is reached"
         if self.stopped == "floor":
-            return f"every layer is down to its floor of {settings}, or held by layers tied to it"
+            return f"every layer is down to its floor of {share} of the original channels, or held by one tied to it"
         drop = self.stages[0].tuned.map50 - self.stages[-1].tuned.map50
         return f"the next model, {self.stages[-1].cost.size_mb:.3g} MB, lost {100 * drop:.1f} points of mAP"
 
