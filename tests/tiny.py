@@ -23,10 +23,10 @@ def dataset(split="train", count=8):
     return Dataset(f"tiny/{split}", CLASSES, [Record(f"{index}", *scene) for index, scene in enumerate(scenes)])
 
 
-def detector(seed=0, *, width=0.1, anchors=ANCHORS, num_classes=len(CLASSES)):
+def detector(seed=0, *, width=0.1, anchors=ANCHORS, num_classes=None):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build_detector("yolov4-tiny", num_classes, width=width, anchors=anchors)
+        return build_detector("yolov4-tiny", num_classes or len(CLASSES), width=width, anchors=anchors)
 
 
 def two_stage(seed=0):
