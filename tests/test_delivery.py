@@ -254,7 +254,7 @@ def test_killed_in_the_middle_of_every_stage_it_ends_with_the_same_files(dozen, 
     left_alone, disturbed = tmp_path / "left alone", tmp_path / "disturbed"
     steps = disturbed / "steps"
 
-    def unfinished(kind, inside="."):
+    def unfinished(kind, inside="step.json"):
         return lambda: any(True for path in steps.glob(f"{kind}-*.partial") for _ in path.glob(inside))
 
     given = arguments(folder, disturbed, images=images, step=0.45)
