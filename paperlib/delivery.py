@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -139,7 +138,7 @@ def hand_over(order: Order, runs: list[tuple[Compressed, dict[str, Model]]], beg
     bench, student, out = compressed.bench, compressed.student, order.out
     (out / "provenance.json").unlink(missing_ok=True)
     frame = judged(runs)
-    _write_student(student, out / "student.safetensors")
+    save_detector(student, out / "student.safetensors")
     faults = _export(order, compressed)
     files.write_text_atomically(out / "table.csv", tables.render(compressed.table)["csv"])
     files.write_json_atomically(out / "metrics.json", _metrics(compressed, frame))
@@ -201,19 +200,6 @@ def _blueprint(order: Order) -> Blueprint | None:
         return Blueprint(order.detector, order.width, order.depth, anchors, order.weights, GAMMA_LEVEL)
     fitting = anchors and tuple((w * scale, h * scale) for w, h in anchors)
     return Blueprint(order.detector, order.width, order.depth, fitting)
-
-
-def _write_student(student: nn.Module, path: Path) -> None:
-    """Write the detector with its metadata in order, which safetensors leaves to chance: equal ones are equal files."""
-    with files.replacing(path) as partial:
-        save_detector(student, partial)
-        content = partial.read_bytes()
-        size = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + size])
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # the format wants what follows aligned
-        partial.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
 
 
 def _export(order: Order, compressed: Compressed) -> list[str]:

@@ -31,9 +31,11 @@ class Outlook:
     def remaining(self, said: dict, now: float) -> float | None:
         """Seconds left at time `now`, after `said` was reported; None as long as nobody can know."""
         work = said["fraction"] * said["weight"]
-        if said["step"] == self.step and work >= self.work:
-            self.worked, self.spent = self.worked + work - self.work, self.spent + now - self.then
-        self.step, self.work, self.then = said["step"], work, now
+        if said["step"] != self.step:
+            self.step, self.work, self.then = said["step"], work, now
+        self.worked += max(work - self.work, 0.0)
+        self.spent += now - self.then
+        self.work, self.then = max(work, self.work), now
         if not self.worked:
             return None
         left = said["weight"] * (self.rounds - self.round) - work
