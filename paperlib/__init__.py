@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import Any
 
 _FACE = {
+    "paperlib.choices": ("Compression",),
+    "paperlib.compression": ("Compressed", "compress"),
     "paperlib.costs": ("Cost", "cost"),
     "paperlib.data": ("Dataset", "load_dataset"),
     "paperlib.detectors": ("build_detector", "load_darknet_weights"),

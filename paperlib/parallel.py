@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,7 @@ def call_all(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers
     `work` must be importable and its arguments picklable; its result is what it puts into the store. The processes
     die with this one. An exception in one of them is raised here, after the others were stopped.
     """
-    with _reporting() as (place, in_batch):
+    with progress.reporting() as (place, in_batch):
         pool = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent)
         try:
             _watch([pool.submit(_call, work, *job) for job in jobs], place, in_batch)
@@ -43,21 +40,6 @@ def _call(work: Callable[..., None], *arguments: Any) -> None:
         work(*arguments)
     finally:
         progress.withdraw()
-
-
-@contextmanager
-def _reporting() -> Iterator[tuple[Path, bool]]:
-    """The file that progress goes to, and whether somebody else shows it (the batch) or we must (JupyterLab)."""
-    if place := os.environ.get(progress.VARIABLE):
-        yield Path(place), True
-        return
-    with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
-        place = Path(folder) / "progress.json"
-        os.environ[progress.VARIABLE] = str(place)
-        try:
-            yield place, False
-        finally:
-            del os.environ[progress.VARIABLE]
 
 
 def _watch(jobs: list[Future], place: Path, in_batch: bool) -> None:

@@ -2,7 +2,7 @@
 
 In the batch the variable `PAPERLIB_PROGRESS` names a file. It holds one object,
 
-    {"step": "fine-tune, seed 1", "done": 12, "of": 19, "detail": "epoch 5/12", "fraction": 0.652}
+    {"step": "fine-tune, seed 1", "done": 12, "of": 19, "detail": "epoch 5/12", "fraction": 0.652, "weight": 0}
 
 replaced as a whole, so that whoever reads it never sees half of one. A process that `multiprocessing` started
 writes beside it, to `<file>.<pid>`, until it withdraws. Without the variable nothing is written.
@@ -11,8 +11,10 @@ writes beside it, to `<file>.<pid>`, until it withdraws. Without the variable no
 import json
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +24,7 @@ VARIABLE = "PAPERLIB_PROGRESS"
 SECONDS_BETWEEN_WRITES = 0.5
 
 _step: dict[str, str | int] = {}
+_weights: tuple[float, float, float] = (0, 0, 0)
 _bars: list[tuple[str, int, int]] = []
 _last_write = 0.0
 
@@ -30,6 +33,15 @@ def report(step: str, done: int, of: int) -> None:
     """Say that `step` begins now, after `done` of `of` steps are finished."""
     _step.update(step=step, done=done, of=of)
     _write()
+
+
+def weigh(done: float, step: float, of: float) -> None:
+    """Say how much work, in any unit, lies behind the step that is reported next, in it, and in all (0: not known).
+
+    Without this, all steps count alike.
+    """
+    global _weights
+    _weights = (done, step, of)
 
 
 def withdraw() -> None:
@@ -49,6 +61,21 @@ def bar(iterable: Iterable[Item], desc: str) -> Iterable[Item]:
 
     step = _step.get("step")
     return tqdm(iterable, desc=f"{step}: {desc}" if step else desc, leave=False)
+
+
+@contextmanager
+def reporting() -> Iterator[tuple[Path, bool]]:
+    """The file that progress goes to, and whether somebody else shows it (the batch) or the caller must."""
+    if place := os.environ.get(VARIABLE):
+        yield Path(place), True
+        return
+    with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
+        place = Path(folder) / "progress.json"
+        os.environ[VARIABLE] = str(place)
+        try:
+            yield place, False
+        finally:
+            del os.environ[VARIABLE]
 
 
 def read(path: Path) -> dict | None:
@@ -92,9 +119,11 @@ def _reported(iterable: Iterable[Item], desc: str) -> Iterator[Item]:
             if time.monotonic() - _last_write >= SECONDS_BETWEEN_WRITES:
                 _write()
             yield item
+        # What is over stays in view, so that nobody sees work undone until something new is reported.
+        _bars[depth - 1 :] = [(desc, of, of)]
+        _write()
     finally:
         del _bars[depth - 1 :]
-        _write()
 
 
 def _write() -> None:
@@ -102,8 +131,9 @@ def _write() -> None:
     target = _target()
     if not target:
         return
-    detail = " · ".join(f"{desc} {done + 1}/{of}" if of else f"{desc} {done + 1}" for desc, done, of in _bars)
-    state = {"step": "", "done": 0, "of": 0, **_step, "detail": detail, "fraction": _fraction()}
+    at = [(desc, min(done + 1, of) if of else done + 1, of) for desc, done, of in _bars]
+    detail = " · ".join(f"{desc} {number}/{of}" if of else f"{desc} {number}" for desc, number, of in at)
+    state = {"step": "", "done": 0, "of": 0, **_step, "detail": detail, "fraction": _fraction(), "weight": _weights[2]}
     temporary = Path(f"{target}.tmp")
     temporary.write_text(json.dumps(state), encoding="utf-8")
     os.replace(temporary, target)
@@ -111,8 +141,10 @@ def _write() -> None:
 
 
 def _fraction() -> float:
-    levels = [(_step.get("done", 0), _step.get("of", 0)), *((done, of) for _, done, of in _bars)]
     fraction = 0.0
-    for done, of in reversed(levels):
+    for _, done, of in reversed(_bars):
         fraction = (done + fraction) / of if of else fraction
-    return min(fraction, 1.0)
+    done, step, of = _weights
+    if not of:
+        done, step, of = _step.get("done", 0), 1, _step.get("of", 0)
+    return min((done + step * fraction) / of if of else fraction, 1.0)

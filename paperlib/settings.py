@@ -6,7 +6,7 @@ A scale is a YAML file with these keys, never an `if` in code. Unknown keys and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
@@ -32,6 +32,7 @@ Ratio = Annotated[float, Field(gt=0.0, lt=1.0)]
 Ratios = Annotated[list[Ratio], AfterValidator(_ascending)]
 Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
 class Common(BaseModel):
@@ -157,12 +158,22 @@ def validate(notebook: str, values: dict[str, Any], place: str = "parameters") -
     """
     if notebook not in NOTEBOOKS:
         raise ValueError(f"unknown notebook {notebook!r}; known: {', '.join(NOTEBOOKS)}")
+    return checked(NOTEBOOKS[notebook], place, **values)
+
+
+def checked(kind: type[Checked], place: str = "", **values: Any) -> Checked:
+    """An object of a pydantic model from plain values.
+
+    Raises:
+        ValueError: in one line, after `place`, names each key that is unknown or whose value is of the wrong type or
+            range.
+    """
     try:
-        return NOTEBOOKS[notebook](**values)
+        return kind(**values)
     except ValidationError as error:
-        known = ", ".join(NOTEBOOKS[notebook].model_fields)
+        known = ", ".join(kind.model_fields)
         faults = "; ".join(_fault(item, known) for item in error.errors())
-        raise ValueError(f"{place}: {faults}") from None
+        raise ValueError(f"{place}: {faults}" if place else faults) from None
 
 
 def profile_path(notebook: str, profile: str) -> Path:

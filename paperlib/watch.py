@@ -61,9 +61,7 @@ class Run:
 
     def describe(self) -> str:
         """Say in a few words how far it is: `03_components 12/19 steps · fine-tune, seed 1 · epoch 5/12`."""
-        said = self.said or {}
-        steps = f"{said['done']}/{said['of']} steps" if said.get("of") else ""
-        return f"{self.name} " + " · ".join(filter(None, [steps, said.get("step"), said.get("detail")]))
+        return f"{self.name} {in_words(self.said or {})}"
 
 
 def remaining(runs: list[Run], cores: int, now: float) -> float:
@@ -90,33 +88,46 @@ def _left(run: Run, expected: float, now: float) -> float:
     return (1 - fraction) * (fraction * (elapsed / fraction) + (1 - fraction) * expected)
 
 
+class Screen:
+    """Where the live line is shown: redrawn on a terminal; elsewhere printed at each new step and every 15 seconds."""
+
+    def __init__(self) -> None:
+        self.printed_at, self.printed_steps = float("-inf"), None
+
+    def show(self, text: str, steps: object) -> None:
+        """Put `text` in the place of what was shown before; `steps` is what must change for a new printed line."""
+        if sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[K{text if len(text) <= width else text[: width - 1] + '…'}", end="", flush=True)
+        elif steps != self.printed_steps or time.monotonic() - self.printed_at >= SECONDS_BETWEEN_LINES:
+            print(text, flush=True)
+            self.printed_at, self.printed_steps = time.monotonic(), steps
+
+    def clear(self) -> None:
+        """Remove the live line, so that what follows starts on a clean one."""
+        if sys.stdout.isatty():
+            print("\r\x1b[K", end="", flush=True)
+
+
 class Line:
-    """The live line: redrawn on a terminal; elsewhere printed at each new step and every 15 seconds."""
+    """The live line of a batch."""
 
     def __init__(self, runs: list[Run], cores: int) -> None:
         self.runs, self.cores = runs, cores
         self.began = time.monotonic()
-        self.printed_at, self.printed_steps = float("-inf"), None
+        self.screen = Screen()
 
     def update(self) -> None:
         """Look at every notebook and show the state of the batch."""
         now = time.monotonic()
         for run in self.runs:
             run.look(now)
-        text = self._text(now)
-        if sys.stdout.isatty():
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{text if len(text) <= width else text[: width - 1] + '…'}", end="", flush=True)
-            return
         steps = [(run.name, run.running, (run.said or {}).get("step")) for run in self.runs]
-        if steps != self.printed_steps or now - self.printed_at >= SECONDS_BETWEEN_LINES:
-            print(text, flush=True)
-            self.printed_at, self.printed_steps = now, steps
+        self.screen.show(self._text(now), steps)
 
     def close(self) -> None:
-        """Clear the live line, so that what follows starts on a clean one."""
-        if sys.stdout.isatty():
-            print("\r\x1b[K", end="", flush=True)
+        """Clear the live line."""
+        self.screen.clear()
 
     def _text(self, now: float) -> str:
         ended = sum(run.ended is not None for run in self.runs)
@@ -124,6 +135,12 @@ class Line:
         left = remaining(self.runs, self.cores, now)
         clock = f"{duration(now - self.began)}, about {duration(left)} left"
         return f"[{ended}/{len(self.runs)} done, {clock}] {running}"
+
+
+def in_words(said: dict) -> str:
+    """What was reported, in a few words: `12/19 steps · fine-tune, seed 1 · epoch 5/12`."""
+    steps = f"{said['done']}/{said['of']} steps" if said.get("of") else ""
+    return " · ".join(filter(None, [steps, said.get("step"), said.get("detail")]))
 
 
 def duration(seconds: float) -> str:

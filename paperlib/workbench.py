@@ -1,4 +1,4 @@
-"""The steps of the paper - new, train, prune, fine-tune, distil, evaluate - each remembered by the store.
+"""The steps of the paper - new or adopt, train, prune, fine-tune, distil, evaluate - each remembered by the store.
 
 The one place where detectors, training, pruning, distillation and evaluation meet. Experiments and Algorithm 1 are
 written in these steps and nothing else, so they read like the paper and resume for free.
@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paperlib import files, progress
+from paperlib.chance import drawing_from
+from paperlib.choices import Blueprint, DistillationChoices, PruningChoices
 from paperlib.data.records import Dataset
 from paperlib.detectors import build_detector, reinitialise_, transfer_coco_weights
+from paperlib.detectors.base import Targets
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.distillation import Distillation
 from paperlib.evaluation import Metrics, evaluate
 from paperlib.pruning import PruningPlan, Sparsity, apply_plan, level_gamma_, plan_pruning
+from paperlib.pruning.importance import CALIBRATED
 from paperlib.recipe import Recipe
-from paperlib.store import Step, Store, code_digest
+from paperlib.store import Step, Store, canonical_json, code_digest
+from paperlib.structure import describe
 from paperlib.training import BEST, HISTORY, LAST, fit
+from paperlib.weights import module_digest
 
 DETECTOR, PLAN, METRICS = "detector.safetensors", "plan.json", "metrics.json"
 
@@ -51,73 +57,43 @@ class Model:
         return PruningPlan.from_dict(files.read_json(self.folder / PLAN))
 
 
-@dataclass(frozen=True)
-class Blueprint:
-    """Which detector to start from."""
-
-    name: str
-    width: float = 1.0
-    depth: float = 1.0
-    anchors: tuple[tuple[float, float], ...] | None = None
-    weights: Path | None = None
-    """Darknet file of COCO weights; none: from scratch."""
-    gamma_level: float | None = None
-    """Bring the scale factors of those weights to this level first (`level_gamma_`); none: leave them."""
-
-
-@dataclass(frozen=True)
-class PruningChoices:
-    """What `plan_pruning` and `apply_plan` are asked for, beside the ratio."""
-
-    importance: str = "gamma"
-    keep_floor: float = 0.1
-    round_to: int = 1
-    compensate: Literal["off", "bias", "exact"] = "bias"
-
-
-@dataclass(frozen=True)
-class DistillationChoices:
-    """lambda_c and alpha of Eqs. 10-11, tau of Eqs. 6-8."""
-
-    soft_weight: float = 0.5
-    bound_weight: float = 0.5
-    temperature: float = 1.0
-
-
 @dataclass
 class Workbench:
     """The steps, for one data set, one detector and one seed.
 
     Attributes:
         train_set, validation, test: the three splits; only `evaluate(..., "test")` ever looks at the last.
-        blueprint: the detector that `new` makes.
+        blueprint: the detector that `new` makes; `adopt` needs none.
         recipe: long training, plain or sparse; its seed is this bench's seed.
         fine_tuning: after each pruning, and for each distillation.
         sparsity: the term of Eq. 4 that `train_sparse` and sparse fine-tuning add.
-        pruning, distillation: choices beside the ratio and the teacher.
-        trainings: how many trainings are expected in all, for the progress display.
+        pruning, distillation: choices beside how much is to go and the teacher.
+        trainings, epochs: how many are expected in all, for the progress display.
         store: where finished steps are kept.
     """
 
     train_set: Dataset
     validation: Dataset
-    test: Dataset
-    blueprint: Blueprint
+    test: Dataset | None
+    blueprint: Blueprint | None
     recipe: Recipe
     fine_tuning: Recipe
     sparsity: Sparsity
     pruning: PruningChoices = PruningChoices()
     distillation: DistillationChoices = DistillationChoices()
     trainings: int = 0
+    epochs: int = 0
     store: Store | None = None
 
     def __post_init__(self) -> None:
         self.store = self.store or Store()
-        self._trained = 0
+        self._trained = self._epochs_trained = 0
 
     def new(self) -> Model:
         """A fresh detector, from scratch or from COCO weights (Section 4.3)."""
         plan = self.blueprint
+        if plan is None:
+            raise ValueError("a workbench without a blueprint makes no new detector")
         seed, classes = self.recipe.seed, len(self.train_set.classes)
         settings = {
             "name": plan.name,
@@ -146,6 +122,22 @@ class Workbench:
             code.append("paperlib.pruning.levelling")
         return self._model("new", settings, (), make, *code)
 
+    def adopt(self, detector: nn.Module) -> Model:
+        """Anyone's detector as the first model, trained or not.
+
+        Raises:
+            ValueError: it was not made by `build_detector` or `load_detector`, so no file could hold it.
+        """
+        if not hasattr(detector, "build_arguments"):
+            raise ValueError(f"{type(detector).__name__} was not made by build_detector or load_detector")
+        shape = hashlib.sha256(canonical_json(describe(detector)).encode()).hexdigest()
+        settings = {"weights": module_digest(detector), "structure": shape}
+
+        def make(folder: Path) -> None:
+            save_detector(detector, folder / DETECTOR)
+
+        return self._model("adopt", settings, (), make, "paperlib.detectors.files")
+
     def reset(self, model: Model) -> Model:
         """The same shape with fresh weights: the control that tells what the inherited weights are worth."""
         seed = self.recipe.seed
@@ -159,9 +151,10 @@ class Workbench:
 
         return self._model("reset", {"seed": seed}, (model,), make, "paperlib.detectors", "paperlib.detectors.files")
 
-    def train(self, model: Model, label: str = "train") -> Model:
-        """Ordinary training."""
-        return self._fit(model, self.recipe, label)
+    def train(self, model: Model, label: str = "train", *, times: int = 1) -> Model:
+        """Ordinary training, `times` as long as the recipe says."""
+        recipe = self.recipe.model_copy(update={"epochs": times * self.recipe.epochs})
+        return self._fit(model, recipe, label)
 
     def train_sparse(self, model: Model, label: str = "sparse training") -> Model:
         """Training with L1 on the scale factors (Eq. 4)."""
@@ -175,25 +168,56 @@ class Workbench:
         """Short training of the student by the teacher (Eqs. 10-12)."""
         return self._fit(student, self.fine_tuning, label, teacher=teacher)
 
-    def prune(self, model: Model, ratio: float) -> Model:
-        """Remove the `ratio` of the channels with the smallest importance (Section 3.1); no training."""
-        choices = self.pruning
+    def plan(
+        self, model: Model, ratio: float | None = None, *, layers: int = 0, importance: str | None = None,
+        original: Model | None = None, **target: float,
+    ) -> PruningPlan:  # fmt: skip
+        """What `prune` would do."""
+        choices, calibration = self._choices(importance), None
+        if choices.importance in CALIBRATED:
+            calibration = self._calibration(choices.calibration_images)
+        with drawing_from(self.recipe.seed):  # a detector of two stages draws its proposals
+            return plan_pruning(
+                model.detector().to(_device()), ratio, **target, layers=layers,
+                importance=choices.importance, calibration=calibration, keep_floor=choices.keep_floor,
+                original=original.detector() if original else None, round_to=choices.round_to,
+                image_size=self.recipe.image_size,
+            )  # fmt: skip
+
+    def prune(
+        self, model: Model, ratio: float | None = None, *, layers: int = 0, importance: str | None = None,
+        original: Model | None = None, **target: float,
+    ) -> Model:  # fmt: skip
+        """Remove the least important channels and blocks (Section 3.1); no training.
+
+        Args:
+            model: what is cut.
+            ratio: share of its prunable channels to remove. Exactly one of this and `target` is given.
+            layers: number of residual blocks to remove first.
+            importance: a criterion in place of the bench's choice.
+            original: what the floor is a share of; by default `model`.
+            target: `size_mb`, `gmacs` or `channels` to come down to (see `plan_pruning`).
+        """
+        choices = self._choices(importance)
 
         def make(folder: Path) -> None:
-            detector = model.detector()
-            plan = plan_pruning(
-                detector, ratio,
-                importance=choices.importance, keep_floor=choices.keep_floor, round_to=choices.round_to,
-            )  # fmt: skip
-            save_detector(apply_plan(detector, plan, compensate=choices.compensate), folder / DETECTOR)
+            plan = self.plan(model, ratio, layers=layers, importance=importance, original=original, **target)
+            save_detector(apply_plan(model.detector(), plan, compensate=choices.compensate), folder / DETECTOR)
             files.write_json_atomically(folder / PLAN, plan.to_dict())
 
-        settings = {"ratio": ratio, **vars(choices)}
-        code = ("paperlib.pruning.planning", "paperlib.pruning.surgery", "paperlib.detectors.files")
-        return self._model("prune", settings, (model,), make, *code)
+        settings = {"ratio": ratio, **target, "layers": layers, "image_size": self.recipe.image_size, **vars(choices)}
+        parents = (model, original) if original else (model,)
+        code = (Workbench.plan, "paperlib.pruning.planning", "paperlib.pruning.surgery", "paperlib.detectors.files")
+        data = ""
+        if choices.importance in CALIBRATED:
+            settings |= {"seed": self.recipe.seed, "batch_size": self.recipe.batch_size, **self._machine()}
+            data, code = self.train_set.digest, (*code, Workbench._calibration, "paperlib.data.records")
+        return self._model("prune", settings, parents, make, *code, data=data)
 
     def evaluate(self, model: Model, split: Literal["val", "test"] = "test") -> Metrics:
         """Metrics of a model; the confidence of precision and recall is chosen on validation."""
+        if split == "test" and self.test is None:
+            raise ValueError("a workbench without a test split judges on validation only")
         confidence = self.evaluate(model, "val").confidence if split == "test" else None
         dataset = self.test if split == "test" else self.validation
         settings = {"image_size": self.recipe.image_size, "confidence": confidence, **self._machine()}
@@ -240,16 +264,29 @@ class Workbench:
         if teacher:
             code.append("paperlib.distillation")
         data = hashlib.sha256((self.train_set.digest + self.validation.digest).encode()).hexdigest()
+        progress.weigh(self._epochs_trained, recipe.epochs, self.epochs)
         made = self._model("distil" if teacher else "train", settings, parents, make, *code, data=data)
-        self._trained += 1
+        self._trained, self._epochs_trained = self._trained + 1, self._epochs_trained + recipe.epochs
+        progress.weigh(self._epochs_trained, 0, self.epochs)
         return made
+
+    def _choices(self, importance: str | None) -> PruningChoices:
+        return replace(self.pruning, importance=importance) if importance else self.pruning
+
+    def _calibration(self, images: int) -> Iterator[tuple[Tensor, Targets]]:
+        """Training images as they are, spread evenly over the data set, in batches."""
+        boxed = self.train_set.letterboxed(self.recipe.image_size)
+        chosen = torch.arange(len(self.train_set))[:: max(1, len(self.train_set) // images)][:images]
+        for part in chosen.split(self.recipe.batch_size):
+            targets = [{"boxes": boxed.boxes[i], "labels": boxed.labels[i]} for i in part]
+            yield boxed.images[part].to(_device()).float() / 255, targets
 
     def _model(
         self, kind: str, settings: dict[str, Any], parents: tuple[Model, ...], make: Callable[[Path], None],
-        *modules: str, data: str = "",
+        *code: str | Callable, data: str = "",
     ) -> Model:  # fmt: skip
-        """The model of a step; its numbers depend on the source of `make` and of the modules named here."""
-        code = code_digest(make, *modules)
+        """The model of a step; its numbers depend on the source of `make` and of what `code` names."""
+        code = code_digest(make, *code)
         step = Step(kind, settings, tuple(parent.digest for parent in parents), data, code)
         return Model(step.digest, self.store.get(step, make))
 

@@ -51,6 +51,12 @@ def edit_structure(metadata: dict[str, str], **layers: dict) -> None:
     metadata["structure"] = json.dumps(structure)
 
 
+def test_equal_detectors_are_equal_files(pruned, tmp_path):
+    for number in range(8):
+        save_detector(pruned, tmp_path / f"{number}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_a_pruned_detector_computes_the_same_bits_in_another_process(pruned, saved, tmp_path):
     script = (
         "import sys, torch; from safetensors.torch import load_file, save_file\n"

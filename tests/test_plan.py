@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from paperlib.pruning import PruningPlan, plan_pruning, plan_ratios, removed_channels, trace_channels
+from paperlib.pruning import PruningPlan, apply_plan, plan_pruning, plan_ratios, removed_channels, trace_channels
 from paperlib.structure import ChannelSplit
 
 WIDTHS = (7, 12, 20, 9)
@@ -108,6 +108,25 @@ def test_layers_and_parts_of_splits_keep_their_floor(ratio: float, keep_floor: f
     for count, total in [(len(kept), 16), (sum(c < 6 for c in kept), 6), (len(plan.kept["c"]), 8)]:
         assert count >= max(1, keep_floor * total * (1 - 1e-12))
     removed_channels(trace_channels(net), plan)
+
+
+@pytest.mark.parametrize("make", [chain, lambda: set_gammas(Tied())])
+def test_a_floor_of_the_original_does_not_compound_when_pruning_is_repeated(make) -> None:
+    net = original = make()
+    for _ in range(4):
+        plan = plan_pruning(net, 0.9, keep_floor=0.25, original=original)
+        net = apply_plan(net, plan, compensate="off")
+    counts = [(len(s.channels), len(t.channels)) for s, t in _segments(net, original)]
+    assert all(left >= 0.25 * before for left, before in counts)
+    assert any(left < 0.3 * before for left, before in counts)
+    again = plan_pruning(net, 0.9, keep_floor=0.25)
+    assert again.channels_kept < plan.channels_kept, "a floor of what is left lets more go"
+    with pytest.raises(ValueError, match="the original network has no layer"):
+        plan_pruning(net, 0.5, original=nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)))
+
+
+def _segments(net: nn.Module, original: nn.Module) -> zip:
+    return zip(trace_channels(net).segments, trace_channels(original).segments, strict=True)
 
 
 def test_the_floor_brings_back_the_most_important_and_says_so() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from paperlib.costs import cost
 from paperlib.detectors import build_detector
-from paperlib.pruning import apply_plan, plan_pruning
+from paperlib.pruning import PruningPlan, apply_plan, plan_pruning
 
 SIDE = 64
 NETWORKS = [Branches, Depthwise, Darknet, ResNet]
@@ -31,7 +31,11 @@ def test_planned_costs_are_those_of_the_pruned_network(make: type, ratio: float,
     assert plan.cost_after == cost(apply_plan(net, plan, compensate="off"), SIDE)
 
 
-@pytest.mark.parametrize("target", ["size_mb", "gmacs"])
+def reached(plan: PruningPlan, target: str) -> float:
+    return plan.channels_kept if target == "channels" else getattr(plan.cost_after, target)
+
+
+@pytest.mark.parametrize("target", ["size_mb", "gmacs", "channels"])
 @pytest.mark.parametrize("make", NETWORKS)
 @given(share=st.floats(0, 1.1), round_to=st.sampled_from([1, 4]), seed=st.integers(0, 99))
 @settings(max_examples=6, deadline=None)
@@ -40,15 +44,15 @@ def test_a_target_gives_the_largest_plan_that_fits(
 ) -> None:
     net = randomise(make(), seed)
     options = {"round_to": round_to, "image_size": SIDE}
-    whole, least = (getattr(plan_pruning(net, r, **options).cost_after, target) for r in (0.0, 0.9999))
+    whole, least = (reached(plan_pruning(net, r, **options), target) for r in (0.0, 0.9999))
     limit = least + share * (whole - least)
     plan = plan_pruning(net, **{target: limit}, **options)
-    assert getattr(plan.cost_after, target) <= limit
+    assert reached(plan, target) <= limit
     count = sum(layer.total for layer in plan.layers.values())
     candidates = round(plan.ratio * count)
     if candidates:
         larger = plan_pruning(net, (candidates - 0.5) / count, **options)  # one candidate fewer
-        assert getattr(larger.cost_after, target) > limit
+        assert reached(larger, target) > limit
     else:
         assert plan.channels_kept == plan.channels_total
 
@@ -64,8 +68,8 @@ def test_blocks_go_before_channels_on_the_way_to_a_target() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "exactly one of ratio, size_mb, gmacs is needed, not none"),
-        ({"ratio": 0.5, "gmacs": 1.0}, "exactly one of ratio, size_mb, gmacs is needed, not ratio and gmacs"),
+        ({}, "exactly one of ratio, size_mb, gmacs, channels is needed, not none"),
+        ({"ratio": 0.5, "gmacs": 1.0}, "exactly one of ratio, size_mb, gmacs, channels is needed, not ratio and gmacs"),
         ({"size_mb": 1e-6}, r"size_mb 1e-06 cannot be reached; the smallest is 0\.00\d+"),
         ({"gmacs": float("nan")}, r"gmacs nan cannot be reached; the smallest is 0\.06\d+"),
     ],

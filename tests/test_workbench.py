@@ -236,3 +236,36 @@ def test_a_finished_model_cannot_be_changed(done):
     _, models, _ = done
     with pytest.raises(dataclasses.FrozenInstanceError):
         models["new"].digest = "0" * 64
+
+
+def test_anyones_detector_is_adopted_as_it_is_and_needs_neither_blueprint_nor_test_split(done, tmp_path):
+    root, models, _ = done
+    detector, steps = models["pruned"].detector(), bench(tmp_path, blueprint=None, test=None)
+    model = steps.adopt(detector)
+    assert tiny.equal(model.detector(), detector) and steps.adopt(load_detector(model.folder / DETECTOR)) == model
+    assert steps.adopt(models["tuned"].detector()) != model
+    assert steps.evaluate(model, "val") == bench(root).evaluate(models["pruned"], "val")
+    with pytest.raises(ValueError, match="without a test split"):
+        steps.evaluate(model)
+    with pytest.raises(ValueError, match="without a blueprint"):
+        steps.new()
+
+
+def test_it_prunes_to_any_target_and_by_any_criterion(done):
+    root, models, _ = done
+    steps, sparse = bench(root), models["sparse"]
+    size = 0.6 * cost(sparse.detector(), tiny.SIDE).size_mb
+    cut = {name: steps.prune(sparse, size_mb=size, importance=name) for name in ("gamma", "l1", "taylor")}
+    assert all(model.plan().importance == name for name, model in cut.items())
+    assert all(0.9 * size < cost(model.detector(), tiny.SIDE).size_mb <= size for model in cut.values())
+    assert len({json.dumps(model.plan().kept) for model in cut.values()}) == 3
+    assert steps.prune(sparse, channels=100).plan().channels_kept <= 100
+    assert steps.plan(sparse, gmacs=1e-4).cost_after.gmacs <= 1e-4, "counted for the images of the recipe"
+
+
+def test_a_criterion_that_looks_at_data_depends_on_them_and_no_other_does(done):
+    root, models, _ = done
+    others = bench(root, train_set=tiny.dataset("val"))
+    for importance, same in (("gamma", True), ("taylor", False)):
+        mine, theirs = (steps.prune(models["sparse"], 0.3, importance=importance) for steps in (bench(root), others))
+        assert (mine == theirs) == same

@@ -2,6 +2,7 @@
 
 from multiprocessing import get_context
 
+import numpy as np
 import torch
 
 from paperlib.data import Dataset, Record
@@ -22,10 +23,10 @@ def dataset(split="train", count=8):
     return Dataset(f"tiny/{split}", CLASSES, [Record(f"{index}", *scene) for index, scene in enumerate(scenes)])
 
 
-def detector(seed=0, *, width=0.1, anchors=ANCHORS):
+def detector(seed=0, *, width=0.1, anchors=ANCHORS, num_classes=None):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build_detector("yolov4-tiny", len(CLASSES), width=width, anchors=anchors)
+        return build_detector("yolov4-tiny", num_classes or len(CLASSES), width=width, anchors=anchors)
 
 
 def two_stage(seed=0):
@@ -44,3 +45,38 @@ def equal(one, other):
     """Whether two modules hold the same bits."""
     mine, theirs = one.state_dict(), other.state_dict()
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+QUICK = {
+    "yolov3": (0.125, 0.25),
+    "yolov3-spp": (0.125, 0.25),
+    "yolov4": (0.0625, 0.25),
+    "yolov4-tiny": (0.25, 1.0),
+    "centernet-resnet50": (0.125, 0.3),
+    "faster-rcnn-resnet101": (0.125, 0.1),
+}
+"""Width and depth at which each detector trains in seconds."""
+
+
+def quick(name, num_classes, seed=0, side=SIDE):
+    """One of the six at that width, its anchors for pictures of `side` pixels."""
+    width, depth = QUICK[name]
+    anchors = usual_anchors(name)
+    options = {"anchors": tuple((w * side / 416, h * side / 416) for w, h in anchors)} if anchors else {}
+    options |= {"depth": depth} if depth != 1.0 else {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build_detector(name, num_classes, width=width, **options)
+
+
+def of_classes(*splits):
+    """The same pictures with those classes alone of which every split shows some."""
+    names = [name for name in splits[0].classes if all(split.counts()[name] for split in splits)]
+    new = {splits[0].classes.index(name) + 1: label for label, name in enumerate(names, 1)}
+
+    def narrowed(record):
+        stay = [place for place, label in enumerate(record.labels.tolist()) if label in new]
+        labels = np.array([new[label] for label in record.labels[stay].tolist()], dtype=np.int64)
+        return Record(record.name, record.image, record.boxes[stay], labels)
+
+    return [Dataset(split.name, names, [narrowed(record) for record in split.records]) for split in splits]

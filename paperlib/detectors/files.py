@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from paperlib.detectors import build_detector
@@ -20,7 +20,7 @@ FORMAT = "paperlib-detector-1"
 
 
 def save_detector(detector: nn.Module, path: str | Path) -> None:
-    """Write weights and structure to one `.safetensors` file, whole or not at all."""
+    """Write weights and structure to one `.safetensors` file, whole or not at all; equal ones give equal files."""
     path = Path(path)
     metadata = {
         "format": FORMAT,
@@ -30,7 +30,7 @@ def save_detector(detector: nn.Module, path: str | Path) -> None:
     metadata["seal"] = _seal(metadata)
     tensors = {name: value.contiguous().cpu() for name, value in detector.state_dict().items()}
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata=metadata)
+        partial.write_bytes(_in_order(save(tensors, metadata)))
 
 
 def load_detector(path: str | Path) -> nn.Module:
@@ -63,6 +63,16 @@ def load_detector(path: str | Path) -> nn.Module:
         raise ValueError(f"{path}: its structure was edited after it was written (the seal does not fit)")
     detector.load_state_dict(tensors, assign=True)
     return detector.eval()
+
+
+def _in_order(content: bytes) -> bytes:
+    """The bytes of a safetensors file with its metadata in alphabetical order, which the library leaves to chance."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants what follows aligned
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _seal(metadata: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from paperlib.costs import kernel_places
-from paperlib.pruning.channels import BoolArray, ChannelGraph, IntArray, trace_channels
+from paperlib.pruning.channels import BoolArray, ChannelGraph, IntArray, Segment, trace_channels
 from paperlib.pruning.importance import Batches, Scores, score_channels
 from paperlib.pruning.layers import bypasses_of, least_important_blocks, without_blocks
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, prunable_outputs
@@ -28,10 +28,12 @@ def plan_pruning(
     *,
     size_mb: float | None = None,
     gmacs: float | None = None,
+    channels: int | None = None,
     layers: int = 0,
     importance: str = "gamma",
     calibration: Batches | None = None,
     keep_floor: float = 0.1,
+    original: nn.Module | None = None,
     round_to: int = 1,
     image_size: int = 800,
 ) -> PruningPlan:
@@ -43,26 +45,29 @@ def plan_pruning(
 
     Args:
         detector: any network that `trace_channels` can read.
-        ratio: share of the prunable channels to remove, in [0, 1). Exactly one of this and the next two is given.
+        ratio: share of the prunable channels to remove, in [0, 1). Exactly one of this and the next three is given.
         size_mb: what the pruned network may weigh at most (`Cost.size_mb`), compensation apart.
         gmacs: what one pass of it may cost at most (`Cost.gmacs`), compensation apart.
+        channels: how many prunable channels it may have at most.
         layers: number of residual blocks to remove: those whose branch ends in the batch norm of the lowest mean
             |gamma|, whatever the criterion for channels (the paper's second contribution). With `ratio` 0 nothing
             else goes.
         importance: `gamma`, `l1` or `taylor`.
         calibration: batches `(images, targets)` for `taylor`; the others take none.
         keep_floor: share, in [0, 1], which convolutions and parts of splits keep; one channel at least.
+        original: the network whose channels `keep_floor` is a share of; by default `detector`. One that is pruned
+            again and again needs it: a tenth of a tenth is a hundredth.
         round_to: the kept channels of each of them are rounded up to a multiple of this, or to all.
         image_size: side in pixels of the square image that multiply-accumulates are counted for.
 
     Raises:
-        ValueError: an argument is out of its range; the target cannot be reached, with the least that can be; or
-            nothing in the network can be pruned.
+        ValueError: an argument is out of its range; the target cannot be reached, with the least that can be;
+            nothing in the network can be pruned; or `original` lacks one of its layers.
     """
-    target = _the_target(ratio=ratio, size_mb=size_mb, gmacs=gmacs)
+    target = _the_target(ratio=ratio, size_mb=size_mb, gmacs=gmacs, channels=channels)
     planner = Planner(
         detector, layers=layers, importance=importance, calibration=calibration,
-        keep_floor=keep_floor, round_to=round_to, image_size=image_size,
+        keep_floor=keep_floor, original=original, round_to=round_to, image_size=image_size,
     )  # fmt: skip
     return planner.plan(_candidates(planner.ranking, planner.costs, *target), ratio)
 
@@ -88,7 +93,7 @@ class Planner:
 
     def __init__(
         self, detector: nn.Module, *, layers: int = 0, importance: str = "gamma", calibration: Batches | None = None,
-        keep_floor: float = 0.1, round_to: int = 1, image_size: int = 800,
+        keep_floor: float = 0.1, original: nn.Module | None = None, round_to: int = 1, image_size: int = 800,
     ) -> None:  # fmt: skip
         _check_settings(keep_floor, round_to)
         self.importance = importance
@@ -99,7 +104,9 @@ class Planner:
         if not self.graph.prunable:
             raise ValueError(f"{type(detector).__name__} has no prunable channel: no convolution with a batch norm")
         self.scores = score_channels(importance, detector, self.everything.prunable | self.graph.prunable, calibration)
-        self.ranking = Ranking(self.graph, self.scores, keep_floor, round_to)
+        whole_segments = self.graph.segments if original is None else trace_channels(original).segments
+        floors = _floors(self.graph.segments, whole_segments, keep_floor)
+        self.ranking = Ranking(self.graph, self.scores, floors, round_to)
         places = kernel_places(detector, image_size)
         self.present = PlannedCosts(detector, self.everything, places, image_size)
         self.costs = PlannedCosts(whole, self.graph, places, image_size) if self.blocks else self.present
@@ -132,9 +139,8 @@ class Ranking:
         count: N.
     """
 
-    def __init__(self, graph: ChannelGraph, scores: Scores, keep_floor: float, round_to: int) -> None:
-        self.graph, self.round_to = graph, round_to
-        self.floors = [max(1, ceil(_exact(keep_floor) * len(segment.channels))) for segment in graph.segments]
+    def __init__(self, graph: ChannelGraph, scores: Scores, floors: list[int], round_to: int) -> None:
+        self.graph, self.floors, self.round_to = graph, floors, round_to
         self.rank, self.values = _rank(graph, scores)
         self.count = len(self.values)
 
@@ -170,10 +176,14 @@ class Ranking:
             found.append(f"{candidates} of {self.count} channels were to go; the floor lets {limit} go at most")
         return found
 
+    def left(self, removed: BoolArray) -> int:
+        """How many prunable channels stay without the channel numbers at `removed`."""
+        return sum(int((~removed[ids]).sum()) for _, ids in prunable_outputs(self.graph))
+
     def _most(self) -> int:
         """How many channels go if all are candidates."""
-        removed = self.rounded(self.floored(self.count))
-        return sum(int(removed[ids].sum()) for _, ids in prunable_outputs(self.graph))
+        total = sum(len(ids) for _, ids in prunable_outputs(self.graph))
+        return total - self.left(self.rounded(self.floored(self.count)))
 
 
 def _the_target(**targets: float | None) -> tuple[str, float]:
@@ -194,7 +204,8 @@ def _candidates(ranking: Ranking, costs: PlannedCosts, target: str, value: float
         return floor(_exact(value) * ranking.count)
 
     def reached(count: int) -> float:
-        return getattr(costs.of(ranking.rounded(ranking.floored(count))), target)
+        removed = ranking.rounded(ranking.floored(count))
+        return ranking.left(removed) if target == "channels" else getattr(costs.of(removed), target)
 
     return fewest_candidates(reached, value, ranking.count - 1, target)
 
@@ -204,6 +215,16 @@ def _check_settings(keep_floor: float, round_to: int) -> None:
         raise ValueError(f"keep_floor {keep_floor} is not in [0, 1]")
     if round_to != int(round_to) or round_to < 1:
         raise ValueError(f"round_to {round_to} is not a whole number of at least 1")
+
+
+def _floors(segments: list[Segment], originals: list[Segment], keep_floor: float) -> list[int]:
+    """How many channels each segment keeps at least: a share of what it had in the original network."""
+    counts: dict[str, list[int]] = {}
+    for segment in reversed(originals):
+        counts.setdefault(segment.layer, []).append(len(segment.channels))
+    if strange := next((s.layer for s in segments if not counts.get(s.layer)), None):
+        raise ValueError(f"the original network has no layer {strange} to compare with")
+    return [max(1, ceil(_exact(keep_floor) * counts[segment.layer].pop())) for segment in segments]
 
 
 def _exact(share: float) -> Fraction:

@@ -1,0 +1,279 @@
+"""`paperlib compress`: anyone's data in, a student and its report out; killed anywhere, the same in the end."""
+
+import json
+import re
+import shutil
+import time
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from paperlib.cli import app
+from paperlib.costs import cost
+from paperlib.detectors.files import load_detector, save_detector
+from paperlib.export import onnx_session
+
+OPTIONS = {
+    "--width": 0.1, "--image-size": 64, "--epochs": 2, "--fine-tune-epochs": 1, "--batch-size": 4, "--step": 0.3,
+    "--max-drop": 1, "--round-to": 1, "--threads": 1, "--timing-seconds": 0.01,
+}  # fmt: skip
+MARKUP = "<script>|a"
+"""The name of a class."""
+TIMED = {"timing.json", "report.md", "report.html", "provenance.json"}
+"""What clocks have a say in."""
+TWO_SEEDS = {"seeds": 2, "epochs": 1, "step": 0.6}
+
+
+def write_coco(folder, name, data, prefix=""):
+    """A data set as files: pictures in `folder/images`, boxes in `folder/<name>.json`."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    content = {"images": [], "annotations": [], "categories": []}
+    content["categories"] = [{"id": label, "name": each} for label, each in enumerate(data.classes, 1)]
+    for number, record in enumerate(data.records):
+        file = f"{prefix or name}-{number}.png"
+        Image.fromarray(record.pixels()).save(folder / "images" / file)
+        content["images"].append({"id": number, "file_name": file})
+        for (left, top, right, bottom), label in zip(record.boxes.tolist(), record.labels.tolist(), strict=True):
+            box = {"bbox": [left, top, right - left, bottom - top], "category_id": label, "image_id": number}
+            content["annotations"].append({"id": len(content["annotations"]), **box})
+    (folder / f"{name}.json").write_text(json.dumps(content))
+    return content
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    train, val = tiny.of_classes(tiny.dataset(), tiny.dataset("val", 4))
+    train.classes = val.classes = (MARKUP, *train.classes[1:])
+    for name, data in (("train", train), ("val", val)):
+        write_coco(folder, name, data)
+    return folder
+
+
+def arguments(folder, out, *flags, **changes):
+    paths = {"--data": folder / "train.json", "--val": folder / "val.json", "--images": folder / "images"}
+    options = {**paths, "--out": out, **OPTIONS, **{f"--{k.replace('_', '-')}": v for k, v in changes.items()}}
+    return ["compress", *(str(part) for pair in options.items() for part in pair), *flags]
+
+
+def invoke(*given, **changes):
+    threads = torch.get_num_threads()
+    result = CliRunner().invoke(app, arguments(*given, **changes))
+    torch.set_num_threads(threads)
+    return result
+
+
+def contents(out, leave_out=()):
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file() and path.name not in leave_out}
+
+
+# --- what is handed over --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def delivered(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("delivered") / "out"
+    result = invoke(folder, out, "--controls", **TWO_SEEDS)
+    assert result.exit_code == 0, result.output
+    return out, result
+
+
+def test_the_student_comes_as_a_detector_and_as_onnx_with_the_numbers_that_are_told(delivered):
+    out, result = delivered
+    assert {path.name for path in out.iterdir()} == TIMED | {
+        "student.safetensors", "student.onnx", "table.csv", "metrics.json", "steps"
+    }  # fmt: skip
+    student, told = load_detector(out / "student.safetensors"), json.loads((out / "metrics.json").read_text())
+    last = told["stages"][-1]
+    assert last["role"] == "student" and last["cost"]["size_mb"] == cost(student, 64).size_mb
+    boxes, scores = onnx_session(out / "student.onnx", 1).run(None, {"images": torch.zeros(1, 3, 64, 64).numpy()})
+    assert boxes.shape[:2] == scores.shape[:2] and scores.shape[2] == student.num_classes
+    table = pd.read_csv(out / "table.csv")
+    assert list(table["mb"]) == [stage["cost"]["size_mb"] for stage in told["stages"]]
+    assert result.output.splitlines()[-1].startswith(f"{out}: {cost(student, 64).size_mb:.3g} MB, mAP")
+
+
+def test_rivals_are_told_with_their_spread_over_the_seeds(delivered):
+    out, _ = delivered
+    models = pd.DataFrame(json.loads((out / "metrics.json").read_text())["models"])
+    assert sorted(models["seed"].unique()) == [0, 1]
+    assert (models.groupby("model").size() == 2).all() and models["model"].nunique() == 8
+    report = (out / "report.md").read_text()
+    assert all(f"| {name}" in report for name in models["model"]) and "±" in report and "2 seeds" in report
+
+
+def test_the_page_needs_no_other_file_and_has_a_light_and_a_dark_side(delivered):
+    out, _ = delivered
+    page, text = ((out / f"report.{kind}").read_text() for kind in ("html", "md"))
+    pictures = re.findall(r'<picture><source media="\(prefers-color-scheme: dark\)" srcset="data:image', page)
+    assert len(pictures) == 5 == len(re.findall(r"^\[\w+\]: data:image", text, re.M))
+    addresses = re.findall(r'(?:src|srcset|href)="([^"]{5})|url\((.{5})', page)
+    assert {first or second for first, second in addresses} == {"data:"}
+    for title in ("The chain", "Classes", "Latency", "Channels", "Detections", "Controls", "What it took"):
+        assert f"<h2>{title}</h2>" in page and f"\n## {title}\n" in text
+    assert "An epoch with a teacher takes" in text
+
+
+def test_the_birth_certificate_names_settings_and_data_but_no_place(delivered, folder):
+    out, _ = delivered
+    born = json.loads((out / "provenance.json").read_text())
+    assert born["seeds"] == [0, 1] and set(born["data_digest"]) == {"train", "val"}
+    assert born["settings"]["compression"]["step"] == 0.6 and born["settings"]["data"] == "…/train.json"
+    assert str(folder) not in (out / "provenance.json").read_text() + (out / "report.md").read_text()
+
+
+def test_the_same_command_again_trains_nothing_and_gives_the_same_files(delivered, folder):
+    out, _ = delivered
+    before = contents(out, {"provenance.json"})
+    steps = {path: path.stat().st_mtime_ns for path in (out / "steps").rglob("*") if path.suffix != ".lock"}
+    assert invoke(folder, out, "--controls", **TWO_SEEDS).exit_code == 0
+    assert contents(out, {"provenance.json"}) == before
+    assert {path: path.stat().st_mtime_ns for path in (out / "steps").rglob("*") if path.suffix != ".lock"} == steps
+
+
+def test_a_class_that_looks_like_markup_stays_text(delivered):
+    page = (delivered[0] / "report.html").read_text()
+    assert "<script>" not in page and ">&lt;script&gt;|a</td>" in page
+
+
+# --- input that cannot be used --------------------------------------------------------------------------
+
+
+def damaged(name, *keys, to):
+    def damage(folder):
+        content = json.loads((folder / f"{name}.json").read_text())
+        at = content
+        for key in keys[:-1]:
+            at = at[key]
+        at[keys[-1]] = to(at[keys[-1]]) if callable(to) else to
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+    return damage
+
+
+def cut_short(folder):
+    path = folder / "images" / "val-1.png"
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def three_classes(folder):
+    save_detector(tiny.detector(num_classes=3), folder / "other.safetensors")
+
+
+def no_ships(found):
+    return [each for each in found if each["category_id"] != 2]
+
+
+FAULTS = {
+    "category-without-boxes": (damaged("train", "annotations", to=no_ships), {}, "train.json: category 'ship' has no"),
+    "image-missing": (lambda f: (f / "images" / "train-3.png").unlink(), {}, "train-3.png: no such image (listed in"),
+    "duplicate-ids": (damaged("val", "images", 1, "id", to=0), {}, "val.json, images: id 0 is given 2 times"),
+    "no-area": (damaged("train", "annotations", 0, "bbox", 2, to=0), {}, "train.json, annotations[0]: bbox ["),
+    "not-json": (lambda f: (f / "train.json").write_text("{"), {}, "train.json, line 1: not JSON"),
+    "classes-differ": (damaged("val", "categories", 0, "name", to="car"), {}, "val.json differ in their classes: "),
+    "no-validation-image": (damaged("val", "images", to=[]), {}, "val.json: lists no images"),
+    "no-validation-box": (damaged("val", "annotations", to=[]), {}, "val.json: no boxes, so nothing to judge by"),
+    "judged-by-what-it-learned": (lambda f: None, {"val": "train.json"}, "train.json: image train-0.png is also in"),
+    "broken-image": (cut_short, {}, "val-1.png: the image does not decode"),
+    "unknown-detector": (lambda f: None, {"detector": "yolov9"}, "unknown detector 'yolov9'"),
+    "odd-side": (lambda f: None, {"image_size": 65}, "image_size: Input should be a multiple of 32"),
+    "no-epoch": (lambda f: None, {"fine_tune_epochs": 0}, "epochs: Input should be greater than 0 (found 0)"),
+    "no-drop": (lambda f: None, {"max_drop": 0}, "max_drop: Input should be greater than 0"),
+    "no-weights": (lambda f: None, {"weights": "gone.weights"}, "gone.weights: no such"),
+    "other-classes": (three_classes, {"weights": "other.safetensors"}, "classes, the detector has 3"),
+    "other-detector": (
+        three_classes, {"weights": "other.safetensors", "detector": "yolov4"}, "is a yolov4-tiny, not a yolov4"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "changes", "complaint"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_is_one_line_before_anything_is_begun(damage, changes, complaint, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    damage(tmp_path / "data")
+    placed = {key: tmp_path / "data" / value if "." in str(value) else value for key, value in changes.items()}
+    result = invoke(tmp_path / "data", tmp_path / "out", **placed)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith("paperlib: ") and complaint in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# --- killed ---------------------------------------------------------------------------------------------
+
+
+def run(given):
+    app(given)
+
+
+def killed(given, reached):
+    """Run the command and kill it, at once and for good, when `reached()`."""
+    process = tiny.processes.Process(target=run, args=(given,))
+    process.start()
+    while process.is_alive() and not reached():
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    assert process.exitcode == -9, "it ended before it was killed"
+
+
+def finished(given):
+    process = tiny.processes.Process(target=run, args=(given,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.fixture(scope="module")
+def dozen(data_root, tmp_path_factory):
+    """A dozen images of NWPU VHR-10 as somebody's own, by the annotations in COCO format that come with it."""
+    root = data_root / "nwpu-vhr10"
+    if not (root / "annotations.json").is_file():
+        pytest.skip(f"{root} holds no annotations.json")
+    content, folder = json.loads((root / "annotations.json").read_text()), tmp_path_factory.mktemp("dozen")
+    chosen = {"train": content["images"][:80:10], "val": content["images"][5:45:10]}
+    shown = {name: {image["id"] for image in images} for name, images in chosen.items()}
+    marked = {name: [each for each in content["annotations"] if each["image_id"] in ids] for name, ids in shown.items()}
+    common = set.intersection(*({each["category_id"] for each in found} for found in marked.values()))
+    for name, images in chosen.items():
+        part = {
+            "images": images,
+            "categories": [each for each in content["categories"] if each["id"] in common],
+            "annotations": [each for each in marked[name] if each["category_id"] in common],
+        }
+        (folder / f"{name}.json").write_text(json.dumps(part))
+    return folder, root / "positive image set"
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_every_stage_it_ends_with_the_same_files(dozen, tmp_path):
+    folder, images = dozen
+    left_alone, disturbed = tmp_path / "left alone", tmp_path / "disturbed"
+    steps = disturbed / "steps"
+
+    def unfinished(kind, inside="step.json"):
+        return lambda: any(True for path in steps.glob(f"{kind}-*.partial") for _ in path.glob(inside))
+
+    given = arguments(folder, disturbed, images=images, step=0.45)
+    stages = {
+        "new": unfinished("new"),
+        "sparse training": unfinished("train", "fit/state-00001"),
+        "pruning": unfinished("prune"),
+        "fine-tuning": unfinished("train"),
+        "evaluation": unfinished("evaluate"),
+        "distillation": unfinished("distil"),
+        "delivery": lambda: (disturbed / "student.onnx").exists(),
+    }
+    for reached in stages.values():
+        killed(given, reached)
+        assert not (disturbed / "provenance.json").exists()
+    finished(given)
+    finished(arguments(folder, left_alone, images=images, step=0.45))
+    assert contents(disturbed, TIMED) == contents(left_alone, TIMED)
+    # With the same clocks the reports are the same, too.
+    shutil.copy(left_alone / "timing.json", disturbed)
+    finished(given)
+    assert contents(disturbed, {"provenance.json"}) == contents(left_alone, {"provenance.json"})
