@@ -8,7 +8,8 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-TINY = ["--image-size", "64", "--rounds", "1"]
+TINY = ["--image-size", "64"]
+ONCE = ["--rounds", "1"]
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def run(monkeypatch, capsys):
 
 def test_latency_prints_a_realised_share_for_each_runtime(run):
     small = ["--detectors", "yolov4-tiny", "--width", "0.125", "--ratios", "0.5", "--seconds", "0.01"]
-    rows = [line for line in run("latency.py", *small).splitlines() if "yolov4-tiny" in line]
+    rows = [line for line in run("latency.py", *ONCE, *small).splitlines() if "yolov4-tiny" in line]
     assert len(rows) == 6
     for runtime in ("torch", "onnxruntime", "openvino"):
         whole, pruned = (row for row in rows if f" {runtime} " in row)
@@ -35,7 +36,17 @@ def test_latency_prints_a_realised_share_for_each_runtime(run):
 
 
 def test_training_prints_images_per_second(run):
-    said = run("training.py", "--rivals", "--batch-size", "2", "--steps", "1")
+    said = run("training.py", *ONCE, "--rivals", "--batch-size", "2", "--steps", "1")
     (row,) = (line for line in said.splitlines() if line.startswith("| paperlib"))
     assert float(row.split("|")[3]) > 0
     assert "without pytorchyolo" in said
+
+
+def test_learning_prints_what_is_left_of_map_after_cut_and_fine_tuning(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
+    said = run("learning.py", "--detectors", "yolov4-tiny", "--epochs", "1")
+    rows = [line.split("|") for line in said.splitlines() if "yolov4-tiny" in line]
+    assert [row[2].strip() for row in rows] == ["trained", "pruned 50%", "fine-tuned"]
+    sizes = [float(row[3]) for row in rows]
+    assert sizes[0] > 2 * sizes[1] == 2 * sizes[2]
+    assert all(0 <= float(row[-2]) <= 1 for row in rows)
