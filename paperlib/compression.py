@@ -127,6 +127,7 @@ def compress(
         ValueError: the data sets do not fit the detector or each other; before any training.
     """
     settings = settings or Compression()
+    check_detector(detector, recipe.image_size)
     check_data(train, val)
     check_classes(detector, train)
     bench = workbench(train, val, recipe, settings, store)
@@ -146,6 +147,14 @@ def check_data(train: Dataset, val: Dataset) -> None:
         raise ValueError(f"{train.name}: category {missing[0]!r} has no boxes to learn from")
     if not any(val.counts().values()):
         raise ValueError(f"{val.name}: no boxes, so nothing to judge by")
+
+
+def check_detector(detector: nn.Module, image_size: int) -> None:
+    """Refuse what is no detector of this package, or one that images of this side do not suit, with a ValueError."""
+    if not hasattr(detector, "build_arguments"):
+        raise ValueError(f"{type(detector).__name__} was not made by build_detector or load_detector")
+    if image_size % detector.image_multiple:
+        raise ValueError(f"image size {image_size} is not a multiple of {detector.image_multiple} pixels")
 
 
 def check_classes(detector: nn.Module, data: Dataset) -> None:
@@ -173,13 +182,13 @@ def workbench(
     )
 
 
-def algorithm_1(bench: Workbench, given: Model, settings: Compression) -> Compressed:
-    """The listing, from line 2 to its end."""
-    _expect(bench, *_most_trainings(bench, given, settings))
+def algorithm_1(bench: Workbench, given: Model, settings: Compression, *, rivals: bool = False) -> Compressed:
+    """The listing, from line 2 to its end; `rivals` tells the progress display that `controls` will follow."""
+    _expect(bench, *_most_trainings(settings), rivals)
     teacher = bench.train_sparse(given)
     stages, stopped = prune_and_keep(bench, teacher, settings)
     stages = thinned(stages, settings)
-    _expect(bench, len(stages) - 1, sum(stage.role in ("assistant", "student") for stage in stages))
+    _expect(bench, len(stages) - 1, sum(stage.role in ("assistant", "student") for stage in stages), rivals)
     return Compressed(distilled(bench, stages), stopped, given, bench)
 
 
@@ -244,8 +253,8 @@ def unlike(capacities: Sequence[float], similar: float) -> list[int]:
 def controls(compressed: Compressed) -> dict[str, Model]:
     """What the student is to be compared with, by name: the claims of Section 3 hold only if it beats these.
 
-    The rivals by their training start from the same pruned weights and are trained as long as the student was
-    by its teacher; the scratch-trained ones have its shape and fresh weights.
+    Two start from the weights that the student had before its teacher came, and are trained as long; two have its
+    shape and fresh weights.
     """
     bench, teacher, student = compressed.bench, compressed.chain[0].model, compressed.chain[-1].model
     fresh = bench.reset(student)
@@ -281,20 +290,19 @@ def _prune(bench: Workbench, model: Model, teacher: Model, wanted: int, target_m
     return bench.prune(model, channels=channels, original=teacher)
 
 
-def _most_trainings(bench: Workbench, given: Model, settings: Compression) -> tuple[int, int]:
+def _most_trainings(settings: Compression) -> tuple[int, int]:
     """How many iterations and distillations there can be at most, if sizes fall as the square of the channels."""
     steps = range(ceil((1 - settings.keep_floor) / settings.step) + 1)
-    sizes = [(1 - number * settings.step) ** 2 for number in steps]
-    if settings.target_mb:
-        share = settings.target_mb / cost(given.detector(), bench.recipe.image_size).size_mb
-        sizes = [*(size for size in sizes if size > share), share]
+    sizes = [max(1 - number * settings.step, settings.keep_floor) ** 2 for number in steps]
     return len(sizes) - 1, len(unlike(sizes, settings.similar)) - 1
 
 
-def _expect(bench: Workbench, iterations: int, links: int) -> None:
+def _expect(bench: Workbench, iterations: int, links: int, rivals: bool) -> None:
     """Tell the progress display what there is to do in all."""
-    bench.trainings = 1 + iterations + links
-    bench.epochs = bench.recipe.epochs + (iterations + links) * bench.fine_tuning.epochs
+    # Of the five controls two are short, and one of the three long ones is twice as long.
+    bench.trainings = 1 + iterations + links + 5 * rivals
+    long, short = 1 + 4 * rivals, iterations + links + 2 * rivals
+    bench.epochs = long * bench.recipe.epochs + short * bench.fine_tuning.epochs
 
 
 def _row(stage: Stage) -> dict[str, str | int | float | None]:

@@ -111,16 +111,19 @@ def read(order: Order) -> tuple[Dataset, Dataset]:
     """
     if order.out.exists() and not order.out.is_dir():
         raise ValueError(f"{order.out}: is a file, not a folder")
-    detector = _first(order)
-    side = order.recipe.image_size
-    if side % detector.image_multiple:
-        raise ValueError(f"image size {side} is not a multiple of {detector.image_multiple} pixels")
+    detector, side = _first(order), order.recipe.image_size
+    compression.check_detector(detector, side)
     train = load_dataset(f"coco:{order.data}", "train", root=order.images)
     val = load_dataset(f"coco:{order.val}", "val", root=order.val_images or order.images)
     train.name, val.name = str(order.data), str(order.val)
     compression.check_data(train, val)
     if order.comes_trained:
         compression.check_classes(detector, train)
+    else:
+        detector = build_detector(order.detector, len(train.classes), width=order.width, depth=order.depth)
+    target, weight = order.settings.target_mb, cost(detector, side).size_mb
+    if target and weight <= target:
+        raise ValueError(f"--target-mb {target:g}: the detector has {weight:.3g} MB as it is")
     known = {record.image.resolve() for record in train.records}
     if shared := next((record for record in val.records if record.image.resolve() in known), None):
         raise ValueError(
@@ -147,6 +150,8 @@ def hand_over(order: Order, runs: list[tuple[Compressed, dict[str, Model]]], beg
     notes = list(faults)
     if unseen:
         notes.append(f"Without boxes in validation, so that nobody knows how well they are found: {', '.join(unseen)}.")
+    if compressed.stages[0].tuned.map50 <= order.settings.max_drop < 1:
+        notes.append("Accuracy could not stop the pruning: the trained detector's mAP is not above the drop allowed.")
     name = student.build_arguments["name"]
     report = Report(name, compressed, order.settings, frame, timing, notes, order.comes_trained)
     files.write_text_atomically(out / "report.md", report.markdown())
@@ -188,7 +193,7 @@ def _compress(order: Order, train: Dataset, val: Dataset, seed: int) -> tuple[Co
     recipe = order.recipe.model_copy(update={"seed": seed})
     bench = compression.workbench(train, val, recipe, order.settings, Store(order.out / STEPS), _blueprint(order))
     given = bench.adopt(load_detector(order.weights)) if order.comes_trained else bench.new()
-    compressed = compression.algorithm_1(bench, given, order.settings)
+    compressed = compression.algorithm_1(bench, given, order.settings, rivals=order.controls)
     return compressed, compression.controls(compressed) if order.controls else {}
 
 
@@ -209,7 +214,7 @@ def _export(order: Order, compressed: Compressed) -> list[str]:
     path.unlink(missing_ok=True)
     try:
         export_onnx(compressed.student, path, bench.recipe.image_size, classes=bench.train_set.classes)
-    except ValueError as error:
+    except Exception as error:  # exporter and runtime have exceptions of their own, with no base in common
         return [f"student.onnx is missing: {' '.join(str(error).split())}"]
     return []
 
@@ -249,7 +254,7 @@ def _pace(compressed: Compressed) -> dict[str, Any]:
         if stage.distilled:
             taught = _seconds(stage.distilled[0])
             rows.append({"training": "distillation", "model": stage.name, **taught})
-            shares.append(taught["seconds an epoch"] / alone["seconds an epoch"])
+            shares.append(taught["seconds an epoch"] / max(alone["seconds an epoch"], 1e-9))
     return {"training": rows, "teacher_cost": sum(shares) / len(shares) if shares else None}
 
 
@@ -258,7 +263,7 @@ def _seconds(model: Model) -> dict[str, Any]:
     history = model.history()
     plain = history[history["map50"].isna()]
     counted = plain if len(plain) else history
-    return {"epochs": len(history), "seconds an epoch": round(float(counted["seconds"].median()), 2)}
+    return {"epochs": len(history), "seconds an epoch": float(counted["seconds"].median())}
 
 
 def _provenance(order: Order, runs: list[tuple[Compressed, dict[str, Model]]], seconds: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Everything in it follows from the models, the data and `timing.json`; only what 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ from paperlib.data.records import Dataset
 from paperlib.evaluation import detect
 
 EXAMPLES = 4
+MARKUP = re.compile(r"[\\`*\[\]|]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
+"""What Markdown would read as more than text; an underscore only at the edge of a word."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -132,8 +135,9 @@ class Report:
             rivals=tables.in_words(tables.over_seeds(self.runs)),
             seeds=sorted(self.runs["seed"].unique()),
             given=bench.evaluate(self.compressed.given, "val") if self.trained_before else None,
-            training=pd.DataFrame(self.timing["training"]),
+            training=pd.DataFrame(self.timing["training"]).round(2),
             markdown=_as_markdown,
+            plain=_plain,
             count=lambda number, what: f"{number} {what}" + "s" * (number != 1),
         )
 
@@ -198,9 +202,15 @@ def _points(change: float) -> str:
     return f"{100 * change:+.1f}".replace("-", "−")
 
 
+def _plain(value: object) -> str:
+    """What people named their classes is text in one line, not markup."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return MARKUP.sub(lambda found: f"&#{ord(found[0])};", text)
+
+
 def _as_markdown(table: pd.DataFrame) -> str:
-    """A table with numbers on the right; what people named their classes is text, not markup."""
-    shown = table.map(lambda cell: html.escape(str(cell), quote=False).replace("|", "&#124;"))
+    """A table with numbers on the right."""
+    shown = table.map(_plain)
     sides = ["left", *["right"] * (len(table.columns) - 1)]
     return shown.to_markdown(index=False, disable_numparse=True, colalign=sides)
 

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from paperlib import experiments, figures, files, paths, progress, tables
+from paperlib.choices import Blueprint, DistillationChoices, PruningChoices
 from paperlib.costs import Cost, cost
 from paperlib.data import Dataset, load_dataset
 from paperlib.detectors import DETECTORS, build_detector, transfer_coco_weights, usual_anchors
@@ -34,7 +35,7 @@ from paperlib.provenance import certificate
 from paperlib.pruning import Sparsity
 from paperlib.recipe import Recipe
 from paperlib.settings import Settings, validate
-from paperlib.workbench import Blueprint, DistillationChoices, Model, PruningChoices, Workbench
+from paperlib.workbench import Model, Workbench
 
 PARAMETERS = "# Parameters"
 """How a notebook's parameters cell opens, and the one that papermill puts behind it."""

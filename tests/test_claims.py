@@ -68,7 +68,9 @@ def test_the_list_covers_every_table_and_every_figure_with_numbers_and_asks_ever
     measured = [claim for claim in claims if claim.measure]
     assert {claim.measure.notebook for claim in measured} == NOTEBOOKS
     assert all("paper" in claim.holds for claim in measured)
-    assert all(claim.unit == "%" or claim.holds.keys() >= {"quick", "laptop"} for claim in measured)
+    ours_to_choose = {"scp-size", "scp-compute"}  # below the paper's scale, sizes that follow from our own ratios
+    asked = [claim for claim in measured if claim.unit != "%" and claim.id not in ours_to_choose]
+    assert all(claim.holds.keys() >= {"quick", "laptop"} for claim in asked)
 
 
 def test_each_reported_number_meets_what_the_papers_own_scale_asks():

@@ -1,6 +1,7 @@
 """Algorithm 1: what it keeps, when it stops, whom it lets teach, and on which data."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -20,6 +21,7 @@ from paperlib.detectors import DETECTORS, build_detector
 from paperlib.recipe import Recipe
 from paperlib.store import Store
 
+OPEN_ENDED = {"step": 0.25, "max_drop": 1.0, "similar": 1.0}
 TRAIN, VAL = tiny.of_classes(tiny.dataset(), tiny.dataset("val", 4))
 
 
@@ -28,7 +30,7 @@ def start(data=TRAIN):
 
 
 def run(root, detector=None, train=TRAIN, val=VAL, recipe=None, **settings):
-    chosen = Compression(**{"step": 0.25, "max_drop": 1.0, "similar": 1.0, **settings})
+    chosen = Compression(**{**OPEN_ENDED, **settings})
     return compress(detector or start(train), train, val, recipe or tiny.recipe(), chosen, store=Store(root))
 
 
@@ -175,6 +177,14 @@ def test_rivals_have_the_students_shape_or_its_origin_and_their_share_of_epochs(
     assert record(dense)["settings"]["sparsity"] is None
 
 
+def test_with_its_controls_the_progress_display_knows_all_there_is_to_train(done):
+    _, made = done
+    bench = replace(made.bench)
+    again = compression.algorithm_1(bench, made.given, Compression(**OPEN_ENDED), rivals=True)
+    compression.controls(again)
+    assert (bench._trained, bench._epochs_trained) == (bench.trainings, bench.epochs)
+
+
 # --- data that cannot be used ---------------------------------------------------------------------------
 
 
@@ -203,9 +213,15 @@ def test_a_detector_of_other_classes_or_of_another_package_is_refused(tmp_path):
     with pytest.raises(ValueError, match=f"tiny/train: {len(TRAIN.classes)} classes, the detector has 3"):
         run(tmp_path, detector=build_detector("yolov4-tiny", 3, width=0.1))
     foreign = torch.nn.Conv2d(3, 3, 1)
-    foreign.num_classes = len(TRAIN.classes)
     with pytest.raises(ValueError, match="Conv2d was not made by build_detector or load_detector"):
         run(tmp_path, detector=foreign)
+
+
+def test_a_side_that_the_detector_cannot_take_is_refused(tmp_path):
+    detector = start()
+    detector.image_multiple = 48
+    with pytest.raises(ValueError, match=f"image size {tiny.SIDE} is not a multiple of 48 pixels"):
+        run(tmp_path, detector=detector)
 
 
 # --- all six --------------------------------------------------------------------------------------------

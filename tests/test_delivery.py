@@ -21,7 +21,7 @@ OPTIONS = {
     "--width": 0.1, "--image-size": 64, "--epochs": 2, "--fine-tune-epochs": 1, "--batch-size": 4, "--step": 0.3,
     "--max-drop": 1, "--round-to": 1, "--threads": 1, "--timing-seconds": 0.01,
 }  # fmt: skip
-MARKUP = "<script>|a"
+MARKUP = "<script>|*a*_b_"
 """The name of a class."""
 TIMED = {"timing.json", "report.md", "report.html", "provenance.json"}
 """What clocks have a say in."""
@@ -137,7 +137,7 @@ def test_the_same_command_again_trains_nothing_and_gives_the_same_files(delivere
 
 def test_a_class_that_looks_like_markup_stays_text(delivered):
     page = (delivered[0] / "report.html").read_text()
-    assert "<script>" not in page and ">&lt;script&gt;|a</td>" in page
+    assert "<script>" not in page and ">&lt;script&gt;|*a*_b_</td>" in page
 
 
 # --- input that cannot be used --------------------------------------------------------------------------
@@ -183,6 +183,7 @@ FAULTS = {
     "odd-side": (lambda f: None, {"image_size": 65}, "image_size: Input should be a multiple of 32"),
     "no-epoch": (lambda f: None, {"fine_tune_epochs": 0}, "epochs: Input should be greater than 0 (found 0)"),
     "no-drop": (lambda f: None, {"max_drop": 0}, "max_drop: Input should be greater than 0"),
+    "small-enough": (lambda f: None, {"target_mb": 1000}, "--target-mb 1000: the detector has 0."),
     "no-weights": (lambda f: None, {"weights": "gone.weights"}, "gone.weights: no such"),
     "other-classes": (three_classes, {"weights": "other.safetensors"}, "classes, the detector has 3"),
     "other-detector": (
