@@ -47,10 +47,11 @@ def write_json_atomically(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return what the JSON file holds.
 
-    Raises FileNotFoundError if it is missing and ValueError, naming file and line, if it is not JSON.
+    A byte order mark is passed over. Raises FileNotFoundError if it is missing and ValueError, naming file and line,
+    if it is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
     except ValueError as error:

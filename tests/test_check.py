@@ -12,8 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from paperlib.cli import app
-from paperlib.data import registry
-from paperlib.data.check import check
+from paperlib.data import load_dataset, registry
+from paperlib.data.check import check, overview
 from paperlib.data.dota import LAYOUT as DOTA
 from paperlib.data.vhr10 import ANNOTATIONS, CLASSES, IMAGES, LAYOUT
 
@@ -121,7 +121,7 @@ def test_damage_is_named_with_its_file(project, file, damage, kind, fault):
     assert ("no faults" in result.stdout) == (result.exit_code == 0)
 
 
-def test_of_a_part_of_a_set_the_numbers_are_not_compared(tmp_path, monkeypatch):
+def test_a_part_of_a_set_without_a_split_is_a_fault_and_its_numbers_are_not_compared(tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_ROOT", str(tmp_path))
     for folder, file in (("images", "P0001.png"), ("labelTxt", "P0001.txt")):
         (tmp_path / folder).mkdir()
@@ -129,11 +129,33 @@ def test_of_a_part_of_a_set_the_numbers_are_not_compared(tmp_path, monkeypatch):
     Image.new("L", (30, 20)).save(tmp_path / "images" / "P0001.png")
     texts = dict.fromkeys(("title", "page", "licence", "citation", "by_hand", "folder"), "made")
     report = check(DOTA.name, registry.Entry(**texts, images=7, boxes={"plane": 9}), tmp_path)
-    assert report.faults == [] and report.table[0] == {"class": "plane", "boxes": 1, "published": 9, "": ""}
+    assert report.faults == [f"{tmp_path}: 1 of 7 published images"]
+    assert report.table[0] == {"class": "plane", "boxes": 1, "published": 9, "": ""}
     assert report.remarks == [
         "boxes stick out of the image, cut at its border: P0001",
         "7 annotated images were published: the numbers cannot be compared",
     ]
+
+
+def test_of_many_images_that_the_split_does_not_list_one_line_says_what_to_do(project):
+    for number in range(100, 140):
+        copy_of_first(project / IMAGES / f"{number}.jpg")
+        (project / ANNOTATIONS / f"{number}.txt").write_text(GOOD)
+    result = run()
+    (fault,) = [line for line in result.stdout.splitlines() if line.startswith("FAULT")]
+    assert "nwpu-vhr10: 40 images are in no split of " in fault and "vhr10.json (100, …)" in fault
+    assert fault.endswith("draw the split anew: python -m paperlib.data.splits vhr10") and result.exit_code == 2
+    with pytest.raises(ValueError) as caught:
+        load_dataset("vhr10", "train")
+    assert fault == f"FAULT  {caught.value}"
+
+
+def test_weights_are_here_when_their_file_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_WEIGHTS", str(tmp_path))
+    entries = {"coco-weights": registry.find("coco-weights")}
+    assert " no " in overview(entries).splitlines()[-1]
+    (tmp_path / "yolov4-tiny.weights").touch()
+    assert " yes " in overview(entries).splitlines()[-1]
 
 
 def test_weights_are_compared_with_their_digest(tmp_path, monkeypatch):

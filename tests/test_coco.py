@@ -80,6 +80,13 @@ FAULTS = {
     "category-twice": (change("categories", 1, "id", to=90), "categories: id 90 is given 2 times"),
     "name-twice": (change("categories", 1, "name", to="ship"), "categories: name 'ship' is given 2 times"),
     "annotation-twice": (change("annotations", 1, "id", to=1), "annotations: id 1 is given 2 times"),
+    "name-a-number": (change("categories", 1, "name", to=7), "categories: name 7 is not a text"),
+    "file-a-number": (change("images", 1, "file_name", to=7), "images: file_name 7 is not a text"),
+    "id-a-list": (change("images", 1, "id", to=[7]), r"images: id \[7\] is not a whole number or a text"),
+    "mixed-ids": (change("categories", 1, "id", to="2"), "categories: id '2' is a text, 90 is not"),
+    "image-a-list": (change("annotations", 0, "image_id", to=[7]), r"annotations\[0\]: image_id \[7\] is not listed"),
+    "huge": (change("annotations", 0, "bbox", to=[1, 2, 10**400, 4]), r"annotations\[0\]: bbox .* is not four numbers"),
+    "infinite": (change("annotations", 0, "bbox", to=[1, 2, 1e308, 1e308]), r"annotations\[0\]: bbox .* is not four"),
     "unknown-image": (change("annotations", 0, "image_id", to=5), r"annotations\[0\]: image_id 5 is not listed"),
     "unknown-category": (change("annotations", 0, "category_id", to=5), "category_id 5 is not listed"),
     "three-numbers": (change("annotations", 0, "bbox", to=[1, 2, 3]), "is not four numbers"),
@@ -100,6 +107,13 @@ def test_a_file_that_is_wrong_is_refused_in_one_line_that_says_where(folder, con
     with pytest.raises((ValueError, FileNotFoundError), match=fault) as refusal:
         read(folder, content)
     assert "\n" not in str(refusal.value) and "train.json" in str(refusal.value)
+
+
+def test_a_byte_order_mark_and_sizes_of_null_are_passed_over(folder):
+    content = copy.deepcopy(CONTENT)
+    content["images"][0].update(width=None, height=None)
+    (folder / "train.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    assert load_dataset(f"coco:{folder / 'train.json'}", "train").records[0].size() == (40, 30)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

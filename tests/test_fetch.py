@@ -6,6 +6,7 @@ import tarfile
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,6 +154,52 @@ def test_more_bytes_than_the_registry_says_are_not_even_read(server, entry, targ
     with pytest.raises(ValueError, match=r"is longer than the [\d,]+ bytes that the registry says$"):
         fetch("vhr10", entry, target)
     assert [path for path in target.parent.rglob("*") if path.is_file()] == []
+
+
+def free_bytes(monkeypatch, count):
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda folder: SimpleNamespace(free=count))
+
+
+def test_what_is_downloaded_already_needs_no_space_again(server, entry, target, monkeypatch):
+    server.breaks = fetching.ATTEMPTS
+    with pytest.raises(OSError, match="the same command goes on"):
+        fetch("vhr10", entry, target)
+    (partial,) = (target.parent / DOWNLOADS / "vhr10").iterdir()
+    needed = 2 * entry.size - partial.stat().st_size
+    free_bytes(monkeypatch, needed - 1)
+    with pytest.raises(ValueError, match=r"made needs 0.0 GB, 0.0 GB are free$"):
+        fetch("vhr10", entry, target)
+    free_bytes(monkeypatch, needed)
+    fetch("vhr10", entry, target)
+    assert_whole(target)
+
+
+def test_a_file_that_is_not_unpacked_needs_its_size_and_nothing_once_it_is_there(server, entry, target, monkeypatch):
+    entry = entry.model_copy(update={"files": [entry.files[0].model_copy(update={"unpack": {}})]})
+    free_bytes(monkeypatch, entry.size - 1)
+    with pytest.raises(ValueError, match="are free$"):
+        fetch("loose", entry, target)
+    free_bytes(monkeypatch, entry.size)
+    fetch("loose", entry, target)
+    free_bytes(monkeypatch, 0)
+    fetch("loose", entry, target)
+    assert (target / "NWPU VHR.zip").read_bytes() == server.body and len(server.asked) == 1
+
+
+def test_a_part_of_a_set_is_not_taken_for_the_set(server, entry, target):
+    fetch("vhr10", entry, target)
+    (target / vhr10.IMAGES / "002.jpg").unlink()
+    with pytest.raises(ValueError, match=r"vhr10: holds 1 of 2 images; move it away to fetch the set$"):
+        fetch("vhr10", entry, target)
+
+
+def test_what_a_killed_call_left_beside_the_whole_set_is_removed(server, entry, target):
+    fetch("vhr10", entry, target)
+    left = target.parent / DOWNLOADS / "vhr10"
+    left.mkdir(parents=True)
+    (left / "NWPU VHR.zip").write_bytes(server.body)
+    fetch("vhr10", entry, target)
+    assert_whole(target)
 
 
 def test_a_server_that_has_nothing_says_so(server, entry, target):

@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from paperlib import paths, progress
 from paperlib.data import LAYOUTS
-from paperlib.data.reading import Layout, split_path, stored_split
+from paperlib.data.reading import Layout, not_in_split, split_path, stored_split
 from paperlib.data.records import decode, file_digest
 from paperlib.data.registry import Entry, place
 
@@ -91,6 +91,9 @@ def check(name: str, entry: Entry, folder: Path) -> Report:
         if not part.is_dir():
             raise FileNotFoundError(f"{part}: no such folder")
     names = _all_names(layout, report)
+    present = len(layout.names(folder))
+    if not split_path(layout).is_file() and present != entry.images:
+        report.faults.append(f"{folder}: {present:,} of {entry.images:,} published images")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = pool.map(lambda image: _read(layout, folder, image), names)
         images = [found for _, found in zip(progress.bar(names, f"checking {entry.title}"), done, strict=True)]
@@ -110,12 +113,18 @@ def overview(entries: Mapping[str, Entry]) -> str:
             "": entry.title,
             "images": entry.images,
             "download": f"{entry.size / 1e6:,.0f} MB" if entry.files else "by hand",
-            "here": "yes" if place(entry).is_dir() else "no",
+            "here": "yes" if _is_here(entry) else "no",
             "licence": entry.licence,
         }
         for name, entry in entries.items()
     ]
     return f"data folder: {paths.data_root()}\n{tabulate(rows, headers='keys', intfmt=',', missingval='')}"
+
+
+def _is_here(entry: Entry) -> bool:
+    """Is its folder there, and every file that stays as it is downloaded?"""
+    folder = place(entry)
+    return folder.is_dir() and all((folder / file.name).is_file() for file in entry.files if not file.unpack)
 
 
 def _check_files(entry: Entry, report: Report) -> Report:
@@ -131,15 +140,23 @@ def _check_files(entry: Entry, report: Report) -> Report:
 
 
 def _all_names(layout: Layout, report: Report) -> list[str]:
-    """Every image that a file or the split knows of; a file that the split does not know of is a fault."""
+    """Every image that a file or the split knows of; a file that the split does not know of is a fault.
+
+    Where many are unknown, the split is of other data: one fault.
+    """
     known = {}
     for name, file in _listed(layout, report):
         known.setdefault(name, file)
     expected = set()
     if split_path(layout).is_file():
         expected = {name for names in stored_split(layout).values() for name in names}
-        for name in sorted(known.keys() - expected):
-            report.faults.append(f"{known[name]}: is not part of the set, {split_path(layout)} does not list it")
+        strange = sorted(known.keys() - expected)
+        if len(strange) > NAMED:
+            report.faults.append(not_in_split(layout, report.folder, strange))
+        else:
+            report.faults += [
+                f"{known[name]}: is not part of the set, {split_path(layout)} does not list it" for name in strange
+            ]
     return sorted(known.keys() | expected)
 
 

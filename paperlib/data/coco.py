@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,9 @@ TABLES = {
     "annotations": ("image_id", "category_id", "bbox"),
 }
 """The parts of a file that are read, and what each entry of them must have."""
+KINDS = {int: "a whole number", str: "a text"}
+MOST_PIXELS = 1e9
+"""No coordinate is larger; what is cannot be computed with."""
 
 
 def load(annotations: Path, images: Path | None = None) -> Dataset:
@@ -64,17 +66,20 @@ def _checked(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
         for number, entry in enumerate(entries):
             if missing := [key for key in keys if not isinstance(entry, dict) or key not in entry]:
                 raise ValueError(f"{path}, {table}[{number}]: has no {missing[0]}")
-        for key in ("id", "file_name", "name"):
-            _check_unique([entry[key] for entry in entries if key in entry], f"{path}, {table}: {key}")
+        _check_unique([entry["id"] for entry in entries if "id" in entry], f"{path}, {table}: id", (int, str))
+        for key in {"file_name", "name"}.intersection(keys):
+            _check_unique([entry[key] for entry in entries], f"{path}, {table}: {key}", (str,))
     for table in ("images", "categories"):
         if not content[table]:
             raise ValueError(f"{path}: lists no {table}")
     return content
 
 
-def _check_unique(values: Sequence[Any], place: str) -> None:
-    if strange := [value for value in values if not isinstance(value, int | str)]:
-        raise ValueError(f"{place} {strange[0]!r} is neither a whole number nor a text")
+def _check_unique(values: Sequence[Any], place: str, kinds: tuple[type, ...]) -> None:
+    if strange := [value for value in values if type(value) not in kinds]:
+        raise ValueError(f"{place} {strange[0]!r} is not {' or '.join(KINDS[kind] for kind in kinds)}")
+    if mixed := [value for value in values if type(value) is not type(values[0])]:
+        raise ValueError(f"{place} {mixed[0]!r} is {KINDS[type(mixed[0])]}, {values[0]!r} is not")
     value, times = max(Counter(values).items(), key=lambda item: item[1], default=(None, 0))
     if times > 1:
         raise ValueError(f"{place} {value!r} is given {times} times")
@@ -82,11 +87,11 @@ def _check_unique(values: Sequence[Any], place: str) -> None:
 
 def _check_annotation(entry: dict[str, Any], images: dict, categories: dict, place: str) -> None:
     for key, known in (("image_id", images), ("category_id", categories)):
-        if entry[key] not in known:
+        if isinstance(entry[key], list | dict) or entry[key] not in known:
             raise ValueError(f"{place}: {key} {entry[key]!r} is not listed")
     box = entry["bbox"]
     numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
-    if not (numbers and all(map(math.isfinite, box))):
+    if not (numbers and all(abs(value) < MOST_PIXELS for value in box)):
         raise ValueError(f"{place}: bbox {box!r} is not four numbers [x, y, width, height]")
     if box[2] <= 0 or box[3] <= 0:
         raise ValueError(f"{place}: bbox {box} has no area")
@@ -95,11 +100,13 @@ def _check_annotation(entry: dict[str, Any], images: dict, categories: dict, pla
 def _record(
     image: dict[str, Any], objects: list[dict[str, Any]], label_of: dict[int, int], folder: Path, path: Path
 ) -> Record:
-    file = folder / str(image["file_name"])
+    file = folder / image["file_name"]
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such image (listed in {path})")
     size = image_size(file)
-    stated = (image.get("width", size[0]), image.get("height", size[1]))
+    stated = tuple(
+        own if image.get(key) is None else image[key] for key, own in zip(("width", "height"), size, strict=True)
+    )
     if stated != size:
         raise ValueError(f"{file}: is {size[0]} x {size[1]} pixels, {path} says {stated[0]} x {stated[1]}")
     corners = np.array([entry["bbox"] for entry in objects], dtype=np.float64).reshape(-1, 4)
@@ -108,4 +115,4 @@ def _record(
     boxes = trim_boxes(corners, size, overhang=1).astype(np.float32)
     check_boxes(boxes, size, f"{path}, image {image['file_name']}")
     labels = np.array([label_of[entry["category_id"]] for entry in objects], dtype=np.int64)
-    return Record(str(image["file_name"]), file, boxes, labels)
+    return Record(image["file_name"], file, boxes, labels)

@@ -33,16 +33,18 @@ def fetch(name: str, entry: Entry, target: Path) -> None:
 
     Raises:
         ValueError: it can only be had by hand (the message says how); a server sends something else than the registry
-            says; an archive is not to be trusted; or there is too little space.
+            says; an archive is not to be trusted; there is too little space; or `target` holds only a part of the set.
         OSError: the server cannot be reached, or broke off too often.
     """
     if entry.by_hand:
         raise ValueError(f"{entry.title} can only be had by hand ({entry.page}): {entry.by_hand}")
     archives = [file for file in entry.files if file.unpack]
-    if archives and target.exists():
-        return
-    _check_space(entry, target.parent)
     downloads = target.parent / DOWNLOADS / name
+    if archives and target.exists():
+        _check_whole(name, entry, target)
+        shutil.rmtree(downloads, ignore_errors=True)
+        return
+    _check_space(entry, downloads, target)
     for file in entry.files:
         download(file, downloads if file.unpack else target)
     if archives:
@@ -55,7 +57,7 @@ def download(file: File, folder: Path) -> Path:
     import requests
 
     folder.mkdir(parents=True, exist_ok=True)
-    downloader = Resuming(folder / f".{file.sha256[:16]}.part", file.size)
+    downloader = Resuming(_partial(file, folder), file.size)
     pooch.get_logger().setLevel("WARNING")
     try:
         path = pooch.retrieve(file.address, f"sha256:{file.sha256}", file.name, folder, downloader=downloader)
@@ -138,10 +140,27 @@ class Resuming:
             raise requests.ConnectionError("the connection was closed early")
 
 
-def _check_space(entry: Entry, root: Path) -> None:
-    """Refuse to begin what the disk cannot hold: the downloads and, beside them, as much unpacked."""
+def _partial(file: File, folder: Path) -> Path:
+    """Where a download lies while it is not complete."""
+    return folder / f".{file.sha256[:16]}.part"
+
+
+def _check_whole(name: str, entry: Entry, target: Path) -> None:
+    """Refuse a part of a data set, which unpacking would have to mix with the whole."""
+    if name in LAYOUTS and (count := len(LAYOUTS[name].names(target))) < entry.images:
+        raise ValueError(f"{target}: holds {count} of {entry.images} images; move it away to fetch the set")
+
+
+def _check_space(entry: Entry, downloads: Path, target: Path) -> None:
+    """Refuse to begin what the disk cannot hold: what is left to download and, of archives, as much unpacked."""
+    root = target.parent
     root.mkdir(parents=True, exist_ok=True)
-    free, needed = shutil.disk_usage(root).free, 2 * entry.size
+    needed = 0
+    for file in entry.files:
+        folder = downloads if file.unpack else target
+        held = sum(path.stat().st_size for path in (folder / file.name, _partial(file, folder)) if path.is_file())
+        needed += max(0, file.size - held) + (file.size if file.unpack else 0)
+    free = shutil.disk_usage(root).free
     if free < needed:
         raise ValueError(f"{root}: {entry.title} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
 

@@ -98,11 +98,21 @@ def load(layout: Layout, split: str, root: Path) -> Dataset:
             raise FileNotFoundError(f"{folder}: no such folder; {layout.title} belongs there (see data/README.md)")
     strange = sorted(set(layout.names(root)).difference(*names.values()))
     if strange:
-        raise ValueError(
-            f"{root}: {len(strange)} images are in no split of {split_path(layout)} ({strange[0]}, …); "
-            f"take them away, or draw the split anew: python -m paperlib.data.splits {layout.name}"
-        )
+        raise ValueError(not_in_split(layout, root, strange))
     return Dataset(f"{layout.name}/{split}", layout.classes, [layout.read(root, name) for name in names[split]])
+
+
+def not_in_split(layout: Layout, root: Path, names: list[str]) -> str:
+    """What to say, and to do, about images that the split does not know of."""
+    return (
+        f"{root}: {len(names):,} images are in no split of {split_path(layout)} ({names[0]}, …); "
+        f"take them away, or draw the split anew: {draw_command(layout)}"
+    )
+
+
+def draw_command(layout: Layout) -> str:
+    """Draws the split of the data that are there."""
+    return f"python -m paperlib.data.splits {layout.name}"
 
 
 def split_path(layout: Layout) -> Path:
@@ -118,8 +128,9 @@ def stored_split(layout: Layout) -> dict[str, list[str]]:
     """
     path = split_path(layout)
     if not path.is_file():
-        draw = f"python -m paperlib.data.splits {layout.name}"
-        raise FileNotFoundError(f"{path}: no split of {layout.title} has been drawn; with the data in place, {draw}")
+        raise FileNotFoundError(
+            f"{path}: no split of {layout.title} has been drawn; with the data in place, {draw_command(layout)}"
+        )
     return read_json(path)["splits"]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from paperlib import paths, progress
-from paperlib.data.reading import Layout, split_path
+from paperlib.data.reading import Layout, draw_command, split_path
 from paperlib.data.records import Record
 from paperlib.files import write_text_atomically
 
@@ -67,7 +67,7 @@ def _counts(bundle: Sequence[Record], num_classes: int) -> np.ndarray:
 def draw(layout: Layout, root: Path) -> dict[str, Any]:
     """The content of `data/splits/<name>.json`, drawn from the data set in `root`."""
     records = [layout.read(root, name) for name in progress.bar(layout.names(root), f"reading {layout.title}")]
-    how = f"python -m paperlib.data.splits {layout.name}: stratified by class, images of equal content kept together"
+    how = f"{draw_command(layout)}: stratified by class, images of equal content kept together"
     drawn = draw_splits(records, len(layout.classes))
     return {"how": how, "seed": SEED, "shares": SHARES, "splits": drawn}
 

@@ -15,26 +15,40 @@ def read_part(file: Path, left: int, top: int, right: int, bottom: int) -> np.nd
     """The pixels of a part of an image file, uint8 `[bottom - top, right - left, 3]`.
 
     Parts of one file are cheap when they are asked for from top to bottom: the rows of the last part are kept, and the
-    file is read on from there. Going back up reads it from its start again.
+    file is read on from there. Going back up, or a file that was changed, is read from its start again.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the file does not decode, to the last row of the part.
     """
+    state = _state(file)
     strip = getattr(_open, "strip", None)
-    if strip is None or strip.file != file or top < strip.top:
+    if strip is None or strip.state != state or top < strip.top:
         _open.strip = strip = None  # the old one's memory goes before the new one's comes
-        _open.strip = strip = _Strip(file)
-    return strip.rows(top, bottom)[:, left:right].copy()
+        _open.strip = strip = _Strip(file, state)
+    try:
+        return strip.rows(top, bottom)[:, left:right].copy()
+    except BaseException:
+        _open.strip = None  # its rows may be half moved
+        raise
+
+
+def _state(file: Path) -> tuple[Path, int, int]:
+    """Another one once the file was written again."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    found = file.stat()
+    return file, found.st_mtime_ns, found.st_size
 
 
 class _Strip:
     """A band of rows of a file, which moves down."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, state: tuple[Path, int, int]) -> None:
         import pyvips
 
         pyvips.cache_set_max(0)  # a file that was changed would be answered from its past
-        self.file, self.top, self.read = file, 0, 0
+        self.file, self.state, self.top, self.read = file, state, 0, 0
         try:
             image = pyvips.Image.new_from_file(str(file), access="sequential", fail_on="truncated")
             if image.bands != 3 or image.format != "uchar":
