@@ -140,13 +140,12 @@ class _Batch:
         seen = set()
         for name in names:
             settings = load_profile(name, self.settings(name))
-            inputs = settings.needs_files and (settings.dataset, settings.weights)
-            if inputs and inputs not in seen:
+            if unseen := settings.inputs - {("toy-aerial", None)} - seen:
                 # Imported only here: it brings torch, and most batches read no files.
                 from paperlib.study import Study
 
                 Study(name, settings).check_inputs()
-                seen.add(inputs)
+                seen |= unseen
 
     @contextmanager
     def alone(self) -> Iterator[None]:

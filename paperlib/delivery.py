@@ -17,7 +17,7 @@ from paperlib.compression import Compressed
 from paperlib.costs import cost
 from paperlib.data import load_dataset
 from paperlib.data.records import Dataset
-from paperlib.detectors import build_detector, transfer_coco_weights, usual_anchors
+from paperlib.detectors import USUAL_SIDE, build_detector, transfer_coco_weights, usual_anchors
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.export import export_onnx
 from paperlib.provenance import certificate, machine
@@ -29,8 +29,6 @@ from paperlib.workbench import Model
 
 STEPS = "steps"
 """The folder of finished steps, inside the folder that is handed over."""
-USUAL_SIDE = 416
-"""Side in pixels of the images that usual anchors are made for."""
 GAMMA_LEVEL = 0.5
 """Where the paper's scale factors start; those of official weights are brought there, their function unchanged."""
 
@@ -200,11 +198,11 @@ def _compress(order: Order, train: Dataset, val: Dataset, seed: int) -> tuple[Co
 def _blueprint(order: Order) -> Blueprint | None:
     if order.comes_trained:
         return None
-    anchors, scale = usual_anchors(order.detector), order.recipe.image_size / USUAL_SIDE
     if order.weights:
+        anchors = usual_anchors(order.detector)
         return Blueprint(order.detector, order.width, order.depth, anchors, order.weights, GAMMA_LEVEL)
-    fitting = anchors and tuple((w * scale, h * scale) for w, h in anchors)
-    return Blueprint(order.detector, order.width, order.depth, fitting)
+    anchors = usual_anchors(order.detector, scale=order.recipe.image_size / USUAL_SIDE)
+    return Blueprint(order.detector, order.width, order.depth, anchors)
 
 
 def _export(order: Order, compressed: Compressed) -> list[str]:

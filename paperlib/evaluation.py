@@ -57,11 +57,12 @@ def evaluate(
     metrics = judge(found, dataset, confidence)
     if not slices:
         return metrics
-    parts = {part.name: judge_slice(found, dataset, part) for part in slices_of(dataset)}
+    parts = {part.name: judge_slice(found, dataset, part, metrics.confidence) for part in slices_of(dataset)}
     if not whole:
         for change in CHANGES:
             view = changed(dataset, change)
-            parts[change] = judge_slice(detect(detector, view, **how), view, everything(view))
+            seen = detect(detector, view, **how)
+            parts[change] = judge_slice(seen, view, everything(view), metrics.confidence)
     return replace(metrics, slices={name: part for name, part in parts.items() if part})
 
 

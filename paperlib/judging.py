@@ -38,8 +38,8 @@ class Metrics:
         recall: likewise.
         confidence: the score threshold of precision and recall.
         per_class: average precision at IoU 0.5 of each class that occurs.
-        slices: by name of a slice or a change, `map50` there and the numbers of `images` and `objects`; empty unless
-            `evaluate` was asked for them.
+        slices: by name of a slice or a change, `map50` and `recall` there and the numbers of `images` and `objects`;
+            empty unless `evaluate` was asked for them.
     """
 
     map50: float
@@ -87,9 +87,12 @@ def check_has_boxes(dataset: Dataset) -> None:
         raise ValueError(f"{dataset.name}: no boxes, nothing to evaluate")
 
 
-def judge_slice(found: Sequence[dict[str, Tensor]], dataset: Dataset, part: Slice) -> dict[str, float] | None:
+def judge_slice(
+    found: Sequence[dict[str, Tensor]], dataset: Dataset, part: Slice, confidence: float
+) -> dict[str, float] | None:
     """`map50` of given detections on a part of a data set, and the numbers of its `images` and `objects`.
 
+    Beside it `recall`, the share of those objects, of whatever class, that is found with at least that confidence.
     Objects of its images that do not belong to the slice are passed over, and so are detections that do not and find
     nothing: COCO's rule for objects of other sizes. None if no object belongs.
     """
@@ -97,8 +100,22 @@ def judge_slice(found: Sequence[dict[str, Tensor]], dataset: Dataset, part: Slic
     objects = sum(int(part.holds(record.boxes, record.size()).sum()) for record in images.records)
     if not objects:
         return None
-    average, occurs = _average_precision(_coco_eval([found[index] for index in part.images], images, part.holds))
-    return {"map50": float(average[IOU_INDEX, occurs].mean()), "images": len(images), "objects": objects}
+    verdict = _coco_eval([found[index] for index in part.images], images, part.holds)
+    average, occurs = _average_precision(verdict)
+    recall = sum(_hits(entry, confidence) for entry in verdict.evalImgs if entry) / objects
+    return {
+        "map50": float(average[IOU_INDEX, occurs].mean()),
+        "recall": recall,
+        "images": len(images),
+        "objects": objects,
+    }
+
+
+def _hits(entry: Mapping[str, Any], confidence: float) -> int:
+    """How many objects that belong are matched, at IoU 0.5, by detections that score at least `confidence`."""
+    bold = np.asarray(entry["dtIds"])[np.asarray(entry["dtScores"]) >= confidence]
+    belongs = ~np.asarray(entry["gtIgnore"], dtype=bool)
+    return int(np.isin(entry["gtMatches"][IOU_INDEX][belongs], bold).sum())
 
 
 def _average_precision(verdict: COCOeval) -> tuple[np.ndarray, np.ndarray]:

@@ -6,9 +6,18 @@ A scale is a YAML file with these keys, never an `if` in code. Unknown keys and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from paperlib import files
 from paperlib.paths import repository_root
@@ -33,6 +42,8 @@ Ratios = Annotated[list[Ratio], AfterValidator(_ascending)]
 Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Checked = TypeVar("Checked", bound=BaseModel)
+ONE_FOR_ALL = {"profile", "seeds", "threads", "workers", "cases"}
+"""Settings that no case can have for itself."""
 
 
 class Common(BaseModel):
@@ -49,9 +60,9 @@ class Common(BaseModel):
         return 1
 
     @property
-    def needs_files(self) -> bool:
-        """Whether anything is read that was not made by this package."""
-        return False
+    def inputs(self) -> set[tuple[str, str | None]]:
+        """The data sets that are read, each with the weights that training starts from."""
+        return set()
 
 
 class Settings(Common):
@@ -73,8 +84,10 @@ class Settings(Common):
     seeds: Seeds = [0]
     threads: PositiveInt = 1
     """Threads of one process; part of every result's identity, since sums depend on it."""
-    workers: PositiveInt = 2
-    """Seeds trained at a time, each in a process of its own."""
+    workers: PositiveInt = 1
+    """How many cases and seeds are trained at a time, each in a process of its own."""
+    cases: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"": {}}
+    """What stands side by side: by name, which the names of its models begin with, the settings that differ."""
 
     epochs: PositiveInt = 30
     fine_tune_epochs: PositiveInt = 6
@@ -104,12 +117,30 @@ class Settings(Common):
     @property
     def cores(self) -> int:
         """As many threads as run at a time."""
-        return self.threads * min(self.workers, len(self.seeds))
+        return self.threads * self.workers
 
     @property
-    def needs_files(self) -> bool:
-        """Whether anything is read that was not made by this package."""
-        return self.dataset != "toy-aerial" or self.weights is not None
+    def inputs(self) -> set[tuple[str, str | None]]:
+        """The data sets, each with the weights that training starts from."""
+        each = [self.case(name) for name in self.cases]
+        return {(case.dataset, case.weights) for case in each}
+
+    def case(self, name: str) -> Self:
+        """The settings of one case.
+
+        Raises:
+            ValueError: they do not fit; one line names the case and each fault.
+        """
+        differing = self.cases[name]
+        if fixed := ONE_FOR_ALL & differing.keys():
+            raise ValueError(f"cases: {name}: all cases have the same {', '.join(sorted(fixed))}")
+        return checked(type(self), f"cases: {name}", **self.model_dump() | differing | {"cases": {"": {}}})
+
+    @model_validator(mode="after")
+    def _cases_fit(self) -> Self:
+        for name in self.cases if self.cases != {"": {}} else ():
+            self.case(name)
+        return self
 
 
 class StartHere(Settings):
@@ -128,6 +159,7 @@ class Components(Settings):
     """`03_components` (Section 4.4.1, Table 1)."""
 
     seeds: Seeds = [0, 1, 2]
+    workers: PositiveInt = 2
     ratios: Annotated[Ratios, Field(min_length=2)] = [0.2, 0.35, 0.5]
     """Share of the original channels that is gone after each pruning iteration: the assistants, then the student."""
     soft_weight: Share = 0.5
@@ -197,7 +229,9 @@ def load_profile(notebook: str, path: Path) -> Common:
 
 
 def _fault(item: dict[str, Any], known: str) -> str:
-    key = ".".join(str(part) for part in item["loc"]) or "settings"
+    if not item["loc"]:
+        return item["msg"].removeprefix("Value error, ")
+    key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"unknown key {key!r} (known: {known})"
     return f"{key}: {item['msg'].removeprefix('Value error, ')} (found {item['input']!r})"

@@ -22,18 +22,13 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from paperlib import experiments, figures, files, paths, progress, tables
-from paperlib.choices import Blueprint, DistillationChoices, PruningChoices
+from paperlib import experiments, figures, files, paths, tables
+from paperlib.case import Case, cases_of
 from paperlib.costs import Cost, cost
-from paperlib.data import Dataset, load_dataset
-from paperlib.detectors import DETECTORS, build_detector, transfer_coco_weights, usual_anchors
-from paperlib.evaluation import Metrics, detect
+from paperlib.evaluation import Metrics
 from paperlib.parallel import call_all
 from paperlib.provenance import certificate
-from paperlib.pruning import Sparsity
-from paperlib.recipe import Recipe
 from paperlib.settings import Settings, validate
 from paperlib.workbench import Model, Workbench
 
@@ -49,6 +44,7 @@ class Run:
     """One model of an experiment, at one seed, with all that tables and figures ask of it."""
 
     name: str
+    case: str
     seed: int
     model: Model
     metrics: Metrics
@@ -92,8 +88,8 @@ class Study:
     def prepare(self) -> None:
         """Set the number of threads, and meet what is missing before any work is done (see `begin`)."""
         torch.set_num_threads(self.settings.threads)
-        self.blueprint  # noqa: B018 (a missing weights file should fail here, not after the data is read)
-        self.train_set  # noqa: B018
+        for case in self.cases.values():
+            case.prepare()
 
     def check_inputs(self) -> None:
         """Read every image, box and weight that the notebook will need, before hours are spent.
@@ -101,95 +97,43 @@ class Study:
         Raises:
             ValueError, FileNotFoundError: the first fault; one line names file, place and fault.
         """
-        blueprint = self.blueprint
-        if blueprint.weights:
-            shape = {"width": blueprint.width, "depth": blueprint.depth}
-            transfer_coco_weights(build_detector(blueprint.name, 1, **shape), blueprint.weights)
-        for dataset in (self.train_set, self.validation, self.test):
-            for record in progress.bar(dataset.records, f"checking {dataset.name}"):
-                record.pixels()
+        for case in self.cases.values():
+            case.check_inputs()
 
     @cached_property
-    def train_set(self) -> Dataset:
-        """The training split."""
-        return load_dataset(self.settings.dataset, "train")
+    def cases(self) -> dict[str, Case]:
+        """What stands side by side, by name."""
+        return cases_of(self.settings)
 
-    @cached_property
-    def validation(self) -> Dataset:
-        """The validation split, by which epochs and thresholds are picked."""
-        return load_dataset(self.settings.dataset, "val")
-
-    @cached_property
-    def test(self) -> Dataset:
-        """The test split, which only the final evaluation sees."""
-        return load_dataset(self.settings.dataset, "test")
-
-    @cached_property
-    def blueprint(self) -> Blueprint:
-        """The detector to start from."""
-        chosen = self.settings
-        if chosen.detector not in DETECTORS:
-            raise ValueError(f"parameters: unknown detector {chosen.detector!r} (known: {', '.join(DETECTORS)})")
-        weights = paths.weights_root() / chosen.weights if chosen.weights else None
-        if weights and not weights.is_file():
-            raise FileNotFoundError(f"{weights}: no such weights file (see data/README.md)")
-        anchors, scale = usual_anchors(chosen.detector), chosen.anchor_scale
-        if anchors:
-            anchors = tuple((w * scale, h * scale) for w, h in anchors)
-        return Blueprint(chosen.detector, chosen.width, chosen.depth, anchors, weights, chosen.gamma_level)
-
-    def workbench(self, seed: int, trainings: int = 0) -> Workbench:
-        """The steps for one seed."""
-        chosen = self.settings
-        return Workbench(
-            self.train_set,
-            self.validation,
-            self.test,
-            self.blueprint,
-            recipe=self._recipe(chosen.epochs, chosen.learning_rate, chosen.warmup_epochs, seed),
-            fine_tuning=self._recipe(chosen.fine_tune_epochs, chosen.fine_tune_learning_rate, 0.0, seed),
-            sparsity=Sparsity(chosen.sparsity, chosen.sparsity_method),
-            pruning=PruningChoices("gamma", chosen.keep_floor, chosen.round_to, chosen.compensate),
-            distillation=_pick(DistillationChoices, chosen),
-            trainings=trainings,
-        )
+    @property
+    def case(self) -> Case:
+        """The first case, of most notebooks the only one."""
+        return next(iter(self.cases.values()))
 
     def run(self, *parts: Experiment) -> dict[int, dict[str, Run]]:
         """Make the models of experiments for every seed, and judge each on the test split.
 
-        When `workers` allows, several seeds are trained at a time, each in a process of its own; so are one seed's
-        experiments, where no other seed is left to begin.
+        Each case, seed and experiment is a job; `workers` of them run at a time, each in a process of its own.
 
         Returns:
-            By seed, by model name.
+            By seed, by model name, which begins with the name of the case.
         """
-        seeds, workers = self.settings.seeds, self.settings.workers
-        if (workers := min(len(seeds), workers)) > 1:
+        jobs = [(part, case, seed) for part in parts for case in self.cases for seed in self.settings.seeds]
+        if (workers := min(len(jobs), self.settings.workers)) > 1:
             # The processes fill the store; below, everything is found finished.
-            jobs = [(self.notebook, self.settings, part, seed) for part in parts for seed in seeds]
-            call_all(_one_seed, jobs, workers)
-        made = {seed: {} for seed in seeds}
-        for part in parts:
-            for seed in seeds:
-                made[seed] |= self._run_seed(part, seed)
-        fresh = {(run.name, run.seed): run for runs in made.values() for run in runs.values()}
+            call_all(_run_job, [(self.notebook, self.settings, *job) for job in jobs], workers)
+        fresh = {(run.name, run.seed): run for job in jobs for run in self._run(*job)}
         # A cell that is run again replaces its runs; doubled, they would count as more seeds.
         self.runs = [run for run in self.runs if (run.name, run.seed) not in fresh] + [*fresh.values()]
-        return made
+        return {
+            seed: {name: run for (name, its_seed), run in fresh.items() if its_seed == seed}
+            for seed in self.settings.seeds
+        }
 
     @staticmethod
     def show(*parts: Experiment) -> Markdown:
         """The source of experiments: the very code that `run` runs."""
         return Markdown("".join(f"```python\n{inspect.getsource(part)}```\n" for part in parts))
-
-    def detections(self, run: Run) -> list[dict[str, Tensor]]:
-        """A model's detections on every test image (see `paperlib.evaluation.detect`)."""
-        return detect(run.model.detector(), self.test, image_size=self.settings.image_size)
-
-    def examples(self, count: int) -> list[int]:
-        """Test images to look at: spread evenly over those with three to twelve objects, not picked by hand."""
-        fitting = [index for index, record in enumerate(self.test.records) if 3 <= len(record.labels) <= 12]
-        return fitting[:: max(1, len(fitting) // count)][:count]
 
     def frame(self) -> pd.DataFrame:
         """One row per model and seed of all that has been run."""
@@ -229,7 +173,7 @@ class Study:
 
     def origin(self) -> dict[str, Any]:
         """What the results rest on, for their certificate: the data, the seeds and the stored steps."""
-        data = {split: getattr(self, name).digest for split, name in _SPLITS.items()}
+        data = {case.settings.dataset: case.splits.digests() for case in self.cases.values()}
         steps = sorted({run.model.digest for run in self.runs})
         return {"data_digest": data, "seeds": self.settings.seeds, "steps": steps}
 
@@ -243,28 +187,16 @@ class Study:
         (self.folder / DONE).unlink(missing_ok=True)
         return self.folder / name
 
-    def _recipe(self, epochs: int, learning_rate: float, warmup_epochs: float, seed: int) -> Recipe:
-        shared = Recipe.model_fields.keys() & type(self.settings).model_fields.keys()
-        own = {"epochs": epochs, "learning_rate": learning_rate, "warmup_epochs": warmup_epochs, "seed": seed}
-        return Recipe(**{**{name: getattr(self.settings, name) for name in shared}, **own})
-
-    def _run_seed(self, experiment: Experiment, seed: int) -> dict[str, Run]:
+    def _run(self, experiment: Experiment, case: str, seed: int) -> list[Run]:
+        here = self.cases[case]
         count = experiments.TRAININGS.get(experiment)  # unknown for a reader's own experiment
-        bench = self.workbench(seed, count(self.settings) if count else 0)
-        models = experiment(bench, self.settings)
-        return {name: self._judge(bench, name, model) for name, model in models.items()}
+        bench = here.workbench(seed, count(here.settings) if count else 0)
+        models = experiment(bench, here.settings)
+        return [self._judge(bench, case, name, model) for name, model in models.items()]
 
-    def _judge(self, bench: Workbench, name: str, model: Model) -> Run:
-        price = cost(model.detector(), self.settings.image_size)
-        return Run(name, bench.recipe.seed, model, bench.evaluate(model, "test"), price)
-
-
-_SPLITS = {"train": "train_set", "val": "validation", "test": "test"}
-
-
-def _pick(kind: type, settings: Settings) -> Any:
-    """The fields of a choices class that the settings name; its defaults for the rest."""
-    return kind(**{name: getattr(settings, name) for name in kind.__dataclass_fields__ if hasattr(settings, name)})
+    def _judge(self, bench: Workbench, case: str, name: str, model: Model) -> Run:
+        price = cost(model.detector(), bench.recipe.image_size)
+        return Run(f"{case} {name}".lstrip(), case, bench.recipe.seed, model, bench.evaluate(model, "test"), price)
 
 
 def _parameters(notebook: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,7 +220,7 @@ def _names_set_by(cell: str) -> set[str]:
     return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
-def _one_seed(notebook: str, settings: Settings, experiment: Experiment, seed: int) -> None:
-    """Fill the store with one seed's models; runs in a process of its own."""
+def _run_job(notebook: str, settings: Settings, experiment: Experiment, case: str, seed: int) -> None:
+    """Fill the store with the models of one job; runs in a process of its own."""
     torch.set_num_threads(settings.threads)
-    Study(notebook, settings)._run_seed(experiment, seed)
+    Study(notebook, settings)._run(experiment, case, seed)

@@ -42,9 +42,10 @@ def test_pruning_ratio_runs_on_any_data_set_by_one_parameter(name):
         "ratios": [0.5], "workers": 1, "anchor_scale": 0.1,
     }  # fmt: skip
     study = Study("02_pruning_ratio", validate("02_pruning_ratio", chosen | {"dataset": name}))
-    for split, few in (("train_set", 24), ("validation", 8), ("test", 8)):
-        data = getattr(study, split)
-        setattr(study, split, data.subset(range(min(few, len(data))), f"some of {data.name}"))
+    splits = study.case.splits
+    for split, few in (("train", 24), ("val", 8), ("test", 8)):
+        data = getattr(splits, split)
+        setattr(splits, split, data.subset(range(min(few, len(data))), f"some of {data.name}"))
     runs = study.run(experiments.pruning_ratio)[0]
     assert list(runs) == ["sparse", "pruned 50%", "fine-tuned 50%"]
     assert runs["pruned 50%"].cost.size_mb < 0.6 * runs["sparse"].cost.size_mb

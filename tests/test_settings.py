@@ -89,3 +89,29 @@ def test_what_a_recipe_and_the_settings_share_has_one_meaning():
     assert shared >= {"batch_size", "image_size", "schedule", "ema", "mosaic", "precision", "validate_every"}
     for name in shared:
         assert Recipe.model_fields[name].annotation == Settings.model_fields[name].annotation, name
+
+
+def test_a_case_is_the_notebook_with_what_differs():
+    cases = {"": {}, "yolov3": {"detector": "yolov3", "depth": 0.25, "ratios": [0.4, 0.7]}}
+    settings = validate("02_pruning_ratio", {"epochs": 3, "cases": cases})
+    plain, other = settings.case(""), settings.case("yolov3")
+    assert plain == validate("02_pruning_ratio", {"epochs": 3})
+    assert (other.detector, other.depth, other.ratios, other.epochs) == ("yolov3", 0.25, [0.4, 0.7], 3)
+    real = validate("02_pruning_ratio", {"cases": {"a": {"dataset": "dota"}, "b": {"weights": "w"}, "c": {}}})
+    assert real.inputs == {("dota", None), ("toy-aerial", "w"), ("toy-aerial", None)}
+
+
+@pytest.mark.parametrize(
+    ("cases", "complaint"),
+    [
+        ({}, "parameters: cases: Dictionary should have at least 1 item"),
+        ({"a": {"epoch": 3}}, "parameters: cases: a: unknown key 'epoch' (known: profile, dataset, "),
+        ({"": {}, "a": {"epochs": "3"}}, "parameters: cases: a: epochs: Input should be a valid integer (found '3')"),
+        ({"a": {"seeds": [1], "cases": {}}}, "parameters: cases: a: all cases have the same cases, seeds"),
+        ({"a": 3}, "parameters: cases.a: Input should be a valid dictionary (found 3)"),
+    ],
+)
+def test_a_case_that_does_not_fit_is_refused_by_name(cases, complaint):
+    with pytest.raises(ValueError) as caught:
+        validate("02_pruning_ratio", {"cases": cases})
+    assert str(caught.value).startswith(complaint)

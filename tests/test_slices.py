@@ -71,9 +71,12 @@ def test_clutter_is_measured_beside_the_objects_only():
 
 def test_what_is_missed_in_a_slice_counts_there_and_nowhere_else(data):
     found = perfect(data, without=AT_EDGE)
-    scores = {part.name: judge_slice(found, data, part) for part in slices_of(data)}
+    scores = {part.name: judge_slice(found, data, part, 0.5) for part in slices_of(data)}
     assert scores["cut by the border"]["map50"] < 0.6 and scores["cut by the border"]["objects"] == 2
-    assert scores["small"] == {"map50": pytest.approx(1), "images": 6, "objects": 1}
+    assert scores["small"] == {"map50": pytest.approx(1), "recall": 1.0, "images": 6, "objects": 1}
+    assert scores["cut by the border"]["recall"] == 0.5
+    timid = {part.name: judge_slice(found, data, part, 0.95) for part in slices_of(data)}
+    assert timid["small"]["map50"] == pytest.approx(1) and timid["small"]["recall"] == 0.0
     assert scores["dark"]["map50"] == pytest.approx(1)
     assert scores["all"]["map50"] == judge(found, data).map50 < 1
 
@@ -82,14 +85,14 @@ def test_false_detections_count_only_in_the_slices_they_belong_to(data):
     found = perfect(data)
     found[0]["boxes"] = torch.cat([torch.tensor([[0.0, 60, 9, 79]]), found[0]["boxes"]])  # large, at the border
     found[0] |= {"labels": torch.ones(2).long(), "scores": torch.tensor([0.99, 0.9])}
-    scores = {part.name: judge_slice(found, data, part)["map50"] for part in slices_of(data)}
+    scores = {part.name: judge_slice(found, data, part, 0.5)["map50"] for part in slices_of(data)}
     assert scores["cut by the border"] < 1 and scores["all"] < 1
     assert scores["small"] == pytest.approx(1) and scores["crowded"] == pytest.approx(1)
 
 
 def test_a_slice_without_objects_has_no_score(data):
     lonely = data.subset([0], "lonely")
-    assert {p.name: judge_slice(perfect(lonely), lonely, p) for p in slices_of(lonely)}["small"] is None
+    assert {p.name: judge_slice(perfect(lonely), lonely, p, 0.5) for p in slices_of(lonely)}["small"] is None
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -163,7 +166,7 @@ def test_evaluate_reports_slices_and_changes_side_by_side_for_several_detectors(
     data = Dataset("made", ("ship",), records)
     bold, timid = (evaluate(Finder(t), data, image_size=64, slices=True) for t in (0.35, 0.11))
     assert evaluate(Finder(0.35), data, image_size=64).slices == {}
-    assert bold.slices["all"] == {"map50": pytest.approx(1), "images": 8, "objects": 8}
+    assert bold.slices["all"] == {"map50": pytest.approx(1), "recall": 1.0, "images": 8, "objects": 8}
     assert bold.slices["darker"]["map50"] == pytest.approx(1) and bold.slices["brighter"]["map50"] == 0
     assert timid.slices["all"]["map50"] == 0 and timid.slices["darker"]["map50"] == pytest.approx(1)
     assert "small" not in bold.slices and "cut by the border" not in bold.slices

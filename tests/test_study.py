@@ -17,6 +17,7 @@ import workers
 from matplotlib.figure import Figure
 
 from paperlib import experiments, progress
+from paperlib.case import Splits
 from paperlib.evaluation import Metrics
 from paperlib.parallel import call_all
 from paperlib.settings import validate
@@ -40,8 +41,15 @@ def places(tmp_path, monkeypatch):
 
 def study(notebook="00_start_here", **changes):
     made = Study(notebook, validate(notebook, TINY | changes))
-    made.train_set, made.validation, made.test = tiny.dataset(), tiny.dataset("val", 4), tiny.dataset("test", 4)
+    for case in made.cases.values():
+        case.splits = small_splits()
     return made
+
+
+def small_splits(test=4):
+    splits = Splits("toy-aerial")
+    splits.train, splits.val, splits.test = tiny.dataset(), tiny.dataset("val", 4), tiny.dataset("test", test)
+    return splits
 
 
 def begin(*cells, notebook="00_start_here"):
@@ -61,8 +69,8 @@ def begun():
 def test_a_study_takes_its_settings_from_the_notebooks_variables(begun):
     made = begun
     assert made.settings == validate("00_start_here", TINY | TWO_SEEDS | {"ratio": 0.4})
-    assert made.blueprint.anchors[0] == (5.0, 7.0)
-    bench = made.workbench(seed=3)
+    assert made.case.blueprint.anchors[0] == (5.0, 7.0)
+    bench = made.case.workbench(seed=3)
     assert (bench.recipe.epochs, bench.recipe.seed, bench.recipe.ema) == (1, 3, made.settings.ema)
     assert (bench.fine_tuning.epochs, bench.fine_tuning.warmup_epochs) == (made.settings.fine_tune_epochs, 0.0)
 
@@ -118,8 +126,7 @@ def test_metrics_are_written_last_and_say_that_the_notebook_is_done(places):
 
     born = json.loads((folder / "provenance.json").read_text())
     assert born["settings"] == made.settings.model_dump()
-    splits = {"train": made.train_set, "val": made.validation, "test": made.test}
-    assert born["data_digest"] == {name: split.digest for name, split in splits.items()}
+    assert born["data_digest"] == {"toy-aerial": made.case.splits.digests()}
     assert born["steps"] == [made.runs[0].model.digest]
     assert born.keys() >= {"code", "versions", "machine", "seeds", "wall_seconds", "finished"}
 
@@ -176,9 +183,9 @@ def test_seeds_in_processes_give_the_numbers_that_they_give_one_after_the_other(
     assert progress.VARIABLE not in os.environ
     monkeypatch.setenv("PAPERLIB_STORE", str(places / "other"))
     alone = Study("00_start_here", validate("00_start_here", TINY | TWO_SEEDS | {"workers": 1}))
-    alone.train_set, alone.validation, alone.test = begun.train_set, begun.validation, begun.test
+    alone.case.splits = begun.case.splits
     alone.run(workers.dense, workers.untrained)
-    assert list(alone.frame()["seed"]) == [0, 0, 1, 1]
+    assert list(alone.frame()["seed"]) == [0, 1, 0, 1]
     pd.testing.assert_frame_equal(begun.frame(), alone.frame(), check_exact=True)
     made = [{path.parent.name for path in (places / name).glob("*/step.json")} for name in ("store", "other")]
     assert made[0] == made[1]
@@ -219,8 +226,17 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_examples_are_spread_over_the_test_images_with_some_objects():
-    made = study()
-    made.test = tiny.dataset("test", 30)
-    chosen = made.examples(4)
+    case = study().case
+    case.splits = small_splits(test=30)
+    chosen = case.examples(4)
     assert len(set(chosen)) == 4 and chosen == sorted(chosen)
-    assert all(3 <= len(made.test.records[index].labels) <= 12 for index in chosen)
+    assert all(3 <= len(case.splits.test.records[index].labels) <= 12 for index in chosen)
+
+
+def test_cases_stand_side_by_side_under_their_names(places):
+    made = study(cases={"thin": {"width": 0.05}, "small": {"image_size": 32}})
+    runs = made.run(workers.untrained)[0]
+    assert {name: run.case for name, run in runs.items()} == {"thin untrained": "thin", "small untrained": "small"}
+    thin, small = runs.values()
+    assert thin.cost.size_mb < small.cost.size_mb and thin.cost.gmacs > small.cost.gmacs / 2
+    assert made.origin()["data_digest"].keys() == {"toy-aerial"}

@@ -26,6 +26,8 @@ DETECTORS: dict[str, type[nn.Module]] = {
     "faster-rcnn-resnet101": FasterRcnnResNet101,
 }
 COCO_CLASSES = 80
+USUAL_SIDE = 416
+"""Side in pixels of the images that the usual anchors are made for."""
 
 
 def build_detector(
@@ -70,13 +72,18 @@ def build_detector(
     return detector
 
 
-def usual_anchors(name: str) -> tuple[tuple[float, float], ...] | None:
-    """The anchors `(width, height)` of a detector, in pixels of a 416-pixel image; None if it has none to choose.
+def usual_anchors(name: str, *, scale: float = 1.0) -> tuple[tuple[float, float], ...] | None:
+    """The anchors `(width, height)` of a detector, in pixels; None if it has none to choose.
+
+    Args:
+        name: the detector's.
+        scale: side of the images over `USUAL_SIDE`, for objects that take the usual share of an image.
 
     Raises:
         ValueError: an unknown name.
     """
-    return getattr(_kind(name), "usual_anchors", None)
+    anchors = getattr(_kind(name), "usual_anchors", None)
+    return anchors and tuple((width * scale, height * scale) for width, height in anchors)
 
 
 def reinitialise_(detector: nn.Module) -> None:
@@ -124,6 +131,7 @@ def _kind(name: str) -> type[nn.Module]:
 __all__ = [
     "COCO_CLASSES",
     "DETECTORS",
+    "USUAL_SIDE",
     "build_detector",
     "load_darknet_weights",
     "reinitialise_",
