@@ -11,21 +11,18 @@ chosen by random scale factors, which is as good as any choice as far as time is
 from __future__ import annotations
 
 import argparse
-import tempfile
-from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 import paperlib as pl
 from paperlib import provenance
 from paperlib.detectors import DETECTORS
-from paperlib.export import deployable
-from paperlib.timing import RUNTIMES, export_for_timing, file_timer, torch_timer
+from paperlib.timing import RUNTIMES, compare, realised
 
 CLASSES = 10
+WHOLE = "whole"
 
 
 def build(name: str, width: float) -> nn.Module:
@@ -40,41 +37,18 @@ def build(name: str, width: float) -> nn.Module:
     return detector.eval()
 
 
-def stopwatches(detector: nn.Module, side: int, threads: int, folder: Path) -> dict[str, Timer]:
-    """A stopwatch per runtime."""
-    images = torch.rand(1, 3, side, side)
-    file = export_for_timing(detector, folder, side)
-    network = torch_timer(deployable(detector, side), images, threads)
-    return {name: network if name == "torch" else file_timer(file, images, name, threads) for name in RUNTIMES}
-
-
 def measure(name: str, options: argparse.Namespace) -> pd.DataFrame:
-    """One row per ratio and runtime."""
+    """One row per runtime and ratio."""
     whole = build(name, options.width)
-    variants = {0.0: whole}
+    variants = {WHOLE: whole}
     for ratio in options.ratios:
-        variants[ratio] = pl.apply_plan(whole, pl.plan_pruning(whole, ratio, round_to=options.round_to))
-    watches = {}
-    for ratio, variant in variants.items():
-        with tempfile.TemporaryDirectory() as folder:
-            for runtime, watch in stopwatches(variant, options.image_size, options.threads, Path(folder)).items():
-                watches[ratio, runtime] = watch
-    rounds = [
-        {key: 1e3 * watch.blocked_autorange(min_run_time=options.seconds).median for key, watch in watches.items()}
-        for _ in range(options.rounds)
-    ]
-    times = pd.DataFrame(rounds).median()
+        variants[f"{ratio:.0%}"] = pl.apply_plan(whole, pl.plan_pruning(whole, ratio, round_to=options.round_to))
+    turns = {"threads": options.threads, "rounds": options.rounds, "seconds": options.seconds}
+    times = compare(variants, options.image_size, **turns)
     gmacs = {ratio: pl.cost(variant, options.image_size).gmacs for ratio, variant in variants.items()}
-    rows = [
-        {
-            "detector": name, "ratio": ratio, "runtime": runtime, "GMACs": gmacs[ratio], "ms": milliseconds,
-            "MACs saved": (saved := 1 - gmacs[ratio] / gmacs[0.0]),
-            "time saved": (gained := 1 - milliseconds / times[0.0, runtime]),
-            "realised share": gained / saved if saved else None,
-        }
-        for (ratio, runtime), milliseconds in times.items()
-    ]  # fmt: skip
-    return pd.DataFrame(rows).sort_values(["runtime", "ratio"])
+    table = realised(times, gmacs, WHOLE).sort_values("runtime", kind="stable")
+    shown = ["detector", "model", "runtime", "gmacs", "ms", "iqr_ms", "macs_saved", "time_saved", "realised"]
+    return table.assign(detector=name)[shown]
 
 
 def main() -> None:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from paperlib import paths, progress
 from paperlib.choices import Blueprint, DistillationChoices, PruningChoices
 from paperlib.data import Dataset, load_dataset
 from paperlib.detectors import DETECTORS, build_detector, transfer_coco_weights, usual_anchors
-from paperlib.evaluation import Metrics, detect, evaluate
+from paperlib.evaluation import detect
 from paperlib.pruning import Sparsity
 from paperlib.recipe import Recipe
 from paperlib.settings import Settings
@@ -118,13 +117,7 @@ class Case:
 
     def detections(self, model: Model) -> list[dict[str, Tensor]]:
         """A model's detections on every test image (see `paperlib.evaluation.detect`)."""
-        detector = model.detector().to(self._device())
-        return detect(detector, self.splits.test, image_size=self.settings.image_size)
-
-    def edge_cases(self, model: Model, confidence: float) -> Metrics:
-        """A model judged on the slices of the test split (Section 4.5.4), at the confidence that validation chose."""
-        detector, size = model.detector().to(self._device()), self.settings.image_size
-        return evaluate(detector, self.splits.test, image_size=size, confidence=confidence, slices=True)
+        return detect(model.detector(), self.splits.test, image_size=self.settings.image_size)
 
     def examples(self, count: int) -> list[int]:
         """Test images to look at: spread evenly over those with three to twelve objects, not picked by hand."""
@@ -136,10 +129,6 @@ class Case:
         shared = Recipe.model_fields.keys() & type(self.settings).model_fields.keys()
         own = {"epochs": epochs, "learning_rate": learning_rate, "warmup_epochs": warmup_epochs, "seed": seed}
         return Recipe(**{**{name: getattr(self.settings, name) for name in shared}, **own})
-
-    @staticmethod
-    def _device() -> torch.device:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def cases_of(settings: Settings) -> dict[str, Case]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from paperlib.settings import Components, PruningRatio, StartHere
+from paperlib.settings import Components, CpuTiming, Datasets, Detectors, PruningRatio, StartHere
 from paperlib.workbench import Model, Workbench
 
 Models = dict[str, Model]
@@ -63,6 +63,43 @@ def controls(bench: Workbench, settings: Components) -> Models:
     return {"scratch": bench.train(bench.reset(student), "train from scratch")}
 
 
+def compression(bench: Workbench, settings: Datasets) -> Models:
+    """Section 4.5, Tables 2-4: the whole method; each compressed model is the assistant of the next smaller one."""
+    new = bench.new()
+    models = {"baseline": bench.train(new)}
+    if settings.ratios:
+        teacher = bench.train_sparse(new)
+        for ratio, pruned in zip(settings.ratios, prune_iteratively(bench, teacher, settings.ratios), strict=True):
+            models[f"compressed {ratio:.0%}"] = teacher = bench.distil(pruned, teacher, f"distil {ratio:.0%}")
+    return models
+
+
+def detectors(bench: Workbench, settings: Detectors) -> Models:
+    """Section 4.7, Table 6: the method in one step on a detector of another kind."""
+    new = bench.new()
+    teacher = bench.train_sparse(new)
+    pruned = bench.prune(teacher, settings.ratio)
+    return {"baseline": bench.train(new), "pruned": pruned, "compressed": bench.distil(pruned, teacher)}
+
+
+def cpu_timing(bench: Workbench, settings: CpuTiming) -> Models:
+    """Section 4.8, Table 7: a detector, what is left of it without channels, and what without residual blocks."""
+    new = bench.new()
+    if settings.trained:
+        baseline, sparse, tune = bench.train(new), bench.train_sparse(new), bench.fine_tune
+    else:
+        baseline = sparse = bench.draw_gammas(new)
+        tune = _as_it_is
+    models = {"baseline": baseline, "compressed": tune(bench.prune(sparse, settings.ratio))}
+    if settings.layers:
+        models["shallow"] = tune(bench.prune(sparse, 0.0, layers=settings.layers))
+    return models
+
+
+def _as_it_is(model: Model) -> Model:
+    return model
+
+
 def prune_iteratively(bench: Workbench, model: Model, ratios: list[float]) -> list[Model]:
     """Algorithm 1, lines 10-20: prune, fine-tune, prune on; the pruned models, before their fine-tuning.
 
@@ -81,5 +118,8 @@ TRAININGS = {
     pruning_ratio: lambda settings: 1 + len(settings.ratios),
     components: lambda settings: 3 + 2 * len(settings.ratios),
     controls: lambda settings: 1 + len(settings.ratios),
+    compression: lambda settings: 1 + 2 * len(settings.ratios),
+    detectors: lambda settings: 3,
+    cpu_timing: lambda settings: 3 + (settings.layers > 0) if settings.trained else 0,
 }
 """How many trainings each experiment takes, for the progress display."""

@@ -23,6 +23,8 @@ from paperlib.data.slices import Rule, Slice, all_objects
 IOU_INDEX = 0
 """COCO's thresholds run 0.50, 0.55, …: the paper's is the first."""
 COCO_LIMIT = 100
+DIFFICULT = ("cut by the border", "small", "crowded")
+"""Slices of objects that are hard to find in the paper's examples of edge cases (Section 4.5.4)."""
 BELONGS = 1.0
 """Stands for the area of all that belongs to a slice."""
 
@@ -53,6 +55,18 @@ class Metrics:
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
         return asdict(self)
+
+    @property
+    def edge_recall(self) -> float:
+        """Recall on the difficult slices (`DIFFICULT`), each weighing as much as it has objects.
+
+        Raises:
+            ValueError: the slices were not judged, or none of these has an object.
+        """
+        parts = [self.slices[name] for name in DIFFICULT if name in self.slices]
+        if not parts:
+            raise ValueError(f"no slice was judged among {', '.join(DIFFICULT)}")
+        return sum(part["recall"] * part["objects"] for part in parts) / sum(part["objects"] for part in parts)
 
 
 def judge(found: Sequence[dict[str, Tensor]], dataset: Dataset, confidence: float | None = None) -> Metrics:

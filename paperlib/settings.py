@@ -41,6 +41,8 @@ Ratio = Annotated[float, Field(gt=0.0, lt=1.0)]
 Ratios = Annotated[list[Ratio], AfterValidator(_ascending)]
 Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Cases = Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+Runtime = Literal["torch", "onnxruntime", "openvino"]
 Checked = TypeVar("Checked", bound=BaseModel)
 ONE_FOR_ALL = {"profile", "seeds", "threads", "workers", "cases"}
 """Settings that no case can have for itself."""
@@ -86,7 +88,7 @@ class Settings(Common):
     """Threads of one process; part of every result's identity, since sums depend on it."""
     workers: PositiveInt = 1
     """How many cases and seeds are trained at a time, each in a process of its own."""
-    cases: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"": {}}
+    cases: Cases = {"": {}}
     """What stands side by side: by name, which the names of its models begin with, the settings that differ."""
 
     epochs: PositiveInt = 30
@@ -113,6 +115,11 @@ class Settings(Common):
     round_to: PositiveInt = 1
     """Kept channel counts are multiples of this."""
     compensate: Literal["off", "bias", "exact"] = "bias"
+
+    @property
+    def judged(self) -> bool:
+        """Whether the models are trained, so that their accuracy means something."""
+        return True
 
     @property
     def cores(self) -> int:
@@ -143,6 +150,15 @@ class Settings(Common):
         return self
 
 
+QUICK: dict[str, dict[str, Any]] = {
+    "yolov3": {"width": 0.125, "depth": 0.25},
+    "yolov4": {"width": 0.125, "depth": 0.1},
+    "centernet-resnet50": {"width": 0.25, "depth": 0.1, "learning_rate": 5e-3},
+    "faster-rcnn-resnet101": {"width": 0.125, "depth": 0.1},
+}
+"""How the detectors other than YOLOv4-tiny differ at the quick scale."""
+
+
 class StartHere(Settings):
     """`00_start_here`."""
 
@@ -152,22 +168,82 @@ class StartHere(Settings):
 class PruningRatio(Settings):
     """`02_pruning_ratio` (Section 4.4.3)."""
 
-    ratios: Annotated[Ratios, Field(min_length=1)] = [0.3, 0.5, 0.6, 0.75, 0.85, 0.9]
-
-
-class Components(Settings):
-    """`03_components` (Section 4.4.1, Table 1)."""
-
-    seeds: Seeds = [0, 1, 2]
     workers: PositiveInt = 2
-    ratios: Annotated[Ratios, Field(min_length=2)] = [0.2, 0.35, 0.5]
-    """Share of the original channels that is gone after each pruning iteration: the assistants, then the student."""
+    ratios: Annotated[Ratios, Field(min_length=1)] = [0.3, 0.5, 0.6, 0.75, 0.85, 0.9]
+    cases: Cases = {"": {}, "yolov3": {"detector": "yolov3", "ratios": [0.7], **QUICK["yolov3"]}}
+
+
+class Distilling(Settings):
+    """What all notebooks that distil share."""
+
     soft_weight: Share = 0.5
     """lambda_c of Eq. 10."""
     bound_weight: Annotated[float, Field(ge=0.0)] = 0.5
     """alpha of Eq. 11."""
     temperature: PositiveFloat = 1.0
     """tau of Eqs. 6-8."""
+
+
+class Components(Distilling):
+    """`03_components` (Section 4.4.1, Table 1)."""
+
+    seeds: Seeds = [0, 1, 2]
+    workers: PositiveInt = 2
+    ratios: Annotated[Ratios, Field(min_length=2)] = [0.2, 0.35, 0.5]
+    """Share of the original channels that is gone after each pruning iteration: the assistants, then the student."""
+
+
+class Datasets(Distilling):
+    """`05_datasets` (Section 4.5, Tables 2-4)."""
+
+    workers: PositiveInt = 2
+    ratios: Ratios = [0.5]
+    """Share of the original channels that is gone from each compressed model; none: the uncompressed alone."""
+    cases: Cases = {
+        "yolov4-tiny": {},
+        "yolov3": {"detector": "yolov3", "ratios": [0.4, 0.7], **QUICK["yolov3"]},
+        "yolov4": {"detector": "yolov4", "ratios": [0.5, 0.8], **QUICK["yolov4"]},
+        "yolov3-spp": {"detector": "yolov3-spp", "ratios": [], **QUICK["yolov3"]},
+    }
+
+
+class Detectors(Distilling):
+    """`07_detectors` (Section 4.7, Table 6)."""
+
+    workers: PositiveInt = 2
+    ratio: Ratio = 0.5
+    """Share of the original channels that is gone from the compressed model."""
+    cases: Cases = {name: {"detector": name, **QUICK[name]} for name in ("faster-rcnn-resnet101", "centernet-resnet50")}
+
+
+class CpuTiming(Settings):
+    """`08_cpu_timing` (Section 4.8, Table 7)."""
+
+    workers: PositiveInt = 1  # two stopwatches at a time would disturb each other
+    width: PositiveFloat = 0.5
+    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 256
+    round_to: PositiveInt = 8
+    trained: bool = False
+    """Train the detectors first; else their scale factors are drawn at random, since time depends on shapes alone."""
+    ratio: Ratio = 0.5
+    """Share of the channels that is gone from the compressed model."""
+    layers: Annotated[int, Field(ge=0)] = 0
+    """Number of residual blocks that are gone from a model that keeps all its channels; 0: there is no such model."""
+    runtimes: Annotated[list[Runtime], Field(min_length=1)] = ["torch", "onnxruntime", "openvino"]
+    rounds: PositiveInt = 3
+    """How often the models take turns; a time is the median."""
+    seconds: PositiveFloat = 0.3
+    """Least length of a turn."""
+    cases: Cases = {
+        "yolov3": {"detector": "yolov3", "ratio": 0.7, "layers": 10},
+        "yolov4": {"detector": "yolov4", "ratio": 0.8, "layers": 10},
+        "yolov4-tiny": {"ratio": 0.5},
+    }
+
+    @property
+    def judged(self) -> bool:
+        """Only trained detectors find anything."""
+        return self.trained
 
 
 class Scoreboard(Common):
@@ -178,6 +254,9 @@ NOTEBOOKS: dict[str, type[Common]] = {
     "00_start_here": StartHere,
     "02_pruning_ratio": PruningRatio,
     "03_components": Components,
+    "05_datasets": Datasets,
+    "07_detectors": Detectors,
+    "08_cpu_timing": CpuTiming,
     "99_claims": Scoreboard,
 }
 

@@ -47,13 +47,14 @@ class Run:
     case: str
     seed: int
     model: Model
-    metrics: Metrics
+    metrics: Metrics | None
     cost: Cost
 
     def row(self) -> dict[str, Any]:
-        """Name, seed, size, GMACs and the headline metrics."""
-        headline = {metric: getattr(self.metrics, metric) for metric in tables.METRICS}
-        return {"model": self.name, "seed": self.seed, "mb": self.cost.size_mb, "gmacs": self.cost.gmacs, **headline}
+        """Name, case, seed, size, GMACs and, of a trained model, the headline metrics."""
+        row = {"model": self.name, "case": self.case, "seed": self.seed}
+        row |= {"mb": self.cost.size_mb, "gmacs": self.cost.gmacs}
+        return row | {metric: getattr(self.metrics, metric) for metric in tables.METRICS if self.metrics}
 
 
 @dataclass
@@ -135,6 +136,10 @@ class Study:
         """The source of experiments: the very code that `run` runs."""
         return Markdown("".join(f"```python\n{inspect.getsource(part)}```\n" for part in parts))
 
+    def edge_cases(self, run: Run) -> Metrics:
+        """Metrics of a run with those of each slice and change of the test split (Section 4.5.4)."""
+        return self.cases[run.case].workbench(run.seed).evaluate(run.model, slices=True)
+
     def frame(self) -> pd.DataFrame:
         """One row per model and seed of all that has been run."""
         return pd.DataFrame([run.row() for run in self.runs])
@@ -179,7 +184,10 @@ class Study:
 
     def rows(self) -> dict[str, Any]:
         """What `metrics.json` holds for each model and seed."""
-        models = [{**run.row(), "metrics": run.metrics.to_dict(), "cost": asdict(run.cost)} for run in self.runs]
+        models = []
+        for run in self.runs:
+            metrics = {"metrics": run.metrics.to_dict()} if run.metrics else {}
+            models.append(run.row() | metrics | {"cost": asdict(run.cost)})
         return {"models": models}
 
     def _place(self, name: str) -> Path:
@@ -195,8 +203,9 @@ class Study:
         return [self._judge(bench, case, name, model) for name, model in models.items()]
 
     def _judge(self, bench: Workbench, case: str, name: str, model: Model) -> Run:
+        metrics = bench.evaluate(model) if self.settings.judged else None
         price = cost(model.detector(), bench.recipe.image_size)
-        return Run(f"{case} {name}".lstrip(), case, bench.recipe.seed, model, bench.evaluate(model, "test"), price)
+        return Run(f"{case} {name}".lstrip(), case, bench.recipe.seed, model, metrics, price)
 
 
 def _parameters(notebook: str, namespace: Mapping[str, Any]) -> dict[str, Any]:

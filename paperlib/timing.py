@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import openvino
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
+from paperlib import progress
 from paperlib.export import INPUT, ImageSize, OneStage, TwoStage, deployable, export_onnx, onnx_session
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
@@ -87,6 +89,72 @@ def latency(
         nms_ms = 1e3 * selection_timer(network, images, threads).blocked_autorange(min_run_time=seconds / 4).median
     runs = len(times.times) * times.number_per_run
     return Latency(1e3 * times.median, 1e3 * times.iqr, nms_ms, runs, runtime, threads, network.image_size)
+
+
+def compare(
+    detectors: Mapping[str, nn.Module],
+    image_size: ImageSize,
+    *,
+    runtimes: Sequence[str] = RUNTIMES,
+    threads: int = 1,
+    rounds: int = 7,
+    seconds: float = 0.3,
+) -> pd.DataFrame:
+    """Time detectors beside each other: they take turns, so that what slows the machine down slows all of them.
+
+    Args:
+        detectors: by name; untouched.
+        image_size: of the one image, random pixels.
+        runtimes: of `RUNTIMES`.
+        threads: how many threads each runtime may compute with.
+        rounds: how many turns each has.
+        seconds: least length of a turn.
+
+    Returns:
+        `model`, `runtime`, `ms` (median over the rounds of each turn's median), `iqr_ms` (range of the middle half of
+        the rounds); without non-maximum suppression where the detector allows.
+    """
+    watches = {}
+    with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
+        for number, (name, detector) in enumerate(detectors.items()):
+            (place := Path(folder, str(number))).mkdir()
+            network = deployable(detector, image_size)
+            images = torch.rand(1, 3, *network.image_size, generator=torch.Generator().manual_seed(0))
+            file = export_for_timing(detector, place, image_size) if {*runtimes} - {"torch"} else None
+            for runtime in runtimes:
+                if runtime == "torch":
+                    watches[name, runtime] = torch_timer(network, images, threads)
+                else:
+                    watches[name, runtime] = file_timer(file, images, runtime, threads)
+    turns = [
+        {key: 1e3 * watch.blocked_autorange(min_run_time=seconds).median for key, watch in watches.items()}
+        for _ in progress.bar(range(rounds), "timing")
+    ]
+    times = pd.DataFrame(turns)
+    spread = times.quantile(0.75) - times.quantile(0.25)
+    rows = [(*key, times[key].median(), spread[key]) for key in watches]
+    return pd.DataFrame(rows, columns=["model", "runtime", "ms", "iqr_ms"])
+
+
+def realised(times: pd.DataFrame, gmacs: Mapping[str, float], baseline: str) -> pd.DataFrame:
+    """How much of the saved multiply-accumulates becomes saved time.
+
+    Args:
+        times: of `compare`.
+        gmacs: by model.
+        baseline: the model that the others are compared with.
+
+    Returns:
+        `times`, and for each row `gmacs`, `speedup` (how many times faster), `macs_saved` and `time_saved` (shares of
+        the baseline's), and `realised` (the latter over the former; NaN for the baseline itself).
+    """
+    table = times.assign(gmacs=times["model"].map(gmacs))
+    whole = table[table["model"] == baseline].set_index("runtime")["ms"]
+    table["speedup"] = table["runtime"].map(whole) / table["ms"]
+    table["macs_saved"] = 1 - table["gmacs"] / gmacs[baseline]
+    table["time_saved"] = 1 - 1 / table["speedup"]
+    saved = table["macs_saved"].where(table["macs_saved"] > 0)
+    return table.assign(realised=table["time_saved"] / saved)
 
 
 def export_for_timing(detector: nn.Module, folder: Path, image_size: ImageSize) -> Path:

@@ -138,6 +138,20 @@ class Workbench:
 
         return self._model("adopt", settings, (), make, "paperlib.detectors.files")
 
+    def draw_gammas(self, model: Model) -> Model:
+        """Scale factors drawn at random in place of trained ones: for what depends on shapes alone, such as time."""
+        seed = self.recipe.seed
+
+        def make(folder: Path) -> None:
+            detector = model.detector()
+            generator = torch.Generator().manual_seed(seed)
+            for norm in detector.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
+            save_detector(detector, folder / DETECTOR)
+
+        return self._model("draw", {"seed": seed}, (model,), make, "paperlib.detectors.files")
+
     def reset(self, model: Model) -> Model:
         """The same shape with fresh weights: the control that tells what the inherited weights are worth."""
         seed = self.recipe.seed
@@ -214,22 +228,21 @@ class Workbench:
             data, code = self.train_set.digest, (*code, Workbench._calibration, "paperlib.data.records")
         return self._model("prune", settings, parents, make, *code, data=data)
 
-    def evaluate(self, model: Model, split: Literal["val", "test"] = "test") -> Metrics:
-        """Metrics of a model; the confidence of precision and recall is chosen on validation."""
+    def evaluate(self, model: Model, split: Literal["val", "test"] = "test", *, slices: bool = False) -> Metrics:
+        """Metrics of a model, and of its edge cases; the confidence of precision and recall is chosen on validation."""
         if split == "test" and self.test is None:
             raise ValueError("a workbench without a test split judges on validation only")
         confidence = self.evaluate(model, "val").confidence if split == "test" else None
         dataset = self.test if split == "test" else self.validation
-        settings = {"image_size": self.recipe.image_size, "confidence": confidence, **self._machine()}
+        how = {"image_size": self.recipe.image_size, "confidence": confidence, "slices": slices}
 
         def make(folder: Path) -> None:
             progress.report(f"evaluate on {split}, seed {self.recipe.seed}", self._trained, self.trainings)
-            detector = model.detector().to(_device())
-            metrics = evaluate(detector, dataset, image_size=self.recipe.image_size, confidence=confidence)
+            metrics = evaluate(model.detector().to(_device()), dataset, **how)
             files.write_json_atomically(folder / METRICS, metrics.to_dict())
 
         code = code_digest(make, "paperlib.evaluation", "paperlib.detectors.files")
-        step = Step("evaluate", settings, (model.digest,), dataset.digest, code)
+        step = Step("evaluate", how | self._machine(), (model.digest,), dataset.digest, code)
         return Metrics(**files.read_json(self.store.get(step, make) / METRICS))
 
     def _fit(

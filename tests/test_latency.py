@@ -1,13 +1,23 @@
 """Latency: what is timed, with how many threads. How long it takes is for the benchmarks."""
 
 import onnxruntime
+import pandas as pd
 import psutil
 import pytest
 import torch
 from small import SIZE, Cells, Finder
 
 from paperlib.export import deployable
-from paperlib.timing import RUNTIMES, export_for_timing, file_timer, latency, openvino_model, selection_timer
+from paperlib.timing import (
+    RUNTIMES,
+    compare,
+    export_for_timing,
+    file_timer,
+    latency,
+    openvino_model,
+    realised,
+    selection_timer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +108,19 @@ def test_suppression_is_timed_on_answers_that_are_ready():
 def test_bad_settings_are_refused(options, fault):
     with pytest.raises(ValueError, match=fault):
         latency(Cells(), SIZE, **options)
+
+
+def test_detectors_are_timed_beside_each_other_in_each_runtime():
+    detectors = {"one": Cells(), "other": Cells()}
+    found = compare(detectors, SIZE, rounds=2, seconds=0.01)
+    assert list(zip(found["model"], found["runtime"], strict=True)) == [(m, r) for m in detectors for r in RUNTIMES]
+    assert (found["ms"] > 0).all() and (found["iqr_ms"] >= 0).all()
+
+
+def test_the_realised_share_is_time_saved_over_compute_saved():
+    times = pd.DataFrame({"model": ["whole", "cut", "same"], "runtime": "torch", "ms": [10.0, 6.0, 8.0]})
+    found = realised(times, {"whole": 4.0, "cut": 2.0, "same": 4.0}, "whole").set_index("model")
+    assert found["speedup"].tolist() == pytest.approx([1, 10 / 6, 1.25])
+    assert found["macs_saved"].tolist() == [0, 0.5, 0]
+    assert found["realised"]["cut"] == pytest.approx(0.8)
+    assert found["realised"].isna().tolist() == [True, False, True], "nothing was saved that could be realised"

@@ -1,5 +1,7 @@
 """Edge cases: each slice holds what its rule says, judged by itself; a change is the same for every detector."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,12 @@ def test_what_is_missed_in_a_slice_counts_there_and_nowhere_else(data):
     assert scores["cut by the border"]["recall"] == 0.5
     timid = {part.name: judge_slice(found, data, part, 0.95) for part in slices_of(data)}
     assert timid["small"]["map50"] == pytest.approx(1) and timid["small"]["recall"] == 0.0
+    counts = {name: scores[name]["objects"] for name in ("cut by the border", "small", "crowded")}
+    missed = 1 + round((1 - scores["crowded"]["recall"]) * counts["crowded"])
+    edges = replace(judge(found, data), slices=scores).edge_recall
+    assert edges == pytest.approx(1 - missed / sum(counts.values()))
+    with pytest.raises(ValueError, match="no slice was judged among cut by the border, small, crowded"):
+        judge(found, data).edge_recall  # noqa: B018
     assert scores["dark"]["map50"] == pytest.approx(1)
     assert scores["all"]["map50"] == judge(found, data).map50 < 1
 

@@ -1,0 +1,74 @@
+"""Detectors side by side: what the figures rest on is right, and each says what its axes show."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import tiny
+
+from paperlib import comparisons, figures
+from paperlib.evaluation import Metrics
+from paperlib.pruning import apply_plan, plan_pruning
+
+PARTS = ("all", "cut by the border", "small", "crowded", "darker")
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    with plt.rc_context({"backend": "agg"}):
+        figures.use_style()
+        yield
+        plt.close("all")
+
+
+def frame(**columns):
+    names = ["a baseline", "a pruned", "a compressed", "b baseline"]
+    fixed = {"model": names, "case": ["a", "a", "a", "b"], "mb": [4.0, 1.0, 1.0, 30.0], "gmacs": [2.0, 1.0, 1.0, 9.0]}
+    return pd.DataFrame({**fixed, "map50": [0.6, 0.2, 0.5, 0.7], **columns})
+
+
+def judged(score):
+    slices = {part: {"map50": score, "recall": score, "images": 3, "objects": 5} for part in PARTS}
+    return Metrics(score, score, score, score, 0.5, {}, slices)
+
+
+def pruned_tiny():
+    whole = tiny.detector()
+    return {"whole": whole, "cut": apply_plan(whole, plan_pruning(whole, 0.5))}
+
+
+def speeds():
+    rows = [(model, runtime, 2.0, 0.6) for model in ("a cut", "b cut") for runtime in ("torch", "openvino")]
+    return pd.DataFrame(rows, columns=["model", "runtime", "speedup", "macs_saved"])
+
+
+DRAWINGS = {
+    "accuracy over size": lambda: comparisons.accuracy_over_size(pd.concat([frame(), frame(map50=0.4)])),
+    "shares": lambda: comparisons.share_bars(
+        comparisons.shares_of_the_original(frame(), {"a": ("a compressed", "a baseline")})
+    ),
+    "channels": lambda: comparisons.channels_left(comparisons.channels_of(pruned_tiny())),
+    "edge cases": lambda: comparisons.edge_cases({"a": judged(0.4), "b": judged(0.5)}),
+    "speed": lambda: comparisons.speed_bars(speeds(), ["a cut", "b cut"]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_figure_is_drawn_without_a_warning_and_names_what_its_axes_show(name, tmp_path):
+    figure = DRAWINGS[name]()
+    figures.write(figure, tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").stat().st_size > 1000
+    assert all(axis.get_xlabel() for axis in figure.axes)
+
+
+def test_shares_are_of_the_models_own_original():
+    pairs = {"a 50%": ("a compressed", "a baseline"), "b": ("b baseline", "b baseline")}
+    shares = comparisons.shares_of_the_original(frame(), pairs)
+    assert shares["model"].tolist() == ["a 50%", "b"]
+    assert shares["size_share"].tolist() == [0.25, 1] and shares["compute_share"].tolist() == [0.5, 1]
+
+
+def test_channels_stand_in_the_order_of_the_layers():
+    models = pruned_tiny()
+    channels = comparisons.channels_of(models).set_index("layer")
+    assert (channels["cut"] <= channels["whole"]).all() and channels["cut"].sum() < channels["whole"].sum()
+    assert channels["cut"]["neck.conv"] == models["cut"].get_submodule("neck.conv").out_channels
