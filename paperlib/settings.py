@@ -37,8 +37,18 @@ def _ascending(ratios: list[float]) -> list[float]:
     return ratios
 
 
+def _apart(strengths: list[float]) -> list[float]:
+    if sorted(strengths) != strengths:
+        raise ValueError("the strengths do not ascend")
+    if len({f"{strength:g}" for strength in strengths}) < len(strengths):
+        raise ValueError("two strengths are the same to six digits, by which models are named")
+    return strengths
+
+
 Ratio = Annotated[float, Field(gt=0.0, lt=1.0)]
 Ratios = Annotated[list[Ratio], AfterValidator(_ascending)]
+Chain = Annotated[Ratios, Field(min_length=2)]
+Strengths = Annotated[list[Annotated[float, Field(ge=0.0)]], Field(min_length=1), AfterValidator(_apart)]
 Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -149,18 +159,27 @@ class StartHere(Settings):
     ratio: Ratio = 0.5
 
 
+class ScaleFactor(Settings):
+    """`01_scale_factor` (Section 4.4.2, Fig. 5). Nothing is cut: of Eq. 4's settings the lists below count."""
+
+    workers: PositiveInt = 2
+    sparsities: Annotated[Strengths, Field(min_length=2)] = [0.0, 0.0005, 0.001, 0.005]
+    """lambda of Eq. 4, one training each, by `sparsity_method`; 0 is ordinary training."""
+    proximal: Strengths = [0.005, 0.2]
+    """lambda of the trainings by the proximal step, for comparison."""
+
+
 class PruningRatio(Settings):
     """`02_pruning_ratio` (Section 4.4.3)."""
 
     ratios: Annotated[Ratios, Field(min_length=1)] = [0.3, 0.5, 0.6, 0.75, 0.85, 0.9]
 
 
-class Components(Settings):
-    """`03_components` (Section 4.4.1, Table 1)."""
+class Distilling(Settings):
+    """What the notebooks that distil share."""
 
-    seeds: Seeds = [0, 1, 2]
     workers: PositiveInt = 2
-    ratios: Annotated[Ratios, Field(min_length=2)] = [0.2, 0.35, 0.5]
+    ratios: Chain
     """Share of the original channels that is gone after each pruning iteration: the assistants, then the student."""
     soft_weight: Share = 0.5
     """lambda_c of Eq. 10."""
@@ -170,14 +189,41 @@ class Components(Settings):
     """tau of Eqs. 6-8."""
 
 
+class Components(Distilling):
+    """`03_components` (Section 4.4.1, Table 1)."""
+
+    seeds: Seeds = [0, 1, 2]
+    ratios: Chain = [0.2, 0.35, 0.5]
+
+
+class AssistantCount(Distilling):
+    """`04_assistant_count` (Section 4.4.4, Fig. 8)."""
+
+    seeds: Seeds = [0, 1]
+    ratios: Chain = [0.2, 0.35, 0.5, 0.6]
+    """One cut more than in `03_components`: what that notebook trains is found in the store."""
+
+
+class PruningMethods(Settings):
+    """`06_pruning_methods` (Section 4.6, Table 5)."""
+
+    seeds: Seeds = [0, 1]
+    workers: PositiveInt = 2
+    size_share: Ratio = 0.3
+    """Size that every criterion cuts to, as a share of the unpruned one."""
+
+
 class Scoreboard(Common):
     """`99_claims`: the scale is all there is to choose."""
 
 
 NOTEBOOKS: dict[str, type[Common]] = {
     "00_start_here": StartHere,
+    "01_scale_factor": ScaleFactor,
     "02_pruning_ratio": PruningRatio,
     "03_components": Components,
+    "04_assistant_count": AssistantCount,
+    "06_pruning_methods": PruningMethods,
     "99_claims": Scoreboard,
 }
 
