@@ -38,7 +38,7 @@ def gamma_panels(gammas: Mapping[str, Tensor], near_zero: float = 0.01) -> Figur
         counts, _ = np.histogram(values.numpy(), bins)
         axis.stairs(counts, bins, fill=True, color=COLOURS[0])
         axis.stairs(counts[:1], bins[:2], fill=True, color=COLOURS[1])
-        note = f"{100 * counts[0] / len(values):.1f} % below {near_zero:g}"
+        note = f"{100 * (values < near_zero).float().mean():.1f} % below {near_zero:g}"
         axis.annotate(note, (0.98, 0.94), xycoords="axes fraction", ha="right", va="top", color=COLOURS[1])
         axis.set(title=name, yscale="log", xlim=(0, bins[-1]), ylim=(0.7, None))
         axis.yaxis.set_major_formatter("{x:g}")

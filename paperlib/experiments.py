@@ -91,7 +91,8 @@ def assistant_count(bench: Workbench, settings: AssistantCount) -> Models:
     """
     teacher = bench.train_sparse(bench.new())
     *assistants, student = prune_iteratively(bench, teacher, settings.ratios)
-    models, taught = {"teacher": teacher, "SCP": bench.fine_tune(student)}, {(): teacher}
+    models = {"teacher": teacher, "pruned": student, "SCP": bench.fine_tune(student)}
+    taught = {(): teacher}
     for name, links in chains(len(assistants)).items():
         for number, link in enumerate(links):
             before, here = links[:number], links[: number + 1]

@@ -165,7 +165,7 @@ class ScaleFactor(Settings):
     workers: PositiveInt = 2
     sparsities: Annotated[Strengths, Field(min_length=2)] = [0.0, 0.0005, 0.001, 0.005]
     """lambda of Eq. 4, one training each, by `sparsity_method`; 0 is ordinary training."""
-    proximal: Strengths = [0.005, 0.2]
+    proximal: Strengths = [0.005, 0.5]
     """lambda of the trainings by the proximal step, for comparison."""
 
 
