@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from paperlib import job, paths, watch
-from paperlib.settings import load_profile
+from paperlib.parameters import load_profile
 
 MARK = "PAPERLIB_BATCH"
 SCOREBOARD = "99_claims"

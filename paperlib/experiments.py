@@ -5,12 +5,27 @@ Each takes a workbench (one seed) and its notebook's settings and gives the mode
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
-from paperlib.settings import Components, CpuTiming, Datasets, Detectors, PruningRatio, StartHere
+from paperlib.costs import cost
+from paperlib.parameters import (
+    AssistantCount,
+    Components,
+    CpuTiming,
+    Datasets,
+    Detectors,
+    PruningMethods,
+    PruningRatio,
+    ScaleFactor,
+    StartHere,
+)
+from paperlib.pruning import Sparsity
 from paperlib.workbench import Model, Workbench
 
 Models = dict[str, Model]
+Links = tuple[int, ...]
+"""Which assistants a chain goes through, counted from 1, the largest first."""
 
 
 def start_here(bench: Workbench, settings: StartHere) -> Models:
@@ -24,6 +39,21 @@ def start_here(bench: Workbench, settings: StartHere) -> Models:
         "pruned": pruned,
         "fine-tuned": bench.fine_tune(pruned),
     }
+
+
+def scale_factor(bench: Workbench, settings: ScaleFactor) -> Models:
+    """Section 4.4.2, Fig. 5: one start, trained at each strength of Eq. 4; strength 0 is ordinary training."""
+    new, models = bench.new(), {}
+    for strength in settings.sparsities:
+        name, term = f"λ = {strength:g}", Sparsity(strength, settings.sparsity_method)
+        models[name] = bench.train_sparse(new, name, sparsity=term) if strength else bench.train(new)
+    return models
+
+
+def proximal_step(bench: Workbench, settings: ScaleFactor) -> Models:
+    """The same start and the same term, minimised by a proximal step in place of Adam's."""
+    terms = {f"λ = {strength:g}, proximal": Sparsity(strength, "proximal") for strength in settings.proximal}
+    return {name: bench.train_sparse(bench.new(), name, sparsity=term) for name, term in terms.items()}
 
 
 def pruning_ratio(bench: Workbench, settings: PruningRatio) -> Models:
@@ -100,6 +130,62 @@ def _as_it_is(model: Model) -> Model:
     return model
 
 
+def assistant_count(bench: Workbench, settings: AssistantCount) -> Models:
+    """Section 4.4.4, Fig. 8: one student, taught by the teacher (TK) or through assistants (TAK1, TAK2, ...).
+
+    All students start from the same pruned weights; SCP is the one that is fine-tuned without any teacher. An
+    assistant is distilled once for all chains that are the same up to it.
+    """
+    teacher = bench.train_sparse(bench.new())
+    *assistants, student = prune_iteratively(bench, teacher, settings.ratios)
+    models = {"teacher": teacher, "pruned": student, "SCP": bench.fine_tune(student)}
+    taught = {(): teacher}
+    for name, links in chains(len(assistants)).items():
+        for number, link in enumerate(links):
+            before, here = links[:number], links[: number + 1]
+            if here not in taught:
+                taught[here] = bench.distil(assistants[link - 1], taught[before], f"distil assistant {link}")
+            models[link_name(name, settings.ratios[link - 1])] = taught[here]
+        models[name] = bench.distil(student, taught[links], f"distil the student, {name}")
+    return models
+
+
+def pruning_methods(bench: Workbench, settings: PruningMethods) -> Models:
+    """Section 4.6, Table 5: one sparse model, cut to one size by each criterion and fine-tuned equally long."""
+    new = bench.new()
+    baseline, sparse = bench.train(new), bench.train_sparse(new)
+    cut = cut_to_size(bench, sparse, ("gamma", "l1", "taylor"), settings.size_share)
+    return {"baseline": baseline, "sparse": sparse, **cut}
+
+
+def without_sparsity(bench: Workbench, settings: PruningMethods) -> Models:
+    """The rivals as their authors use them: on a network trained without Eq. 4."""
+    return cut_to_size(bench, bench.train(bench.new()), ("l1", "taylor"), settings.size_share, " without Eq. 4")
+
+
+def cut_to_size(bench: Workbench, model: Model, criteria: Sequence[str], share: float, suffix: str = "") -> Models:
+    """A model cut by each criterion to a share of its size, before and after fine-tuning."""
+    models, size = {}, share * cost(model.detector()).size_mb
+    for name in criteria:
+        models[f"{name}{suffix} pruned"] = pruned = bench.prune(model, size_mb=size, importance=name)
+        models[f"{name}{suffix}"] = bench.fine_tune(pruned, f"fine-tune {name}{suffix}")
+    return models
+
+
+def chains(assistants: int) -> dict[str, Links]:
+    """The chains of Fig. 8 by name: none of the assistants, one, ..., all; spread evenly, ties to the smaller one.
+
+    Of three assistants TAK1 takes the second, TAK2 the first and the third. The paper does not say which it takes.
+    """
+    names = {count: f"TAK{count}" if count else "TK" for count in range(assistants + 1)}
+    return {name: _spread_evenly(count, assistants) for count, name in names.items()}
+
+
+def link_name(chain: str, ratio: float) -> str:
+    """The name of an assistant within a chain."""
+    return f"{chain}: assistant {ratio:.0%}"
+
+
 def prune_iteratively(bench: Workbench, model: Model, ratios: list[float]) -> list[Model]:
     """Algorithm 1, lines 10-20: prune, fine-tune, prune on; the pruned models, before their fine-tuning.
 
@@ -113,13 +199,27 @@ def prune_iteratively(bench: Workbench, model: Model, ratios: list[float]) -> li
     return pruned
 
 
+def _spread_evenly(count: int, total: int) -> Links:
+    return tuple(int(place * (total + 1) / (count + 1) + 0.5) for place in range(1, count + 1))
+
+
+def _assistants_distilled(total: int) -> int:
+    """How many distillations make the assistants of all chains."""
+    return len({links[: number + 1] for links in chains(total).values() for number in range(len(links))})
+
+
 TRAININGS = {
     start_here: lambda settings: 3,
+    scale_factor: lambda settings: len(settings.sparsities),
+    proximal_step: lambda settings: len(settings.proximal),
     pruning_ratio: lambda settings: 1 + len(settings.ratios),
     components: lambda settings: 3 + 2 * len(settings.ratios),
     controls: lambda settings: 1 + len(settings.ratios),
     compression: lambda settings: 1 + 2 * len(settings.ratios),
     detectors: lambda settings: 3,
     cpu_timing: lambda settings: 3 + (settings.layers > 0) if settings.trained else 0,
+    assistant_count: lambda settings: 1 + 2 * len(settings.ratios) + _assistants_distilled(len(settings.ratios) - 1),
+    pruning_methods: lambda settings: 5,
+    without_sparsity: lambda settings: 3,
 }
 """How many trainings each experiment takes, for the progress display."""

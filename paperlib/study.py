@@ -28,8 +28,9 @@ from paperlib.case import Case, cases_of
 from paperlib.costs import Cost, cost
 from paperlib.evaluation import Metrics
 from paperlib.parallel import call_all
+from paperlib.parameters import validate
 from paperlib.provenance import certificate
-from paperlib.settings import Settings, validate
+from paperlib.settings import Settings
 from paperlib.workbench import Model, Workbench
 
 PARAMETERS = "# Parameters"
@@ -203,7 +204,7 @@ class Study:
         return [self._judge(bench, case, name, model) for name, model in models.items()]
 
     def _judge(self, bench: Workbench, case: str, name: str, model: Model) -> Run:
-        metrics = bench.evaluate(model) if self.settings.judged else None
+        metrics = bench.evaluate(model) if self.cases[case].settings.judged else None
         price = cost(model.detector(), bench.recipe.image_size)
         return Run(f"{case} {name}".lstrip(), case, bench.recipe.seed, model, metrics, price)
 

@@ -170,9 +170,9 @@ class Workbench:
         recipe = self.recipe.model_copy(update={"epochs": times * self.recipe.epochs})
         return self._fit(model, recipe, label)
 
-    def train_sparse(self, model: Model, label: str = "sparse training") -> Model:
-        """Training with L1 on the scale factors (Eq. 4)."""
-        return self._fit(model, self.recipe, label, sparsity=self.sparsity)
+    def train_sparse(self, model: Model, label: str = "sparse training", *, sparsity: Sparsity | None = None) -> Model:
+        """Training with L1 on the scale factors (Eq. 4), by `sparsity` in place of the bench's own."""
+        return self._fit(model, self.recipe, label, sparsity=sparsity or self.sparsity)
 
     def fine_tune(self, model: Model, label: str = "fine-tune", *, sparse: bool = False) -> Model:
         """Short training after pruning; `sparse` keeps Eq. 4's term on, for a model that will be pruned again."""

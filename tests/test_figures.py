@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from paperlib import figures
+from paperlib import curves, figures
 from paperlib.data import Dataset, Record
 from paperlib.pruning import CliffScan, apply_plan, gammas, plan_pruning
 
@@ -44,10 +44,19 @@ def draw_detections():
     return figures.detections(data, [0, 2], {"baseline": found, "SCP": found}, 0.3)
 
 
+def over_strengths():
+    runs = {"strength": [0.0, 1e-3, 1e-3, 0.2], "method": ["subgradient"] * 2 + ["proximal"] * 2}
+    return pd.DataFrame({**runs, "map50": [0.6, 0.5, 0.6, 0.4], "near_zero": [0.0, 0.4, 0.0, 0.5]})
+
+
 DRAWINGS = {
     "contact sheet": lambda: figures.contact_sheet(tiny.dataset(), range(7)),
     "detections": draw_detections,
     "gamma": lambda: figures.gamma_histogram({"λ = 0": torch.rand(99), "λ = 0.001": torch.rand(99) / 9}),
+    "gamma in panels": lambda: curves.gamma_panels({f"λ = {n}": torch.rand(99) / n for n in range(1, 6)}),
+    "sparsity": lambda: curves.sparsity_sweep(over_strengths()),
+    "assistants": lambda: curves.assistants(runs(model=["teacher", "SCP", "TK"]), {"TK": ["teacher", "TK"]}),
+    "criteria": lambda: curves.criteria(runs(model=["baseline", "l1", "l1 pruned"]), ["l1"], ["baseline"]),
     "layer": lambda: figures.gamma_of_layer(*[gammas(tiny.detector())["neck.conv"]] * 2, "neck.conv", 0.1),
     "channels": lambda: figures.channels_left({f"{r:.0%}": plan_pruning(tiny.detector(), r) for r in (0.3, 0.6)}),
     "ratio": lambda: figures.ratio_curves(
@@ -106,3 +115,9 @@ def test_a_detection_below_the_confidence_is_not_drawn():
     assert written and min(written) >= 0.3
     boxes = [len(axis.patches) for axis in figure.axes]
     assert boxes[0] > boxes[1] == boxes[2]
+
+
+def test_the_share_near_zero_that_a_panel_states_is_of_all_channels_below_the_limit():
+    values = torch.tensor([0.0, 0.0099, 0.01, 0.5])
+    figure = curves.gamma_panels({"λ = 0": values, "λ = 1": torch.zeros(3)})
+    assert [axis.texts[0].get_text() for axis in figure.axes] == ["50.0 % below 0.01", "100.0 % below 0.01"]

@@ -12,7 +12,7 @@ import papermill
 import pytest
 import yaml
 
-from paperlib.settings import NOTEBOOKS
+from paperlib.parameters import NOTEBOOKS
 from paperlib.study import PARAMETERS
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"

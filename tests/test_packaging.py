@@ -52,7 +52,7 @@ def test_the_citation_names_this_version():
 def test_every_profile_says_its_promise_its_cost_and_its_command(path):
     promise, cost, run, *_ = path.read_text().splitlines()
     assert re.fullmatch(r"# Promise: \S.*", promise)
-    assert re.fullmatch(r"# Cost: \S.*", cost) and batch.COST.search(cost)
+    assert re.fullmatch(r"# Cost: about \S.* \((measured|estimated)\b.*\)", cost) and batch.COST.search(cost)
     assert run == f"# Run: paperlib reproduce {path.stem} --profile {path.parent.name}"
     assert (ROOT / "notebooks" / f"{path.stem}.ipynb").is_file()
     assert batch.read_profile(path.stem, path).cores >= 1

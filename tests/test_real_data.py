@@ -7,7 +7,7 @@ from paperlib import experiments
 from paperlib.data import LAYOUTS, load_dataset
 from paperlib.detectors import build_detector, transfer_coco_weights, usual_anchors
 from paperlib.evaluation import evaluate
-from paperlib.settings import validate
+from paperlib.parameters import validate
 from paperlib.study import Study
 from paperlib.training import fit
 

@@ -2,10 +2,16 @@
 
 import pytest
 
+from paperlib.parameters import NOTEBOOKS, Components, StartHere, load_profile, profile_path, validate
 from paperlib.recipe import Recipe
-from paperlib.settings import NOTEBOOKS, Components, Settings, StartHere, load_profile, profile_path, validate
+from paperlib.settings import Settings
 
 SHIPPED = sorted(profile_path("x", "quick").parents[1].glob("*/*.yaml"))
+SCALES = ("quick", "laptop", "paper")
+LONG_TRAINING = set(Settings.model_fields) - {
+    "seeds", "workers", "cases", "fine_tune_epochs", "fine_tune_learning_rate", "keep_floor", "round_to", "compensate",
+}  # fmt: skip
+"""What makes the long trainings of a seed, plain and sparse, that the notebooks share through the store."""
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -14,6 +20,45 @@ def test_every_shipped_profile_fits_its_notebook_and_names_its_own_folder(path):
     assert isinstance(settings, NOTEBOOKS[path.stem])
     assert settings.profile == path.parent.name
     assert path == profile_path(path.stem, settings.profile)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_every_notebook_runs_at_every_scale(notebook, scale):
+    assert profile_path(notebook, scale) in SHIPPED
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_notebooks_of_one_scale_train_a_detector_on_a_data_set_in_one_way(scale):
+    settings = [load_profile(path.stem, path) for path in SHIPPED if path.parent.name == scale]
+    cases = [one.case(name) for one in settings if isinstance(one, Settings) for name in one.cases]
+    ways = {}
+    for case in (case for case in cases if case.judged):
+        ways.setdefault((case.dataset, case.detector), []).append(case.model_dump(include=LONG_TRAINING))
+    assert all(way == same[0] for same in ways.values() for way in same)
+    assert max(map(len, ways.values())) > 1, "nothing is compared"
+
+
+@pytest.mark.parametrize("scale", ["quick", "laptop"])
+def test_the_assistants_are_those_of_table_1_and_one_more(scale):
+    table_1, figure_8 = (
+        load_profile(name, profile_path(name, scale)) for name in ("03_components", "04_assistant_count")
+    )
+    assert figure_8.ratios[:-1] == table_1.ratios
+
+
+@pytest.mark.parametrize(
+    ("notebook", "values", "complaint"),
+    [
+        ("01_scale_factor", {"sparsities": [0.001, 0.0]}, "sparsities: the strengths do not ascend"),
+        ("01_scale_factor", {"sparsities": [0.0, -1e-3]}, "sparsities.1: Input should be greater than or equal to 0"),
+        ("01_scale_factor", {"proximal": [0.1, 0.1000000001]}, "proximal: two strengths are the same to six digits"),
+        ("06_pruning_methods", {"size_share": 1.0}, "size_share: Input should be less than 1"),
+    ],
+)
+def test_what_a_notebook_compares_is_checked(notebook, values, complaint):
+    with pytest.raises(ValueError, match=f"parameters: {complaint}"):
+        validate(notebook, values)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +140,7 @@ def test_a_case_is_the_notebook_with_what_differs():
     cases = {"": {}, "yolov3": {"detector": "yolov3", "depth": 0.25, "ratios": [0.4, 0.7]}}
     settings = validate("02_pruning_ratio", {"epochs": 3, "cases": cases})
     plain, other = settings.case(""), settings.case("yolov3")
-    assert plain == validate("02_pruning_ratio", {"epochs": 3})
+    assert plain == validate("02_pruning_ratio", {"epochs": 3, "cases": {"": {}}})
     assert (other.detector, other.depth, other.ratios, other.epochs) == ("yolov3", 0.25, [0.4, 0.7], 3)
     real = validate("02_pruning_ratio", {"cases": {"a": {"dataset": "dota"}, "b": {"weights": "w"}, "c": {}}})
     assert real.inputs == {("dota", None), ("toy-aerial", "w"), ("toy-aerial", None)}

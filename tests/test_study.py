@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,7 @@ from paperlib import experiments, progress
 from paperlib.case import Splits
 from paperlib.evaluation import Metrics
 from paperlib.parallel import call_all
-from paperlib.settings import validate
+from paperlib.parameters import validate
 from paperlib.study import Study
 
 TINY = {
@@ -176,6 +177,65 @@ def test_table_1_compares_students_of_one_shape_that_start_from_the_same_weights
     plan, whole = runs["pruned"].model.plan(), runs["sparse"].model.detector()
     channels = sum(whole.get_submodule(name).out_channels for name in plan.kept)
     assert plan.channels_kept / channels == pytest.approx(0.4, abs=0.05)
+
+
+def test_figure_5_differs_in_the_term_of_eq_4_alone(places):
+    made = study("01_scale_factor", sparsities=[0.0, 0.001], proximal=[0.001, 2.0])
+    runs = made.run(experiments.scale_factor, experiments.proximal_step)[0]
+    assert list(runs) == ["λ = 0", "λ = 0.001", "λ = 0.001, proximal", "λ = 2, proximal"]
+    counts = [
+        experiments.TRAININGS[part](made.settings) for part in (experiments.scale_factor, experiments.proximal_step)
+    ]
+    assert trainings(places) == sum(counts) == 4
+    steps = [json.loads((run.model.folder / "step.json").read_text())["step"] for run in runs.values()]
+    terms = [step["settings"].pop("sparsity") for step in steps]
+    assert terms[0] is None and terms[1:] == [
+        {"strength": strength, "method": method}
+        for strength, method in ((0.001, "subgradient"), (0.001, "proximal"), (2.0, "proximal"))
+    ]
+    assert all(step["settings"] == steps[0]["settings"] and step["parents"] == steps[0]["parents"] for step in steps)
+
+
+def test_the_assistants_of_a_chain_are_spread_evenly():
+    assert experiments.chains(3) == {"TK": (), "TAK1": (2,), "TAK2": (1, 3), "TAK3": (1, 2, 3)}
+    for assistants in range(1, 9):
+        for count, links in enumerate(experiments.chains(assistants).values()):
+            places = [0, *links, assistants + 1]
+            gaps = [after - before for before, after in pairwise(places)]
+            assert len(links) == count and min(gaps) >= 1 >= max(gaps) - min(gaps)
+
+
+def test_figure_8_teaches_one_student_through_each_chain_and_distils_no_assistant_twice(places):
+    made = study("04_assistant_count", ratios=[0.2, 0.4, 0.6])
+    runs = made.run(experiments.assistant_count)[0]
+    assert trainings(places) == experiments.TRAININGS[experiments.assistant_count](made.settings)
+    students = ["pruned", "SCP", "TK", "TAK1", "TAK2"]
+    assert len({runs[name].cost for name in students}) == 1
+    taught_by = {"TK": "teacher", "TAK1": "TAK1: assistant 40%", "TAK2": "TAK2: assistant 40%"}
+    for name, teacher in taught_by.items():
+        step = json.loads((runs[name].model.folder / "step.json").read_text())["step"]
+        assert step["parents"] == [runs["pruned"].model.digest, runs[teacher].model.digest]
+    assert len({runs[teacher].model.digest for teacher in taught_by.values()}) == 3
+    sizes = [runs[name].cost.size_mb for name in ("teacher", "TAK2: assistant 20%", "TAK2: assistant 40%", "TAK2")]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 4
+
+
+def test_table_5_cuts_the_same_weights_to_one_size_by_each_criterion(places):
+    made = study("06_pruning_methods", size_share=0.4)
+    parts = (experiments.pruning_methods, experiments.without_sparsity)
+    runs = made.run(*parts)[0]
+    assert trainings(places) == 7, "the second part finds the baseline in the store"
+    assert [experiments.TRAININGS[part](made.settings) for part in parts] == [5, 3]
+    share = {name: run.cost.size_mb / runs["baseline"].cost.size_mb for name, run in runs.items()}
+    for model, names in {
+        "sparse": ["gamma", "l1", "taylor"],
+        "baseline": ["l1 without Eq. 4", "taylor without Eq. 4"],
+    }.items():
+        for name in names:
+            pruned, whole = runs[f"{name} pruned"].model, runs[model].model
+            step = json.loads((pruned.folder / "step.json").read_text())["step"]
+            assert step["parents"] == [whole.digest] and pruned.plan().importance == name.split()[0]
+            assert share[name] == share[f"{name} pruned"] == pytest.approx(0.4, abs=0.04)
 
 
 def test_seeds_in_processes_give_the_numbers_that_they_give_one_after_the_other(begun, places, monkeypatch):

@@ -251,6 +251,15 @@ def test_anyones_detector_is_adopted_as_it_is_and_needs_neither_blueprint_nor_te
         steps.new()
 
 
+def test_a_sparse_training_of_another_strength_is_another_step_and_of_the_benchs_own_the_same(done):
+    root, models, _ = done
+    steps = bench(root)
+    assert steps.train_sparse(models["new"], sparsity=Sparsity(1e-2)) == models["sparse"]
+    other = steps.train_sparse(models["new"], sparsity=Sparsity(1e-2, "proximal"))
+    assert other != models["sparse"]
+    assert record(other)["settings"]["sparsity"] == {"strength": 1e-2, "method": "proximal"}
+
+
 def test_it_prunes_to_any_target_and_by_any_criterion(done):
     root, models, _ = done
     steps, sparse = bench(root), models["sparse"]
