@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from torch import nn
 
 from paperlib.figures import COLOURS, DASHES
@@ -74,10 +74,9 @@ def accuracy_over_size(frame: pd.DataFrame, *, untuned: str = "pruned") -> Figur
             kept = rows[rows["model"].isin(line.index)]
             axis.plot(kept["mb"], 100 * kept["map50"], ".", color=look["color"], markersize=3, alpha=0.6)
     axis.set_xscale("log")
-    for formatter in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-        formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if np.ptp(np.log10(frame["mb"])) > 1:
-        axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set(xlabel="size / MB", ylabel="mAP at IoU 0.5 / %", ylim=(0, 100))
     axis.legend()
     return figure
@@ -116,7 +115,7 @@ def edge_cases(metrics: Mapping[str, Metrics]) -> Figure:
         metrics: by detector, what `evaluate(..., slices=True)` gave on one data set.
     """
     parts = list(next(iter(metrics.values())).slices)
-    figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.72, 0.22 * len(parts) + 0.9), layout="constrained")
+    figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.85, 0.22 * len(parts) + 0.9), layout="constrained")
     scores = {name: [100 * found.slices[part]["map50"] for part in parts] for name, found in metrics.items()}
     low, high = np.min([*scores.values()], axis=0), np.max([*scores.values()], axis=0)
     axis.hlines(range(len(parts)), low, high, color="#bbbbbb", linewidth=1.5)
