@@ -167,7 +167,8 @@ def cut_to_size(bench: Workbench, model: Model, criteria: Sequence[str], share: 
     """A model cut by each criterion to a share of its size, before and after fine-tuning."""
     models, size = {}, share * cost(model.detector()).size_mb
     for name in criteria:
-        models[f"{name}{suffix} pruned"] = pruned = bench.prune(model, size_mb=size, importance=name)
+        importance = "l1-layerwise" if name == "l1" else name
+        models[f"{name}{suffix} pruned"] = pruned = bench.prune(model, size_mb=size, importance=importance)
         models[f"{name}{suffix}"] = bench.fine_tune(pruned, f"fine-tune {name}{suffix}")
     return models
 

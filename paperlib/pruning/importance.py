@@ -21,8 +21,17 @@ def gamma(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
 
 
 def l1(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
-    """L1 norm of each filter of each prunable convolution: the rival of Table 5."""
+    """L1 norm of each filter of each prunable convolution."""
     return {name: _float64(_filters(module.get_submodule(name)).abs().sum(1)) for name in prunable}
+
+
+def l1_layerwise(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
+    """Place of each filter in its layer's order of L1 norms, from 1/n to 1: the rival of Table 5.
+
+    Li et al. (2017), who proposed the criterion, rank each layer apart: sums over filters of different sizes do not
+    compare. A common threshold then cuts every layer by the same share.
+    """
+    return {name: (norms.argsort().argsort() + 1.0) / len(norms) for name, norms in l1(module, prunable).items()}
 
 
 def taylor(module: nn.Module, prunable: Mapping[str, str], calibration: Batches) -> Scores:
@@ -57,7 +66,12 @@ def taylor(module: nn.Module, prunable: Mapping[str, str], calibration: Batches)
     return {name: _float64(total) for name, total in zip(prunable, totals, strict=True)}
 
 
-IMPORTANCES: dict[str, Callable[..., Scores]] = {"gamma": gamma, "l1": l1, "taylor": taylor}
+IMPORTANCES: dict[str, Callable[..., Scores]] = {
+    "gamma": gamma,
+    "l1": l1,
+    "l1-layerwise": l1_layerwise,
+    "taylor": taylor,
+}
 CALIBRATED = ("taylor",)
 """Criteria that look at data."""
 

@@ -52,7 +52,7 @@ def plan_pruning(
         layers: number of residual blocks to remove: those whose branch ends in the batch norm of the lowest mean
             |gamma|, whatever the criterion for channels (the paper's second contribution). With `ratio` 0 nothing
             else goes.
-        importance: `gamma`, `l1` or `taylor`.
+        importance: `gamma`, `l1`, `l1-layerwise` or `taylor`.
         calibration: batches `(images, targets)` for `taylor`; the others take none.
         keep_floor: share, in [0, 1], which convolutions and parts of splits keep; one channel at least.
         original: the network whose channels `keep_floor` is a share of; by default `detector`. One that is pruned
