@@ -215,7 +215,9 @@ class _Run:
     def close(self) -> History:
         """Leave the kept weights in the detector and on disk."""
         if self.mean:
-            self.detector.load_state_dict(self.kept().state_dict())
+            # The last validation, where there is one, has renewed the statistics.
+            kept = self.kept() if self.validation is None else self.mean.module
+            self.detector.load_state_dict(kept.state_dict())
         self.detector.eval()
         save_detector(self.detector, self.folder / LAST)
         self.accelerator.free_memory()

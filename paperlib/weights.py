@@ -39,7 +39,7 @@ def gamma_statistics(detector: nn.Module) -> dict[str, float]:
     }
 
 
-def renew_statistics_(detector: nn.Module, dataset: Dataset, image_size: int, images: int = 256) -> None:
+def renew_statistics_(detector: nn.Module, dataset: Dataset, image_size: int, images: int = 128) -> None:
     """Measure batch normalisation's means and variances anew, in place, on training images as they are.
 
     Averaged weights vary less than the weights they are the average of, so statistics gathered along with the latter

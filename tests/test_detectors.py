@@ -9,7 +9,7 @@ from torch import nn
 
 from paperlib.detectors import DETECTORS, build_detector, reinitialise_, usual_anchors
 from paperlib.detectors.base import Assignment
-from paperlib.detectors.blocks import ResidualBlock
+from paperlib.detectors.blocks import Mish, ResidualBlock
 from paperlib.pruning import apply_plan, plan_pruning
 
 # Per head, coarse head first: stride, scale_x_y and the numbers of its anchors.
@@ -48,6 +48,16 @@ def test_unknown_names_have_no_usual_anchors():
     assert [len(usual_anchors(name)) for name in YOLOS] == [9, 9, 9, 6]
     with pytest.raises(ValueError, match="unknown detector 'yolov9'"):
         usual_anchors("yolov9")
+
+
+def test_mish_trains_as_torchs_does():
+    def answers(activation, x):
+        value = activation.train()(x)
+        return value, *torch.autograd.grad(value.sin().sum(), x)
+
+    x = torch.linspace(-200, 200, 40001, dtype=torch.float64, requires_grad=True)
+    for found, expected in zip(answers(Mish(), x), answers(nn.Mish(), x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize(("depth", "stages"), [(1.0, [1, 2, 8, 8, 4]), (0.5, [1, 1, 4, 4, 2]), (0.01, [1] * 5)])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paperlib.data import toy_aerial
+from paperlib.data import toy_aerial, toy_album
 from paperlib.data.toy_aerial import CLASSES, SIDE, SIZES, VISIBLE_PIXELS, draw_scene, draw_split
 from paperlib.data.toy_canvas import EXTENT, FIRST_OBJECT
 
@@ -126,3 +126,21 @@ def test_any_side_can_be_drawn(side):
 def test_bad_arguments_are_named(arguments, fault):
     with pytest.raises(ValueError, match=fault):
         draw_split(**{"split": "train", "count": 1} | arguments)
+
+
+def test_a_split_is_drawn_once_and_then_read_as_it_was_drawn(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
+    times = []
+    monkeypatch.setattr(toy_album, "draw_split", lambda split: times.append(split) or draw_split(split, count=20))
+    drawn, read = toy_album.scenes("val"), toy_album.scenes("val")
+    assert times == ["val"] and digest(read) == digest(drawn)
+    assert [[part.dtype for part in scene] for scene in read] == [[part.dtype for part in scene] for scene in drawn]
+
+
+def test_a_damaged_album_is_drawn_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
+    monkeypatch.setattr(toy_album, "draw_split", lambda split: draw_split(split, count=3))
+    drawn = toy_album.scenes("val")
+    (file,) = (tmp_path / "toy-aerial").iterdir()
+    file.write_bytes(file.read_bytes()[:-1000])
+    assert digest(toy_album.scenes("val")) == digest(drawn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from paperlib import paths
-from paperlib.data import coco, dota, reading, rsod, toy_aerial, vhr10
+from paperlib.data import coco, dota, reading, rsod, toy_aerial, toy_album, vhr10
 from paperlib.data.records import Dataset, Letterboxed, Record
 from paperlib.data.tiles import Tiles, Tiling, cut
 
@@ -31,8 +31,7 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Datas
         FileNotFoundError: the data set is not there.
     """
     if name == "toy-aerial":
-        scenes = toy_aerial.draw_split(split)
-        records = [Record(f"{split}-{index:04d}", *scene) for index, scene in enumerate(scenes)]
+        records = [Record(f"{split}-{index:04d}", *scene) for index, scene in enumerate(toy_album.scenes(split))]
         return Dataset(f"toy-aerial/{split}", toy_aerial.CLASSES, records)
     if name in LAYOUTS:
         layout = LAYOUTS[name]

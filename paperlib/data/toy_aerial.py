@@ -144,7 +144,7 @@ def _expose(image: np.ndarray, owners: np.ndarray, generator: np.random.Generato
     light = (_noise(generator, 2, side) >> 4)[:, :, None]
     values = (image.astype(np.int32) + shift + light - 118) * gain // 256 + lift
     photo = Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    photo = photo.filter(ImageFilter.GaussianBlur(0.3 + 0.6 * random() ** 2))
-    swing = 3 + int(14 * random() ** 2)
+    photo = photo.filter(ImageFilter.GaussianBlur(0.3 + 0.3 * random() ** 2))
+    swing = 3 + int(7 * random() ** 2)
     first, second = generator.integers(-swing, swing + 1, (2, *image.shape), dtype=np.int16)
     return (np.asarray(photo) + (first + second) // 2).clip(0, 255).astype(np.uint8)

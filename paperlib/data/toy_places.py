@@ -39,7 +39,7 @@ def _traffic(canvas: Canvas, street: Ribbon, count: int, *more: int | None) -> N
     """Up to `count` vehicles in their lanes, on the road and on the owners `more` (a bridge)."""
     dice = canvas.dice
     for _ in range(count):
-        lane, size = dice.pick([-1, 1]), dice.between(7, 11) if dice.chance(0.7) else dice.between(12, 15)
+        lane, size = dice.pick([-1, 1]), dice.between(9, 13) if dice.chance(0.7) else dice.between(14, 17)
         pose = street.at(dice.between(-80, 80), lane * street.width / 4, dice.between(-0.06, 0.06), size)
         if canvas.free(pose, size + 1, 0.5 * size, (Surface.ROAD, *more)):
             draw.vehicle(canvas, pose.at(0, 0, pi if lane > 0 else 0, size))
@@ -47,7 +47,7 @@ def _traffic(canvas: Canvas, street: Ribbon, count: int, *more: int | None) -> N
 
 def _parking(canvas: Canvas) -> None:
     """A car park: marked bays in two rows, some of them taken, neighbours sometimes touching."""
-    dice, bays, size = canvas.dice, canvas.dice.count(4, 8), canvas.dice.between(8.5, 11)
+    dice, bays, size = canvas.dice, canvas.dice.count(4, 8), canvas.dice.between(10, 13)
     pitch = size * dice.between(0.5, 0.62)
     spot = _try(canvas, bays * pitch + 6, 3.4 * size, OPEN)
     if spot is None:
@@ -83,18 +83,12 @@ def _tanks(canvas: Canvas) -> None:
 
 
 _TENNIS: tuple[tuple[Colour, Colour], ...] = (
-    ((72, 108, 76), (96, 136, 92)),
+    ((72, 108, 76), (58, 106, 156)),
     ((76, 112, 82), (64, 98, 140)),
-    ((166, 98, 70), (176, 106, 76)),
-    ((76, 116, 84), (160, 94, 74)),
-    ((70, 96, 128), (58, 106, 156)),
 )
 _BASKETBALL: tuple[tuple[Colour, Colour], ...] = (
     ((190, 130, 84), (150, 60, 48)),
-    ((172, 104, 76), (60, 108, 84)),
-    ((122, 124, 128), (170, 76, 60)),
-    ((204, 160, 108), (64, 86, 140)),
-    ((116, 106, 142), (196, 150, 70)),
+    ((204, 160, 108), (170, 76, 60)),
 )
 
 
@@ -189,7 +183,7 @@ def airport(canvas: Canvas) -> None:
             draw.airplane(canvas, spot)
     buildings(canvas, dice.count(0, 3), axis.angle, 50)
     for _ in range(dice.count(0, 3)):
-        spot = _try(canvas, dice.between(7, 13), 6, (Surface.PAVED,))
+        spot = _try(canvas, dice.between(9, 15), 7, (Surface.PAVED,))
         if spot:
             draw.vehicle(canvas, spot)
 

@@ -20,7 +20,7 @@ def airplane(canvas: Canvas, pose: Pose) -> None:
     span, sweep = dice.between(0.38, 0.5), dice.between(0.08, 0.3)
     root, chord = dice.between(0.08, 0.16), dice.between(0.16, 0.22)
     girth = dice.between(0.045, 0.06)
-    body = dice.tint(dice.pick([WHITE, WHITE, (206, 210, 214), (168, 174, 180), (122, 128, 118)]), 10)
+    body = dice.tint(dice.pick([WHITE, WHITE, (206, 210, 214)]), 10)
     wings = tuple(c - dice.count(8, 30) for c in body)
     trim = dice.pick([(190, 44, 40), (36, 66, 140), (226, 164, 40), (60, 70, 80), (30, 110, 92)])
     hull = mirrored([(0.5, 0), (0.47, 0.5 * girth), (0.41, girth), (-0.22, girth), (-0.5, 0.014)])
@@ -84,7 +84,7 @@ def _freight(canvas: Canvas, pose: Pose, beam: float) -> None:
 def storage_tank(canvas: Canvas, pose: Pose) -> None:
     """A round tank as wide as the pose is long, with a fixed or a floating roof."""
     dice, radius = canvas.dice, pose.size / 2
-    wall = dice.tint(dice.pick([WHITE, WHITE, (202, 204, 200), (176, 172, 160), (164, 118, 88)]), 10)
+    wall = dice.tint(dice.pick([WHITE, WHITE, (202, 204, 200)]), 10)
     floating = dice.chance(0.4)
     ring = Pose(pose.x, pose.y, 0.0, radius)
     canvas.shadow(ring.points(arc(0, 0, 1, 0, tau, 24)), dice.between(0.35, 0.7) * radius)
@@ -164,7 +164,7 @@ def basketball_court(canvas: Canvas, pose: Pose, colours: tuple[Colour, Colour])
 def ground_track_field(canvas: Canvas, pose: Pose) -> None:
     """An oval running track around a lawn, length 1 along u."""
     dice, radius = canvas.dice, canvas.dice.between(0.23, 0.29)
-    track = dice.tint(dice.pick([(168, 82, 64), (168, 82, 64), (150, 100, 76), (122, 116, 112), (78, 104, 142)]), 12)
+    track = dice.tint(dice.pick([(168, 82, 64), (176, 92, 70)]), 12)
     lawn = dice.tint(dice.pick([(84, 128, 62), (106, 136, 70), (130, 134, 82)]), 10)
     straight, lanes = 0.5 - radius, 0.06
 
@@ -239,7 +239,7 @@ def bridge(canvas: Canvas, pose: Pose, width: float) -> None:
 def vehicle(canvas: Canvas, pose: Pose) -> None:
     """A car, or from 12 units on a truck; the pose's heading is the front's."""
     dice, wide = canvas.dice, 0.21
-    paint = dice.pick([WHITE, WHITE, (44, 46, 52), (150, 154, 160), (168, 40, 36), (40, 72, 138), (196, 172, 92)])
+    paint = dice.pick([WHITE, WHITE, (176, 40, 36), (40, 72, 148), (222, 184, 60)])
     paint, truck = dice.tint(paint, 12), pose.size > 12
     shell = pose.points(mirrored([(0.5, 0.7 * wide), (0.44, wide), (-0.46, wide), (-0.5, 0.8 * wide)]))
     canvas.shadow(shell, 1.6 if truck else 1.1)

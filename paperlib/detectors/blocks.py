@@ -4,19 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAKY_SLOPE = 0.1
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "leaky": partial(nn.LeakyReLU, LEAKY_SLOPE),
-    "mish": nn.Mish,
-    "linear": nn.Identity,
-}
 STRIDE_PADDING_GREY = 0.5
 INITIAL_GAMMA = 0.5
 """Section 4.3: every scale factor gamma starts at 0.5."""
+
+
+class _Mish(torch.autograd.Function):
+    """`x tanh(log(1 + e^x))` as `x (1 - 2r)` with `r = 1/(1 + (1 + e^x)^2)`, forward and backward in few operations.
+
+    torch's own backward pass is several times slower on a gradient that is a slice, which is what joints hand back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        root = x.exp().add_(1)
+        r = torch.addcmul(root.new_ones(()), root, root).reciprocal_()
+        ctx.save_for_backward(x, r)
+        return torch.addcmul(x, x, r, value=-2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        x, r = ctx.saved_tensors
+        # The slope is 1 - 2r + 4 x sigmoid(x) (r - r^2).
+        bend = F.silu(x).mul_(torch.addcmul(r, r, r, value=-1)).sub_(r, alpha=0.5)
+        return torch.addcmul(gradient, gradient, bend, value=4)
+
+
+class Mish(nn.Mish):
+    """torch's Mish, faster to train."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map any shape to itself."""
+        return _Mish.apply(x) if self.training and torch.is_grad_enabled() else super().forward(x)
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky": partial(nn.LeakyReLU, LEAKY_SLOPE),
+    "mish": Mish,
+    "linear": nn.Identity,
+}
 
 
 class ConvBlock(nn.Module):

@@ -87,11 +87,14 @@ class Walk:
 
 
 class _Tracer(fx.Tracer):
-    """Records a module as one node if its forward is torch.nn's own, as that of a plain heir of nn.Conv2d."""
+    """Records a module as one node if its forward is torch.nn's own, as that of a plain heir of nn.Conv2d.
+
+    An heir of nn.Mish is an activation, however it computes it.
+    """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         inherited = type(m).forward.__module__.startswith("torch.nn.")
-        return isinstance(m, ChannelSplit | Bypass) or (inherited and not isinstance(m, nn.Sequential))
+        return isinstance(m, ChannelSplit | Bypass | nn.Mish) or (inherited and not isinstance(m, nn.Sequential))
 
 
 def execute(node: fx.Node, modules: dict[str, nn.Module], values: Mapping[fx.Node, Any]) -> Any:
