@@ -97,23 +97,23 @@ class Settings(Common):
     cases: Cases = {"": {}}
     """What stands side by side: by name, which the names of its models begin with, the settings that differ."""
 
-    epochs: PositiveInt = 30
-    fine_tune_epochs: PositiveInt = 6
+    epochs: PositiveInt = 16
+    fine_tune_epochs: PositiveInt = 4
     """Epochs after each pruning and of each distillation."""
     batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 1e-2
-    fine_tune_learning_rate: PositiveFloat = 3e-3
+    learning_rate: PositiveFloat = 2e-2
+    fine_tune_learning_rate: PositiveFloat = 1e-2
     schedule: Literal["step", "cosine"] = "cosine"
-    warmup_epochs: Annotated[float, Field(ge=0.0)] = 1.0
-    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.5
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.97
     zoom: Annotated[float, Field(ge=1.0)] = 1.1
     shift: Annotated[float, Field(ge=0.0)] = 0.05
     colour: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     mosaic: Share = 0.0
     precision: Literal["no", "bf16", "fp16"] = "no"
-    validate_every: PositiveInt = 10
+    validate_every: PositiveInt = 8
 
-    sparsity: PositiveFloat = 5e-3
+    sparsity: PositiveFloat = 3e-3
     """lambda of Eq. 4."""
     sparsity_method: Literal["subgradient", "proximal"] = "subgradient"
     keep_floor: Share = 0.1

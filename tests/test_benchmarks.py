@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from paperlib.data import toy_aerial
+
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-TINY = ["--image-size", "64"]
+TINY = ["--image-size", "64", "--threads", "1"]
 ONCE = ["--rounds", "1"]
 
 
@@ -44,6 +46,7 @@ def test_training_prints_images_per_second(run):
 
 def test_learning_prints_what_is_left_of_map_after_cut_and_fine_tuning(run, tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
+    monkeypatch.setattr(toy_aerial, "SIZES", {"train": 16, "val": 8, "test": 8})
     said = run("learning.py", "--detectors", "yolov4-tiny", "--epochs", "1")
     rows = [line.split("|") for line in said.splitlines() if "yolov4-tiny" in line]
     assert [row[2].strip() for row in rows] == ["trained", "pruned 50%", "fine-tuned"]

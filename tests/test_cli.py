@@ -38,6 +38,7 @@ def project(tmp_path, monkeypatch):
         ("epoch: 3", (), "02_pruning_ratio.yaml: unknown key 'epoch'"),
         ("epochs: '3'", (), "02_pruning_ratio.yaml: epochs: Input should be a valid integer (found '3')"),
         ("ratios: [0.5, 1.2]", (), "02_pruning_ratio.yaml: ratios.1: Input should be less than 1 (found 1.2)"),
+        ("epochs: [3", (), "02_pruning_ratio.yaml, line"),
         ("profile: quick", ("02_pruning",), "no notebook 02_pruning; there are 02_pruning_ratio"),
         ("profile: quick", ("--profile", "huge"), "no profile huge; there are quick"),
     ],

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from PIL import Image
 from typer.testing import CliRunner
 
 from paperlib.cli import app
@@ -28,29 +27,13 @@ TIMED = {"timing.json", "report.md", "report.html", "provenance.json"}
 TWO_SEEDS = {"seeds": 2, "epochs": 1, "step": 0.6}
 
 
-def write_coco(folder, name, data, prefix=""):
-    """A data set as files: pictures in `folder/images`, boxes in `folder/<name>.json`."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    content = {"images": [], "annotations": [], "categories": []}
-    content["categories"] = [{"id": label, "name": each} for label, each in enumerate(data.classes, 1)]
-    for number, record in enumerate(data.records):
-        file = f"{prefix or name}-{number}.png"
-        Image.fromarray(record.pixels()).save(folder / "images" / file)
-        content["images"].append({"id": number, "file_name": file})
-        for (left, top, right, bottom), label in zip(record.boxes.tolist(), record.labels.tolist(), strict=True):
-            box = {"bbox": [left, top, right - left, bottom - top], "category_id": label, "image_id": number}
-            content["annotations"].append({"id": len(content["annotations"]), **box})
-    (folder / f"{name}.json").write_text(json.dumps(content))
-    return content
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     train, val = tiny.of_classes(tiny.dataset(), tiny.dataset("val", 4))
     train.classes = val.classes = (MARKUP, *train.classes[1:])
     for name, data in (("train", train), ("val", val)):
-        write_coco(folder, name, data)
+        tiny.write_coco(folder, name, data)
     return folder
 
 

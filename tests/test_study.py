@@ -28,7 +28,6 @@ TINY = {
     "width": 0.1, "image_size": tiny.SIDE, "epochs": 1, "fine_tune_epochs": 1, "batch_size": 4, "warmup_epochs": 0.0,
     "seeds": [0], "workers": 1,
 }  # fmt: skip
-TWO_SEEDS = {"seeds": [0, 1], "workers": 2, "batch_size": 16}
 CHEAP = "# Parameters\nweights = 'nowhere.weights'"
 """Parameters that are accepted, and end `begin` right after: the file is not there."""
 
@@ -62,14 +61,22 @@ def begin(*cells, notebook="00_start_here"):
 
 
 @pytest.fixture(scope="module")
-def begun():
-    injected = "\n".join(f"{name} = {value!r}" for name, value in (TINY | TWO_SEEDS).items())
+def two_seeds(tmp_path_factory):
+    """Settings that processes can read data by: a file, for what a test draws stays with the test."""
+    folder = tmp_path_factory.mktemp("data")
+    tiny.write_coco(folder, "scenes", tiny.dataset(), images=".")
+    return TINY | {"seeds": [0, 1], "workers": 2, "dataset": f"coco:{folder / 'scenes.json'}"}
+
+
+@pytest.fixture(scope="module")
+def begun(two_seeds):
+    injected = "\n".join(f"{name} = {value!r}" for name, value in two_seeds.items())
     return begin("import os\nx = 3", "# Parameters\nepochs = 3\nratio = 0.4", f"# Parameters\n{injected}\n")
 
 
-def test_a_study_takes_its_settings_from_the_notebooks_variables(begun):
+def test_a_study_takes_its_settings_from_the_notebooks_variables(begun, two_seeds):
     made = begun
-    assert made.settings == validate("00_start_here", TINY | TWO_SEEDS | {"ratio": 0.4})
+    assert made.settings == validate("00_start_here", two_seeds | {"ratio": 0.4})
     assert made.case.blueprint.anchors[0] == (5.0, 7.0)
     bench = made.case.workbench(seed=3)
     assert (bench.recipe.epochs, bench.recipe.seed, bench.recipe.ema) == (1, 3, made.settings.ema)
@@ -239,11 +246,11 @@ def test_table_5_cuts_the_same_weights_to_one_size_by_each_criterion(places):
             assert share[name] == share[f"{name} pruned"] == pytest.approx(0.4, abs=0.04)
 
 
-def test_seeds_in_processes_give_the_numbers_that_they_give_one_after_the_other(begun, places, monkeypatch):
+def test_seeds_in_processes_give_the_numbers_that_they_give_one_after_the_other(begun, two_seeds, places, monkeypatch):
     begun.run(workers.dense, workers.untrained)
     assert progress.VARIABLE not in os.environ
     monkeypatch.setenv("PAPERLIB_STORE", str(places / "other"))
-    alone = Study("00_start_here", validate("00_start_here", TINY | TWO_SEEDS | {"workers": 1}))
+    alone = Study("00_start_here", validate("00_start_here", two_seeds | {"workers": 1}))
     alone.case.splits = begun.case.splits
     alone.run(workers.dense, workers.untrained)
     assert list(alone.frame()["seed"]) == [0, 1, 0, 1]

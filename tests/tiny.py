@@ -1,9 +1,11 @@
 """The smallest things that train: eight images of 64 pixels, a detector of a tenth of the usual channels."""
 
+import json
 from multiprocessing import get_context
 
 import numpy as np
 import torch
+from PIL import Image
 
 from paperlib.data import Dataset, Record
 from paperlib.data.toy_aerial import CLASSES, draw_split
@@ -80,3 +82,18 @@ def of_classes(*splits):
         return Record(record.name, record.image, record.boxes[stay], labels)
 
     return [Dataset(split.name, names, [narrowed(record) for record in split.records]) for split in splits]
+
+
+def write_coco(folder, name, data, images="images"):
+    """A data set as files: pictures in `folder/images`, boxes in `folder/<name>.json`."""
+    (folder / images).mkdir(parents=True, exist_ok=True)
+    content = {"images": [], "annotations": [], "categories": []}
+    content["categories"] = [{"id": label, "name": each} for label, each in enumerate(data.classes, 1)]
+    for number, record in enumerate(data.records):
+        file = f"{name}-{number}.png"
+        Image.fromarray(record.pixels()).save(folder / images / file)
+        content["images"].append({"id": number, "file_name": file})
+        for (left, top, right, bottom), label in zip(record.boxes.tolist(), record.labels.tolist(), strict=True):
+            box = {"bbox": [left, top, right - left, bottom - top], "category_id": label, "image_id": number}
+            content["annotations"].append({"id": len(content["annotations"]), **box})
+    (folder / f"{name}.json").write_text(json.dumps(content))

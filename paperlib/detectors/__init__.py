@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from paperlib.detectors.centernet import CenterNet
 from paperlib.detectors.darknet import load_darknet_weights
@@ -72,6 +74,12 @@ def build_detector(
     return detector
 
 
+def outline(**arguments: Any) -> nn.Module:
+    """What `build_detector` makes of these arguments, in shapes alone: on the meta device, no random number drawn."""
+    with torch.device("meta"), _NothingFilled():
+        return build_detector(**arguments)
+
+
 def usual_anchors(name: str, *, scale: float = 1.0) -> tuple[tuple[float, float], ...] | None:
     """The anchors `(width, height)` of a detector, in pixels; None if it has none to choose.
 
@@ -105,9 +113,7 @@ def transfer_coco_weights(detector: nn.Module, path: str | Path) -> None:
         ValueError: the file does not fit the detector's 80-class form (see `load_darknet_weights`), or the detector
             has been pruned. It is untouched then.
     """
-    with torch.device("meta"):
-        whole = build_detector(**detector.build_arguments)
-    if describe(detector) != describe(whole):
+    if describe(detector) != describe(outline(**detector.build_arguments)):
         raise ValueError("official weights fit a whole detector only; this one has been pruned")
     source = build_detector(**{**detector.build_arguments, "num_classes": COCO_CLASSES})
     load_darknet_weights(source, path)
@@ -120,6 +126,14 @@ def transfer_coco_weights(detector: nn.Module, path: str | Path) -> None:
                 shared = (-1, 5 + COCO_CLASSES, *value.shape[1:])
                 own = (-1, 5 + detector.num_classes, *value.shape[1:])
                 target[name].view(own)[:, :5] = value.view(shared)[:, :5]
+
+
+class _NothingFilled(TorchFunctionMode):
+    """Initialisation does nothing: on the meta device it would, slowly, come to nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        fills = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
+        return args[0] if func in fills else func(*args, **(kwargs or {}))
 
 
 def _kind(name: str) -> type[nn.Module]:

@@ -7,12 +7,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from paperlib.detectors import build_detector
+from paperlib.detectors import outline
 from paperlib.files import replacing
 from paperlib.structure import describe
 
@@ -54,8 +53,7 @@ def load_detector(path: str | Path) -> nn.Module:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: its metadata does not say {FORMAT!r}; it is no detector of this package")
     try:
-        with torch.device("meta"):  # shapes only: nothing is initialised, and no random number is drawn
-            detector = build_detector(**json.loads(metadata["build"]), structure=json.loads(metadata["structure"]))
+        detector = outline(**json.loads(metadata["build"]), structure=json.loads(metadata["structure"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: its structure cannot be rebuilt ({error})") from error
     _check_tensors(tensors, detector.state_dict(), path)

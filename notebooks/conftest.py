@@ -1,0 +1,51 @@
+"""That the notebooks' regression tests can fail: `make notebooks` tries it on each checked cell.
+
+A cell whose output nbval compares is followed by one test for each value in the stored output. The same cell runs
+once more on the same kernel, against the stored output with this value alone altered, and nbval must fail.
+"""
+
+import copy
+import re
+from collections.abc import Iterator
+
+import pytest
+from nbval.plugin import IPyNbCell, NbCellError
+
+CHECKED = "nbval-check-output"
+VALUE = re.compile(r"\bTrue\b|\bFalse\b|\d+(?:\.\d+)?")
+OPPOSITE = {"True": "False", "False": "True"}
+
+
+class AlteredCell(IPyNbCell):
+    """A cell with one value of its stored output altered; passes if nbval sees the difference."""
+
+    def runtest(self) -> None:
+        """Run the cell. Any other error than the one that is wanted is nbval's to report."""
+        try:
+            super().runtest()
+        except NbCellError as error:
+            if str(error) != "Cell outputs differ":
+                raise
+        else:
+            self.raise_cell_error(f"{self.name}, and it was not noticed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put its altered copies behind every checked cell."""
+    for item in list(items):
+        if isinstance(item, IPyNbCell) and CHECKED in item.cell.metadata.get("tags", []):
+            place = items.index(item) + 1
+            items[place:place] = list(altered(item))
+
+
+def altered(item: IPyNbCell) -> Iterator[AlteredCell]:
+    """Copies of a checked cell, each with another value of its stored output altered by its last digit."""
+    [output] = item.cell.outputs
+    text = output.data["text/plain"]
+    for number, value in enumerate(VALUE.finditer(text), 1):
+        other = OPPOSITE.get(value[0]) or value[0][:-1] + str((int(value[0][-1]) + 1) % 10)
+        cell = copy.deepcopy(item.cell)
+        cell.outputs[0].data["text/plain"] = text[: value.start()] + other + text[value.end() :]
+        name = f"{item.name}, value {number} altered from {value[0]} to {other}"
+        given = {"cell_num": item.cell_num, "cell": cell, "options": item.options}
+        yield AlteredCell.from_parent(item.parent, name=name, **given)
