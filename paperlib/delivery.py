@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ from paperlib.provenance import certificate, machine
 from paperlib.recipe import Recipe
 from paperlib.report import Report
 from paperlib.store import Store
-from paperlib.timing import RUNTIMES, latency
-from paperlib.workbench import Model
+from paperlib.timing import RUNTIMES, export_for_timing, latency
+from paperlib.workbench import Model, Workbench
 
 STEPS = "steps"
 """The folder of finished steps, inside the folder that is handed over."""
@@ -232,15 +233,24 @@ def _timing(order: Order, compressed: Compressed) -> dict[str, Any]:
     of = {"before": first.digest, "after": last.digest, "seconds": order.timing_seconds}
     if path.is_file() and (known := files.read_json(path))["of"] == of:
         return known
-    times, side = [], compressed.bench.recipe.image_size
-    for runtime in RUNTIMES:
-        for name, model in (("before", first), ("after", last)):
-            progress.report(f"time {runtime}", compressed.bench.trainings, compressed.bench.trainings)
-            measured = latency(model.detector(), side, runtime=runtime, threads=1, seconds=order.timing_seconds)
-            times.append({"model": name, **asdict(measured)})
+    with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
+        times = _latencies(order, compressed.bench, {"before": first, "after": last}, Path(folder))
     timing = {"of": of, "machine": machine(), "latency": times, **_pace(compressed)}
     files.write_json_atomically(path, timing)
     return timing
+
+
+def _latencies(order: Order, bench: Workbench, models: dict[str, Model], folder: Path) -> list[dict[str, Any]]:
+    """One row per runtime and model; files for the runtimes go to `folder`."""
+    side, rows = bench.recipe.image_size, []
+    detectors = {name: model.detector() for name, model in models.items()}
+    exported = {name: export_for_timing(each, folder, side, name) for name, each in detectors.items()}
+    for runtime in RUNTIMES:
+        for name, detector in detectors.items():
+            progress.report(f"time {runtime}", bench.trainings, bench.trainings)
+            options = {"threads": 1, "seconds": order.timing_seconds, "exported": exported[name]}
+            rows.append({"model": name, **asdict(latency(detector, side, runtime=runtime, **options))})
+    return rows
 
 
 def _pace(compressed: Compressed) -> dict[str, Any]:

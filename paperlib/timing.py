@@ -54,6 +54,7 @@ def latency(
     threads: int = 1,
     image: Tensor | None = None,
     seconds: float = 2.0,
+    exported: Path | None = None,
 ) -> Latency:
     """Time a detector on one image, in float32 on the CPU.
 
@@ -64,6 +65,7 @@ def latency(
         threads: how many threads the runtime may compute with.
         image: `[3, H, W]` in [0, 1]; random by default. What it shows matters to suppression and second stages.
         seconds: how long to measure, at least.
+        exported: the detector's `export_for_timing`, for runtimes that read files; made where none is given.
 
     Raises:
         ValueError: an unknown runtime, no thread, an image of another size, or a detector that cannot be exported.
@@ -82,7 +84,8 @@ def latency(
         if runtime == "torch":
             timer = torch_timer(network, images, threads)
         else:
-            timer = file_timer(export_for_timing(detector, Path(folder), image_size), images, runtime, threads)
+            exported = exported or export_for_timing(detector, Path(folder), image_size)
+            timer = file_timer(exported, images, runtime, threads)
         times = timer.blocked_autorange(min_run_time=seconds)
     nms_ms = None
     if isinstance(network, OneStage):
@@ -157,10 +160,11 @@ def realised(times: pd.DataFrame, gmacs: Mapping[str, float], baseline: str) -> 
     return table.assign(realised=table["time_saved"] / saved)
 
 
-def export_for_timing(detector: nn.Module, folder: Path, image_size: ImageSize) -> Path:
-    """An ONNX file for one image, in `folder`."""
-    export_onnx(detector, folder / "detector.onnx", image_size, batch_size=1, tolerance=UNTRAINED_TOLERANCE)
-    return folder / "detector.onnx"
+def export_for_timing(detector: nn.Module, folder: Path, image_size: ImageSize, name: str = "detector") -> Path:
+    """An ONNX file for one image, `<name>.onnx` in `folder`."""
+    path = folder / f"{name}.onnx"
+    export_onnx(detector, path, image_size, batch_size=1, tolerance=UNTRAINED_TOLERANCE)
+    return path
 
 
 def torch_timer(network: OneStage | TwoStage, images: Tensor, threads: int) -> Timer:
