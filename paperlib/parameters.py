@@ -24,10 +24,10 @@ from paperlib.settings import (
 )  # fmt: skip
 
 QUICK: dict[str, dict[str, Any]] = {
-    "yolov3": {"width": 0.125, "depth": 0.25, "epochs": 14, "learning_rate": 1e-2},
-    "yolov4": {"width": 0.125, "depth": 0.1, "epochs": 10, "learning_rate": 1e-2},
-    "centernet-resnet50": {"width": 0.25, "depth": 0.1, "epochs": 20, "learning_rate": 5e-3},
-    "faster-rcnn-resnet101": {"width": 0.125, "depth": 0.1, "epochs": 10, "learning_rate": 1e-2},
+    "yolov3": {"width": 0.125, "depth": 0.25, "epochs": 18},
+    "yolov4": {"width": 0.125, "depth": 0.1, "epochs": 14},
+    "centernet-resnet50": {"width": 0.25, "depth": 0.1, "epochs": 24},
+    "faster-rcnn-resnet101": {"width": 0.125, "depth": 0.1, "epochs": 12},
 }
 """How the detectors other than YOLOv4-tiny differ at the quick scale."""
 
@@ -42,9 +42,9 @@ class ScaleFactor(Settings):
     """`01_scale_factor` (Section 4.4.2, Fig. 5). Nothing is cut: of Eq. 4's settings the lists below count."""
 
     workers: PositiveInt = 2
-    sparsities: Annotated[Strengths, Field(min_length=2)] = [0.0, 0.0005, 0.001, 0.003]
+    sparsities: Annotated[Strengths, Field(min_length=2)] = [0.0, 0.0005, 0.001, 0.002]
     """lambda of Eq. 4, one training each, by `sparsity_method`; 0 is ordinary training."""
-    proximal: Strengths = [0.003, 0.5]
+    proximal: Strengths = [0.002, 0.5]
     """lambda of the trainings by the proximal step, for comparison."""
 
 
@@ -109,6 +109,7 @@ class PruningMethods(Settings):
 class Detectors(Distilling):
     """`07_detectors` (Section 4.7, Table 6)."""
 
+    sparsity: PositiveFloat = 1e-3
     ratio: Ratio = 0.5
     """Share of the original channels that is gone from the compressed model."""
     cases: Cases = {name: {"detector": name, **QUICK[name]} for name in ("faster-rcnn-resnet101", "centernet-resnet50")}

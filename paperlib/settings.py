@@ -101,7 +101,7 @@ class Settings(Common):
     fine_tune_epochs: PositiveInt = 4
     """Epochs after each pruning and of each distillation."""
     batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 2e-2
+    learning_rate: PositiveFloat = 1e-2
     fine_tune_learning_rate: PositiveFloat = 1e-2
     schedule: Literal["step", "cosine"] = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.5
@@ -113,7 +113,7 @@ class Settings(Common):
     precision: Literal["no", "bf16", "fp16"] = "no"
     validate_every: PositiveInt = 8
 
-    sparsity: PositiveFloat = 3e-3
+    sparsity: PositiveFloat = 2e-3
     """lambda of Eq. 4."""
     sparsity_method: Literal["subgradient", "proximal"] = "subgradient"
     keep_floor: Share = 0.1
