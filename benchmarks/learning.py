@@ -44,11 +44,11 @@ class Quick:
 
 QUICK = {
     "yolov3": Quick(0.125, 0.25, 14, 1e-2, 3e-3),
-    "yolov3-spp": Quick(0.125, 0.25, 14, 1e-2, 3e-3),
-    "yolov4": Quick(0.125, 0.1, 10, 1e-2, 3e-3),
+    "yolov3-spp": Quick(0.125, 0.25, 14, 1e-2, 2e-3),
+    "yolov4": Quick(0.125, 0.1, 10, 1e-2, 1e-3),
     "yolov4-tiny": Quick(0.25, 1.0, 16, 2e-2, 3e-3),
     "centernet-resnet50": Quick(0.25, 0.1, 20, 5e-3, 3e-3),
-    "faster-rcnn-resnet101": Quick(0.125, 0.1, 10, 1e-2, 3e-3),
+    "faster-rcnn-resnet101": Quick(0.125, 0.1, 10, 1e-2, 5e-4),
 }
 
 
