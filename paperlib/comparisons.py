@@ -16,6 +16,7 @@ from paperlib.judging import Metrics
 from paperlib.pictures import PAGE_WIDTH
 
 MARKERS = "os^DvPX*"
+NAMED_LAYERS = 30
 GREY = "#555555"
 
 
@@ -94,15 +95,21 @@ def channels_of(detectors: Mapping[str, nn.Module]) -> pd.DataFrame:
 
 
 def channels_left(channels: pd.DataFrame) -> Figure:
-    """Channels of each layer, of the original (first column) as bars, of the others as lines (Figs. 10 and 12)."""
+    """Channels of each layer, of the original (first column) as bars, of the others as lines (Figs. 10 and 12).
+
+    Layers are named where there are at most `NAMED_LAYERS`; `channels` is of `channels_of`.
+    """
     first, *others = channels.columns[1:]
-    figure, axis = plt.subplots(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
+    named = len(channels) <= NAMED_LAYERS
+    figure, axis = plt.subplots(figsize=(PAGE_WIDTH, 2.9 if named else 2.5), layout="constrained")
     places = np.arange(len(channels))
-    axis.bar(places, channels[first], width=1.0, color="#dddddd", label=first)
+    axis.bar(places, channels[first], width=0.86 if named else 1.0, color="#dddddd", label=first)
     for number, name in enumerate(others):
-        look = {"color": COLOURS[number], "linewidth": 1.2}
-        axis.step([-0.5, *(places + 0.5)], [channels[name].iloc[0], *channels[name]], where="pre", label=name, **look)
-    axis.set(xlabel="convolution, from input to output", ylabel="channels", xlim=(-0.7, len(channels) - 0.3))
+        look = {"color": COLOURS[number], "linestyle": DASHES[number], "label": name}
+        axis.step([-0.5, *(places + 0.5)], [channels[name].iloc[0], *channels[name]], where="pre", **look)
+    axis.set(ylabel="channels", xlabel="convolution, from input to output", xlim=(-0.7, len(channels) - 0.3))
+    if named:
+        axis.set_xticks(places, [name.removesuffix(".conv") for name in channels["layer"]], rotation=60, ha="right")
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(others) + 1, borderaxespad=0.2)
     axis.grid(visible=False, axis="x")
     return figure

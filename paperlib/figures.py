@@ -18,7 +18,7 @@ from paperlib.distillation import bounded_regression
 from paperlib.pictures import PAGE_WIDTH
 from paperlib.pictures import contact_sheet as contact_sheet
 from paperlib.pictures import detections as detections
-from paperlib.pruning import CliffScan, PruningPlan
+from paperlib.pruning import CliffScan
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which readers with any colour vision can tell apart."""
@@ -81,23 +81,6 @@ def gamma_of_layer(before: Tensor, after: Tensor, layer: str, threshold: float) 
     axis.axhspan(0, threshold, color="#555555", alpha=0.1, linewidth=0)
     axis.set(xlabel="channel, in order of size", ylabel=r"$|\gamma|$", title=layer, ylim=(0, None))
     axis.legend()
-    return figure
-
-
-def channels_left(plans: Mapping[str, PruningPlan]) -> Figure:
-    """Channels that remain in each layer (Fig. 10)."""
-    first = next(iter(plans.values())).summary()
-    figure, axis = plt.subplots(figsize=(PAGE_WIDTH, 2.9), layout="constrained")
-    places = np.arange(len(first))
-    axis.bar(places, first["total"], width=0.86, color="#dddddd", label="unpruned")
-    for name, plan in plans.items():
-        kept = plan.summary()["kept"]
-        axis.step([-0.5, *(places + 0.5)], [kept.iloc[0], *kept], where="pre", label=name)
-    axis.set_xticks(places, [layer.removesuffix(".conv") for layer in first["layer"]], rotation=60, ha="right")
-    axis.set(ylabel="channels", title="Channels left in each layer", xlim=(-0.7, len(first) - 0.3))
-    beside_title = {"loc": "lower right", "bbox_to_anchor": (1, 1), "handlelength": 1.2, "columnspacing": 1.2}
-    axis.legend(ncols=len(plans) + 1, fontsize=8, **beside_title)
-    axis.grid(visible=False, axis="x")
     return figure
 
 

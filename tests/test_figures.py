@@ -58,7 +58,6 @@ DRAWINGS = {
     "assistants": lambda: curves.assistants(runs(model=["teacher", "SCP", "TK"]), {"TK": ["teacher", "TK"]}),
     "criteria": lambda: curves.criteria(runs(model=["baseline", "l1", "l1 pruned"]), ["l1"], ["baseline"]),
     "layer": lambda: figures.gamma_of_layer(*[gammas(tiny.detector())["neck.conv"]] * 2, "neck.conv", 0.1),
-    "channels": lambda: figures.channels_left({f"{r:.0%}": plan_pruning(tiny.detector(), r) for r in (0.3, 0.6)}),
     "ratio": lambda: figures.ratio_curves(
         runs(ratio=[0.3, 0.5, 0.5], state=["pruned", "pruned", "fine-tuned"]), runs().iloc[1]
     ),
