@@ -5,8 +5,9 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 PROFILE ?= quick
 BIN := .venv/bin
 
-# Tests run one per core, so each gets one thread; a cell that waits longer than this has a dead kernel.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES)
+# Tests run one per core, so each gets one thread; those of a file share what it makes. A cell that waits longer than
+# this has a dead kernel.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 CELL_TIMEOUT := 1200
 
 .PHONY: help reproduce test unit notebooks refresh scoreboard lab lint format clean
@@ -37,7 +38,7 @@ unit: .venv/.installed
 
 # A test leaves results/ to `make reproduce`, which alone keeps the executed notebooks there.
 notebooks: .venv/.installed
-	PAPERLIB_RESULTS=$(CURDIR)/.pytest_cache/results $(TEST) --dist loadfile --nbval-lax --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks
+	PAPERLIB_RESULTS=$(CURDIR)/.pytest_cache/results $(TEST) --nbval-lax --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks
 
 refresh: reproduce
 	$(BIN)/python workflow/refresh.py

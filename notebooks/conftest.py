@@ -12,8 +12,9 @@ import pytest
 from nbval.plugin import IPyNbCell, NbCellError
 
 CHECKED = "nbval-check-output"
-VALUE = re.compile(r"\bTrue\b|\bFalse\b|\d+(?:\.\d+)?")
-OPPOSITE = {"True": "False", "False": "True"}
+VALUE = re.compile(r"\b(?:True|False|None)\b|\d+(?:\.\d+)?|'[^'\d]*'(?=[,}\]])")
+"""What a summary holds: truth values, numbers (those in texts, too), texts without any."""
+OPPOSITE = {"True": "False", "False": "True", "None": "0"}
 
 
 class AlteredCell(IPyNbCell):
@@ -39,13 +40,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def altered(item: IPyNbCell) -> Iterator[AlteredCell]:
-    """Copies of a checked cell, each with another value of its stored output altered by its last digit."""
-    [output] = item.cell.outputs
-    text = output.data["text/plain"]
-    for number, value in enumerate(VALUE.finditer(text), 1):
-        other = OPPOSITE.get(value[0]) or value[0][:-1] + str((int(value[0][-1]) + 1) % 10)
+    """Copies of a checked cell, each with another value of its stored outputs altered."""
+    texts = [output.get("data", {}).get("text/plain", "") for output in item.cell.outputs]
+    values = [(place, value) for place, text in enumerate(texts) for value in VALUE.finditer(text)]
+    for number, (place, value) in enumerate(values, 1):
+        other = another(value[0])
         cell = copy.deepcopy(item.cell)
-        cell.outputs[0].data["text/plain"] = text[: value.start()] + other + text[value.end() :]
+        cell.outputs[place].data["text/plain"] = value.string[: value.start()] + other + value.string[value.end() :]
         name = f"{item.name}, value {number} altered from {value[0]} to {other}"
         given = {"cell_num": item.cell_num, "cell": cell, "options": item.options}
         yield AlteredCell.from_parent(item.parent, name=name, **given)
+
+
+def another(value: str) -> str:
+    """A value beside this one: the opposite, a number with another last digit, a text with one more letter."""
+    if value[-1].isdigit():
+        return value[:-1] + str((int(value[-1]) + 1) % 10)
+    return OPPOSITE.get(value) or f"{value[:-1]}x'"

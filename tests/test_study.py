@@ -155,7 +155,7 @@ def trainings(places):
 
 
 def test_the_pruning_ratio_is_scanned_from_one_sparse_model(places):
-    made = study("02_pruning_ratio", ratios=[0.3, 0.9])
+    made = study("02_pruning_ratio", ratios=[0.3, 0.9], cases={"": {}})
     runs = made.run(experiments.pruning_ratio)[0]
     assert list(runs) == ["sparse", "pruned 30%", "fine-tuned 30%", "pruned 90%", "fine-tuned 90%"]
     sizes = [runs[name].cost.size_mb for name in runs]

@@ -119,10 +119,13 @@ def test_a_step_depends_on_the_code_that_can_change_its_numbers_and_on_no_other(
     def digests():
         return {step: code_digest(*parts[step], root=package) for step in ALL}
 
+    seen = [digests()]
+
     def changed_by(name):
-        before, file = digests(), package / name
+        file = package / name
         file.write_text(file.read_text().replace("=choices.keep_floor", "=0.2") + "X = 1\n")
-        return {step for step, digest in digests().items() if digest != before[step]}
+        seen.append(digests())
+        return {step for step, digest in seen[-1].items() if digest != seen[-2][step]}
 
     expected = {
         "detectors/yolov4_tiny.py": ALL,
