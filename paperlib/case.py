@@ -16,6 +16,7 @@ from paperlib.evaluation import detect
 from paperlib.pruning import Sparsity
 from paperlib.recipe import Recipe
 from paperlib.settings import Settings
+from paperlib.store import Store
 from paperlib.workbench import Model, Workbench
 
 
@@ -99,8 +100,8 @@ class Case:
         anchors = usual_anchors(chosen.detector, scale=chosen.anchor_scale)
         return Blueprint(chosen.detector, chosen.width, chosen.depth, anchors, weights, chosen.gamma_level)
 
-    def workbench(self, seed: int, trainings: int = 0) -> Workbench:
-        """The steps for one seed."""
+    def workbench(self, seed: int, trainings: int = 0, store: Store | None = None) -> Workbench:
+        """The steps for one seed, remembered by the usual store or another."""
         chosen = self.settings
         return Workbench(
             self.splits.train,
@@ -113,6 +114,7 @@ class Case:
             pruning=PruningChoices("gamma", chosen.keep_floor, chosen.round_to, chosen.compensate),
             distillation=_pick(DistillationChoices, chosen),
             trainings=trainings,
+            store=store,
         )
 
     def detections(self, model: Model) -> list[dict[str, Tensor]]:

@@ -26,8 +26,8 @@ from paperlib.settings import (
 QUICK: dict[str, dict[str, Any]] = {
     "yolov3": {"width": 0.125, "depth": 0.25, "epochs": 18},
     "yolov4": {"width": 0.125, "depth": 0.1, "epochs": 14},
-    "centernet-resnet50": {"width": 0.25, "depth": 0.1, "epochs": 24},
-    "faster-rcnn-resnet101": {"width": 0.125, "depth": 0.1, "epochs": 12},
+    "centernet-resnet50": {"width": 0.25, "depth": 0.1, "epochs": 20},
+    "faster-rcnn-resnet101": {"width": 0.125, "depth": 0.1},
 }
 """How the detectors other than YOLOv4-tiny differ at the quick scale."""
 
@@ -109,10 +109,14 @@ class PruningMethods(Settings):
 class Detectors(Distilling):
     """`07_detectors` (Section 4.7, Table 6)."""
 
+    epochs: PositiveInt = 10
     sparsity: PositiveFloat = 1e-3
     ratio: Ratio = 0.5
     """Share of the original channels that is gone from the compressed model."""
-    cases: Cases = {name: {"detector": name, **QUICK[name]} for name in ("faster-rcnn-resnet101", "centernet-resnet50")}
+    cases: Cases = {
+        "faster-rcnn-resnet101": {"detector": "faster-rcnn-resnet101", "ratio": 0.9, **QUICK["faster-rcnn-resnet101"]},
+        "centernet-resnet50": {"detector": "centernet-resnet50", "ratio": 0.5, **QUICK["centernet-resnet50"]},
+    }
 
 
 class CpuTiming(Settings):

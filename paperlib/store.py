@@ -110,6 +110,23 @@ class Store:
         return final
 
 
+class UnfinishedError(LookupError):
+    """A step that is not there yet was asked of a store that makes none."""
+
+
+class FinishedSteps(Store):
+    """A store that only looks: what is not finished is not made."""
+
+    def get(self, step: Step, make: Callable[[Path], None]) -> Path:
+        """Return the folder of the finished step.
+
+        Raises UnfinishedError if it is not there, and what `Store.get` raises for a damaged one.
+        """
+        if not (self.root / step.name).exists():
+            raise UnfinishedError(step.name)
+        return super().get(step, make)
+
+
 @contextmanager
 def _alone(final: Path) -> Iterator[None]:
     """Hold the step's lock, which the operating system frees even if this process is killed."""

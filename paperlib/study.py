@@ -31,6 +31,7 @@ from paperlib.parallel import call_all
 from paperlib.parameters import validate
 from paperlib.provenance import certificate
 from paperlib.settings import Settings
+from paperlib.store import FinishedSteps, Store, UnfinishedError
 from paperlib.workbench import Model, Workbench
 
 PARAMETERS = "# Parameters"
@@ -38,6 +39,8 @@ PARAMETERS = "# Parameters"
 DONE = "metrics.json"
 
 Experiment = Callable[[Workbench, Any], dict[str, Model]]
+Job = tuple[Experiment, str, int]
+"""An experiment, the name of a case, and a seed."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,13 @@ class Study:
             By seed, by model name, which begins with the name of the case.
         """
         jobs = [(part, case, seed) for part in parts for case in self.cases for seed in self.settings.seeds]
-        if (workers := min(len(jobs), self.settings.workers)) > 1:
-            # The processes fill the store; below, everything is found finished.
-            call_all(_run_job, [(self.notebook, self.settings, *job) for job in jobs], workers)
-        fresh = {(run.name, run.seed): run for job in jobs for run in self._run(*job)}
+        made = self._found(jobs)
+        if made is None:
+            if (workers := min(len(jobs), self.settings.workers)) > 1:
+                # The processes fill the store; then everything is found finished.
+                call_all(_run_job, [(self.notebook, self.settings, *job) for job in jobs], workers)
+            made = [run for job in jobs for run in self._run(*job)]
+        fresh = {(run.name, run.seed): run for run in made}
         # A cell that is run again replaces its runs; doubled, they would count as more seeds.
         self.runs = [run for run in self.runs if (run.name, run.seed) not in fresh] + [*fresh.values()]
         return {
@@ -196,10 +202,17 @@ class Study:
         (self.folder / DONE).unlink(missing_ok=True)
         return self.folder / name
 
-    def _run(self, experiment: Experiment, case: str, seed: int) -> list[Run]:
+    def _found(self, jobs: list[Job]) -> list[Run] | None:
+        """The runs of jobs of which every step is finished; None if any is not. To look is quicker than to start."""
+        try:
+            return [run for job in jobs for run in self._run(*job, store=FinishedSteps())]
+        except UnfinishedError:
+            return None
+
+    def _run(self, experiment: Experiment, case: str, seed: int, store: Store | None = None) -> list[Run]:
         here = self.cases[case]
         count = experiments.TRAININGS.get(experiment)  # unknown for a reader's own experiment
-        bench = here.workbench(seed, count(here.settings) if count else 0)
+        bench = here.workbench(seed, count(here.settings) if count else 0, store)
         models = experiment(bench, here.settings)
         return [self._judge(bench, case, name, model) for name, model in models.items()]
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import paperlib
-from paperlib.store import Step, Store, canonical_json
+from paperlib.store import FinishedSteps, Step, Store, UnfinishedError, canonical_json
 
 STEP = Step("train", {"epochs": 3, "lr": 1e-3}, parents=("0" * 64,), data="d1", code="c1")
 
@@ -222,3 +222,12 @@ def test_canonical_json_forgets_the_order_of_keys(value: dict[str, object]) -> N
 
 def test_one_and_one_point_nought_and_true_are_three_values() -> None:
     assert [canonical_json(value) for value in (1, 1.0, True)] == ["1", "1.0", "true"]
+
+
+def test_a_store_that_only_looks_makes_nothing(tmp_path):
+    step, looking = Step("train", {"epochs": 1}, (), "data", "code"), FinishedSteps(tmp_path)
+    with pytest.raises(UnfinishedError, match=step.name):
+        looking.get(step, pytest.fail)
+    assert list(tmp_path.iterdir()) == []
+    made = Store(tmp_path).get(step, lambda folder: (folder / "x").touch())
+    assert looking.get(step, pytest.fail) == made
