@@ -24,8 +24,8 @@ from paperlib.settings import (
 )  # fmt: skip
 
 QUICK: dict[str, dict[str, Any]] = {
-    "yolov3": {"width": 0.125, "depth": 0.25, "epochs": 18},
-    "yolov4": {"width": 0.125, "depth": 0.1, "epochs": 14},
+    "yolov3": {"width": 0.125, "depth": 0.25, "epochs": 14},
+    "yolov4": {"width": 0.125, "depth": 0.1, "epochs": 10},
     "centernet-resnet50": {"width": 0.25, "depth": 0.1, "epochs": 20},
     "faster-rcnn-resnet101": {"width": 0.125, "depth": 0.1},
 }
@@ -87,6 +87,7 @@ class AssistantCount(Distilling):
 class Datasets(Distilling):
     """`05_datasets` (Section 4.5, Tables 2-4)."""
 
+    fine_tune_epochs: PositiveInt = 3
     ratios: Ratios = [0.5]
     """Share of the original channels that is gone from each compressed model; none: the uncompressed alone."""
     cases: Cases = {
