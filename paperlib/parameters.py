@@ -42,9 +42,9 @@ class ScaleFactor(Settings):
     """`01_scale_factor` (Section 4.4.2, Fig. 5). Nothing is cut: of Eq. 4's settings the lists below count."""
 
     workers: PositiveInt = 2
-    sparsities: Annotated[Strengths, Field(min_length=2)] = [0.0, 0.0005, 0.001, 0.002]
+    sparsities: Annotated[Strengths, Field(min_length=2)] = [0.0, 0.0005, 0.001, 0.005]
     """lambda of Eq. 4, one training each, by `sparsity_method`; 0 is ordinary training."""
-    proximal: Strengths = [0.002, 0.5]
+    proximal: Strengths = [0.005, 0.5]
     """lambda of the trainings by the proximal step, for comparison."""
 
 
@@ -53,7 +53,7 @@ class PruningRatio(Settings):
 
     workers: PositiveInt = 2
     ratios: Annotated[Ratios, Field(min_length=1)] = [0.3, 0.5, 0.6, 0.75, 0.85, 0.9]
-    cases: Cases = {"": {}, "yolov3": {"detector": "yolov3", "ratios": [0.7], **QUICK["yolov3"]}}
+    cases: Cases = {"": {}, "yolov3": {"detector": "yolov3", "ratios": [0.7], "sparsity": 2e-3, **QUICK["yolov3"]}}
 
 
 class Distilling(Settings):
@@ -88,10 +88,11 @@ class Datasets(Distilling):
     """`05_datasets` (Section 4.5, Tables 2-4)."""
 
     fine_tune_epochs: PositiveInt = 3
+    sparsity: PositiveFloat = 2e-3
     ratios: Ratios = [0.5]
     """Share of the original channels that is gone from each compressed model; none: the uncompressed alone."""
     cases: Cases = {
-        "yolov4-tiny": {},
+        "yolov4-tiny": {"sparsity": 5e-3},
         "yolov3": {"detector": "yolov3", "ratios": [0.4, 0.7], **QUICK["yolov3"]},
         "yolov4": {"detector": "yolov4", "ratios": [0.5, 0.8], **QUICK["yolov4"]},
         "yolov3-spp": {"detector": "yolov3-spp", "ratios": [], **QUICK["yolov3"]},

@@ -113,7 +113,7 @@ class Settings(Common):
     precision: Literal["no", "bf16", "fp16"] = "no"
     validate_every: PositiveInt = 8
 
-    sparsity: PositiveFloat = 2e-3
+    sparsity: PositiveFloat = 5e-3
     """lambda of Eq. 4."""
     sparsity_method: Literal["subgradient", "proximal"] = "subgradient"
     keep_floor: Share = 0.1
