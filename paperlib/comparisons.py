@@ -51,7 +51,7 @@ def share_bars(shares: pd.DataFrame) -> Figure:
     axis.invert_yaxis()
     axis.set(xlabel="left of the original / %", xlim=(0, 100))
     axis.grid(visible=False, axis="y")
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    figure.legend(loc="outside upper left", ncols=2)
     return figure
 
 
@@ -110,7 +110,7 @@ def channels_left(channels: pd.DataFrame) -> Figure:
     axis.set(ylabel="channels", xlabel="convolution, from input to output", xlim=(-0.7, len(channels) - 0.3))
     if named:
         axis.set_xticks(places, [name.removesuffix(".conv") for name in channels["layer"]], rotation=60, ha="right")
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(others) + 1, borderaxespad=0.2)
+    figure.legend(loc="outside upper left", ncols=len(others) + 1)
     axis.grid(visible=False, axis="x")
     return figure
 
@@ -132,7 +132,7 @@ def edge_cases(metrics: Mapping[str, Metrics]) -> Figure:
     axis.set_yticks(range(len(parts)), parts)
     axis.invert_yaxis()
     axis.set(xlabel="mAP at IoU 0.5 / %", xlim=(0, 100))
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(scores), borderaxespad=0.2)
+    figure.legend(loc="outside upper left", ncols=len(scores))
     return figure
 
 
@@ -162,5 +162,5 @@ def speed_bars(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     axis.invert_yaxis()
     axis.set(xlabel="times faster than the original", xlim=(0, 1.12 * max(cheaper.max(), table["speedup"].max())))
     axis.grid(visible=False, axis="y")
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(runtimes) + 1, borderaxespad=0.2, fontsize=8)
+    figure.legend(loc="outside upper left", ncols=len(runtimes) + 1, fontsize=8)
     return figure

@@ -87,7 +87,6 @@ class AssistantCount(Distilling):
 class Datasets(Distilling):
     """`05_datasets` (Section 4.5, Tables 2-4)."""
 
-    fine_tune_epochs: PositiveInt = 3
     sparsity: PositiveFloat = 2e-3
     ratios: Ratios = [0.5]
     """Share of the original channels that is gone from each compressed model; none: the uncompressed alone."""

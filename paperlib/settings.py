@@ -98,7 +98,7 @@ class Settings(Common):
     """What stands side by side: by name, which the names of its models begin with, the settings that differ."""
 
     epochs: PositiveInt = 16
-    fine_tune_epochs: PositiveInt = 4
+    fine_tune_epochs: PositiveInt = 3
     """Epochs after each pruning and of each distillation."""
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 1e-2
