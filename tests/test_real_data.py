@@ -40,6 +40,7 @@ def test_pruning_ratio_runs_on_any_data_set_by_one_parameter(name):
     chosen = {
         "width": 0.1, "image_size": 32, "epochs": 1, "fine_tune_epochs": 1, "warmup_epochs": 0.0, "batch_size": 16,
         "ratios": [0.5], "workers": 1, "anchor_scale": 0.1,
+        "cases": {"": {}},
     }  # fmt: skip
     study = Study("02_pruning_ratio", validate("02_pruning_ratio", chosen | {"dataset": name}))
     splits = study.case.splits
