@@ -11,13 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from torch import nn
 
-from paperlib.figures import COLOURS, DASHES
+from paperlib.figures import COLOURS, DASHES, GREY, MARKERS
 from paperlib.judging import Metrics
 from paperlib.pictures import PAGE_WIDTH
 
-MARKERS = "os^DvPX*"
 NAMED_LAYERS = 30
-GREY = "#555555"
 
 
 def shares_of_the_original(table: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> pd.DataFrame:

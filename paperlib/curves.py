@@ -11,12 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from paperlib.figures import COLOURS, DASHES
+from paperlib.figures import COLOURS, DASHES, GREY, MARKERS
 from paperlib.pictures import PAGE_WIDTH
 
 MAP = "mAP at IoU 0.5 / %"
-GREY = "#555555"
-MARKERS = "osD^vPX"
 
 
 def gamma_panels(gammas: Mapping[str, Tensor], near_zero: float = 0.01) -> Figure:

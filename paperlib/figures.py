@@ -24,6 +24,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's palette, which readers with any colour vision can tell apart."""
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.2)), (0, (6, 2, 1.5, 2)), (0, (9, 2)), (0, (1, 1)), (0, (9, 2, 1, 2)))
 """With them lines are told apart in grey print, too."""
+MARKERS = "os^DvPX*"
+GREY = "#555555"
+"""Of what others are compared with."""
 STYLE = {
     "figure.dpi": 110,
     "savefig.dpi": 200,
@@ -77,8 +80,8 @@ def gamma_of_layer(before: Tensor, after: Tensor, layer: str, threshold: float) 
     for values, name, marker in ((before, r"$\lambda = 0$", "o"), (after, r"$\lambda > 0$ (Eq. 4)", "s")):
         ordered = values.sort(descending=True).values.numpy()
         axis.plot(range(1, len(ordered) + 1), ordered, marker=marker, markersize=3, linewidth=1, label=name)
-    axis.axhline(threshold, color="#555555", linestyle="--", linewidth=1, label="pruning threshold")
-    axis.axhspan(0, threshold, color="#555555", alpha=0.1, linewidth=0)
+    axis.axhline(threshold, color=GREY, linestyle="--", linewidth=1, label="pruning threshold")
+    axis.axhspan(0, threshold, color=GREY, alpha=0.1, linewidth=0)
     axis.set(xlabel="channel, in order of size", ylabel=r"$|\gamma|$", title=layer, ylim=(0, None))
     axis.legend()
     return figure
@@ -96,7 +99,7 @@ def ratio_curves(table: pd.DataFrame, baseline: pd.Series) -> Figure:
         points = rows.groupby("ratio")["map50"].agg(["mean", "min", "max"]) * 100
         left.plot(points.index * 100, points["mean"], marker="os"[number], markersize=4, label=state, clip_on=False)
         left.fill_between(points.index * 100, points["min"], points["max"], alpha=0.2)
-    left.axhline(baseline["map50"] * 100, color="#555555", linestyle="--", linewidth=1, label="unpruned")
+    left.axhline(baseline["map50"] * 100, color=GREY, linestyle="--", linewidth=1, label="unpruned")
     left.set(xlabel="channels pruned / %", ylabel="mAP at IoU 0.5 / %", title="Accuracy", ylim=(0, 100))
     left.legend()
     cost = table.groupby("ratio")[["mb", "gmacs"]].mean()
@@ -113,8 +116,8 @@ def cliff(scan: CliffScan, drop: float) -> Figure:
     safe = scan.safe_ratio(drop)
     points = scan.table
     axis.plot(points["ratio"] * 100, points["score"], marker="o", markersize=4, label="pruned", clip_on=False)
-    axis.axhline(scan.baseline, color="#555555", linestyle="--", linewidth=1, label="unpruned")
-    axis.axhspan(scan.baseline - drop, scan.baseline, color="#555555", alpha=0.1, linewidth=0, label=f"drop {drop:g}")
+    axis.axhline(scan.baseline, color=GREY, linestyle="--", linewidth=1, label="unpruned")
+    axis.axhspan(scan.baseline - drop, scan.baseline, color=GREY, alpha=0.1, linewidth=0, label=f"drop {drop:g}")
     axis.axvline(safe * 100, color=COLOURS[2], linewidth=1, label=f"safe: {100 * safe:.3g} %")
     axis.set(xlabel="channels pruned / %", ylabel="score", title="Before fine-tuning", xlim=(0, 100))
     axis.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")

@@ -106,7 +106,7 @@ def _panel(axis: Axes, rows: Sequence[Judgement]) -> None:
     axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axis.grid(visible=False, axis="y")
     if rows and rows[0].claim.unit == "points":
-        axis.axvline(0, color="#555555", linewidth=1)
+        axis.axvline(0, color=figures.GREY, linewidth=1)
 
 
 def _legend(figure: Figure) -> None:

@@ -120,10 +120,11 @@ def compare(
     watches = {}
     with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
         for number, (name, detector) in enumerate(detectors.items()):
-            (place := Path(folder, str(number))).mkdir()
             network = deployable(detector, image_size)
             images = torch.rand(1, 3, *network.image_size, generator=torch.Generator().manual_seed(0))
-            file = export_for_timing(detector, place, image_size) if {*runtimes} - {"torch"} else None
+            file = None
+            if {*runtimes} - {"torch"}:
+                file = export_for_timing(detector, Path(folder), image_size, str(number))
             for runtime in runtimes:
                 if runtime == "torch":
                     watches[name, runtime] = torch_timer(network, images, threads)

@@ -76,3 +76,16 @@ def coco_weights(data_root: Path) -> Path:
     if not path.is_file():
         pytest.skip(f"no official weights: {path}")
     return path
+
+
+@pytest.fixture
+def styled_figures():
+    """The companion's style, without a screen, for one test."""
+    import matplotlib.pyplot as plt  # here, since most tests draw nothing
+
+    from paperlib import figures
+
+    with plt.rc_context({"backend": "agg"}):
+        figures.use_style()
+        yield
+        plt.close("all")

@@ -1,6 +1,5 @@
 """Detectors side by side: what the figures rest on is right, and each says what its axes show."""
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import tiny
@@ -12,12 +11,7 @@ from paperlib.pruning import apply_plan, plan_pruning
 PARTS = ("all", "cut by the border", "small", "crowded", "darker")
 
 
-@pytest.fixture(autouse=True)
-def clean():
-    with plt.rc_context({"backend": "agg"}):
-        figures.use_style()
-        yield
-        plt.close("all")
+pytestmark = pytest.mark.usefixtures("styled_figures")
 
 
 def frame(**columns):

@@ -1,4 +1,3 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,12 +11,7 @@ from paperlib.pruning import CliffScan, apply_plan, gammas, plan_pruning
 MODELS = ["baseline", "SCP", "SCP + TAKD"]
 
 
-@pytest.fixture(autouse=True)
-def clean():
-    with plt.rc_context({"backend": "agg"}):
-        figures.use_style()
-        yield
-        plt.close("all")
+pytestmark = pytest.mark.usefixtures("styled_figures")
 
 
 def history(epochs):
