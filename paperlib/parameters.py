@@ -24,11 +24,18 @@ from paperlib.settings import (
 )  # fmt: skip
 
 QUICK: dict[str, dict[str, Any]] = {
-    "yolov3": {"width": 0.125, "depth": 0.25, "epochs": 14},
-    "yolov4": {"width": 0.125, "depth": 0.1, "epochs": 10},
-    "centernet-resnet50": {"width": 0.25, "depth": 0.1, "epochs": 20},
-    "faster-rcnn-resnet101": {"width": 0.125, "depth": 0.1},
-}
+    "yolov3": {"width": 0.125, "depth": 0.25, "epochs": 10, "batch_size": 8},
+    "yolov3-spp": {"width": 0.125, "depth": 0.25, "epochs": 10, "batch_size": 8},
+    "yolov4": {
+        "width": 0.125, "depth": 0.1, "epochs": 7, "batch_size": 8,
+        "learning_rate": 5e-3, "fine_tune_learning_rate": 5e-3,
+    },
+    "centernet-resnet50": {
+        "width": 0.25, "depth": 0.1, "epochs": 10, "batch_size": 4,
+        "learning_rate": 5e-3, "fine_tune_learning_rate": 5e-3,
+    },
+    "faster-rcnn-resnet101": {"width": 0.125, "depth": 0.1, "epochs": 5, "batch_size": 4},
+}  # fmt: skip
 """How the detectors other than YOLOv4-tiny differ at the quick scale."""
 
 
@@ -94,7 +101,7 @@ class Datasets(Distilling):
         "yolov4-tiny": {"sparsity": 5e-3},
         "yolov3": {"detector": "yolov3", "ratios": [0.4, 0.7], **QUICK["yolov3"]},
         "yolov4": {"detector": "yolov4", "ratios": [0.5, 0.8], **QUICK["yolov4"]},
-        "yolov3-spp": {"detector": "yolov3-spp", "ratios": [], **QUICK["yolov3"]},
+        "yolov3-spp": {"detector": "yolov3-spp", "ratios": [], **QUICK["yolov3-spp"]},
     }
 
 
@@ -110,7 +117,6 @@ class PruningMethods(Settings):
 class Detectors(Distilling):
     """`07_detectors` (Section 4.7, Table 6)."""
 
-    epochs: PositiveInt = 10
     sparsity: PositiveFloat = 1e-3
     ratio: Ratio = 0.5
     """Share of the original channels that is gone from the compressed model."""
