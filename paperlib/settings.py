@@ -97,7 +97,7 @@ class Settings(Common):
     cases: Cases = {"": {}}
     """What stands side by side: by name, which the names of its models begin with, the settings that differ."""
 
-    epochs: PositiveInt = 16
+    epochs: PositiveInt = 13
     fine_tune_epochs: PositiveInt = 3
     """Epochs after each pruning and of each distillation."""
     batch_size: PositiveInt = 16
@@ -111,7 +111,7 @@ class Settings(Common):
     colour: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     mosaic: Share = 0.0
     precision: Literal["no", "bf16", "fp16"] = "no"
-    validate_every: PositiveInt = 8
+    validate_every: PositiveInt = 7
 
     sparsity: PositiveFloat = 5e-3
     """lambda of Eq. 4."""

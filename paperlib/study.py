@@ -1,7 +1,7 @@
 """A notebook's hand: settings in, workbench, results out.
 
 study = pl.Study.begin("03_components", globals())
-runs = study.run(experiments.components, experiments.controls)
+runs = study.run(experiments.baseline, experiments.components, experiments.controls)
 …
 study.finish({"map50": …})
 """
