@@ -32,7 +32,7 @@ LONGER: dict[str, dict[str, Any]] = {
     "yolov4": {"epochs": 30, "sparsity": 1e-3},
     "yolov4-tiny": {"epochs": 30, "sparsity": 3e-3},
     "centernet-resnet50": {"epochs": 80, "batch_size": 8, "sparsity": 1e-3},
-    "faster-rcnn-resnet101": {"epochs": 12, "sparsity": 5e-4},
+    "faster-rcnn-resnet101": {"epochs": 20, "sparsity": 5e-4},
 }
 """How each differs from the quick notebooks."""
 
