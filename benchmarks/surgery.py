@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("detector", nargs="?", default="yolov4")
     parser.add_argument("--ratio", type=float, default=0.5)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--compensate", default="bias", choices=("off", "bias", "exact"))
     options = parser.parse_args()
     detector = _lively(build_detector(options.detector, COCO_CLASSES)).eval()

@@ -9,6 +9,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from paperlib.structure import twin
+
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _SHAPELESS = (nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.Mish, nn.SiLU, nn.Hardswish)
 
@@ -62,8 +64,15 @@ def kernel_places(detector: nn.Module, image_size: int) -> dict[str, int]:
     """
     # What the memo of a deep copy names is taken for copied already: weights stay where they are, and layers that
     # change no shape, which are slow on the meta device, drop out.
-    ghosts: dict[int, object] = {id(t): _ghost(t) for t in (*detector.parameters(), *detector.buffers())}
-    ghosts |= {id(module): nn.Identity() for module in detector.modules() if isinstance(module, _SHAPELESS)}
+    nothing, ghosts = nn.Identity(), {}
+    for module in detector.modules():
+        if isinstance(module, _SHAPELESS):
+            ghosts[id(module)] = nothing
+        elif isinstance(module, (*CONVOLUTIONS, nn.Linear)) and not module._modules:
+            ghosts[id(module)] = _ghost_layer(module)
+        else:
+            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+            ghosts |= {id(tensor): _ghost(tensor) for tensor in own}
     ghost = copy.deepcopy(detector, ghosts).eval()
     places: dict[str, int] = {}
 
@@ -87,6 +96,12 @@ def kernel_places(detector: nn.Module, image_size: int) -> dict[str, int]:
         fault = str(error).splitlines()[0]
         raise ValueError(f"image_size {image_size}: {type(detector).__name__} cannot take it ({fault})") from error
     return places
+
+
+def _ghost_layer(layer: nn.Module) -> nn.Module:
+    ghost = twin(layer)
+    ghost._parameters.update({name: _ghost(p) for name, p in layer.named_parameters(recurse=False)})
+    return ghost
 
 
 def _ghost(tensor: torch.Tensor) -> torch.Tensor:

@@ -150,10 +150,14 @@ def _slice(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Tensor) ->
     """A copy of `tensor` with the chosen channels alone."""
     transposed = isinstance(layer, nn.ConvTranspose2d) and tensor.dim() > 1
     rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
-    tensor = tensor.detach().index_select(0, rows.to(tensor.device))
+    tensor, rows, columns = tensor.detach(), rows.to(tensor.device), columns.to(tensor.device)
     if tensor.dim() == 1 or getattr(layer, "groups", 1) > 1 or len(columns) == tensor.shape[1]:
-        return tensor
-    return tensor.index_select(1, columns.to(tensor.device))
+        return tensor.index_select(0, rows)
+    if tensor.shape[2:].numel() == 1 or not tensor.is_contiguous():
+        return tensor.index_select(0, rows).index_select(1, columns)
+    # Kernels of several weights lie together: picked one by one, they are copied once and twice as fast.
+    picked = (rows[:, None] * tensor.shape[1] + columns).flatten()
+    return tensor.flatten(0, 1).index_select(0, picked).unflatten(0, (len(rows), len(columns)))
 
 
 def _kind(layer: nn.Module) -> str | None:

@@ -53,16 +53,21 @@ class Compensation:
     @torch.no_grad()
     def fill_(self, pruned: nn.Module) -> None:
         """Write the compensation into the network from which the channels at `removed` have been cut."""
-        for name, norm in self.graph.prunable.items():
-            pruned.get_submodule(norm).weight[self._left(self.graph.layers[name].outputs)] = 0.0
-        for name in self.constants:
-            _kernels(pruned.get_submodule(name))[:, self._left(self.graph.layers[name].inputs)] = 0.0
+        if self.carriers.any():
+            self._silence(pruned)
         for name, lost in self.lost.items():
             outputs = _positions(~self.removed[self.graph.layers[name].outputs])
             if name in self.needy:
                 self._carry(pruned, name, lost[:, outputs])
             else:
                 self._shift(pruned, name, lost[outputs])
+
+    def _silence(self, pruned: nn.Module) -> None:
+        """Let the carriers emit their constants alone, which nobody reads yet."""
+        for name, norm in self.graph.prunable.items():
+            pruned.get_submodule(norm).weight[self._left(self.graph.layers[name].outputs)] = 0.0
+        for name in self.constants:
+            _kernels(pruned.get_submodule(name))[:, self._left(self.graph.layers[name].inputs)] = 0.0
 
     def _left(self, numbers: IntArray) -> Tensor:
         """At which positions of what is left of `numbers` there are carriers."""
