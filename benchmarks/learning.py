@@ -26,6 +26,8 @@ from paperlib.training import HISTORY
 from paperlib.workbench import Model, Workbench
 
 RATIO = 0.5
+USUAL = Settings()
+"""What the quick notebooks share."""
 LONGER: dict[str, dict[str, Any]] = {
     "yolov3": {"epochs": 40, "sparsity": 1e-3},
     "yolov3-spp": {"epochs": 40, "sparsity": 1e-3},
@@ -71,14 +73,16 @@ def main() -> None:
     """Train what is asked for, a detector at a time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--detectors", nargs="+", choices=LONGER, default=list(LONGER))
-    parser.add_argument("--image-size", type=int, default=160, help="side in pixels")
+    parser.add_argument("--image-size", type=int, default=USUAL.image_size, help="side in pixels")
     parser.add_argument("--epochs", type=int, help="train each for so many, rather than as long as it needs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     print(f"{provenance.machine()}, {chosen.image_size} px, seed {chosen.seed}")
-    changes = {"image_size": chosen.image_size} | ({"epochs": chosen.epochs} if chosen.epochs else {})
+    scale = USUAL.anchor_scale * chosen.image_size / USUAL.image_size
+    changes = {"image_size": chosen.image_size, "anchor_scale": scale}
+    changes |= {"epochs": chosen.epochs} if chosen.epochs else {}
     rows = []
     for name in chosen.detectors:
         rows += learn(name, workbench(name, chosen.seed, changes))

@@ -100,7 +100,8 @@ def kernel_places(detector: nn.Module, image_size: int) -> dict[str, int]:
 
 def _ghost_layer(layer: nn.Module) -> nn.Module:
     ghost = twin(layer)
-    ghost._parameters.update({name: _ghost(p) for name, p in layer.named_parameters(recurse=False)})
+    for own in (ghost._parameters, ghost._buffers):
+        own.update({name: _ghost(tensor) for name, tensor in own.items() if tensor is not None})
     return ghost
 
 

@@ -97,7 +97,7 @@ def ratio_curves(table: pd.DataFrame, baseline: pd.Series) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.7), layout="constrained")
     for number, (state, rows) in enumerate(table.groupby("state", sort=False)):
         points = rows.groupby("ratio")["map50"].agg(["mean", "min", "max"]) * 100
-        left.plot(points.index * 100, points["mean"], marker="os"[number], markersize=4, label=state, clip_on=False)
+        left.plot(points.index * 100, points["mean"], marker=MARKERS[number], markersize=4, label=state, clip_on=False)
         left.fill_between(points.index * 100, points["min"], points["max"], alpha=0.2)
     left.axhline(baseline["map50"] * 100, color=GREY, linestyle="--", linewidth=1, label="unpruned")
     left.set(xlabel="channels pruned / %", ylabel="mAP at IoU 0.5 / %", title="Accuracy", ylim=(0, 100))

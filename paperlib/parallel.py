@@ -37,7 +37,7 @@ def call_all(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers
 
 
 def _call(work: Callable[..., None], *arguments: Any) -> None:
-    gc.freeze()  # what is imported stays; to look through it for garbage after each training takes a third of a second
+    gc.freeze()  # what is imported stays, and need not be looked through for garbage after each training
     try:
         work(*arguments)
     finally:

@@ -24,8 +24,7 @@ from paperlib.settings import (
 )  # fmt: skip
 
 QUICK: dict[str, dict[str, Any]] = {
-    "yolov3": {"width": 0.125, "depth": 0.25, "epochs": 8, "batch_size": 8},
-    "yolov3-spp": {"width": 0.125, "depth": 0.25, "epochs": 8, "batch_size": 8},
+    **dict.fromkeys(("yolov3", "yolov3-spp"), {"width": 0.125, "depth": 0.25, "epochs": 8, "batch_size": 8}),
     "yolov4": {
         "width": 0.125, "depth": 0.1, "epochs": 6, "batch_size": 8, "fine_tune_epochs": 2,
         "learning_rate": 5e-3, "fine_tune_learning_rate": 5e-3,

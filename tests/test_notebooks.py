@@ -50,9 +50,7 @@ def test_every_notebook_has_settings_and_every_settings_class_a_notebook():
 def test_a_notebook_is_short_and_defines_nothing(notebook):
     cells = code_cells(notebook)
     assert len(cells) <= 15
-    for cell in cells:
-        limit = 20 if "parameters" in cell.metadata.get("tags", []) else 10  # a table of cases takes its lines
-        assert len(cell.source.splitlines()) <= limit
+    assert max(len(cell.source.splitlines()) for cell in cells) <= 10
     trees = [ast.parse(cell.source) for cell in cells]
     defined = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     assert not defined
