@@ -24,9 +24,9 @@ from paperlib.settings import (
 )  # fmt: skip
 
 QUICK: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("yolov3", "yolov3-spp"), {"width": 0.125, "depth": 0.25, "epochs": 8, "batch_size": 8}),
+    **dict.fromkeys(("yolov3", "yolov3-spp"), {"width": 0.125, "depth": 0.25, "epochs": 7, "batch_size": 8}),
     "yolov4": {
-        "width": 0.125, "depth": 0.1, "epochs": 6, "batch_size": 8, "fine_tune_epochs": 2,
+        "width": 0.125, "depth": 0.1, "epochs": 6, "batch_size": 8,
         "learning_rate": 5e-3, "fine_tune_learning_rate": 5e-3,
     },
     "centernet-resnet50": {
@@ -97,9 +97,9 @@ class Datasets(Distilling):
     ratios: Ratios = [0.5]
     """Share of the original channels that is gone from each compressed model; none: the uncompressed alone."""
     cases: Cases = {
-        "yolov4-tiny": {"sparsity": 5e-3},
-        "yolov3": {"detector": "yolov3", "ratios": [0.4, 0.7], **QUICK["yolov3"]},
         "yolov4": {"detector": "yolov4", "ratios": [0.5, 0.8], **QUICK["yolov4"]},
+        "yolov3": {"detector": "yolov3", "ratios": [0.4, 0.7], **QUICK["yolov3"]},
+        "yolov4-tiny": {"sparsity": 5e-3},
         "yolov3-spp": {"detector": "yolov3-spp", "ratios": [], **QUICK["yolov3-spp"]},
     }
 

@@ -97,8 +97,8 @@ class Settings(Common):
     cases: Cases = {"": {}}
     """What stands side by side: by name, which the names of its models begin with, the settings that differ."""
 
-    epochs: PositiveInt = 13
-    fine_tune_epochs: PositiveInt = 3
+    epochs: PositiveInt = 12
+    fine_tune_epochs: PositiveInt = 2
     """Epochs after each pruning and of each distillation."""
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 1e-2

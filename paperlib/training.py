@@ -1,8 +1,8 @@
 """One training loop (Section 4.3), on Accelerate: the objective and the regulariser are handed in.
 
 A training is a function of its starting weights, data, recipe, objective and regulariser. Everything random in epoch
-e is drawn from (seed, e), and the state is written after each epoch, so a run that is killed at any moment and
-started again ends with the same weights, bit for bit, as one that was left alone (same machine and thread count).
+e is drawn from (seed, e), and the state is written between epochs, so a run that is killed at any moment and started
+again ends with the same weights, bit for bit, as one that was left alone (same machine and thread count).
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from paperlib.weights import gamma_statistics, module_digest, renew_statistics_
 
 Objective = Callable[[nn.Module, Tensor, Targets], dict[str, Tensor]]
 HISTORY, BEST, LAST, IDENTITY = "history.jsonl", "best.safetensors", "last.safetensors", "training.json"
+SECONDS_BETWEEN_STATES = 5.0
+"""At least; an epoch may take less than the writing of a state. This, or an epoch, is all that a kill can cost."""
 
 
 class Regulariser(Protocol):
@@ -124,7 +126,7 @@ def fit(
     for epoch in progress.bar(range(recipe.epochs), "epoch"):
         if epoch >= run.finished:
             run.train_epoch(epoch)
-            run.save(epoch)
+            run.save()
     return run.close()
 
 
@@ -165,7 +167,7 @@ class _Run:
 
     def open(self, folder: Path, resume: bool) -> None:
         """Take up what a killed run left, or start afresh."""
-        self.folder = folder
+        self.folder, self.state_written = folder, time.monotonic()
         if not resume:
             _forget(folder)
         if (folder / IDENTITY).exists() and files.read_json(folder / IDENTITY)["identity"] != self.identity:
@@ -196,13 +198,15 @@ class _Run:
         row |= gamma_statistics(self.detector)
         self.rows.append({**row, **self._validate(epoch), "seconds": time.perf_counter() - started})
 
-    def save(self, epoch: int) -> None:
-        """Put the state on disk: whole, and only then in place of the one before."""
+    def save(self) -> None:
+        """Put the history on disk and, when it is time, the state: whole, and only then in place of the one before."""
         if not self.accelerator.is_main_process:
             return
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         files.write_text_atomically(self.folder / HISTORY, text)
-        target = self.folder / f"state-{epoch + 1:05d}"
+        if self.finished < self.recipe.epochs and time.monotonic() - self.state_written < SECONDS_BETWEEN_STATES:
+            return
+        target = self.folder / f"state-{self.finished:05d}"
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.save_state(str(partial))
@@ -211,6 +215,7 @@ class _Run:
         for older in self.folder.glob("state-*[0-9]"):
             if older != target:
                 shutil.rmtree(older)
+        self.state_written = time.monotonic()
 
     def close(self) -> History:
         """Leave the kept weights in the detector and on disk."""

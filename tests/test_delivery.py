@@ -244,7 +244,7 @@ def test_killed_in_the_middle_of_every_stage_it_ends_with_the_same_files(dozen, 
     given = arguments(folder, disturbed, images=images, step=0.45)
     stages = {
         "new": unfinished("new"),
-        "sparse training": unfinished("train", "fit/state-00001"),
+        "sparse training": unfinished("train", "fit/history.jsonl"),
         "pruning": unfinished("prune"),
         "fine-tuning": unfinished("train"),
         "evaluation": unfinished("evaluate"),

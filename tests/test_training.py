@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from paperlib import training
 from paperlib.detectors.files import load_detector
 from paperlib.distillation import Distillation
 from paperlib.evaluation import evaluate
@@ -31,6 +32,7 @@ def store(tmp_path, monkeypatch):
 
 
 def train(recipe, folder):
+    training.SECONDS_BETWEEN_STATES = 0
     detector, actors = tiny.detector(), {"regulariser": Sparsity(1e-2)}
     if recipe == DISTILLED:
         teacher = Distillation(tiny.detector(seed=7, width=0.2))

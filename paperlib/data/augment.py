@@ -54,18 +54,19 @@ def augment(
         generator: a CPU generator, the only source of chance.
 
     Returns:
-        float32 `[B, 3, S, S]` in [0, 1] and the targets of the new pictures.
+        float32 `[B, 3, S, S]` in [0, 1], mosaics last, and the targets of the new pictures.
     """
     count, side = len(images), images.shape[-1]
     # Around grey, because outside a picture there are zeros.
     pixels = images.to(torch.float32).div_(255).sub_(GREY)
-    out, targets = _view(pixels, boxes, labels, how, generator, side, zoom=1.0)
-    chosen = torch.rand(count, generator=generator) < how.mosaic
-    if chosen.any():
-        mixed, mixed_targets = _mosaic(pixels, boxes, labels, how, generator)
-        out = torch.where(chosen.to(out.device)[:, None, None, None], mixed, out)
-        targets = [m if c else t for c, m, t in zip(chosen.tolist(), mixed_targets, targets, strict=True)]
-    return _recolour(out, how.colour, generator), targets
+    plain = count - int((torch.rand(count, generator=generator) < how.mosaic).sum())
+    parts = []
+    if plain:
+        parts.append(_view(pixels[:plain], boxes[:plain], labels[:plain], how, generator, side, zoom=1.0))
+    if plain < count:
+        parts.append(_mosaic(pixels, boxes, labels, how, generator, count - plain))
+    out = torch.cat([views for views, _ in parts])
+    return _recolour(out, how.colour, generator), [target for _, targets in parts for target in targets]
 
 
 def _view(
@@ -75,7 +76,7 @@ def _view(
     """Look at each picture through a random similarity, in a window of `side` pixels."""
     forward = _similarities(len(pixels), how, generator, zoom)
     inverse = torch.linalg.inv(forward)
-    grid = F.affine_grid(inverse[:, :2].to(pixels), [len(pixels), 3, side, side], align_corners=False)
+    grid = _grid(inverse[:, :2].to(pixels), side)
     out = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     source = pixels.shape[-1]
     targets = [
@@ -83,6 +84,16 @@ def _view(
         for box, label, matrix in zip(boxes, labels, forward.to(torch.float32), strict=True)
     ]
     return out, targets
+
+
+def _grid(maps: Tensor, side: int) -> Tensor:
+    """`[B, side, side, 2]` places that `[B, 2, 3]` maps send the pixels' centres to.
+
+    What `F.affine_grid` gives, several times as fast: of x and of y a map is the sum of two lines.
+    """
+    axis = ((2 * torch.arange(side, device=maps.device) + 1) / side - 1)[:, None]
+    along, down = axis * maps[:, None, :, 0], axis * maps[:, None, :, 1] + maps[:, None, :, 2]
+    return along[:, None] + down[:, :, None]
 
 
 def _similarities(count: int, how: Augmentation, generator: torch.Generator, zoom: float) -> Tensor:
@@ -116,14 +127,14 @@ def _move(box: Tensor, label: Tensor, matrix: Tensor, source: int, side: int, vi
 
 
 def _mosaic(
-    pixels: Tensor, boxes: list[Tensor], labels: list[Tensor], how: Augmentation, generator: torch.Generator
-) -> Batch:
-    """Put each picture together from four quarters, each a view of a picture of the batch."""
-    count, side = len(pixels), pixels.shape[-1]
-    half = side // 2
+    pixels: Tensor, boxes: list[Tensor], labels: list[Tensor], how: Augmentation,
+    generator: torch.Generator, count: int,
+) -> Batch:  # fmt: skip
+    """Put `count` pictures together, each from four quarters, each a view of a picture of the batch."""
+    half = pixels.shape[-1] // 2
     quarters, parts = [], []
     for quarter in range(4):
-        pick = torch.randperm(count, generator=generator)
+        pick = torch.randperm(len(pixels), generator=generator)[:count]
         chosen = [boxes[i] for i in pick], [labels[i] for i in pick]
         view, targets = _view(pixels[pick.to(pixels.device)], *chosen, how, generator, half, zoom=math.sqrt(2))
         offset = view.new_tensor([quarter % 2, quarter // 2]).repeat(2) * half
