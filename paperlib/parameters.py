@@ -24,9 +24,9 @@ from paperlib.settings import (
 )  # fmt: skip
 
 QUICK: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("yolov3", "yolov3-spp"), {"width": 0.125, "depth": 0.25, "epochs": 7, "batch_size": 8}),
+    **dict.fromkeys(("yolov3", "yolov3-spp"), {"width": 0.125, "depth": 0.1, "epochs": 8, "batch_size": 8}),
     "yolov4": {
-        "width": 0.125, "depth": 0.1, "epochs": 6, "batch_size": 8,
+        "width": 0.125, "depth": 0.1, "epochs": 6, "batch_size": 8, "fine_tune_epochs": 1,
         "learning_rate": 5e-3, "fine_tune_learning_rate": 5e-3,
     },
     "centernet-resnet50": {
@@ -78,7 +78,7 @@ class Components(Distilling):
     """`03_components` (Section 4.4.1, Table 1)."""
 
     seeds: Seeds = [0, 1, 2]
-    ratios: Chain = [0.2, 0.35, 0.5]
+    ratios: Chain = [0.3, 0.5]
     """Share of the original channels that is gone after each pruning iteration: the assistants, then the student."""
 
 
@@ -86,8 +86,8 @@ class AssistantCount(Distilling):
     """`04_assistant_count` (Section 4.4.4, Fig. 8)."""
 
     seeds: Seeds = [0, 1]
-    ratios: Chain = [0.2, 0.35, 0.5, 0.6]
-    """One cut more than in `03_components`: what that notebook trains is found in the store."""
+    ratios: Chain = [0.3, 0.5, 0.6, 0.65]
+    """Those of `03_components`, so that what it trains is found in the store, and further ones."""
 
 
 class Datasets(Distilling):
