@@ -29,22 +29,22 @@ RATIO = 0.5
 USUAL = Settings()
 """What the quick notebooks share."""
 LONGER: dict[str, dict[str, Any]] = {
-    "yolov3": {"epochs": 40, "sparsity": 1e-3},
-    "yolov3-spp": {"epochs": 40, "sparsity": 1e-3},
-    "yolov4": {"epochs": 30, "sparsity": 1e-3},
+    **dict.fromkeys(("yolov3", "yolov3-spp"), {"depth": 0.25, "epochs": 40, "batch_size": 8, "sparsity": 1e-3}),
+    "yolov4": {
+        "epochs": 30, "batch_size": 8, "learning_rate": 5e-3, "fine_tune_learning_rate": 5e-3, "sparsity": 1e-3,
+    },
     "yolov4-tiny": {"epochs": 30, "sparsity": 3e-3},
     "centernet-resnet50": {"epochs": 80, "batch_size": 8, "sparsity": 1e-3},
     "faster-rcnn-resnet101": {"epochs": 20, "sparsity": 5e-4},
-}
+}  # fmt: skip
 """How each differs from the quick notebooks."""
 
 
 def workbench(name: str, seed: int, changes: dict[str, Any]) -> Workbench:
     """The steps for one detector."""
     chosen = {**QUICK.get(name, {}), **LONGER[name], **changes}
-    settings = Settings(
-        detector=name, **chosen, validate_every=chosen["epochs"], fine_tune_epochs=ceil(chosen["epochs"] / 5)
-    )
+    chosen |= {"validate_every": chosen["epochs"], "fine_tune_epochs": ceil(chosen["epochs"] / 5)}
+    settings = Settings(detector=name, **chosen)
     return Case("", settings, Splits(settings.dataset)).workbench(seed)
 
 

@@ -24,11 +24,8 @@ from paperlib.settings import (
 )  # fmt: skip
 
 QUICK: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("yolov3", "yolov3-spp"), {"width": 0.125, "depth": 0.1, "epochs": 8, "batch_size": 8}),
-    "yolov4": {
-        "width": 0.125, "depth": 0.1, "epochs": 6, "batch_size": 8, "fine_tune_epochs": 1,
-        "learning_rate": 5e-3, "fine_tune_learning_rate": 5e-3,
-    },
+    **dict.fromkeys(("yolov3", "yolov3-spp"), {"width": 0.125, "depth": 0.1, "epochs": 8}),
+    "yolov4": {"width": 0.125, "depth": 0.1, "epochs": 6, "fine_tune_epochs": 1},
     "centernet-resnet50": {
         "width": 0.25, "depth": 0.1, "epochs": 10, "batch_size": 4,
         "learning_rate": 5e-3, "fine_tune_learning_rate": 5e-3,
