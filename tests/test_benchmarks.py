@@ -1,5 +1,6 @@
 """The benchmarks run, on the smallest settings and without rivals. What they measure is for an idle machine."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -16,8 +17,8 @@ ONCE = ["--rounds", "1"]
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    def run_script(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *TINY, *arguments])
+    def run_script(name, *arguments, usual=TINY):
+        monkeypatch.setattr(sys, "argv", [name, *usual, *arguments])
         before = torch.get_num_threads()
         runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
         torch.set_num_threads(before)
@@ -53,3 +54,16 @@ def test_learning_prints_what_is_left_of_map_after_cut_and_fine_tuning(run, tmp_
     sizes = [float(row[3]) for row in rows]
     assert sizes[0] > 2 * sizes[1] == 2 * sizes[2]
     assert all(0 <= float(row[-2]) <= 1 for row in rows)
+
+
+def test_a_recipe_is_judged_by_images_that_it_did_not_learn_from(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
+    monkeypatch.setattr(toy_aerial, "SIZES", {"train": 16, "val": 8, "test": 8})
+    asked = ["--profile", "quick", "--set", "epochs=1", "image_size=64", "--sparse", "--ratios", "0.5"]
+    said = run("recipe.py", *asked, "--threads", "1", usual=())
+    assert "11 images to learn from, 13 to judge by" in said
+    rows = [line.split("|") for line in said.splitlines() if line.startswith("| ")]
+    assert [row[1].strip() for row in rows[1:]] == ["sparse", "cut 50%"]
+    assert float(rows[1][2]) > 2 * float(rows[2][2])
+    data = {json.loads(path.read_text())["step"]["data"] for path in tmp_path.glob("evaluate-*/step.json")}
+    assert len(data) == 1, "more than the images that judge was judged on"

@@ -1,0 +1,84 @@
+"""How well does a recipe learn? One trial of a profile with other settings, judged outside the test split.
+
+    python benchmarks/recipe.py --set epochs=10 image_size=416 batch_size=4 mosaic=0.0 --threads 1
+    python benchmarks/recipe.py --set epochs=10 sparsity=0.01 --sparse --ratios 0.3 0.4 0.5 --threads 1
+
+A third of the training images join those of validation, which by themselves are too few to tell two recipes apart: of
+NWPU VHR-10, 308 are learned from and 205 judge. With `--sparse` the training has Eq. 4's term; each of `--ratios` then
+cuts its detector, which is judged as it is, without fine-tuning. Finished steps are kept in the store, so an
+interrupted trial continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+
+from paperlib import provenance
+from paperlib.case import Case, Splits
+from paperlib.costs import cost
+from paperlib.data import Dataset
+from paperlib.parameters import load_profile, profile_path
+from paperlib.settings import Settings, checked
+from paperlib.workbench import Model, Workbench
+
+NOTEBOOK = "03_components"
+JUDGING = 1 / 3
+"""Share of the training images that judge."""
+
+
+def settings(profile: str, changes: list[str]) -> Settings:
+    """The settings of Table 1 at a scale, with `key=value` changes."""
+    usual = load_profile(NOTEBOOK, profile_path(NOTEBOOK, profile))
+    other: dict[str, Any] = {key: yaml.safe_load(value) for key, value in (each.split("=", 1) for each in changes)}
+    return checked(type(usual), "--set", **usual.model_dump() | other)
+
+
+def splits(name: str) -> Splits:
+    """A data set whose validation is larger, for the training images that are taken out."""
+    made = Splits(name)
+    train, few = made.train, made.val
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
+    count = round(JUDGING * len(train))
+    judging, learning = sorted(order[:count]), sorted(order[count:])
+    made.train = Dataset(f"{name}/less", train.classes, [train.records[i] for i in learning])
+    made.val = Dataset(f"{name}/more", train.classes, [*(train.records[i] for i in judging), *few.records])
+    return made
+
+
+def judged(bench: Workbench, name: str, model: Model) -> dict[str, object]:
+    """A row of the table."""
+    found, price = bench.evaluate(model, "val"), cost(model.detector(), bench.recipe.image_size)
+    shares = {kind: round(100 * value, 1) for kind, value in found.per_class.items()}
+    return {"model": name, "MB": price.size_mb, "mAP50": found.map50, "mAP": found.map, **shares}
+
+
+def main() -> None:
+    """Run one trial."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that differ")
+    parser.add_argument("--sparse", action="store_true", help="train with Eq. 4's term")
+    parser.add_argument("--ratios", nargs="*", type=float, default=[], help="cut by each, and judge")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    tried = settings(chosen.profile, chosen.set)
+    case = Case("", tried, splits(tried.dataset))
+    print(f"{provenance.machine()}; {' '.join(chosen.set)}, seed {chosen.seed}: "
+          f"{len(case.splits.train)} images to learn from, {len(case.splits.val)} to judge by")  # fmt: skip
+    bench = case.workbench(chosen.seed)
+    model = (bench.train_sparse if chosen.sparse else bench.train)(bench.new())
+    rows = [judged(bench, "sparse" if chosen.sparse else "trained", model)]
+    rows += [judged(bench, f"cut {ratio:.0%}", bench.prune(model, ratio)) for ratio in chosen.ratios]
+    print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
+    print(f"{model.history()['seconds'].sum() / 60:.1f} min of training, on {chosen.threads} threads")
+
+
+if __name__ == "__main__":
+    main()
