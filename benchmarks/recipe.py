@@ -4,7 +4,7 @@
     python benchmarks/recipe.py --set epochs=10 sparsity=0.01 --sparse --ratios 0.3 0.4 0.5 --threads 1
 
 A third of the training images join those of validation, which by themselves are too few to tell two recipes apart: of
-NWPU VHR-10, 308 are learned from and 205 judge. With `--sparse` the training has Eq. 4's term; each of `--ratios` then
+NWPU VHR-10, 305 are learned from and 208 judge. With `--sparse` the training has Eq. 4's term; each of `--ratios` then
 cuts its detector, which is judged as it is, without fine-tuning. Finished steps are kept in the store, so an
 interrupted trial continues.
 """
@@ -34,6 +34,8 @@ JUDGING = 1 / 3
 def settings(profile: str, changes: list[str]) -> Settings:
     """The settings of Table 1 at a scale, with `key=value` changes."""
     usual = load_profile(NOTEBOOK, profile_path(NOTEBOOK, profile))
+    if wrong := [each for each in changes if "=" not in each]:
+        raise SystemExit(f"--set: expected KEY=VALUE, found {wrong[0]!r}")
     other: dict[str, Any] = {key: yaml.safe_load(value) for key, value in (each.split("=", 1) for each in changes)}
     return checked(type(usual), "--set", **usual.model_dump() | other)
 
