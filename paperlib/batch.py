@@ -33,7 +33,7 @@ COST = re.compile(r"^# Cost:.*?(\d[\d.]*) *(s|min|hours?|h)\b", re.MULTILINE)
 SECONDS_OF = {"s": 1, "min": 60, "h": 3600, "hour": 3600, "hours": 3600}
 NOT_RUN_BY_NOTEBOOKS = {
     "__main__.py", "batch.py", "cli.py", "job.py", "watch.py",
-    "delivery.py", "live.py", "report.py", "report_figures.py",
+    "delivery.py", "live.py", "readme.py", "report.py", "report_figures.py",
     "data_cli.py", "registry.py", "fetch.py", "unpack.py", "check.py",
 }  # fmt: skip
 

@@ -1,11 +1,9 @@
-"""The verdicts on the paper's claims, for people: in the terminal, as a page, in the README."""
+"""The verdicts on the paper's claims, for people: in the terminal, as a page, as an excerpt of it."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
@@ -14,8 +12,6 @@ from paperlib.claims import Unit
 from paperlib.verdicts import Judgement, Verdict, judge_all
 
 PAGE = "claims.md"
-BLOCK = re.compile(r"(<!-- scoreboard: ([a-z]+) -->\n).*?(<!-- end of the scoreboard -->)", re.DOTALL)
-"""Where a README shows the verdicts of a scale; what stands between the two lines is generated."""
 HOW_TO_READ = (
     "*Here* is the mean ± standard deviation over the seeds, *asked* what counts as holding at this scale: a direction "
     "or an order, unless it is the paper's own. A verdict asks that the 90 % interval of the mean lies on one side of "
@@ -63,8 +59,17 @@ def page(judgements: Sequence[Judgement], scale: str) -> str:
     if judged:
         parts += ["## Measured", _judged(judged)]
     if open_ones:
-        parts += ["## Not run at this scale", _markdown(table(open_ones)[["section", "claim", "paper", "reason"]])]
+        parts += ["## Not run at this scale", markdown(table(open_ones)[["section", "claim", "paper", "reason"]])]
     return "\n\n".join(parts) + "\n"
+
+
+def excerpt(scale: str) -> str:
+    """How many claims met with which verdict at a scale, and those that have one."""
+    judgements = judge_all(scale)
+    judged, _ = _by_fate(judgements)
+    link = f"[results/{scale}/{PAGE}](results/{scale}/{PAGE}) lists all."
+    shown = [_judged(judged)] if judged else []
+    return "\n\n".join([f"{counted(judgements, scale)} {link}", *shown])
 
 
 def write_page(scale: str) -> list[Judgement]:
@@ -78,33 +83,6 @@ def write_page(scale: str) -> list[Judgement]:
     return judgements
 
 
-def in_readme(text: str) -> str:
-    """A README's text with the verdicts of each scale that it shows brought up to date.
-
-    Raises:
-        ValueError: no place for them is marked.
-    """
-    if not BLOCK.search(text):
-        raise ValueError("the README marks no place for the scoreboard")
-    return BLOCK.sub(lambda found: f"{found[1]}\n{_excerpt(found[2])}\n\n{found[3]}", text)
-
-
-def refresh_readme(path: Path) -> None:
-    """Bring the verdicts that a README shows up to date, and with them the pages of the scales that it names."""
-    text = path.read_text(encoding="utf-8")
-    for scale in {found[2] for found in BLOCK.finditer(text)}:
-        write_page(scale)
-    files.write_text_atomically(path, in_readme(text))
-
-
-def _excerpt(scale: str) -> str:
-    judgements = judge_all(scale)
-    judged, _ = _by_fate(judgements)
-    link = f"[results/{scale}/{PAGE}](results/{scale}/{PAGE}) lists all."
-    shown = [_judged(judged)] if judged else []
-    return "\n\n".join([f"{counted(judgements, scale)} {link}", *shown])
-
-
 def _by_fate(judgements: Sequence[Judgement]) -> tuple[list[Judgement], list[Judgement]]:
     judged = [judgement for judgement in judgements if judgement.verdict is not Verdict.NOT_RUN]
     return judged, [judgement for judgement in judgements if judgement.verdict is Verdict.NOT_RUN]
@@ -113,11 +91,11 @@ def _by_fate(judgements: Sequence[Judgement]) -> tuple[list[Judgement], list[Jud
 def _judged(judgements: Sequence[Judgement]) -> str:
     shown = table(judgements)
     why = shown["verdict"].where(shown["reason"] == "", shown["verdict"] + ": " + shown["reason"])
-    return _markdown(shown.assign(verdict=why)[["section", "claim", "paper", "here", "asked", "verdict"]])
+    return markdown(shown.assign(verdict=why)[["section", "claim", "paper", "here", "asked", "verdict"]])
 
 
-def _markdown(shown: pd.DataFrame) -> str:
-    """Without padding: a change in one row is a change in one line."""
+def markdown(shown: pd.DataFrame) -> str:
+    """A table of text, without padding: a change in one row is a change in one line."""
     lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from paperlib import paths, review, scoreboard
+from paperlib import paths, readme, review, scoreboard
 from paperlib.claims import Claims, claims_path, load_claims
 from paperlib.cli import app
 from paperlib.verdicts import STUDENT_95, Verdict, decide, judge_all
@@ -228,14 +228,32 @@ def test_the_command_prints_and_writes_every_claim(results):
     assert "Of 80 claims 1 hold" in found.stdout
 
 
-def test_the_readme_shows_the_verdicts_of_the_results_that_are_committed():
+def test_the_readme_shows_the_results_that_are_committed_and_their_verdicts():
     root = paths.repository_root()
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    assert scoreboard.in_readme(readme) == readme, "bring it up to date: make scoreboard"
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert readme.in_readme(text) == text, "bring it up to date: make scoreboard"
+    assert {found[2] for found in readme.BLOCK.finditer(text)} == {"ablation", "scoreboard"}
     page = scoreboard.page(judge_all("laptop"), "laptop")
     assert (root / "results" / "laptop" / scoreboard.PAGE).read_text(encoding="utf-8") == page
     with pytest.raises(ValueError, match="marks no place"):
-        scoreboard.in_readme("# A README\n")
+        readme.in_readme("# A README\n")
+
+
+def test_the_ablation_shows_the_paper_beside_what_each_seed_lost(results):
+    found = {"baseline": (0.8, 0.82), "SCP": (0.79, 0.79)}
+    rest = {name: (0.5, 0.5) for name in readme.ROWS if name not in found}
+    models = [
+        (name, seed, {"map50": map50, "map": 0.3, "precision": 0.7, "recall": 0.7, "mb": 7.0, "gmacs": 1.5})
+        for name, each in (found | rest).items()
+        for seed, map50 in enumerate(each)
+    ]
+    settings = {"seeds": [0, 1], "detector": "yolov4-tiny", "image_size": 416, "epochs": 20}
+    born = results(models).with_name("provenance.json")
+    born.write_text(json.dumps({"settings": settings}))
+    lines = readme.ablation("quick").splitlines()
+    assert "| no compression | 83.8 % at 246.5 MB | 82.8 % at 24.3 MB | 7.00 | 1.50 | 81.0 ± 1.4 | – |" in lines
+    assert "| … fine-tuned (SCP) | 78.6 % at 9.4 MB (−5.2) | – | 7.00 | 1.50 | 79.0 ± 0.0 | −2.0 ± 1.4 |" in lines
+    assert "416 pixels, 20 epochs, 2 seeds" in lines[-1]
 
 
 def test_every_claim_about_a_notebook_that_is_committed_finds_its_models():

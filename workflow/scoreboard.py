@@ -1,7 +1,7 @@
-"""Put the verdicts of the committed results into the README: `make scoreboard`."""
+"""Put the committed results, and the verdicts they lead to, into the README: `make scoreboard`."""
 
 from paperlib.paths import repository_root
-from paperlib.scoreboard import refresh_readme
+from paperlib.readme import refresh_readme
 
 if __name__ == "__main__":
     refresh_readme(repository_root() / "README.md")
