@@ -13,6 +13,7 @@ import pandas as pd
 from torch import nn
 
 from paperlib import compression, files, live, progress, tables
+from paperlib.ancestry import training_seconds
 from paperlib.choices import Blueprint, Compression
 from paperlib.compression import Compressed
 from paperlib.costs import cost
@@ -284,5 +285,6 @@ def _provenance(order: Order, runs: list[tuple[Compressed, dict[str, Model]]], s
         data_digest={"train": bench.train_set.digest, "val": bench.validation.digest},
         seeds=[compressed.bench.recipe.seed for compressed, _ in runs],
         wall_seconds=seconds,
+        training_seconds=training_seconds(model.folder for model in models),
         steps=sorted({model.digest for model in models}),
     )

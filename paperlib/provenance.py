@@ -26,13 +26,15 @@ def certificate(
     data_digest: str | dict[str, str],
     seeds: Sequence[int],
     wall_seconds: float,
+    training_seconds: float,
     steps: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the certificate of a result as a dict that JSON can hold.
 
     `data_digest` is one for all the data, or one a split. `steps` are the digests of the stored steps the result
-    rests on; their own `step.json` says when and where each was made. Absolute paths among the settings keep only
-    their last name ("…/yolov4-tiny.weights").
+    rests on; their own `step.json` says when and where each was made. `training_seconds` is what all trainings behind
+    the result took together, whenever that was; `wall_seconds` is what this run took. Absolute paths among the settings
+    keep only their last name ("…/yolov4-tiny.weights").
     Raises ValueError naming a setting that JSON cannot hold.
     """
     return {
@@ -45,6 +47,7 @@ def certificate(
         "machine": machine(),
         "finished": utc_now(),
         "wall_seconds": round(wall_seconds, 3),
+        "training_seconds": round(training_seconds, 3),
     }
 
 

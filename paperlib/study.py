@@ -24,6 +24,7 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 from paperlib import experiments, figures, files, paths, tables
+from paperlib.ancestry import training_seconds
 from paperlib.case import Case, cases_of
 from paperlib.costs import Cost, cost
 from paperlib.evaluation import Metrics
@@ -184,10 +185,11 @@ class Study:
         return summary
 
     def origin(self) -> dict[str, Any]:
-        """What the results rest on, for their certificate: the data, the seeds and the stored steps."""
+        """What the results rest on, for their certificate: the data, the seeds, the stored steps and their time."""
         data = {case.settings.dataset: case.splits.digests() for case in self.cases.values()}
         steps = sorted({run.model.digest for run in self.runs})
-        return {"data_digest": data, "seeds": self.settings.seeds, "steps": steps}
+        seconds = training_seconds(run.model.folder for run in self.runs)
+        return {"data_digest": data, "seeds": self.settings.seeds, "steps": steps, "training_seconds": seconds}
 
     def rows(self) -> dict[str, Any]:
         """What `metrics.json` holds for each model and seed."""

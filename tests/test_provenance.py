@@ -15,7 +15,7 @@ REPOSITORY = Path(paperlib.__file__).parents[1]
 
 def make_certificate(**settings: object) -> dict[str, object]:
     return provenance.certificate(
-        settings=settings, data_digest="d1", seeds=(0, 1), wall_seconds=1.23456, steps=("s1",)
+        settings=settings, data_digest="d1", seeds=(0, 1), wall_seconds=1.23456, training_seconds=60.0, steps=("s1",)
     )
 
 

@@ -136,6 +136,7 @@ def test_metrics_are_written_last_and_say_that_the_notebook_is_done(places):
     assert born["settings"] == made.settings.model_dump()
     assert born["data_digest"] == {"toy-aerial": made.case.splits.digests()}
     assert born["steps"] == [made.runs[0].model.digest]
+    assert born["training_seconds"] == pytest.approx(made.runs[0].model.history()["seconds"].sum(), abs=1e-3)
     assert born.keys() >= {"code", "versions", "machine", "seeds", "wall_seconds", "finished"}
 
     made.save_table(made.frame(), "all")
