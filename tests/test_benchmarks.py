@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from paperlib.data import toy_aerial
+from paperlib.data import load_dataset, toy_aerial
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 TINY = ["--image-size", "64", "--threads", "1"]
@@ -25,6 +25,19 @@ def run(monkeypatch, capsys):
         return capsys.readouterr().out
 
     return run_script
+
+
+def test_few_real_images_are_a_root_from_which_every_data_set_loads(data_root, tmp_path, monkeypatch):
+    few_images = runpy.run_path(str(BENCHMARKS / "few.py"))["few_images"]
+    few_images(tmp_path, {"train": 4, "val": 2, "test": 3})
+    monkeypatch.setenv("PAPERLIB_ROOT", str(tmp_path))
+    monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path / "data"))
+    for name in ("vhr10", "rsod", "dota"):
+        sizes = {split: load_dataset(name, split) for split in ("train", "val", "test")}
+        assert all(sum(data.counts().values()) for data in sizes.values()), name
+    assert len(load_dataset("vhr10", "train")) == 4
+    assert set(load_dataset("rsod", "train").counts()) == {"aircraft", "oiltank", "overpass", "playground"}
+    assert (tmp_path / "notebooks").is_dir() and (tmp_path / "results" / "reported").is_dir()
 
 
 def test_latency_prints_a_realised_share_for_each_runtime(run):

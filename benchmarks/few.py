@@ -1,0 +1,88 @@
+"""A repository root of its own with few real images, for programs that try out what takes long."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from paperlib import paths
+from paperlib.data import LAYOUTS, load_dataset
+from paperlib.data.reading import Layout
+from paperlib.data.records import Record
+
+RSOD_NAMES = {
+    "airplane": "aircraft", "storage tank": "oiltank", "bridge": "overpass", "ground track field": "playground",
+}  # fmt: skip
+Counts = dict[str, int]
+"""Images of each split."""
+
+
+def few_images(root: Path, counts: Counts) -> None:
+    """Fill an empty folder with links to all of this repository, but for data, splits, results and finished steps.
+
+    Of NWPU VHR-10 it has the images that show most classes, of DOTA the smallest samples, one for each split. For
+    RSOD, of which there need be no copy here, pictures of NWPU VHR-10 stand in, its classes under RSOD's names.
+
+    Raises:
+        FileNotFoundError: NWPU VHR-10 or the samples of DOTA are not in their place.
+    """
+    for path in paths.repository_root().iterdir():
+        if path.name not in {"data", "results"} and not path.name.startswith("."):
+            (root / path.name).symlink_to(path)
+    (root / "results").mkdir()
+    (root / "results" / "reported").symlink_to(paths.repository_root() / "results" / "reported")
+    (root / "data" / "splits").mkdir(parents=True)
+    shutil.copy(paths.repository_root() / "data" / "registry.yaml", root / "data")
+    vhr10 = {split: load_dataset("vhr10", split).records for split in counts}
+    _keep(root, "vhr10", {split: _most_classes(vhr10[split], count) for split, count in counts.items()})
+    dota = [record for split in counts for record in load_dataset("dota", split).whole.records if len(record.labels)]
+    dota.sort(key=lambda record: record.size()[0] * record.size()[1])
+    _keep(root, "dota", {split: [record] for split, record in zip(counts, dota, strict=False)})
+    _stand_in_for_rsod(root, vhr10)
+
+
+def _most_classes(records: Sequence[Record], count: int) -> list[Record]:
+    return sorted(records, key=lambda record: -len(set(record.labels.tolist())))[:count]
+
+
+def _keep(root: Path, name: str, records: dict[str, list[Record]]) -> None:
+    """Link to the files of some images, and write the split that they make."""
+    layout = LAYOUTS[name]
+    for record in (record for chosen in records.values() for record in chosen):
+        sources = layout.files(paths.data_root() / layout.folder, record.name)
+        for source, target in zip(sources, layout.files(root / "data" / layout.folder, record.name), strict=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source)
+    _write_split(root, layout, {split: [record.name for record in chosen] for split, chosen in records.items()})
+
+
+def _stand_in_for_rsod(root: Path, vhr10: dict[str, Sequence[Record]]) -> None:
+    layout, classes, names = LAYOUTS["rsod"], LAYOUTS["vhr10"].classes, {}
+    for split, records in vhr10.items():
+        for ours, theirs in RSOD_NAMES.items():
+            label = classes.index(ours) + 1
+            record = next(record for record in records if label in record.labels)
+            name = f"{theirs}/{record.name}"
+            image, annotation = layout.files(root / "data" / layout.folder, name)
+            for file in (image, annotation):
+                file.parent.mkdir(parents=True, exist_ok=True)
+            image.symlink_to(record.image)
+            annotation.write_text(_as_voc(theirs, record.boxes[record.labels == label].tolist()), encoding="utf-8")
+            names.setdefault(split, []).append(name)
+    _write_split(root, layout, names)
+
+
+def _as_voc(name: str, boxes: list[list[float]]) -> str:
+    objects = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>{left}</xmin><ymin>{top}</ymin>"
+        f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+        for left, top, right, bottom in boxes
+    )
+    return f"<annotation>{objects}</annotation>"
+
+
+def _write_split(root: Path, layout: Layout, names: dict[str, list[str]]) -> None:
+    content = json.dumps({"how": "chosen by benchmarks/few.py", "splits": names}, indent=1)
+    (root / "data" / "splits" / f"{layout.name}.json").write_text(content + "\n", encoding="utf-8")

@@ -1,0 +1,165 @@
+"""The paper scale where there is no GPU: does every profile run, and what would it cost?
+
+    python benchmarks/paper.py --threads 2
+    python benchmarks/paper.py --threads 2 01_scale_factor 03_components
+
+Each notebook is run whole, by Papermill, with its profile of the `paper` scale: every case, 800 x 800 pixels, mixed
+precision, all of training, cutting, distillation, evaluation and timing. Smaller are: the seeds (one); the training
+images (four, in batches of two, so that an epoch has two steps); the epochs (one after each cut, two else); the data
+sets (see `few.py`). Finished notebooks and steps stay in `--folder`, so an interrupted run continues.
+
+Then the cost is estimated. Of each training that took place the multiply-accumulates are counted that it takes at full
+length: three passes of the student (backward counts twice) and one of a teacher, on all images, over all epochs and
+seeds. How many of them this machine does in a second is measured on training steps of the whole detector.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from few import few_images
+
+import paperlib as pl
+from paperlib import files, paths, provenance
+from paperlib.ancestry import step_folder, steps_behind
+from paperlib.case import Splits
+from paperlib.data.tiles import Tiling
+from paperlib.parameters import NOTEBOOKS, load_profile, profile_path
+from paperlib.study import DONE
+from paperlib.workbench import DETECTOR
+
+SMALLER = {"epochs": 2, "fine_tune_epochs": 1, "batch_size": 2, "seeds": [0]}
+COUNTS = {"train": 4, "val": 2, "test": 4}
+IMAGES = {"rsod": 976, "dota": 2806}
+"""Published numbers of images, of which 70 % are for training; of NWPU VHR-10 the split itself is here."""
+TRAININGS = ("train", "distil")
+GPU = 30_000.0
+"""GMACs a second that a GPU is taken to do in training: 60 TFLOP/s, a sixteenth of an H100's peak in bfloat16."""
+
+
+def run(notebook: str, folder: Path, threads: int) -> Path:
+    """Run a notebook on few images, unless it is done; the folder of its results.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    root, results = folder / "root", folder / "results" / "paper" / notebook
+    results.mkdir(parents=True, exist_ok=True)
+    moved = {"ROOT": root, "DATA": root / "data", "STORE": folder / "store", "RESULTS": folder / "results"}
+    environment = os.environ | {f"PAPERLIB_{name}": str(place) for name, place in moved.items()}
+    command = [sys.executable, "-m", "papermill", "--log-output", "-f", str(profile_path(notebook, "paper"))]
+    for name, value in (SMALLER | {"threads": threads}).items():
+        command += ["-y", f"{name}: {value}"]
+    if not (results / DONE).exists():
+        executed = f"{notebook}.ipynb"
+        subprocess.run([*command, root / "notebooks" / executed, results / executed], env=environment, check=True)
+    return results
+
+
+def trainings(results: Path, store: Path) -> Iterator[dict[str, Any]]:
+    """The steps of a notebook's trainings, each with detector and multiply-accumulates of student and teacher."""
+    made = [step_folder(store, digest) for digest in files.read_json(results / "provenance.json")["steps"]]
+    for folder, step in steps_behind(made):
+        if step["kind"] in TRAININGS:
+            student, *teacher = (_gmacs(step_folder(store, parent)) for parent in step["parents"])
+            yield step | {"name": folder.name, "student": student, "teacher": teacher[0] if teacher else None}
+
+
+@lru_cache
+def _gmacs(folder: Path) -> tuple[str, float]:
+    """A stored detector's name and multiply-accumulates / 10^9 at 800 pixels."""
+    detector = pl.load_detector(folder / DETECTOR)
+    return detector.build_arguments["name"], pl.cost(detector).gmacs
+
+
+def full_sets(root: Path) -> dict[str, int]:
+    """By the digest that a training on few images has of its data: how many the whole set has to learn from."""
+    samples = Splits("dota").train.whole.records
+    tiles = sum(len(Tiling().parts(*record.size())) for record in samples) / len(samples)
+    full = {"vhr10": len(Splits("vhr10").train), "rsod": 0.7 * IMAGES["rsod"], "dota": 0.7 * IMAGES["dota"] * tiles}
+    usual = {name: os.environ.get(name) for name in ("PAPERLIB_ROOT", "PAPERLIB_DATA")}
+    os.environ |= {"PAPERLIB_ROOT": str(root), "PAPERLIB_DATA": str(root / "data")}
+    digests = {name: Splits(name).digests() for name in full}
+    for name, value in usual.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    pairs = {name: (digests[name]["train"] + digests[name]["val"]).encode() for name in full}
+    return {hashlib.sha256(pair).hexdigest(): round(full[name]) for name, pair in pairs.items()}
+
+
+@lru_cache
+def rate(detector: str, precision: str, rounds: int) -> float:
+    """GMACs a second that this machine does in training steps of a whole detector, two images of 800 pixels each."""
+    network = pl.build_detector(detector, 10).train()
+    optimiser = torch.optim.AdamW(network.parameters())
+    images = torch.rand(SMALLER["batch_size"], 3, 800, 800).contiguous(memory_format=torch.channels_last)
+    targets = [{"boxes": torch.tensor([[100.0, 100, 200, 180]]), "labels": torch.tensor([1])} for _ in images]
+    seconds = []
+    for _ in range(1 + rounds):
+        started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            losses = network(images, targets)
+        torch.stack(list(losses.values())).sum().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        seconds.append(time.perf_counter() - started)
+    return 3 * len(images) * pl.cost(network).gmacs / statistics.median(seconds[1:])
+
+
+def estimate(notebook: str, steps: list[dict[str, Any]], images: dict[str, int], rounds: int) -> dict[str, Any]:
+    """A row of the table: how many trainings, and what they cost at full length."""
+    settings, gmacs, seconds = load_profile(notebook, profile_path(notebook, "paper")), 0.0, 0.0
+    for step in steps:
+        long = step["settings"]["recipe"]["epochs"] == SMALLER["epochs"]
+        epochs = settings.epochs if long else settings.fine_tune_epochs
+        passes = len(settings.seeds) * epochs * images[step["data"]]
+        name, student = step["student"]
+        work = passes * (3 * student + (step["teacher"][1] if step["teacher"] else 0.0))
+        gmacs, seconds = gmacs + work, seconds + work / rate(name, settings.precision, rounds)
+    gpu = gmacs / GPU / 3600
+    return {"trainings": len(steps), "PMACs": gmacs / 1e6, "days here": seconds / 86400, "h at 60 TFLOP/s": gpu}
+
+
+def main() -> None:
+    """Run the notebooks, and print what each adds to the cost of those above it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    everything = [name for name in NOTEBOOKS if name != "99_claims"]
+    parser.add_argument("notebooks", nargs="*", default=everything)
+    parser.add_argument("--folder", type=Path, default=paths.store_root() / "paper")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    folder = chosen.folder.absolute()
+    if not (folder / "root").exists():
+        partial = folder / "root.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        few_images(partial, COUNTS)
+        partial.rename(folder / "root")
+    print(provenance.machine())
+    images, seen, rows = full_sets(folder / "root"), set(), []
+    for notebook in chosen.notebooks:
+        results = run(notebook, folder, chosen.threads)
+        steps = [step for step in trainings(results, folder / "store") if step["name"] not in seen]
+        seen |= {step["name"] for step in steps}
+        minutes = files.read_json(results / "provenance.json")["wall_seconds"] / 60
+        costs = estimate(notebook, steps, images, chosen.rounds)
+        rows.append({"notebook": notebook, "min on few images": minutes, **costs})
+    print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
+
+
+if __name__ == "__main__":
+    main()
