@@ -59,7 +59,7 @@ class Review(Study):
         found = sorted((paths.results_root() / self.settings.profile).glob("*/metrics.json"))
         others = [path for path in found if path.parent.name != self.notebook]
         digests = {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in others}
-        return {"data_digest": digests, "seeds": [], "steps": []}
+        return {"data_digest": digests, "seeds": [], "steps": [], "training_seconds": 0.0}
 
     def rows(self) -> dict[str, Any]:
         """The verdicts, for programs."""

@@ -1,5 +1,6 @@
 """The paper's claims: the list is sound, the verdicts follow from the results, and people see them."""
 
+import hashlib
 import json
 from math import gamma, inf, pi, sqrt
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from paperlib import paths, readme, review, scoreboard
 from paperlib.claims import Claims, claims_path, load_claims
 from paperlib.cli import app
+from paperlib.parameters import validate
 from paperlib.verdicts import STUDENT_95, Verdict, decide, judge_all
 
 NOTEBOOKS = {
@@ -275,6 +277,16 @@ def test_the_figure_shows_every_claim_that_was_measured(results):
     assert labels == [one.claim.id for one in judged if one.values] == ["takd-gain"]
     assert len(review.verdicts_figure([]).axes) == 1
     plt.close("all")
+
+
+def test_the_review_finishes_with_a_certificate_that_names_what_it_read_and_no_training(results):
+    read = results(table_1(0.03, 0.031, 0.029))
+    study = review.Review("99_claims", validate("99_claims", {}))
+    study.finish({"claims": len(study.table())})
+    born = json.loads((study.folder / "provenance.json").read_text())
+    assert born["data_digest"] == {"03_components": hashlib.sha256(read.read_bytes()).hexdigest()}
+    assert (born["training_seconds"], born["steps"]) == (0, [])
+    assert len(json.loads((study.folder / "metrics.json").read_text())["verdicts"]) == len(load_claims().claims)
 
 
 def test_the_list_stands_beside_the_notebooks():
