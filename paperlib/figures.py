@@ -145,7 +145,7 @@ def components(runs: pd.DataFrame, models: Sequence[str]) -> Figure:
 
 def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Total loss and validation mAP per epoch."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.8), layout="constrained")
     for name, rows in histories.items():
         left.plot(rows["epoch"], rows["loss"], label=name)
         judged = rows.dropna(subset="map50")
@@ -154,7 +154,8 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
         axis.xaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel="epoch", ylabel="loss", title="Training loss")
     right.set(xlabel="epoch", ylabel="mAP at IoU 0.5 / %", title="Validation", ylim=(0, 100))
-    left.legend()
+    # Below, for the curves of a training from scratch run through every corner.
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=3)
     return figure
 
 
