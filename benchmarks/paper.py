@@ -10,7 +10,8 @@ sets (see `few.py`). Finished notebooks and steps stay in `--folder`, so an inte
 
 Then the cost is estimated. Of each training that took place the multiply-accumulates are counted that it takes at full
 length: three passes of the student (backward counts twice) and one of a teacher, on all images, over all epochs and
-seeds. How many of them this machine does in a second is measured on training steps of the whole detector.
+seeds. How many of them this machine does in a second is measured on training steps of the whole detector; what a GPU
+does is assumed. A training that several notebooks share is charged to the first, for as many seeds as any of them has.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ import paperlib as pl
 from paperlib import files, paths, provenance
 from paperlib.ancestry import step_folder, steps_behind
 from paperlib.case import Splits
+from paperlib.data import registry
 from paperlib.data.tiles import Tiling
 from paperlib.parameters import NOTEBOOKS, load_profile, profile_path
 from paperlib.study import DONE
@@ -43,11 +46,11 @@ from paperlib.workbench import DETECTOR
 
 SMALLER = {"epochs": 2, "fine_tune_epochs": 1, "batch_size": 2, "seeds": [0]}
 COUNTS = {"train": 4, "val": 2, "test": 4}
-IMAGES = {"rsod": 976, "dota": 2806}
-"""Published numbers of images, of which 70 % are for training; of NWPU VHR-10 the split itself is here."""
+TRAIN = 0.7
+"""Share of the images that a split of RSOD or DOTA learns from; of NWPU VHR-10 the split itself is here."""
 TRAININGS = ("train", "distil")
-GPU = 30_000.0
-"""GMACs a second that a GPU is taken to do in training: 60 TFLOP/s, a sixteenth of an H100's peak in bfloat16."""
+GPU = 10_000.0
+"""GMACs a second that a GPU is taken to do in training: 20 TFLOP/s, a fiftieth of an H100's peak in bfloat16."""
 
 
 def run(notebook: str, folder: Path, threads: int) -> Path:
@@ -89,7 +92,8 @@ def full_sets(root: Path) -> dict[str, int]:
     """By the digest that a training on few images has of its data: how many the whole set has to learn from."""
     samples = Splits("dota").train.whole.records
     tiles = sum(len(Tiling().parts(*record.size())) for record in samples) / len(samples)
-    full = {"vhr10": len(Splits("vhr10").train), "rsod": 0.7 * IMAGES["rsod"], "dota": 0.7 * IMAGES["dota"] * tiles}
+    rsod, dota = (TRAIN * registry.find(name).images for name in ("rsod", "dota"))
+    full = {"vhr10": len(Splits("vhr10").train), "rsod": rsod, "dota": dota * tiles}
     usual = {name: os.environ.get(name) for name in ("PAPERLIB_ROOT", "PAPERLIB_DATA")}
     os.environ |= {"PAPERLIB_ROOT": str(root), "PAPERLIB_DATA": str(root / "data")}
     digests = {name: Splits(name).digests() for name in full}
@@ -118,18 +122,33 @@ def rate(detector: str, precision: str, rounds: int) -> float:
     return 3 * len(images) * pl.cost(network).gmacs / statistics.median(seconds[1:])
 
 
-def estimate(notebook: str, steps: list[dict[str, Any]], images: dict[str, int], rounds: int) -> dict[str, Any]:
-    """A row of the table: how many trainings, and what they cost at full length."""
-    settings, gmacs, seconds = load_profile(notebook, profile_path(notebook, "paper")), 0.0, 0.0
-    for step in steps:
-        long = step["settings"]["recipe"]["epochs"] == SMALLER["epochs"]
-        epochs = settings.epochs if long else settings.fine_tune_epochs
-        passes = len(settings.seeds) * epochs * images[step["data"]]
-        name, student = step["student"]
-        work = passes * (3 * student + (step["teacher"][1] if step["teacher"] else 0.0))
-        gmacs, seconds = gmacs + work, seconds + work / rate(name, settings.precision, rounds)
-    gpu = gmacs / GPU / 3600
-    return {"trainings": len(steps), "PMACs": gmacs / 1e6, "days here": seconds / 86400, "h at 60 TFLOP/s": gpu}
+def estimate(
+    made: dict[str, list[dict[str, Any]]], images: dict[str, int], rates: Callable[[str, str], float]
+) -> Iterator[dict[str, Any]]:
+    """A row of the table for each notebook: how many trainings it adds, and what they cost at full length.
+
+    Args:
+        made: by notebook, the steps of its trainings on few images (see `trainings`).
+        images: by the digest that a step has of its data, how many images there are to learn from in full.
+        rates: GMACs a second of a detector at a precision.
+    """
+    profiles = {notebook: load_profile(notebook, profile_path(notebook, "paper")) for notebook in made}
+    seeds, seen = Counter(), set()
+    for notebook, steps in made.items():
+        seeds |= dict.fromkeys((step["name"] for step in steps), len(profiles[notebook].seeds))
+    for notebook, steps in made.items():
+        settings, row = profiles[notebook], Counter()
+        for step in (step for step in steps if step["name"] not in seen):
+            long = step["settings"]["recipe"]["epochs"] == SMALLER["epochs"]
+            epochs = settings.epochs if long else settings.fine_tune_epochs
+            name, student = step["student"]
+            work = 3 * student + (step["teacher"][1] if step["teacher"] else 0.0)
+            gmacs = seeds[step["name"]] * epochs * images[step["data"]] * work
+            row += {"trainings": seeds[step["name"]], "PMACs": gmacs / 1e6, "h": gmacs / GPU / 3600}
+            row += {"days here": gmacs / rates(name, settings.precision) / 86400}
+        seen |= {step["name"] for step in steps}
+        told = {name: row[name] for name in ("trainings", "PMACs", "days here")}
+        yield {"notebook": notebook, **told, f"h at {GPU / 500:g} TFLOP/s": row["h"]}
 
 
 def main() -> None:
@@ -144,21 +163,20 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     folder = chosen.folder.absolute()
     if not (folder / "root").exists():
-        partial = folder / "root.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        few_images(partial, COUNTS)
-        partial.rename(folder / "root")
+        unfinished = folder / "root.partial"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        few_images(unfinished, COUNTS)
+        unfinished.rename(folder / "root")
     print(provenance.machine())
-    images, seen, rows = full_sets(folder / "root"), set(), []
+    images, made, minutes = full_sets(folder / "root"), {}, {}
     for notebook in chosen.notebooks:
         results = run(notebook, folder, chosen.threads)
-        steps = [step for step in trainings(results, folder / "store") if step["name"] not in seen]
-        seen |= {step["name"] for step in steps}
-        minutes = files.read_json(results / "provenance.json")["wall_seconds"] / 60
-        costs = estimate(notebook, steps, images, chosen.rounds)
-        rows.append({"notebook": notebook, "min on few images": minutes, **costs})
-    print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
+        made[notebook] = list(trainings(results, folder / "store"))
+        minutes[notebook] = files.read_json(results / "provenance.json")["wall_seconds"] / 60
+    rows = pd.DataFrame(estimate(made, images, partial(rate, rounds=chosen.rounds)))
+    rows.insert(1, "min on few images", rows["notebook"].map(minutes))
+    print(rows.to_markdown(index=False, floatfmt=".3g"))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,10 @@ def settings(profile: str, changes: list[str]) -> Settings:
     if wrong := [each for each in changes if "=" not in each]:
         raise SystemExit(f"--set: expected KEY=VALUE, found {wrong[0]!r}")
     other: dict[str, Any] = {key: yaml.safe_load(value) for key, value in (each.split("=", 1) for each in changes)}
-    return checked(type(usual), "--set", **usual.model_dump() | other)
+    try:
+        return checked(type(usual), "--set", **usual.model_dump() | other)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
 
 
 def splits(name: str) -> Splits:

@@ -96,7 +96,9 @@ class Case:
             raise ValueError(f"parameters: unknown detector {chosen.detector!r} (known: {', '.join(DETECTORS)})")
         weights = paths.weights_root() / chosen.weights if chosen.weights else None
         if weights and not weights.is_file():
-            raise FileNotFoundError(f"{weights}: no such weights file (see data/README.md)")
+            raise FileNotFoundError(
+                f"{weights}: no such weights file; paperlib data fetch coco-weights brings the official ones"
+            )
         anchors = usual_anchors(chosen.detector, scale=chosen.anchor_scale)
         return Blueprint(chosen.detector, chosen.width, chosen.depth, anchors, weights, chosen.gamma_level)
 

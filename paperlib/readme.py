@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 
 from paperlib import files, paths, scoreboard, tables
+from paperlib.parameters import validate
+from paperlib.settings import Settings
 
 BLOCK = re.compile(r"(<!-- (ablation|scoreboard): ([a-z]+) -->\n).*?(<!-- end of the \2 -->)", re.DOTALL)
 """Where a README shows the results of a scale; what stands between the two lines is generated."""
@@ -21,7 +23,7 @@ ROWS = {
     "SCP": "… fine-tuned (SCP)",
     "SCP + KD": "… distilled by the teacher (SCP + KD)",
     "SCP + TAKD": "… distilled through assistants (SCP + TAKD)",
-    "scratch": "the student's shape from scratch",
+    "scratch": "the student's shape from random weights",
 }
 """The rows of Table 1 and of its controls, in words."""
 TABLE_1 = {
@@ -38,11 +40,9 @@ def ablation(scale: str) -> str:
 
     Raises:
         FileNotFoundError: `03_components` has no results at that scale.
-        ValueError: they are damaged; the message names the file.
+        ValueError: they are damaged, or lack a model; the message names the file.
     """
-    folder = paths.results_root() / scale / NOTEBOOK
-    settings = files.read_json(folder / "provenance.json")["settings"]
-    runs = pd.DataFrame(files.read_json(folder / "metrics.json")["models"])
+    settings, runs = _results(paths.results_root() / scale / NOTEBOOK)
     ours = tables.over_seeds(runs).set_index("model")
     map50 = 100 * runs.pivot(index="seed", columns="model", values="map50")
     change = map50.sub(map50["baseline"], axis=0)
@@ -58,11 +58,31 @@ def ablation(scale: str) -> str:
         "here: change": [_spread(_signed(change[name].mean()), change[name].std()) for name in ROWS],
     })  # fmt: skip
     shown.loc[shown.index[0], "here: change"] = "–"
-    seeds = len(settings["seeds"])
-    runs_made = f"{seeds} seeds, mean ± standard deviation" if seeds > 1 else "1 seed"
-    recipe = f"{settings['detector']}, {settings['image_size']} pixels, {settings['epochs']} epochs"
-    how = f"Paper: 800 pixels, 300 epochs, one run. Here: {recipe}, {runs_made}; test split."
-    return f"{scoreboard.markdown(shown)}\n\n{how}"
+    return (
+        f"{scoreboard.markdown(shown)}\n\nPaper: 800 pixels, 300 epochs, one run. Here: {_how(settings)}; test split."
+    )
+
+
+def _results(folder: Path) -> tuple[Settings, pd.DataFrame]:
+    """Settings and rows of Table 1. Raises ValueError naming the file in which something is missing."""
+    born, metrics = folder / "provenance.json", folder / "metrics.json"
+    settings = files.read_json(born).get("settings")
+    if settings is None:
+        raise ValueError(f"{born}: no settings")
+    runs = pd.DataFrame(files.read_json(metrics).get("models", []))
+    found = set() if runs.empty else set(runs["model"])
+    if missing := [name for name in ROWS if name not in found]:
+        raise ValueError(f"{metrics}: no model {', '.join(missing)}")
+    return validate(NOTEBOOK, settings, str(born)), runs
+
+
+def _how(settings: Settings) -> str:
+    """By which detector, recipe and seeds the rows were made."""
+    seeds = len(settings.seeds)
+    runs = f"{seeds} seeds, mean ± standard deviation" if seeds > 1 else "1 seed"
+    start = f"from {settings.weights}" if settings.weights else "from random weights"
+    lengths = f"{settings.epochs} epochs, {settings.fine_tune_epochs} after each cut and for each distillation"
+    return f"{settings.detector} {start}, {settings.image_size} pixels, {lengths}; {runs}"
 
 
 def _reported(table: pd.DataFrame, rows: Mapping[str, Any]) -> dict[str, str]:

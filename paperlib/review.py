@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -96,6 +97,9 @@ def _panel(axis: Axes, rows: Sequence[Judgement]) -> None:
         axis.errorbar(row.mean, place, xerr=row.reach, fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
         if row.claim.reported is not None:
             axis.plot(row.claim.reported, place, "D", markerfacecolor="none", markeredgecolor="black", markersize=6)
+        finite = [bound for bound in row.bounds.interval(row.claim.reported) if isfinite(bound)]
+        # Nothing to see, but what is asked stays in view where what was measured is far from it.
+        axis.plot(finite, [place] * len(finite), linestyle="none")
     left, right = axis.get_xlim()
     for place, row in enumerate(rows):
         low, high = row.bounds.interval(row.claim.reported)

@@ -16,8 +16,11 @@ HOW_TO_READ = (
     "*Here* is the mean ± standard deviation over the seeds, *asked* what counts as holding at this scale: a direction "
     "or an order, unless it is the paper's own. A verdict asks that the 90 % interval of the mean lies on one side of "
     "that. Both, and how far one seed is trusted, stand in `notebooks/claims.yaml`. Differences are in percentage "
-    "points; *×* is times smaller, cheaper or faster. Table 1 and the ratios are the paper's YOLOv3; below the paper's "
-    "scale YOLOv4-tiny stands in for it."
+    "points; *×* is times smaller, cheaper or faster."
+)
+STAND_IN = (
+    "Below the paper's scale YOLOv4-tiny stands in for the YOLOv3 of Sections 3.1 and 4.4.1, and for the YOLOv4 of "
+    "Table 5."
 )
 
 
@@ -55,7 +58,7 @@ def listing(judgements: Sequence[Judgement]) -> str:
 def page(judgements: Sequence[Judgement], scale: str) -> str:
     """All claims as a Markdown page: first those with a verdict, then those without, and why."""
     judged, open_ones = _by_fate(judgements)
-    parts = [f"# The paper's claims at the {scale} scale", counted(judgements, scale), HOW_TO_READ]
+    parts = [f"# The paper's claims at the {scale} scale", counted(judgements, scale), f"{HOW_TO_READ} {STAND_IN}"]
     if judged:
         parts += ["## Measured", _judged(judged)]
     if open_ones:
@@ -64,12 +67,20 @@ def page(judgements: Sequence[Judgement], scale: str) -> str:
 
 
 def excerpt(scale: str) -> str:
-    """How many claims met with which verdict at a scale, and those that have one."""
+    """How many claims met with which verdict at a scale, those that have one, and why others have none."""
     judgements = judge_all(scale)
-    judged, _ = _by_fate(judgements)
-    link = f"[results/{scale}/{PAGE}](results/{scale}/{PAGE}) lists all."
+    judged, open_ones = _by_fate(judgements)
+    link = f"[results/{scale}/{PAGE}](results/{scale}/{PAGE}) lists all. {STAND_IN}"
     shown = [_judged(judged)] if judged else []
-    return "\n\n".join([f"{counted(judgements, scale)} {link}", *shown])
+    return "\n\n".join([f"{counted(judgements, scale)} {link}", *shown, *_not_run(open_ones)])
+
+
+def _not_run(judgements: Sequence[Judgement]) -> list[str]:
+    """Why claims were not run, the commonest reason first, in a sentence; none if all were."""
+    never = "not measured at any scale"
+    reasons = Counter(one.reason if one.claim.measure else never for one in judgements)
+    counts = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+    return [f"Not run, with the number of claims: {counts}."] if counts else []
 
 
 def write_page(scale: str) -> list[Judgement]:

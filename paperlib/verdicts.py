@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paperlib import files, paths
 from paperlib.claims import Bounds, Claim, Claims, Measure, Scale, load_claims
+from paperlib.parameters import load_profile, profile_path
 
 STUDENT_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 """95 % quantiles of Student's t for 1 to 9 degrees of freedom; for more, the last is a little too careful."""
@@ -117,7 +118,7 @@ def decide(values: Sequence[float], low: float, high: float, one_seed: float) ->
 def _judge(claim: Claim, scale: Scale, rows: Rows, one_seed: float) -> Judgement:
     bounds = claim.holds.get(scale)
     try:
-        values = _values(claim, bounds, rows)
+        values = _values(claim, scale, bounds, rows)
     except LookupError as error:
         return Judgement(claim, Verdict.NOT_RUN, bounds, reason=error.args[0])
     verdict, reach = decide(values, *bounds.interval(claim.reported), one_seed)
@@ -125,7 +126,7 @@ def _judge(claim: Claim, scale: Scale, rows: Rows, one_seed: float) -> Judgement
     return Judgement(claim, verdict, bounds, tuple(values), reach, reason if verdict is Verdict.UNDECIDED else "")
 
 
-def _values(claim: Claim, bounds: Bounds | None, rows: Rows) -> list[float]:
+def _values(claim: Claim, scale: Scale, bounds: Bounds | None, rows: Rows) -> list[float]:
     """One number for each seed that all models asked for have. Raises LookupError with the reason if there is none."""
     measure = claim.measure
     if measure is None:
@@ -135,6 +136,8 @@ def _values(claim: Claim, bounds: Bounds | None, rows: Rows) -> list[float]:
     found = rows(measure.notebook)
     if found is None:
         raise LookupError(f"{measure.notebook} has not run")
+    if absent := _left_out(measure, scale) - {row.model for row in found}:
+        raise LookupError(f"{measure.notebook} leaves {' and '.join(sorted(absent))} out at this scale")
     own = _metric_by_seed(found, measure, measure.model)
     if measure.against is None:
         return [100 * value for value in own.values()]
@@ -144,6 +147,15 @@ def _values(claim: Claim, bounds: Bounds | None, rows: Rows) -> list[float]:
         raise LookupError(f"{measure.notebook} has no seed of both {measure.model} and {measure.against}")
     compare = {"points": lambda mine, its: 100 * (mine - its), "times": lambda mine, its: its / mine}[claim.unit]
     return [compare(mine, its) for mine, its in pairs]
+
+
+def _left_out(measure: Measure, scale: Scale) -> set[str]:
+    """The models asked for whose case is in the paper's profile of the notebook, and not in that of a scale."""
+    whole, here = (
+        load_profile(measure.notebook, profile_path(measure.notebook, name)).cases for name in ("paper", scale)
+    )
+    starts = tuple(f"{case} " for case in whole if case not in here)
+    return {model for model in (measure.model, measure.against) if model and model.startswith(starts)}
 
 
 def _metric_by_seed(rows: list[_Row], measure: Measure, model: str) -> dict[int, float]:

@@ -16,6 +16,12 @@ ONCE = ["--rounds", "1"]
 
 
 @pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return lambda name: runpy.run_path(str(BENCHMARKS / name))
+
+
+@pytest.fixture
 def run(monkeypatch, capsys):
     def run_script(name, *arguments, usual=TINY):
         monkeypatch.setattr(sys, "argv", [name, *usual, *arguments])
@@ -27,8 +33,8 @@ def run(monkeypatch, capsys):
     return run_script
 
 
-def test_few_real_images_are_a_root_from_which_every_data_set_loads(data_root, tmp_path, monkeypatch):
-    few_images = runpy.run_path(str(BENCHMARKS / "few.py"))["few_images"]
+def test_few_real_images_are_a_root_from_which_every_data_set_loads(script, data_root, tmp_path, monkeypatch):
+    few_images = script("few.py")["few_images"]
     few_images(tmp_path, {"train": 4, "val": 2, "test": 3})
     monkeypatch.setenv("PAPERLIB_ROOT", str(tmp_path))
     monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path / "data"))
@@ -69,7 +75,7 @@ def test_learning_prints_what_is_left_of_map_after_cut_and_fine_tuning(run, tmp_
     assert all(0 <= float(row[-2]) <= 1 for row in rows)
 
 
-def test_a_recipe_is_judged_by_images_that_it_did_not_learn_from(run, tmp_path, monkeypatch):
+def test_a_recipe_is_judged_by_images_that_it_did_not_learn_from(run, script, tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
     monkeypatch.setattr(toy_aerial, "SIZES", {"train": 16, "val": 8, "test": 8})
     asked = ["--profile", "quick", "--set", "epochs=1", "image_size=64", "--sparse", "--ratios", "0.5"]
@@ -78,5 +84,27 @@ def test_a_recipe_is_judged_by_images_that_it_did_not_learn_from(run, tmp_path, 
     rows = [line.split("|") for line in said.splitlines() if line.startswith("| ")]
     assert [row[1].strip() for row in rows[1:]] == ["sparse", "cut 50%"]
     assert float(rows[1][2]) > 2 * float(rows[2][2])
-    data = {json.loads(path.read_text())["step"]["data"] for path in tmp_path.glob("evaluate-*/step.json")}
-    assert len(data) == 1, "more than the images that judge was judged on"
+    parts = script("recipe.py")["splits"]("toy-aerial")
+    learned, judging = ({record.name for record in part.records} for part in (parts.train, parts.val))
+    assert (len(learned), len(judging)) == (11, 13) and not learned & judging
+    judged = {json.loads(path.read_text())["step"]["data"] for path in tmp_path.glob("evaluate-*/step.json")}
+    assert judged == {parts.val.digest}
+
+
+def test_a_trial_with_a_setting_that_does_not_fit_ends_in_one_line(run):
+    with pytest.raises(SystemExit, match="^--set: learning_rate: "):
+        run("recipe.py", "--profile", "quick", "--set", "learning_rate=2e-3", usual=())
+
+
+def test_the_cost_of_the_paper_scale_charges_a_shared_training_once_for_the_most_seeds(script):
+    estimate = script("paper.py")["estimate"]
+    step = {"student": ("yolov4-tiny", 10.0), "teacher": None, "data": "x"}
+    shared = step | {"name": "train-a", "settings": {"recipe": {"epochs": 2}}}
+    taught = step | {"name": "distil-b", "settings": {"recipe": {"epochs": 1}}, "teacher": ("yolov4-tiny", 20.0)}
+    made = {"00_start_here": [shared], "01_scale_factor": [shared, taught]}
+    first, second = estimate(made, {"x": 1000}, lambda detector, precision: 100.0)
+    # One seed in 00, three in 01; 300 epochs of 1000 images, three passes of 10 GMACs; then 60 with one of 20 beside.
+    assert (first["trainings"], first["PMACs"]) == (3, pytest.approx(3 * 300 * 1000 * 3 * 10 / 1e6))
+    assert (second["trainings"], second["PMACs"]) == (3, pytest.approx(3 * 60 * 1000 * (3 * 10 + 20) / 1e6))
+    assert second["days here"] == pytest.approx(second["PMACs"] * 1e6 / 100 / 86400)
+    assert second["h at 20 TFLOP/s"] == pytest.approx(second["PMACs"] * 1e6 * 2 / 20e3 / 3600)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from math import gamma, inf, pi, sqrt
+from math import gamma, inf, isfinite, pi, sqrt
 
 import matplotlib.pyplot as plt
 import pytest
@@ -207,6 +207,17 @@ def test_what_was_not_run_says_why(claim, reason, results):
     assert reason in judged.reason
 
 
+def test_a_case_that_a_scale_leaves_out_is_named_and_counted(results):
+    results([("gamma", 0, {"map50": 0.5})], notebook="06_pruning_methods", scale="laptop")
+    reasons = {judged.claim.id: judged.reason for judged in judge_all("laptop")}
+    left_out = "06_pruning_methods leaves yolov3 gamma and yolov3 l1 out at this scale"
+    assert left_out in reasons.values()
+    assert "06_pruning_methods has no model l1" in reasons.values()
+    told = scoreboard.excerpt("laptop")
+    assert f"{left_out} (1)" in told and "05_datasets has not run (26)" in told
+    assert "not measured at any scale (2)" in told
+
+
 def test_damaged_results_and_unknown_scales_are_one_line_and_leave_nothing(results):
     path = results(table_1(0.1))
     path.write_text('{"models": [{"model": "SCP"}]}')
@@ -249,13 +260,25 @@ def test_the_ablation_shows_the_paper_beside_what_each_seed_lost(results):
         for name, each in (found | rest).items()
         for seed, map50 in enumerate(each)
     ]
-    settings = {"seeds": [0, 1], "detector": "yolov4-tiny", "image_size": 416, "epochs": 20}
+    settings = {"seeds": [0, 1], "detector": "yolov4-tiny", "image_size": 416, "epochs": 20, "fine_tune_epochs": 6}
     born = results(models).with_name("provenance.json")
     born.write_text(json.dumps({"settings": settings}))
     lines = readme.ablation("quick").splitlines()
     assert "| no compression | 83.8 % at 246.5 MB | 82.8 % at 24.3 MB | 7.00 | 1.50 | 81.0 ± 1.4 | – |" in lines
     assert "| … fine-tuned (SCP) | 78.6 % at 9.4 MB (−5.2) | – | 7.00 | 1.50 | 79.0 ± 0.0 | −2.0 ± 1.4 |" in lines
-    assert "416 pixels, 20 epochs, 2 seeds" in lines[-1]
+    recipe = "yolov4-tiny from random weights, 416 pixels, 20 epochs, 6 after each cut and for each distillation"
+    assert f"Here: {recipe}; 2 seeds, mean ± standard deviation; test split." in lines[-1]
+
+
+def test_an_ablation_that_lacks_a_model_or_its_settings_names_the_file(results):
+    path = results(table_1(0.1))
+    born = path.with_name("provenance.json")
+    born.write_text("{}")
+    with pytest.raises(ValueError, match=f"{born}: no settings"):
+        readme.ablation("quick")
+    born.write_text('{"settings": {"seeds": [0]}}')
+    with pytest.raises(ValueError, match=f"{path}: no model baseline, sparse, pruned, SCP \\+ KD, scratch"):
+        readme.ablation("quick")
 
 
 def test_every_claim_about_a_notebook_that_is_committed_finds_its_models():
@@ -275,6 +298,9 @@ def test_the_figure_shows_every_claim_that_was_measured(results):
     figure = review.verdicts_figure(judged)
     labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
     assert labels == [one.claim.id for one in judged if one.values] == ["takd-gain"]
+    low, high = figure.axes[0].get_xlim()
+    asked = [one.bounds.interval(one.claim.reported) for one in judged if one.values]
+    assert all(low < bound < high for bounds in asked for bound in bounds if isfinite(bound))
     assert len(review.verdicts_figure([]).axes) == 1
     plt.close("all")
 
