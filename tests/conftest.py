@@ -53,6 +53,14 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before():
+    """Sums depend on them, so no test leaves another number to the next."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def tiny_detector() -> Callable[..., nn.Module]:
     return make_tiny_detector

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from paperlib.data import load_dataset, toy_aerial
 
@@ -25,9 +24,7 @@ def script(monkeypatch):
 def run(monkeypatch, capsys):
     def run_script(name, *arguments, usual=TINY):
         monkeypatch.setattr(sys, "argv", [name, *usual, *arguments])
-        before = torch.get_num_threads()
         runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
-        torch.set_num_threads(before)
         return capsys.readouterr().out
 
     return run_script

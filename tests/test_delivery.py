@@ -45,10 +45,7 @@ def arguments(folder, out, *flags, **changes):
 
 
 def invoke(*given, **changes):
-    threads = torch.get_num_threads()
-    result = CliRunner().invoke(app, arguments(*given, **changes))
-    torch.set_num_threads(threads)
-    return result
+    return CliRunner().invoke(app, arguments(*given, **changes))
 
 
 def contents(out, leave_out=()):

@@ -61,6 +61,7 @@ def test_a_pruned_detector_computes_the_same_bits_in_another_process(pruned, sav
     script = (
         "import sys, torch; from safetensors.torch import load_file, save_file\n"
         "from paperlib.detectors.files import load_detector\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
         "detector, batch = load_detector(sys.argv[1]), load_file(sys.argv[2])['batch']\n"
         "with torch.no_grad(): coarse, fine = detector.head_outputs(batch)\n"
         "save_file({'coarse': coarse, 'fine': fine}, sys.argv[3])"
