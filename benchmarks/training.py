@@ -4,7 +4,8 @@
 
 What is timed is a training step: forward pass, loss, backward pass and AdamW on one batch that is ready in memory,
 the same pictures and boxes for all. Reading and augmenting images is left out. The contestants take turns; a row is
-the median over the rounds. Rivals are optional, and nothing of them is part of this package:
+the median over the rounds; ours has a second one in mixed precision (`precision: bf16` of a profile), which pays where
+the processor multiplies bfloat16. Rivals are optional, and nothing of them is part of this package:
 
     pip install --no-deps pytorchyolo              GPL-3.0: the same network, built from Darknet's own format
     pip install ultralytics-opencv-headless        AGPL-3.0: has no YOLOv4-tiny; its YOLOv3-tiny is the nearest
@@ -92,7 +93,7 @@ class Contestant:
         self.seconds.append((time.perf_counter() - started) / steps)
 
 
-def ours(batch: Batch) -> Contestant:
+def ours(batch: Batch, *, bfloat16: bool = False) -> Contestant:
     """Our detector, in the memory order that `paperlib.fit` gives it."""
     detector = pl.build_detector("yolov4-tiny", CLASSES).to(memory_format=torch.channels_last)
     images = batch.images.contiguous(memory_format=torch.channels_last)
@@ -100,7 +101,12 @@ def ours(batch: Batch) -> Contestant:
         {"boxes": batch.boxes[batch.image == index], "labels": batch.label[batch.image == index] + 1}
         for index in range(len(images))
     ]
-    return Contestant("paperlib", detector, lambda: torch.stack(list(detector(images, targets).values())).sum())
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            return torch.stack(list(detector(images, targets).values())).sum()
+
+    return Contestant("paperlib, bfloat16" if bfloat16 else "paperlib", detector, loss)
 
 
 def pytorchyolo(batch: Batch) -> Contestant:
@@ -219,10 +225,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     batch = make_batch(options.batch_size, options.image_size)
-    contestants = [ours(batch), *(RIVALS[name](batch) for name in options.rivals)]
+    contestants = [ours(batch), ours(batch, bfloat16=True), *(RIVALS[name](batch) for name in options.rivals)]
     table = compare(contestants, batch, options.rounds, options.steps)
     machine = provenance.machine()
-    print(f"{machine['processor']}, {options.threads} threads, torch {torch.__version__}, float32")
+    print(f"{machine['processor']}, {options.threads} threads, torch {torch.__version__}, float32 unless named")
     print(f"batch {options.batch_size} of {options.image_size} px, {options.rounds} rounds of {options.steps} steps")
     print(table.to_markdown(index=False, floatfmt=".2f"))
     for name in RIVALS.keys() - set(options.rivals):

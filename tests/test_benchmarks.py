@@ -56,8 +56,9 @@ def test_latency_prints_a_realised_share_for_each_runtime(run):
 
 def test_training_prints_images_per_second(run):
     said = run("training.py", *ONCE, "--rivals", "--batch-size", "2", "--steps", "1")
-    (row,) = (line for line in said.splitlines() if line.startswith("| paperlib"))
-    assert float(row.split("|")[3]) > 0
+    rows = [line.split("|") for line in said.splitlines() if line.startswith("| paperlib")]
+    assert [row[1].strip() for row in rows] == ["paperlib", "paperlib, bfloat16"]
+    assert all(float(row[3]) > 0 for row in rows)
     assert "without pytorchyolo" in said
 
 
