@@ -120,17 +120,37 @@ def edge_cases(metrics: Mapping[str, Metrics]) -> Figure:
         metrics: by detector, what `evaluate(..., slices=True)` gave on one data set.
     """
     parts = list(next(iter(metrics.values())).slices)
-    figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.85, 0.22 * len(parts) + 0.9), layout="constrained")
-    scores = {name: [100 * found.slices[part]["map50"] for part in parts] for name, found in metrics.items()}
-    low, high = np.min([*scores.values()], axis=0), np.max([*scores.values()], axis=0)
-    axis.hlines(range(len(parts)), low, high, color="#bbbbbb", linewidth=1.5)
-    for number, (name, values) in enumerate(scores.items()):
+    scores = {name: [found.slices[part]["map50"] for part in parts] for name, found in metrics.items()}
+    return _marks(parts, scores, "mAP at IoU 0.5 / %")
+
+
+def classes(metrics: Mapping[str, Sequence[Metrics]], boxes: Mapping[str, int]) -> Figure:
+    """Average precision of each class, a mark per detector: where the points of the mAP are lost.
+
+    Args:
+        metrics: by detector, one for each seed; the mark is their mean.
+        boxes: how many boxes each class is judged by.
+    """
+    names = list(next(iter(metrics.values()))[0].per_class)
+    scores = {
+        name: [np.mean([each.per_class[kind] for each in found]) for kind in names] for name, found in metrics.items()
+    }
+    return _marks([f"{kind} ({boxes[kind]})" for kind in names], scores, "average precision at IoU 0.5 / %")
+
+
+def _marks(rows: Sequence[str], scores: Mapping[str, Sequence[float]], quantity: str) -> Figure:
+    """A line per row from the lowest score to the highest, with a mark per detector."""
+    figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.85, 0.22 * len(rows) + 0.9), layout="constrained")
+    shares = {name: 100 * np.asarray(values) for name, values in scores.items()}
+    low, high = np.min([*shares.values()], axis=0), np.max([*shares.values()], axis=0)
+    axis.hlines(range(len(rows)), low, high, color="#bbbbbb", linewidth=1.5)
+    for number, (name, values) in enumerate(shares.items()):
         look = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 5}
-        axis.plot(values, range(len(parts)), linestyle="", label=name, clip_on=False, **look)
-    axis.set_yticks(range(len(parts)), parts)
+        axis.plot(values, range(len(rows)), linestyle="", label=name, clip_on=False, **look)
+    axis.set_yticks(range(len(rows)), rows)
     axis.invert_yaxis()
-    axis.set(xlabel="mAP at IoU 0.5 / %", xlim=(0, 100))
-    figure.legend(loc="outside upper left", ncols=len(scores))
+    axis.set(xlabel=quantity, xlim=(0, 100))
+    figure.legend(loc="outside upper left", ncols=len(shares))
     return figure
 
 

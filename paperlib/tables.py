@@ -73,5 +73,21 @@ def by_slice(metrics: Mapping[str, Metrics]) -> pd.DataFrame:
     return table
 
 
+def by_class(metrics: Mapping[str, Sequence[Metrics]], boxes: Mapping[str, int]) -> pd.DataFrame:
+    """Average precision at IoU 0.5 of each class in percent, with its spread over the seeds, one column per detector.
+
+    Args:
+        metrics: by detector, one for each seed.
+        boxes: how many boxes each class is judged by.
+    """
+    scores = {name: pd.DataFrame([each.per_class for each in found]) for name, found in metrics.items()}
+    kinds = list(next(iter(scores.values())))
+    table = pd.DataFrame({"class": kinds, "boxes": [boxes[kind] for kind in kinds]})
+    for name, found in scores.items():
+        pairs = zip(found.mean(), found.std(), strict=True)
+        table[f"{name}: AP / %"] = [_with_spread(*pair) for pair in pairs]
+    return table
+
+
 def _with_spread(mean: float, spread: float) -> str:
     return f"{100 * mean:.1f}" if pd.isna(spread) else f"{100 * mean:.1f} ± {100 * spread:.1f}"

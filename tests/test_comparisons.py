@@ -8,6 +8,7 @@ from paperlib import comparisons, figures
 from paperlib.evaluation import Metrics
 from paperlib.pruning import apply_plan, plan_pruning
 
+BOXES = {"ship": 3, "tank": 5}
 PARTS = ("all", "cut by the border", "small", "crowded", "darker")
 
 
@@ -22,7 +23,7 @@ def frame(**columns):
 
 def judged(score):
     slices = {part: {"map50": score, "recall": score, "images": 3, "objects": 5} for part in PARTS}
-    return Metrics(score, score, score, score, 0.5, {}, slices)
+    return Metrics(score, score, score, score, 0.5, {"ship": score, "tank": score / 2}, slices)
 
 
 def pruned_tiny():
@@ -42,6 +43,7 @@ DRAWINGS = {
     ),
     "channels": lambda: comparisons.channels_left(comparisons.channels_of(pruned_tiny())),
     "edge cases": lambda: comparisons.edge_cases({"a": judged(0.4), "b": judged(0.5)}),
+    "classes": lambda: comparisons.classes({"a": [judged(0.4), judged(0.6)], "b": [judged(0.7)]}, BOXES),
     "speed": lambda: comparisons.speed_bars(speeds(), ["a cut", "b cut"]),
 }
 
@@ -52,6 +54,14 @@ def test_a_figure_is_drawn_without_a_warning_and_names_what_its_axes_show(name, 
     figures.write(figure, tmp_path / "figure.svg")
     assert (tmp_path / "figure.svg").stat().st_size > 1000
     assert all(axis.get_xlabel() for axis in figure.axes)
+
+
+def test_a_class_stands_at_the_mean_of_the_seeds_and_says_how_many_boxes_judge_it():
+    figure = comparisons.classes({"a": [judged(0.4), judged(0.6)], "b": [judged(0.7)]}, BOXES)
+    [axis] = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["ship (3)", "tank (5)"]
+    marks = {line.get_label(): line.get_xdata().tolist() for line in axis.get_lines()}
+    assert marks == {"a": pytest.approx([50, 25]), "b": pytest.approx([70, 35])}
 
 
 def test_shares_are_of_the_models_own_original():

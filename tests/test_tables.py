@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from paperlib import tables
+from paperlib.judging import Metrics
 
 
 @pytest.fixture
@@ -31,6 +32,17 @@ def test_in_words_a_spread_is_given_where_there_are_seeds_to_spread(runs):
     assert tables.in_words(many)["mAP / %"].tolist() == ["62.0 ± 2.8", "70.0 ± 0.0"]
     assert tables.in_words(one)["mAP / %"].tolist() == ["60.0", "70.0"]
     assert tables.in_words(one)["GMACs"].tolist() == [0.123, 0.123]
+
+
+def test_a_class_has_its_boxes_and_its_spread_over_the_seeds():
+    found = [Metrics(0, 0, 0, 0, 0.5, {"ship": score, "tank": 0.25}) for score in (0.5, 0.7)]
+    table = tables.by_class({"whole": found, "cut": found[:1]}, {"ship": 3, "tank": 5})
+    assert table.to_dict("list") == {
+        "class": ["ship", "tank"],
+        "boxes": [3, 5],
+        "whole: AP / %": ["60.0 ± 14.1", "25.0 ± 0.0"],
+        "cut: AP / %": ["50.0", "25.0"],
+    }
 
 
 def test_csv_keeps_every_digit(runs):
