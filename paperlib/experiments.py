@@ -57,8 +57,9 @@ def proximal_step(bench: Workbench, settings: ScaleFactor) -> Models:
 
 
 def pruning_ratio(bench: Workbench, settings: PruningRatio) -> Models:
-    """Section 4.4.3: one sparse model cut at each ratio, before and after fine-tuning."""
-    models = {"sparse": bench.train_sparse(bench.new())}
+    """Section 4.4.3: one sparse model cut at each ratio, before and after fine-tuning; ordinary training beside it."""
+    new = bench.new()
+    models = {"baseline": bench.train(new), "sparse": bench.train_sparse(new)}
     for ratio in settings.ratios:
         models[f"pruned {ratio:.0%}"] = pruned = bench.prune(models["sparse"], ratio)
         models[f"fine-tuned {ratio:.0%}"] = bench.fine_tune(pruned, f"fine-tune {ratio:.0%}")
@@ -157,21 +158,21 @@ def pruning_methods(bench: Workbench, settings: PruningMethods) -> Models:
     """Section 4.6, Table 5: one sparse model, cut to one size by each criterion and fine-tuned equally long."""
     new = bench.new()
     baseline, sparse = bench.train(new), bench.train_sparse(new)
-    cut = cut_to_size(bench, sparse, ("gamma", "l1", "taylor"), settings.size_share)
+    cut = cut_to_size(bench, sparse, ("gamma", "l1", "l1-layerwise", "taylor"), settings.size_share)
     return {"baseline": baseline, "sparse": sparse, **cut}
 
 
 def without_sparsity(bench: Workbench, settings: PruningMethods) -> Models:
     """The rivals as their authors use them: on a network trained without Eq. 4."""
-    return cut_to_size(bench, bench.train(bench.new()), ("l1", "taylor"), settings.size_share, " without Eq. 4")
+    rivals = ("l1", "l1-layerwise", "taylor")
+    return cut_to_size(bench, bench.train(bench.new()), rivals, settings.size_share, " without Eq. 4")
 
 
 def cut_to_size(bench: Workbench, model: Model, criteria: Sequence[str], share: float, suffix: str = "") -> Models:
     """A model cut by each criterion to a share of its size, before and after fine-tuning."""
     models, size = {}, share * cost(model.detector()).size_mb
     for name in criteria:
-        importance = "l1-layerwise" if name == "l1" else name
-        models[f"{name}{suffix} pruned"] = pruned = bench.prune(model, size_mb=size, importance=importance)
+        models[f"{name}{suffix} pruned"] = pruned = bench.prune(model, size_mb=size, importance=name)
         models[f"{name}{suffix}"] = bench.fine_tune(pruned, f"fine-tune {name}{suffix}")
     return models
 
@@ -193,13 +194,15 @@ def link_name(chain: str, ratio: float) -> str:
 def prune_iteratively(bench: Workbench, model: Model, ratios: list[float]) -> list[Model]:
     """Algorithm 1, lines 10-20: prune, fine-tune, prune on; the pruned models, before their fine-tuning.
 
-    `ratios` are shares of the original channels; each iteration cuts the rest that is due.
+    `ratios` are shares of the original channels; each iteration cuts the rest that is due. The floor of a layer, too,
+    is a share of what it had in the original.
     """
-    pruned = []
+    whole, pruned = model, []
     for number, (before, after) in enumerate(pairwise([0.0, *ratios]), 1):
         if pruned:
             model = bench.fine_tune(pruned[-1], f"fine-tune {number - 1}", sparse=True)
-        pruned.append(bench.prune(model, 1 - (1 - after) / (1 - before)))
+        ratio = 1 - (1 - after) / (1 - before)
+        pruned.append(bench.prune(model, ratio, original=whole if pruned else None))
     return pruned
 
 
@@ -216,7 +219,7 @@ TRAININGS = {
     start_here: lambda settings: 3,
     scale_factor: lambda settings: len(settings.sparsities),
     proximal_step: lambda settings: len(settings.proximal),
-    pruning_ratio: lambda settings: 1 + len(settings.ratios),
+    pruning_ratio: lambda settings: 2 + len(settings.ratios),
     baseline: lambda settings: 1,
     components: lambda settings: 2 + 2 * len(settings.ratios),
     controls: lambda settings: 1 + len(settings.ratios),
@@ -224,7 +227,7 @@ TRAININGS = {
     detectors: lambda settings: 3,
     cpu_timing: lambda settings: 3 + (settings.layers > 0) if settings.trained else 0,
     assistant_count: lambda settings: 1 + 2 * len(settings.ratios) + _assistants_distilled(len(settings.ratios) - 1),
-    pruning_methods: lambda settings: 5,
-    without_sparsity: lambda settings: 3,
+    pruning_methods: lambda settings: 6,
+    without_sparsity: lambda settings: 4,
 }
 """How many trainings each experiment takes, for the progress display."""

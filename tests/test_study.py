@@ -158,10 +158,10 @@ def trainings(places):
 def test_the_pruning_ratio_is_scanned_from_one_sparse_model(places):
     made = study("02_pruning_ratio", ratios=[0.3, 0.9], cases={"": {}})
     runs = made.run(experiments.pruning_ratio)[0]
-    assert list(runs) == ["sparse", "pruned 30%", "fine-tuned 30%", "pruned 90%", "fine-tuned 90%"]
+    assert list(runs) == ["baseline", "sparse", "pruned 30%", "fine-tuned 30%", "pruned 90%", "fine-tuned 90%"]
     sizes = [runs[name].cost.size_mb for name in runs]
-    assert sizes[0] > sizes[1] == sizes[2] > sizes[3] == sizes[4]
-    assert trainings(places) == experiments.TRAININGS[experiments.pruning_ratio](made.settings) == 3
+    assert sizes[0] == sizes[1] > sizes[2] == sizes[3] > sizes[4] == sizes[5]
+    assert trainings(places) == experiments.TRAININGS[experiments.pruning_ratio](made.settings) == 4
 
 
 def test_table_1_compares_students_of_one_shape_that_start_from_the_same_weights(places):
@@ -179,6 +179,7 @@ def test_table_1_compares_students_of_one_shape_that_start_from_the_same_weights
         return json.loads((runs[name].model.folder / "step.json").read_text())["step"]["parents"]
 
     pruned, teacher = runs["pruned"].model.digest, runs["sparse"].model.digest
+    assert parents("pruned")[1:] == [teacher], "a layer's floor is a share of what it had in the original"
     assert parents("SCP") == [pruned]
     assert parents("SCP + KD") == [pruned, teacher]
     assert parents("SCP + TAKD")[0] == pruned
@@ -233,18 +234,18 @@ def test_table_5_cuts_the_same_weights_to_one_size_by_each_criterion(places):
     made = study("06_pruning_methods", size_share=0.4)
     parts = (experiments.pruning_methods, experiments.without_sparsity)
     runs = made.run(*parts)[0]
-    assert trainings(places) == 7, "the second part finds the baseline in the store"
-    assert [experiments.TRAININGS[part](made.settings) for part in parts] == [5, 3]
+    assert trainings(places) == 9, "the second part finds the baseline in the store"
+    assert [experiments.TRAININGS[part](made.settings) for part in parts] == [6, 4]
     share = {name: run.cost.size_mb / runs["baseline"].cost.size_mb for name, run in runs.items()}
     for model, names in {
-        "sparse": ["gamma", "l1", "taylor"],
-        "baseline": ["l1 without Eq. 4", "taylor without Eq. 4"],
+        "sparse": ["gamma", "l1", "l1-layerwise", "taylor"],
+        "baseline": ["l1 without Eq. 4", "l1-layerwise without Eq. 4", "taylor without Eq. 4"],
     }.items():
         for name in names:
             pruned, whole = runs[f"{name} pruned"].model, runs[model].model
             step = json.loads((pruned.folder / "step.json").read_text())["step"]
             assert step["parents"] == [whole.digest]
-            assert pruned.plan().importance == name.split()[0].replace("l1", "l1-layerwise")
+            assert pruned.plan().importance == name.split()[0]
             assert share[name] == share[f"{name} pruned"] == pytest.approx(0.4, abs=0.04)
 
 
