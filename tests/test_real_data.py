@@ -48,7 +48,7 @@ def test_pruning_ratio_runs_on_any_data_set_by_one_parameter(name):
         data = getattr(splits, split)
         setattr(splits, split, data.subset(range(min(few, len(data))), f"some of {data.name}"))
     runs = study.run(experiments.pruning_ratio)[0]
-    assert list(runs) == ["sparse", "pruned 50%", "fine-tuned 50%"]
+    assert list(runs) == ["baseline", "sparse", "pruned 50%", "fine-tuned 50%"]
     assert runs["pruned 50%"].cost.size_mb < 0.6 * runs["sparse"].cost.size_mb
     summary = study.finish({"done": True})
     assert summary == {"done": True} and (study.folder / "metrics.json").is_file()
