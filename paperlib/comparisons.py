@@ -140,13 +140,15 @@ def classes(metrics: Mapping[str, Sequence[Metrics]], boxes: Mapping[str, int]) 
 
 def _marks(rows: Sequence[str], scores: Mapping[str, Sequence[float]], quantity: str) -> Figure:
     """A line per row from the lowest score to the highest, with a mark per detector."""
-    figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.85, 0.22 * len(rows) + 0.9), layout="constrained")
+    figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.85, 0.3 * len(rows) + 0.9), layout="constrained")
     shares = {name: 100 * np.asarray(values) for name, values in scores.items()}
     low, high = np.min([*shares.values()], axis=0), np.max([*shares.values()], axis=0)
     axis.hlines(range(len(rows)), low, high, color="#bbbbbb", linewidth=1.5)
+    # One above the other, so that equal scores do not hide each other.
+    offsets = np.linspace(-0.22, 0.22, len(shares)) if len(shares) > 1 else [0.0]
     for number, (name, values) in enumerate(shares.items()):
         look = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 5}
-        axis.plot(values, range(len(rows)), linestyle="", label=name, clip_on=False, **look)
+        axis.plot(values, np.arange(len(rows)) + offsets[number], linestyle="", label=name, clip_on=False, **look)
     axis.set_yticks(range(len(rows)), rows)
     axis.invert_yaxis()
     axis.set(xlabel=quantity, xlim=(0, 100))

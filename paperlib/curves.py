@@ -37,7 +37,7 @@ def gamma_panels(gammas: Mapping[str, Tensor], near_zero: float = 0.01) -> Figur
         axis.stairs(counts, bins, fill=True, color=COLOURS[0])
         axis.stairs(counts[:1], bins[:2], fill=True, color=COLOURS[1])
         note = f"{100 * (values < near_zero).float().mean():.1f} % below {near_zero:g}"
-        axis.annotate(note, (0.98, 0.94), xycoords="axes fraction", ha="right", va="top", color=COLOURS[1])
+        axis.set_title(note, loc="right", color=COLOURS[1], fontsize=9, fontweight="normal")
         axis.set(title=name, yscale="log", xlim=(0, bins[-1]), ylim=(0.7, None))
         axis.yaxis.set_major_formatter("{x:g}")
     for axis in axes.flat[len(gammas) :]:
@@ -108,12 +108,14 @@ def criteria(runs: pd.DataFrame, models: Sequence[str], references: Sequence[str
     accuracy = {name: 100 * rows["map50"] for name, rows in runs.groupby("model")}
     for place, name in enumerate(models):
         before, after = accuracy[f"{name} pruned"], accuracy[name]
-        axis.plot([before.mean(), after.mean()], [place] * 2, color=GREY, linestyle="-", linewidth=1)
+        heights = (place - 0.16, place + 0.16)
+        axis.plot([before.mean(), after.mean()], heights, color=GREY, linestyle="-", linewidth=1)
         for number, (values, state) in enumerate(((before, "pruned"), (after, "fine-tuned"))):
             look = {"color": COLOURS[1 - number], "linestyle": "none", "clip_on": False}
-            axis.plot(values.mean(), place, marker="|", markersize=13, markeredgewidth=2, **look)
+            axis.plot(values.mean(), heights[number], marker="|", markersize=9, markeredgewidth=2, **look)
             label = None if place else state
-            axis.plot(values, [place] * len(values), marker=MARKERS[number], markersize=4.5, label=label, **look)
+            here = [heights[number]] * len(values)
+            axis.plot(values, here, marker=MARKERS[number], markersize=4.5, label=label, **look)
     for number, name in enumerate(references, 2):
         axis.axvline(accuracy[name].mean(), color=COLOURS[number], linestyle=DASHES[number], linewidth=1, label=name)
     size = runs.groupby("model")["mb"].mean()

@@ -22,11 +22,21 @@ from paperlib.pruning import CliffScan
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which readers with any colour vision can tell apart."""
-DASHES = ("-", (0, (6, 2)), (0, (2, 1.2)), (0, (6, 2, 1.5, 2)), (0, (9, 2)), (0, (1, 1)), (0, (9, 2, 1, 2)))
+DASHES = (
+    "-",
+    (0, (6, 2)),
+    (0, (2, 1.2)),
+    (0, (6, 2, 1.5, 2)),
+    (0, (6, 1.5, 1, 1.5, 1, 1.5)),
+    (0, (1, 1)),
+    (0, (9, 2, 1, 2)),
+)
 """With them lines are told apart in grey print, too."""
 MARKERS = "os^DvPX*"
 GREY = "#555555"
 """Of what others are compared with."""
+NEAR = 10.0
+"""Points of mAP up to which models are set side by side on one axis."""
 STYLE = {
     "figure.dpi": 110,
     "savefig.dpi": 200,
@@ -87,25 +97,29 @@ def gamma_of_layer(before: Tensor, after: Tensor, layer: str, threshold: float) 
     return figure
 
 
-def ratio_curves(table: pd.DataFrame, baseline: pd.Series) -> Figure:
+def ratio_curves(table: pd.DataFrame, unpruned: pd.Series, baseline: float) -> Figure:
     """Accuracy and cost over the pruning ratio (Fig. 6).
 
     Args:
-        table: columns `ratio`, `state` ("pruned" or "fine-tuned"), `map50`, `mb`, `gmacs`; one row per seed.
-        baseline: `map50`, `mb`, `gmacs` of the unpruned model.
+        table: columns `ratio`, `state` ("pruned" or "fine-tuned"), `map50`, `channels`, `mb`, `gmacs`; one row per
+            seed.
+        unpruned: the same of the model that was cut.
+        baseline: `map50` of the model that was trained without Eq. 4.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.7), layout="constrained")
     for number, (state, rows) in enumerate(table.groupby("state", sort=False)):
         points = rows.groupby("ratio")["map50"].agg(["mean", "min", "max"]) * 100
         left.plot(points.index * 100, points["mean"], marker=MARKERS[number], markersize=4, label=state, clip_on=False)
         left.fill_between(points.index * 100, points["min"], points["max"], alpha=0.2)
-    left.axhline(baseline["map50"] * 100, color=GREY, linestyle="--", linewidth=1, label="unpruned")
-    left.set(xlabel="channels pruned / %", ylabel="mAP at IoU 0.5 / %", title="Accuracy", ylim=(0, 100))
+    left.axhline(unpruned["map50"] * 100, color=GREY, linestyle="--", linewidth=1, label="unpruned")
+    left.axhline(baseline * 100, color=GREY, linestyle=":", linewidth=1.4, label="trained without Eq. 4")
+    left.set(xlabel="pruning ratio / %", ylabel="mAP at IoU 0.5 / %", title="Accuracy", ylim=(0, 100))
     left.legend()
-    cost = table.groupby("ratio")[["mb", "gmacs"]].mean()
-    for column, name, marker in (("mb", "size", "o"), ("gmacs", "multiply–accumulates", "s")):
-        right.plot(cost.index * 100, 100 * cost[column] / baseline[column], marker=marker, markersize=4, label=name)
-    right.set(xlabel="channels pruned / %", ylabel="share of the unpruned / %", title="Cost", ylim=(0, 100))
+    columns = {"channels": "channels", "gmacs": "multiply–accumulates", "mb": "size"}
+    cost = table.groupby("ratio")[[*columns]].mean()
+    for marker, (column, name) in zip(MARKERS, columns.items(), strict=False):
+        right.plot(cost.index * 100, 100 * cost[column] / unpruned[column], marker=marker, markersize=4, label=name)
+    right.set(xlabel="pruning ratio / %", ylabel="left of the unpruned / %", title="Cost", ylim=(0, 100))
     right.legend()
     return figure
 
@@ -125,21 +139,36 @@ def cliff(scan: CliffScan, drop: float) -> Figure:
 
 
 def components(runs: pd.DataFrame, models: Sequence[str]) -> Figure:
-    """MAP of each row of Table 1: every seed a dot, the mean a bar."""
-    figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.8, 0.34 * len(models) + 0.9), layout="constrained")
+    """MAP of each row of Table 1, and how far it is from the first row's, seed by seed.
+
+    Args:
+        runs: columns `model`, `seed`, `mb`, `map50`; one row per model and seed.
+        models: rows from above to below. One that is further than `NEAR` points away is only named in the right panel.
+    """
+    size = (PAGE_WIDTH, 0.32 * len(models) + 0.9)
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, layout="constrained", sharey=True, width_ratios=(3, 4))
+    accuracy = 100 * runs.pivot(index="seed", columns="model", values="map50")[[*models]]
+    changes = accuracy.sub(accuracy[models[0]], axis=0)
+    megabytes = runs.groupby("model")["mb"].mean()
+    near = changes.loc[:, changes.mean().abs() < NEAR]
+    reach = max(1.0, 1.15 * float(near.abs().max(axis=None)))
+    offsets = np.linspace(-0.2, 0.2, len(accuracy)) if len(accuracy) > 1 else np.zeros(1)
     for place, name in enumerate(models):
-        values = 100 * runs.loc[runs["model"] == name, "map50"]
-        axis.barh(place, values.mean(), height=0.62, color=COLOURS[0], alpha=0.3)
-        axis.plot(values, [place] * len(values), "o", color=COLOURS[0], markeredgecolor="white", clip_on=False)
-        size = runs.loc[runs["model"] == name, "mb"].mean()
-        axis.annotate(
-            f"{values.mean():.1f}   ({size:.2f} MB)", (values.max(), place), (7, 0),
-            textcoords="offset points", va="center", fontsize=8,
-        )  # fmt: skip
-    axis.set_yticks(range(len(models)), models)
-    axis.invert_yaxis()
-    axis.set(xlabel="mAP at IoU 0.5 / %   (bar: mean, dot: one seed)", xlim=(0, 100))
-    axis.grid(visible=False, axis="y")
+        left.barh(place, accuracy[name].mean(), height=0.62, color=COLOURS[0], alpha=0.3)
+        text = f"{accuracy[name].mean():.1f}   ({megabytes[name]:.2f} MB)"
+        left.annotate(text, (0, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
+        if name not in near:
+            far = f"← {changes[name].mean():+.1f}".replace("-", "−")
+            right.annotate(far, (-reach, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
+        elif place:
+            right.plot(changes[name], place + offsets, "o", color=COLOURS[0], markersize=4, markeredgecolor="white")
+            right.plot(changes[name].mean(), place, "|", color=COLOURS[1], markersize=15, markeredgewidth=2)
+    right.axvline(0, color=GREY, linewidth=1)
+    left.set_yticks(range(len(models)), models)
+    left.set(xlabel="mAP at IoU 0.5 / %", xlim=(0, 100), ylim=(len(models) - 0.5, -0.5))
+    right.set(xlabel=f"change to {models[0]} / points   (bar: mean, dot: one seed)", xlim=(-reach, reach))
+    for axis in (left, right):
+        axis.grid(visible=False, axis="y")
     return figure
 
 

@@ -45,7 +45,7 @@ def detections(
     dataset: Dataset,
     indices: Sequence[int],
     found: Mapping[str, Sequence[dict[str, Tensor]]],
-    confidence: float,
+    confidence: Mapping[str, float],
 ) -> Figure:
     """Ground truth and the detections of several detectors side by side (as in Figs. 9, 11 and 13).
 
@@ -53,16 +53,16 @@ def detections(
         dataset: where the images come from.
         indices: which images, one per row; those of a slice, for instance (`paperlib.data.slices`).
         found: by detector, `paperlib.evaluation.detect`'s answer for the whole data set.
-        confidence: detections below this score are not drawn.
+        confidence: by detector, the score below which its detections are not drawn.
     """
     columns = ["ground truth", *found]
     figure, axes = _grid([_shape(dataset.records[index]) for index in indices], len(columns))
     for axis, name in zip(axes, columns, strict=False):
-        axis.set_title(name)
+        axis.set_title(f"{name} (≥ {confidence[name]:.2f})" if name in found else name)
     shown = set()
     for row, index in enumerate(indices):
         image, truth = dataset[index]
-        seen = [truth, *(_confident(answers[index], confidence) for answers in found.values())]
+        seen = [truth, *(_confident(answers[index], confidence[name]) for name, answers in found.items())]
         for axis, objects in zip(axes[row * len(columns) :], seen, strict=False):
             shown |= _draw(axis, image, objects)
     _class_legend(figure, dataset.classes, shown)

@@ -5,9 +5,10 @@ A certificate is published beside the result, so it names no person and no place
 
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -28,18 +29,21 @@ def certificate(
     wall_seconds: float,
     training_seconds: float,
     steps: Sequence[str] = (),
+    weights_digest: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the certificate of a result as a dict that JSON can hold.
 
     `data_digest` is one for all the data, or one a split. `steps` are the digests of the stored steps the result
     rests on; their own `step.json` says when and where each was made. `training_seconds` is what all trainings behind
-    the result took together, whenever that was; `wall_seconds` is what this run took. Absolute paths among the settings
+    the result took together, whenever that was; `wall_seconds` and `code` are of this run. `weights_digest` is the
+    SHA-256 of each weights file that a detector started from. Absolute paths among the settings
     keep only their last name ("…/yolov4-tiny.weights").
     Raises ValueError naming a setting that JSON cannot hold.
     """
     return {
         "settings": map_leaves(settings, _without_folder, "settings"),
         "data_digest": data_digest,
+        "weights_digest": dict(weights_digest or {}),
         "seeds": [int(seed) for seed in seeds],
         "steps": list(steps),
         "code": code_version(),
@@ -74,7 +78,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor_name(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "gpu": ", ".join(gpus) or None,
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {_numbers(platform.release())} {platform.machine()}",
     }
 
 
@@ -94,6 +98,11 @@ def code_version(package: Path = Path(__file__).parent) -> dict[str, Any]:
         reason = "no commit yet" if "rev-parse" in error.cmd else "git reports no repository that tracks the code"
         return {"commit": "unknown", "dirty": None, "reason": reason}
     return {"commit": commit, "dirty": bool(changes)}
+
+
+def _numbers(release: str) -> str:
+    """A kernel's release without what its builder called it: that could name a place."""
+    return re.match(r"[\d.]*\d|", release)[0] or "unknown"
 
 
 def utc_now() -> str:

@@ -110,11 +110,10 @@ class Report:
         bench = self.compressed.bench
         chosen = examples(bench.validation)
         side = bench.recipe.image_size
-        found = {
-            name: detect(stage.final.detector(), chosen, image_size=side)
-            for name, stage in (("before", self.teacher), ("after", self.student))
-        }
-        return figures.detections(chosen, range(len(chosen)), found, self.student.metrics.confidence)
+        stages = {"before": self.teacher, "after": self.student}
+        found = {name: detect(stage.final.detector(), chosen, image_size=side) for name, stage in stages.items()}
+        confidence = {name: stage.metrics.confidence for name, stage in stages.items()}
+        return figures.detections(chosen, range(len(chosen)), found, confidence)
 
     def _text(self, picture: Callable[[str], str], *, page: bool) -> str:
         bench = self.compressed.bench

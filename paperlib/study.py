@@ -33,7 +33,7 @@ from paperlib.parameters import validate
 from paperlib.provenance import certificate
 from paperlib.settings import Settings
 from paperlib.store import FinishedSteps, Store, UnfinishedError
-from paperlib.workbench import Model, Workbench
+from paperlib.workbench import Model, Workbench, file_digest
 
 PARAMETERS = "# Parameters"
 """How a notebook's parameters cell opens, and the one that papermill puts behind it."""
@@ -189,7 +189,14 @@ class Study:
         data = {case.settings.dataset: case.splits.digests() for case in self.cases.values()}
         steps = sorted({run.model.digest for run in self.runs})
         seconds = training_seconds(run.model.folder for run in self.runs)
-        return {"data_digest": data, "seeds": self.settings.seeds, "steps": steps, "training_seconds": seconds}
+        weights = {plan.weights for case in self.cases.values() if (plan := case.blueprint()).weights}
+        return {
+            "data_digest": data,
+            "weights_digest": {path.name: file_digest(path) for path in sorted(weights)},
+            "seeds": self.settings.seeds,
+            "steps": steps,
+            "training_seconds": seconds,
+        }
 
     def rows(self) -> dict[str, Any]:
         """What `metrics.json` holds for each model and seed."""

@@ -23,11 +23,12 @@ def reported(name: str) -> pd.DataFrame:
 
 
 def render(table: pd.DataFrame) -> dict[str, str]:
-    """A table as `csv`, `md` and `tex` text."""
+    """A table as `csv`, `md` and `tex` text; the last two, which are for people, leave empty columns out."""
+    shown = table.dropna(axis="columns", how="all")
     return {
         "csv": table.to_csv(index=False),
-        "md": table.to_markdown(index=False) + "\n",
-        "tex": table.to_latex(index=False, escape=True),
+        "md": shown.to_markdown(index=False) + "\n",
+        "tex": shown.to_latex(index=False, escape=True),
     }
 
 

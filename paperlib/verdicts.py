@@ -121,7 +121,8 @@ def _judge(claim: Claim, scale: Scale, rows: Rows, one_seed: float) -> Judgement
         values = _values(claim, scale, bounds, rows)
     except LookupError as error:
         return Judgement(claim, Verdict.NOT_RUN, bounds, reason=error.args[0])
-    verdict, reach = decide(values, *bounds.interval(claim.reported), one_seed)
+    trust = one_seed * fmean(values) if claim.unit == "times" else one_seed
+    verdict, reach = decide(values, *bounds.interval(claim.reported), trust)
     reason = "one seed cannot tell" if len(values) == 1 else "the seeds lie too far apart"
     return Judgement(claim, verdict, bounds, tuple(values), reach, reason if verdict is Verdict.UNDECIDED else "")
 

@@ -101,7 +101,7 @@ class Workbench:
             "width": plan.width,
             "depth": plan.depth,
             "anchors": plan.anchors,
-            "weights": _file_digest(plan.weights) if plan.weights else None,
+            "weights": file_digest(plan.weights) if plan.weights else None,
             "gamma_level": plan.gamma_level,
             "seed": seed,
         }
@@ -312,7 +312,8 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a weights file. Raises FileNotFoundError if there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
     return hashlib.sha256(path.read_bytes()).hexdigest()

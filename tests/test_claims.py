@@ -183,7 +183,11 @@ def test_each_unit_is_worked_out_as_the_list_says(results):
         changed(id="time", unit="times", measure={**pair, "metric": "seconds"}),
         changed(id="share", unit="%", measure=alone),
     )
-    assert [judged.mean for judged in judge_all("quick", claims)] == pytest.approx([-10, 4.5, 2.5, 60])
+    judged = judge_all("quick", claims)
+    assert [each.mean for each in judged] == pytest.approx([-10, 4.5, 2.5, 60])
+    assert [each.reach for each in judged] == pytest.approx([4.7, 0.45, 0.25, 3.3]), (
+        "a ratio is trusted to a share of it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,7 +242,7 @@ def test_the_command_prints_and_writes_every_claim(results):
         assert claim.id in found.stdout
         assert f"| {claim.claim} |" in page
     assert "| +2.7 | +3.0 ± 0.1 (3 seeds) | > 0 | holds |" in page
-    assert "Of 80 claims 1 hold" in found.stdout
+    assert "Of 79 claims 1 hold" in found.stdout
 
 
 def test_the_readme_shows_the_results_that_are_committed_and_their_verdicts():

@@ -20,7 +20,8 @@ def history(epochs):
 
 
 def runs(**columns):
-    return pd.DataFrame({"map50": [0.6, 0.7, 0.5], "mb": [1.0, 2.0, 3.0], "gmacs": [0.1, 0.2, 0.3], **columns})
+    measured = {"map50": [0.6, 0.68, 0.5], "mb": [1.0, 2.0, 3.0], "gmacs": [0.1, 0.2, 0.3]}
+    return pd.DataFrame({"seed": 0, **measured, **columns})
 
 
 def draw_surgery():
@@ -35,7 +36,7 @@ def draw_detections():
     targets = [data[index][1] for index in range(len(data))]
     found = [{**t, "scores": torch.rand(len(t["labels"]), generator=generator)} for t in targets]
     found = [{key: answer[key] for key in ("boxes", "labels", "scores")} for answer in found]
-    return figures.detections(data, [0, 2], {"baseline": found, "SCP": found}, 0.3)
+    return figures.detections(data, [0, 2], {"baseline": found, "SCP": found}, {"baseline": 0.3, "SCP": 0.2})
 
 
 def over_strengths():
@@ -53,7 +54,9 @@ DRAWINGS = {
     "criteria": lambda: curves.criteria(runs(model=["baseline", "l1", "l1 pruned"]), ["l1"], ["baseline"]),
     "layer": lambda: figures.gamma_of_layer(*[gammas(tiny.detector())["neck.conv"]] * 2, "neck.conv", 0.1),
     "ratio": lambda: figures.ratio_curves(
-        runs(ratio=[0.3, 0.5, 0.5], state=["pruned", "pruned", "fine-tuned"]), runs().iloc[1]
+        runs(ratio=[0.3, 0.5, 0.5], state=["pruned", "pruned", "fine-tuned"], channels=[70, 50, 50]),
+        pd.Series({"map50": 0.7, "mb": 3.0, "gmacs": 0.4, "channels": 99}),
+        0.72,
     ),
     "cliff": lambda: figures.cliff(
         CliffScan(0.6, pd.DataFrame({"ratio": [0.2, 0.4, 0.6], "score": [0.6, 0.5, 0.1]})), 0.05
@@ -90,7 +93,7 @@ def test_rows_of_pictures_fill_the_page_without_gaps_whatever_their_shapes():
     ]
     data = Dataset("made", ("ship", "bridge"), records)
     found = [{"boxes": torch.tensor(r.boxes), "labels": torch.tensor([2]), "scores": torch.ones(1)} for r in records]
-    figure = figures.detections(data, range(3), {"one": found, "two": found}, 0.3)
+    figure = figures.detections(data, range(3), {"one": found, "two": found}, {"one": 0.3, "two": 0.3})
     assert figure.get_figwidth() == figures.PAGE_WIDTH
     figure.draw_without_rendering()
     places = [axis.get_window_extent().transformed(figure.dpi_scale_trans.inverted()) for axis in figure.axes]
@@ -113,4 +116,4 @@ def test_a_detection_below_the_confidence_is_not_drawn():
 def test_the_share_near_zero_that_a_panel_states_is_of_all_channels_below_the_limit():
     values = torch.tensor([0.0, 0.0099, 0.01, 0.5])
     figure = curves.gamma_panels({"λ = 0": values, "λ = 1": torch.zeros(3)})
-    assert [axis.texts[0].get_text() for axis in figure.axes] == ["50.0 % below 0.01", "100.0 % below 0.01"]
+    assert [axis.get_title("right") for axis in figure.axes] == ["50.0 % below 0.01", "100.0 % below 0.01"]

@@ -55,7 +55,7 @@ def test_a_certificate_names_no_host_and_no_folder_of_this_machine() -> None:
 
 def test_a_certificate_says_what_decides_a_number() -> None:
     certificate = make_certificate(ratio=0.5)
-    assert certificate["data_digest"] == "d1"
+    assert certificate["data_digest"] == "d1" and certificate["weights_digest"] == {}
     assert certificate["seeds"] == [0, 1]
     assert certificate["steps"] == ["s1"]
     assert certificate["wall_seconds"] == 1.235
@@ -117,3 +117,9 @@ def test_code_before_the_first_commit_is_unknown_with_a_reason(tmp_path: Path) -
         "dirty": None,
         "reason": "no commit yet",
     }
+
+
+def test_a_kernel_is_named_by_its_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for release, numbers in {"6.8.0-45-generic": "6.8.0", "5.15.90.1-host": "5.15.90.1", "": "unknown"}.items():
+        monkeypatch.setattr(provenance.platform, "release", lambda named=release: named)
+        assert f" {numbers} " in provenance.machine()["system"]
