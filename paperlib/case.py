@@ -37,7 +37,7 @@ class Splits:
 
     @cached_property
     def val(self) -> Dataset:
-        """By which epochs and thresholds are picked."""
+        """By which settings and the confidence of precision and recall are picked."""
         return load_dataset(self.name, "val")
 
     @cached_property
