@@ -58,9 +58,9 @@ def ablation(scale: str) -> str:
         "here: change": [_spread(_signed(change[name].mean()), change[name].std()) for name in ROWS],
     })  # fmt: skip
     shown.loc[shown.index[0], "here: change"] = "–"
-    return (
-        f"{scoreboard.markdown(shown)}\n\nPaper: 800 pixels, 300 epochs, one run. Here: {_how(settings)}; test split."
-    )
+    without = f" The last row alone knows nothing of {settings.weights}." if settings.weights else ""
+    how = f"Paper: 800 pixels, 300 epochs, one run. Here: {_how(settings)}; test split.{without}"
+    return f"{scoreboard.markdown(shown)}\n\n{how}"
 
 
 def _results(folder: Path) -> tuple[Settings, pd.DataFrame]:
