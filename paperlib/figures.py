@@ -138,12 +138,13 @@ def cliff(scan: CliffScan, drop: float) -> Figure:
     return figure
 
 
-def components(runs: pd.DataFrame, models: Sequence[str]) -> Figure:
+def components(runs: pd.DataFrame, models: Sequence[str], reported: Mapping[str, float]) -> Figure:
     """MAP of each row of Table 1, and how far it is from the first row's, seed by seed.
 
     Args:
         runs: columns `model`, `seed`, `mb`, `map50`; one row per model and seed.
         models: rows from above to below. One that is further than `NEAR` points away is only named in the right panel.
+        reported: by model, how many points the paper's is from its first row's.
     """
     size = (PAGE_WIDTH, 0.32 * len(models) + 0.9)
     figure, (left, right) = plt.subplots(1, 2, figsize=size, layout="constrained", sharey=True, width_ratios=(3, 4))
@@ -151,7 +152,8 @@ def components(runs: pd.DataFrame, models: Sequence[str]) -> Figure:
     changes = accuracy.sub(accuracy[models[0]], axis=0)
     megabytes = runs.groupby("model")["mb"].mean()
     near = changes.loc[:, changes.mean().abs() < NEAR]
-    reach = max(1.0, 1.15 * float(near.abs().max(axis=None)))
+    seen = [-1.0, 1.0, *reported.values(), *near.to_numpy().ravel()]
+    low, high = min(seen) - 0.7, max(seen) + 0.7
     offsets = np.linspace(-0.2, 0.2, len(accuracy)) if len(accuracy) > 1 else np.zeros(1)
     for place, name in enumerate(models):
         left.barh(place, accuracy[name].mean(), height=0.62, color=COLOURS[0], alpha=0.3)
@@ -159,14 +161,21 @@ def components(runs: pd.DataFrame, models: Sequence[str]) -> Figure:
         left.annotate(text, (0, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
         if name not in near:
             far = f"← {changes[name].mean():+.1f}".replace("-", "−")
-            right.annotate(far, (-reach, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
+            right.annotate(far, (low, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
         elif place:
-            right.plot(changes[name], place + offsets, "o", color=COLOURS[0], markersize=4, markeredgecolor="white")
-            right.plot(changes[name].mean(), place, "|", color=COLOURS[1], markersize=15, markeredgewidth=2)
+            right.plot(changes[name], place + offsets, "o", color=COLOURS[0], markersize=4.5, label="a seed")
+            right.plot(
+                changes[name].mean(), place, "|", color=COLOURS[1], markersize=15, markeredgewidth=2, label="mean"
+            )
+    for name, change in reported.items():
+        look = {"color": GREY, "markerfacecolor": "white", "markersize": 5.5}
+        right.plot(change, models.index(name), "D", **look, label="the paper's")
     right.axvline(0, color=GREY, linewidth=1)
+    entries = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside upper right", ncols=len(entries))
     left.set_yticks(range(len(models)), models)
     left.set(xlabel="mAP at IoU 0.5 / %", xlim=(0, 100), ylim=(len(models) - 0.5, -0.5))
-    right.set(xlabel=f"change to {models[0]} / points   (bar: mean, dot: one seed)", xlim=(-reach, reach))
+    right.set(xlabel=f"change to {models[0]} / points", xlim=(low, high))
     for axis in (left, right):
         axis.grid(visible=False, axis="y")
     return figure

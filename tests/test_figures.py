@@ -61,7 +61,7 @@ DRAWINGS = {
     "cliff": lambda: figures.cliff(
         CliffScan(0.6, pd.DataFrame({"ratio": [0.2, 0.4, 0.6], "score": [0.6, 0.5, 0.1]})), 0.05
     ),
-    "components": lambda: figures.components(runs(model=MODELS), MODELS),
+    "components": lambda: figures.components(runs(model=MODELS), MODELS, {MODELS[1]: -2.0}),
     "training": lambda: figures.training_curves({name: history(epochs) for epochs, name in enumerate(MODELS, 2)}),
     "surgery": draw_surgery,
     "bound": figures.bound,
