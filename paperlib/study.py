@@ -189,7 +189,7 @@ class Study:
         data = {case.settings.dataset: case.splits.digests() for case in self.cases.values()}
         steps = sorted({run.model.digest for run in self.runs})
         seconds = training_seconds(run.model.folder for run in self.runs)
-        weights = {plan.weights for case in self.cases.values() if (plan := case.blueprint()).weights}
+        weights = {plan.weights for case in self.cases.values() if (plan := case.blueprint).weights}
         return {
             "data_digest": data,
             "weights_digest": {path.name: file_digest(path) for path in sorted(weights)},
