@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from torch import nn
 
-from paperlib.figures import COLOURS, DASHES, GREY, MARKERS
+from paperlib.figures import COLOURS, DASHES, GREY, MARKERS, apart
 from paperlib.judging import Metrics
 from paperlib.pictures import PAGE_WIDTH
 
@@ -144,8 +144,7 @@ def _marks(rows: Sequence[str], scores: Mapping[str, Sequence[float]], quantity:
     shares = {name: 100 * np.asarray(values) for name, values in scores.items()}
     low, high = np.min([*shares.values()], axis=0), np.max([*shares.values()], axis=0)
     axis.hlines(range(len(rows)), low, high, color="#bbbbbb", linewidth=1.5)
-    # One above the other, so that equal scores do not hide each other.
-    offsets = np.linspace(-0.22, 0.22, len(shares)) if len(shares) > 1 else [0.0]
+    offsets = apart(len(shares), 0.22)
     for number, (name, values) in enumerate(shares.items()):
         look = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 5}
         axis.plot(values, np.arange(len(rows)) + offsets[number], linestyle="", label=name, clip_on=False, **look)

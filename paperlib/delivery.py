@@ -27,7 +27,7 @@ from paperlib.recipe import Recipe
 from paperlib.report import Report
 from paperlib.store import Store
 from paperlib.timing import RUNTIMES, export_for_timing, latency
-from paperlib.workbench import Model, Workbench
+from paperlib.workbench import Model, Workbench, weights_digest
 
 STEPS = "steps"
 """The folder of finished steps, inside the folder that is handed over."""
@@ -283,6 +283,7 @@ def _provenance(order: Order, runs: list[tuple[Compressed, dict[str, Model]]], s
     return certificate(
         settings={**settings, **{name: value.model_dump() for name, value in chosen.items()}},
         data_digest={"train": bench.train_set.digest, "val": bench.validation.digest},
+        weights_digest={order.weights.name: weights_digest(order.weights)} if order.weights else {},
         seeds=[compressed.bench.recipe.seed for compressed, _ in runs],
         wall_seconds=seconds,
         training_seconds=training_seconds(model.folder for model in models),

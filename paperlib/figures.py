@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from paperlib.distillation import bounded_regression
-from paperlib.pictures import PAGE_WIDTH
+from paperlib.pictures import PAGE_WIDTH, with_photographs_as_jpeg
 from paperlib.pictures import contact_sheet as contact_sheet
 from paperlib.pictures import detections as detections
 from paperlib.pruning import CliffScan
@@ -35,7 +38,7 @@ DASHES = (
 MARKERS = "os^DvPX*"
 GREY = "#555555"
 """Of what others are compared with."""
-NEAR = 10.0
+NEAR = 20.0
 """Points of mAP up to which models are set side by side on one axis."""
 STYLE = {
     "figure.dpi": 110,
@@ -65,8 +68,12 @@ def use_style() -> None:
 
 def write(figure: Figure, path: Path) -> None:
     """Write a figure without a date, so that equal figures are equal files."""
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    figure.savefig(path, bbox_inches="tight", metadata=metadata)
+    if path.suffix != ".svg":
+        figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
+        return
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", bbox_inches="tight", metadata={"Date": None})
+    path.write_text(with_photographs_as_jpeg(drawn.getvalue()), encoding="utf-8", newline="\n")
 
 
 def gamma_histogram(gammas: Mapping[str, Tensor]) -> Figure:
@@ -149,36 +156,47 @@ def components(runs: pd.DataFrame, models: Sequence[str], reported: Mapping[str,
     size = (PAGE_WIDTH, 0.32 * len(models) + 0.9)
     figure, (left, right) = plt.subplots(1, 2, figsize=size, layout="constrained", sharey=True, width_ratios=(3, 4))
     accuracy = 100 * runs.pivot(index="seed", columns="model", values="map50")[[*models]]
-    changes = accuracy.sub(accuracy[models[0]], axis=0)
     megabytes = runs.groupby("model")["mb"].mean()
-    near = changes.loc[:, changes.mean().abs() < NEAR]
-    seen = [-1.0, 1.0, *reported.values(), *near.to_numpy().ravel()]
-    low, high = min(seen) - 0.7, max(seen) + 0.7
-    offsets = np.linspace(-0.2, 0.2, len(accuracy)) if len(accuracy) > 1 else np.zeros(1)
-    for place, name in enumerate(models):
-        left.barh(place, accuracy[name].mean(), height=0.62, color=COLOURS[0], alpha=0.3)
-        text = f"{accuracy[name].mean():.1f}   ({megabytes[name]:.2f} MB)"
-        left.annotate(text, (0, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
-        if name not in near:
-            far = f"← {changes[name].mean():+.1f}".replace("-", "−")
-            right.annotate(far, (low, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
-        elif place:
-            right.plot(changes[name], place + offsets, "o", color=COLOURS[0], markersize=4.5, label="a seed")
-            right.plot(
-                changes[name].mean(), place, "|", color=COLOURS[1], markersize=15, markeredgewidth=2, label="mean"
-            )
-    for name, change in reported.items():
-        look = {"color": GREY, "markerfacecolor": "white", "markersize": 5.5}
-        right.plot(change, models.index(name), "D", **look, label="the paper's")
-    right.axvline(0, color=GREY, linewidth=1)
-    entries = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
-    figure.legend(entries.values(), entries.keys(), loc="outside upper right", ncols=len(entries))
+    for place, (name, mean) in enumerate(accuracy.mean().items()):
+        left.barh(place, mean, height=0.62, color=COLOURS[0], alpha=0.3)
+        _note(left, 0, place, f"{mean:.1f}   ({megabytes[name]:.2f} MB)")
     left.set_yticks(range(len(models)), models)
     left.set(xlabel="mAP at IoU 0.5 / %", xlim=(0, 100), ylim=(len(models) - 0.5, -0.5))
-    right.set(xlabel=f"change to {models[0]} / points", xlim=(low, high))
+    _changes(right, accuracy.sub(accuracy[models[0]], axis=0), reported)
+    entries = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside upper right", ncols=len(entries))
     for axis in (left, right):
         axis.grid(visible=False, axis="y")
     return figure
+
+
+def _changes(axis: Axes, changes: pd.DataFrame, reported: Mapping[str, float]) -> None:
+    """Differences from the first column in points: a row for each column, a dot for each seed, the paper's beside."""
+    near = changes.loc[:, changes.mean().abs() < NEAR]
+    seen = [-1.0, 1.0, *reported.values(), *near.to_numpy().ravel()]
+    low, high = min(seen) - 0.7, max(seen) + 0.7
+    for place, name in enumerate(changes):
+        mean = changes[name].mean()
+        if name not in near:
+            _note(axis, low, place, f"← {mean:+.1f}".replace("-", "−"))
+        elif place:
+            heights = place + apart(len(changes), 0.2)
+            axis.plot(changes[name], heights, "o", color=COLOURS[0], markersize=4.5, label="a seed")
+            axis.plot(mean, place, "|", color=COLOURS[1], markersize=15, markeredgewidth=2, label="mean")
+        if name in reported:
+            look = {"color": GREY, "markerfacecolor": "white", "markersize": 5.5, "label": "the paper's"}
+            axis.plot(reported[name], place, "D", **look)
+    axis.axvline(0, color=GREY, linewidth=1)
+    axis.set(xlabel=f"change to {changes.columns[0]} / points", xlim=(low, high))
+
+
+def _note(axis: Axes, x: float, y: float, text: str) -> None:
+    axis.annotate(text, (x, y), (5, 0), textcoords="offset points", va="center", fontsize=8)
+
+
+def apart(count: int, reach: float) -> NDArray[np.float64]:
+    """Offsets between -reach and reach for marks of one row, so that equal values do not hide each other."""
+    return np.linspace(-reach, reach, count) if count > 1 else np.zeros(count)
 
 
 def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:

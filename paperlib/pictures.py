@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal, Stroke
+from PIL import Image
 from torch import Tensor
 
 from paperlib.data import Dataset, Record
@@ -135,3 +139,19 @@ def _class_legend(figure: Figure, classes: Sequence[str], shown: set[int]) -> No
     handles = [Patch(color=_class_colour(label), label=classes[label - 1]) for label in sorted(shown)]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=7.5, columnspacing=1.2)
+
+
+def with_photographs_as_jpeg(svg: str) -> str:
+    """An SVG whose pictures of more than 256 colours are JPEG in place of PNG: a quarter of the size, or less."""
+    return re.sub(r"data:image/png;base64,([\w+/=\s]+)", _as_jpeg, svg)
+
+
+def _as_jpeg(found: re.Match[str]) -> str:
+    picture = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGBA")
+    if picture.getcolors(256):
+        return found[0]
+    on_paper = Image.new("RGB", picture.size, "white")
+    on_paper.paste(picture, mask=picture.getchannel("A"))
+    written = io.BytesIO()
+    on_paper.save(written, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"

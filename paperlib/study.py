@@ -33,7 +33,7 @@ from paperlib.parameters import validate
 from paperlib.provenance import certificate
 from paperlib.settings import Settings
 from paperlib.store import FinishedSteps, Store, UnfinishedError
-from paperlib.workbench import Model, Workbench, file_digest
+from paperlib.workbench import Model, Workbench, weights_digest
 
 PARAMETERS = "# Parameters"
 """How a notebook's parameters cell opens, and the one that papermill puts behind it."""
@@ -192,7 +192,7 @@ class Study:
         weights = {plan.weights for case in self.cases.values() if (plan := case.blueprint).weights}
         return {
             "data_digest": data,
-            "weights_digest": {path.name: file_digest(path) for path in sorted(weights)},
+            "weights_digest": {path.name: weights_digest(path) for path in sorted(weights)},
             "seeds": self.settings.seeds,
             "steps": steps,
             "training_seconds": seconds,

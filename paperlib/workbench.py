@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from paperlib import files, progress
 from paperlib.chance import drawing_from
 from paperlib.choices import Blueprint, DistillationChoices, PruningChoices
-from paperlib.data.records import Dataset
+from paperlib.data.records import Dataset, file_digest
 from paperlib.detectors import build_detector, reinitialise_, transfer_coco_weights
 from paperlib.detectors.base import Targets
 from paperlib.detectors.files import load_detector, save_detector
@@ -101,7 +101,7 @@ class Workbench:
             "width": plan.width,
             "depth": plan.depth,
             "anchors": plan.anchors,
-            "weights": file_digest(plan.weights) if plan.weights else None,
+            "weights": weights_digest(plan.weights) if plan.weights else None,
             "gamma_level": plan.gamma_level,
             "seed": seed,
         }
@@ -312,8 +312,8 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def file_digest(path: Path) -> str:
+def weights_digest(path: Path) -> str:
     """SHA-256 of a weights file. Raises FileNotFoundError if there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_digest(path).hex()

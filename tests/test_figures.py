@@ -20,7 +20,7 @@ def history(epochs):
 
 
 def runs(**columns):
-    measured = {"map50": [0.6, 0.68, 0.5], "mb": [1.0, 2.0, 3.0], "gmacs": [0.1, 0.2, 0.3]}
+    measured = {"map50": [0.6, 0.68, 0.3], "mb": [1.0, 2.0, 3.0], "gmacs": [0.1, 0.2, 0.3]}
     return pd.DataFrame({"seed": 0, **measured, **columns})
 
 
@@ -117,3 +117,13 @@ def test_the_share_near_zero_that_a_panel_states_is_of_all_channels_below_the_li
     values = torch.tensor([0.0, 0.0099, 0.01, 0.5])
     figure = curves.gamma_panels({"λ = 0": values, "λ = 1": torch.zeros(3)})
     assert [axis.get_title("right") for axis in figure.axes] == ["50.0 % below 0.01", "100.0 % below 0.01"]
+
+
+def test_photographs_within_an_svg_are_jpeg_and_drawings_stay_exact(tmp_path):
+    noise = torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
+    photograph = Dataset("made", ("ship",), [Record("0", noise, np.zeros((0, 4), np.float32), np.zeros(0, int))])
+    for name, figure in {"photograph": figures.contact_sheet(photograph, [0]), "drawing": draw_surgery()}.items():
+        figures.write(figure, tmp_path / f"{name}.svg")
+    photograph, drawing = ((tmp_path / f"{name}.svg").read_text() for name in ("photograph", "drawing"))
+    assert "data:image/jpeg" in photograph and "data:image/png" not in photograph
+    assert "data:image/png" in drawing and "data:image/jpeg" not in drawing
