@@ -9,7 +9,7 @@ from pathlib import Path
 
 from paperlib import paths
 from paperlib.data import LAYOUTS, load_dataset
-from paperlib.data.reading import Layout
+from paperlib.data.layouts import Layout
 from paperlib.data.records import Record
 
 RSOD_NAMES = {

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 import paperlib as pl
-from paperlib import provenance
+from paperlib.deploy.latency import RUNTIMES, compare, realised
 from paperlib.detectors import DETECTORS
-from paperlib.timing import RUNTIMES, compare, realised
+from paperlib.store import provenance
 
 CLASSES = 10
 WHOLE = "whole"

@@ -17,13 +17,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from paperlib import provenance
-from paperlib.case import Case, Splits
 from paperlib.costs import cost
-from paperlib.parameters import QUICK
-from paperlib.settings import Settings
-from paperlib.training import HISTORY
-from paperlib.workbench import Model, Workbench
+from paperlib.experiments.case import Case, Splits
+from paperlib.experiments.parameters import QUICK
+from paperlib.experiments.settings import Settings
+from paperlib.store import provenance
+from paperlib.training.loop import HISTORY
+from paperlib.workbench.steps import Model, Workbench
 
 RATIO = 0.5
 USUAL = Settings()

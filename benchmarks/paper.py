@@ -40,14 +40,15 @@ import torch
 from few import few_images
 
 import paperlib as pl
-from paperlib import files, paths, provenance
-from paperlib.ancestry import step_folder, steps_behind
-from paperlib.case import Splits
+from paperlib import files, paths
 from paperlib.data import registry
 from paperlib.data.tiles import Tiling
-from paperlib.parameters import NOTEBOOKS, load_profile, profile_path
-from paperlib.study import DONE
-from paperlib.workbench import DETECTOR
+from paperlib.experiments.case import Splits
+from paperlib.experiments.parameters import NOTEBOOKS, load_profile, profile_path
+from paperlib.experiments.study import DONE
+from paperlib.store import provenance
+from paperlib.workbench.lineage import step_folder, steps_behind
+from paperlib.workbench.steps import DETECTOR
 
 SMALLER = {"epochs": 2, "fine_tune_epochs": 1, "batch_size": 2, "seeds": [0]}
 COUNTS = {"train": 4, "val": 2, "test": 4}

@@ -18,13 +18,13 @@ import pandas as pd
 import torch
 import yaml
 
-from paperlib import provenance
-from paperlib.case import Case, Splits
 from paperlib.costs import cost
 from paperlib.data import Dataset
-from paperlib.parameters import load_profile, profile_path
-from paperlib.settings import Settings, checked
-from paperlib.workbench import Model, Workbench
+from paperlib.experiments.case import Case, Splits
+from paperlib.experiments.parameters import load_profile, profile_path
+from paperlib.experiments.settings import Settings, checked
+from paperlib.store import provenance
+from paperlib.workbench.steps import Model, Workbench
 
 NOTEBOOK = "03_components"
 JUDGING = 1 / 3

@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import box_convert
 
 import paperlib as pl
-from paperlib import provenance
+from paperlib.store import provenance
 
 CLASSES = 10
 BOXES_PER_IMAGE = 8

@@ -7,22 +7,22 @@ from importlib import import_module
 from typing import Any
 
 _FACE = {
-    "paperlib.choices": ("Compression",),
-    "paperlib.compression": ("Compressed", "compress"),
+    "paperlib.workbench.options": ("Compression",),
+    "paperlib.workbench.algorithm_1": ("Compressed", "compress"),
     "paperlib.costs": ("Cost", "cost"),
     "paperlib.data": ("Dataset", "load_dataset"),
     "paperlib.detectors": ("build_detector", "load_darknet_weights"),
     "paperlib.detectors.files": ("load_detector", "save_detector"),
-    "paperlib.distillation": ("Distillation",),
-    "paperlib.evaluation": ("Metrics", "detect", "evaluate"),
-    "paperlib.export": ("export_onnx",),
+    "paperlib.distillation.assistants": ("Distillation",),
+    "paperlib.evaluation.evaluate": ("Metrics", "detect", "evaluate"),
+    "paperlib.deploy.onnx": ("export_onnx",),
     "paperlib.pruning": ("PruningPlan", "Sparsity", "apply_plan", "plan_pruning"),
-    "paperlib.recipe": ("Recipe",),
-    "paperlib.review": ("Review",),
-    "paperlib.study": ("Study",),
-    "paperlib.timing": ("Latency", "latency"),
-    "paperlib.training": ("History", "fit"),
-    "paperlib.workbench": ("Model", "Workbench"),
+    "paperlib.training.recipe": ("Recipe",),
+    "paperlib.claims.notebook": ("Review",),
+    "paperlib.experiments.study": ("Study",),
+    "paperlib.deploy.latency": ("Latency", "latency"),
+    "paperlib.training.loop": ("History", "fit"),
+    "paperlib.workbench.steps": ("Model", "Workbench"),
 }
 _HOME = {name: module for module, names in _FACE.items() for name in names}
 

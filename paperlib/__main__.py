@@ -1,5 +1,5 @@
 """`python -m paperlib` is the command `paperlib`."""
 
-from paperlib.cli import app
+from paperlib.cli.main import app
 
 app(prog_name="paperlib")

@@ -91,9 +91,9 @@ def styled_figures():
     """The companion's style, without a screen, for one test."""
     import matplotlib.pyplot as plt  # here, since most tests draw nothing
 
-    from paperlib import figures
+    from paperlib.figures import method
 
     with plt.rc_context({"backend": "agg"}):
-        figures.use_style()
+        method.use_style()
         yield
         plt.close("all")

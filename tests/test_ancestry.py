@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from paperlib.ancestry import steps_behind, training_seconds
-from paperlib.store import Step, Store
-from paperlib.training import HISTORY
+from paperlib.store.store import Step, Store
+from paperlib.training.loop import HISTORY
+from paperlib.workbench.lineage import steps_behind, training_seconds
 
 
 @pytest.fixture

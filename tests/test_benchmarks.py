@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from paperlib.data import load_dataset, toy_aerial
+from paperlib.data import load_dataset
+from paperlib.data.toy import aerial
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 TINY = ["--image-size", "64", "--threads", "1"]
@@ -64,7 +65,7 @@ def test_training_prints_images_per_second(run):
 
 def test_learning_prints_what_is_left_of_map_after_cut_and_fine_tuning(run, tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
-    monkeypatch.setattr(toy_aerial, "SIZES", {"train": 16, "val": 8, "test": 8})
+    monkeypatch.setattr(aerial, "SIZES", {"train": 16, "val": 8, "test": 8})
     said = run("learning.py", "--detectors", "yolov4-tiny", "--epochs", "1")
     rows = [line.split("|") for line in said.splitlines() if "yolov4-tiny" in line]
     assert [row[2].strip() for row in rows] == ["trained", "pruned 50%", "fine-tuned"]
@@ -75,7 +76,7 @@ def test_learning_prints_what_is_left_of_map_after_cut_and_fine_tuning(run, tmp_
 
 def test_a_recipe_is_judged_by_images_that_it_did_not_learn_from(run, script, tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
-    monkeypatch.setattr(toy_aerial, "SIZES", {"train": 16, "val": 8, "test": 8})
+    monkeypatch.setattr(aerial, "SIZES", {"train": 16, "val": 8, "test": 8})
     asked = ["--profile", "quick", "--set", "epochs=1", "image_size=64", "--sparse", "--ratios", "0.5"]
     said = run("recipe.py", *asked, "--threads", "1", usual=())
     assert "11 images to learn from, 13 to judge by" in said

@@ -16,7 +16,7 @@ from paperlib.detectors import build_detector, reinitialise_
 from paperlib.detectors.base import Assignment
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.detectors.heatmap import MIN_OVERLAP, draw_peaks, gaussian_radius
-from paperlib.distillation import Distillation, bounded_regression
+from paperlib.distillation.assistants import Distillation, bounded_regression
 from paperlib.pruning import apply_plan, level_gamma_, plan_pruning
 
 SIDES = (64, 96)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from paperlib.cli import app
+from paperlib.cli.main import app
 from paperlib.data import load_dataset, registry
 from paperlib.data.check import check, overview
 from paperlib.data.dota import LAYOUT as DOTA

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from paperlib import paths, readme, review, scoreboard
-from paperlib.claims import Claims, claims_path, load_claims
-from paperlib.cli import app
-from paperlib.parameters import validate
-from paperlib.verdicts import STUDENT_95, Verdict, decide, judge_all
+from paperlib import paths
+from paperlib.claims.schema import Claims, claims_path, load_claims, notebook, readme, scoreboard
+from paperlib.claims.verdicts import STUDENT_95, Verdict, decide, judge_all
+from paperlib.cli.main import app
+from paperlib.experiments.parameters import validate
 
 NOTEBOOKS = {
     "01_scale_factor", "02_pruning_ratio", "03_components", "04_assistant_count",
@@ -299,19 +299,19 @@ def test_every_claim_about_a_notebook_that_is_committed_finds_its_models():
 def test_the_figure_shows_every_claim_that_was_measured(results):
     results(table_1(0.03, 0.031, 0.029))
     judged = judge_all("quick", load_claims())
-    figure = review.verdicts_figure(judged)
+    figure = notebook.verdicts_figure(judged)
     labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
     assert labels == [one.claim.id for one in judged if one.values] == ["takd-gain"]
     low, high = figure.axes[0].get_xlim()
     asked = [one.bounds.interval(one.claim.reported) for one in judged if one.values]
     assert all(low < bound < high for bounds in asked for bound in bounds if isfinite(bound))
-    assert len(review.verdicts_figure([]).axes) == 1
+    assert len(notebook.verdicts_figure([]).axes) == 1
     plt.close("all")
 
 
 def test_the_review_finishes_with_a_certificate_that_names_what_it_read_and_no_training(results):
     read = results(table_1(0.03, 0.031, 0.029))
-    study = review.Review("99_claims", validate("99_claims", {}))
+    study = notebook.Review("99_claims", validate("99_claims", {}))
     study.finish({"claims": len(study.table())})
     born = json.loads((study.folder / "provenance.json").read_text())
     assert born["data_digest"] == {"03_components": hashlib.sha256(read.read_bytes()).hexdigest()}

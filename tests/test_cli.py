@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 import paperlib
-from paperlib.cli import app
-from paperlib.provenance import package_version
+from paperlib.cli.main import app
+from paperlib.store.provenance import package_version
 
 ROOT = Path(paperlib.__file__).resolve().parent.parent
 
@@ -89,7 +89,9 @@ def test_it_says_its_version():
 HEAVY = "{'torch', 'torchvision', 'matplotlib', 'pandas', 'pydantic', 'snakemake'}"
 
 
-@pytest.mark.parametrize("script", ["import paperlib; dir(paperlib)", "from paperlib.cli import app; app(['--help'])"])
+@pytest.mark.parametrize(
+    "script", ["import paperlib; dir(paperlib)", "from paperlib.cli.main import app; app(['--help'])"]
+)
 def test_importing_the_package_and_asking_for_help_load_nothing_heavy(script):
     check = f"import atexit, sys; atexit.register(lambda: print('loaded', sorted({HEAVY} & set(sys.modules))))\n"
     done = subprocess.run([sys.executable, "-c", check + script], cwd=ROOT, capture_output=True, text=True)

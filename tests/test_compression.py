@@ -10,16 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paperlib import compression
-from paperlib.choices import Compression
-from paperlib.compression import channel_counts, compress, unlike
 from paperlib.costs import cost
 from paperlib.data import Dataset
 from paperlib.data.records import Record
-from paperlib.data.toy_aerial import draw_split
+from paperlib.data.toy.aerial import draw_split
 from paperlib.detectors import DETECTORS, build_detector
-from paperlib.recipe import Recipe
-from paperlib.store import Store
+from paperlib.store.store import Store
+from paperlib.training.recipe import Recipe
+from paperlib.workbench import algorithm_1
+from paperlib.workbench.algorithm_1 import channel_counts, compress, unlike
+from paperlib.workbench.options import Compression
 
 OPEN_ENDED = {"step": 0.25, "max_drop": 1.0, "similar": 1.0}
 TRAIN, VAL = tiny.of_classes(tiny.dataset(), tiny.dataset("val", 4))
@@ -166,7 +166,7 @@ def test_dropped_assistants_teach_nobody(done):
 
 def test_rivals_have_the_students_shape_or_its_origin_and_their_share_of_epochs(done):
     _, made = done
-    rivals = compression.controls(made)
+    rivals = algorithm_1.controls(made)
     dense, tuned, taught, scratch, longer = rivals.values()
     prices = {name: cost(model.detector(), tiny.SIDE) for name, model in rivals.items()}
     assert [*prices.values()] == [made.stages[0].cost, *[made.stages[-1].cost] * 4]
@@ -180,8 +180,8 @@ def test_rivals_have_the_students_shape_or_its_origin_and_their_share_of_epochs(
 def test_with_its_controls_the_progress_display_knows_all_there_is_to_train(done):
     _, made = done
     bench = replace(made.bench)
-    again = compression.algorithm_1(bench, made.given, Compression(**OPEN_ENDED), rivals=True)
-    compression.controls(again)
+    again = algorithm_1.algorithm_1(bench, made.given, Compression(**OPEN_ENDED), rivals=True)
+    algorithm_1.controls(again)
     assert (bench._trained, bench._epochs_trained) == (bench.trainings, bench.epochs)
 
 

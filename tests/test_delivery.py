@@ -11,11 +11,11 @@ import tiny
 import torch
 from typer.testing import CliRunner
 
-from paperlib import training
-from paperlib.cli import app
+from paperlib.cli.main import app
 from paperlib.costs import cost
+from paperlib.deploy.onnx import onnx_session
 from paperlib.detectors.files import load_detector, save_detector
-from paperlib.export import onnx_session
+from paperlib.training import loop
 
 OPTIONS = {
     "--width": 0.1, "--image-size": 64, "--epochs": 2, "--fine-tune-epochs": 1, "--batch-size": 4, "--step": 0.3,
@@ -188,7 +188,7 @@ def test_a_fault_is_one_line_before_anything_is_begun(damage, changes, complaint
 
 
 def run(given):
-    training.SECONDS_BETWEEN_STATES = 0
+    loop.SECONDS_BETWEEN_STATES = 0
     app(given)
 
 

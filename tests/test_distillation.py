@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from paperlib.detectors import build_detector
 from paperlib.detectors.base import Assignment, HeadResponses
-from paperlib.distillation import (
+from paperlib.distillation.assistants import (
     Distillation,
     bounded_regression,
     knowledge_distillation_loss,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib.data.records import Dataset, Letterboxed, Record
-from paperlib.evaluation import detect, evaluate, judge
+from paperlib.evaluation.evaluate import detect, evaluate, judge
 
 CLASSES = ("ship", "bridge", "vehicle")
 

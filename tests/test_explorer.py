@@ -8,8 +8,8 @@ import ipywidgets
 import pytest
 import tiny
 
-from paperlib import explorer
 from paperlib.costs import cost
+from paperlib.figures import explorer
 from paperlib.pruning import apply_plan, plan_pruning
 
 ACCURACY = {0.3: 0.6, 0.5: 0.5}

@@ -9,9 +9,9 @@ import torch
 from small import SIZE, Cells, Finder
 from typer.testing import CliRunner
 
-from paperlib.cli import app
+from paperlib.cli.main import app
+from paperlib.deploy.onnx import TOLERANCE, export_onnx
 from paperlib.detectors.files import save_detector
-from paperlib.export import TOLERANCE, export_onnx
 from paperlib.pruning import apply_plan, plan_pruning
 
 

@@ -19,7 +19,7 @@ from paperlib.costs import cost
 from paperlib.detectors import build_detector, reinitialise_, usual_anchors
 from paperlib.detectors.faster_rcnn import LEVEL_STRIDES
 from paperlib.detectors.files import load_detector, save_detector
-from paperlib.distillation import Distillation
+from paperlib.distillation.assistants import Distillation
 from paperlib.pruning import apply_plan, mask_plan, plan_pruning, trace_channels
 
 NAME = "faster-rcnn-resnet101"

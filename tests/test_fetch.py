@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from paperlib.cli import app
+from paperlib.cli.main import app
 from paperlib.data import fetch as fetching
 from paperlib.data import registry, vhr10
 from paperlib.data.fetch import DOWNLOADS, fetch

@@ -7,8 +7,7 @@ import pytest
 import torch
 from small import SIZE, Cells, Finder
 
-from paperlib.export import deployable
-from paperlib.timing import (
+from paperlib.deploy.latency import (
     RUNTIMES,
     compare,
     export_for_timing,
@@ -18,6 +17,7 @@ from paperlib.timing import (
     realised,
     selection_timer,
 )
+from paperlib.deploy.onnx import deployable
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from paperlib import live, progress
+from paperlib.progress import live
+from paperlib.progress import report as progress
 
 
 def said(step, fraction, weight=100.0):

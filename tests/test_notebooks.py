@@ -11,8 +11,8 @@ import nbformat
 import pytest
 import yaml
 
-from paperlib.parameters import NOTEBOOKS
-from paperlib.study import PARAMETERS
+from paperlib.experiments.parameters import NOTEBOOKS
+from paperlib.experiments.study import PARAMETERS
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 SHIPPED = sorted(FOLDER.glob("*.ipynb"))

@@ -8,7 +8,7 @@ import torch
 from conftest import make_tiny_batch
 
 from paperlib.detectors import DETECTORS
-from paperlib.distillation import Distillation, bounded_regression, soft_losses
+from paperlib.distillation.assistants import Distillation, bounded_regression, soft_losses
 
 TWO_STAGE = "faster-rcnn-resnet101"
 SOFT = {TWO_STAGE: ("softmax", {"rpn_objectness", "classes"}), "centernet-resnet50": ("sigmoid", {"heatmap"})}

@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from paperlib import batch
-from paperlib.cli import app
+from paperlib.cli import reproduce
+from paperlib.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -52,10 +52,10 @@ def test_the_citation_names_this_version():
 def test_every_profile_says_its_promise_its_cost_and_its_command(path):
     promise, cost, run, *_ = path.read_text().splitlines()
     assert re.fullmatch(r"# Promise: \S.*", promise)
-    assert re.fullmatch(r"# Cost: about \S.* \((measured|estimated)\b.*\)", cost) and batch.COST.search(cost)
+    assert re.fullmatch(r"# Cost: about \S.* \((measured|estimated)\b.*\)", cost) and reproduce.COST.search(cost)
     assert run == f"# Run: paperlib reproduce {path.stem} --profile {path.parent.name}"
     assert (ROOT / "notebooks" / f"{path.stem}.ipynb").is_file()
-    assert batch.read_profile(path.stem, path).cores >= 1
+    assert reproduce.read_profile(path.stem, path).cores >= 1
     assert yaml.safe_load(path.read_text()).get("profile", "quick") == path.parent.name
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import paperlib
-from paperlib import provenance
+from paperlib.store import provenance
 
 REPOSITORY = Path(paperlib.__file__).parents[1]
 

@@ -3,13 +3,13 @@
 import pytest
 import tiny
 
-from paperlib import experiments
 from paperlib.data import LAYOUTS, load_dataset
 from paperlib.detectors import build_detector, transfer_coco_weights, usual_anchors
 from paperlib.evaluation import evaluate
-from paperlib.parameters import validate
-from paperlib.study import Study
-from paperlib.training import fit
+from paperlib.experiments import assistants as experiments
+from paperlib.experiments.parameters import validate
+from paperlib.experiments.study import Study
+from paperlib.training.loop import fit
 
 
 @pytest.fixture(params=["dota", "vhr10"])

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 import torch
 
-from paperlib import tables
 from paperlib.costs import cost
 from paperlib.detectors import build_detector
+from paperlib.figures import tables
 
 NAMES = [f"table_{number}" for number in range(1, 8)]
 TEXT = tables.reported("text")

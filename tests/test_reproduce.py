@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 import paperlib
-from paperlib import progress, watch
+from paperlib.progress import display
+from paperlib.progress import report as progress
 
 PACKAGE = Path(paperlib.__file__).resolve().parent
 WORKFLOW = PACKAGE.parent / "workflow"
@@ -21,7 +22,8 @@ WORKFLOW = PACKAGE.parent / "workflow"
 RUN = """
 import time
 from pathlib import Path
-from paperlib import paths, progress
+from paperlib import paths
+from paperlib.progress import report as progress
 folder = paths.results_root() / profile / {name!r}
 log = paths.repository_root() / "started.txt"
 log.open("a").write({name!r} + "\\n")
@@ -195,9 +197,9 @@ def test_what_a_notebook_reports_can_be_read_at_any_moment(tmp_path, monkeypatch
 
 
 def test_the_time_left_follows_the_notebooks_that_have_finished(tmp_path):
-    slow = watch.Run("slow", tmp_path / "slow", expected=100.0, started=0.0, ended=200.0)
-    waiting = watch.Run("waiting", tmp_path / "waiting", expected=50.0)
-    half = watch.Run("half", tmp_path / "half", 40.0, started=0.0, said={"fraction": 0.5})
-    assert watch.remaining([waiting, slow], cores=1, now=200.0) == 100.0
-    assert watch.remaining([half], cores=2, now=40.0) == 30.0
-    assert watch.remaining([waiting, half], cores=1, now=40.0) == 80.0
+    slow = display.Run("slow", tmp_path / "slow", expected=100.0, started=0.0, ended=200.0)
+    waiting = display.Run("waiting", tmp_path / "waiting", expected=50.0)
+    half = display.Run("half", tmp_path / "half", 40.0, started=0.0, said={"fraction": 0.5})
+    assert display.remaining([waiting, slow], cores=1, now=200.0) == 100.0
+    assert display.remaining([half], cores=2, now=40.0) == 30.0
+    assert display.remaining([waiting, half], cores=1, now=40.0) == 80.0

@@ -2,9 +2,9 @@
 
 import pytest
 
-from paperlib.parameters import NOTEBOOKS, Components, StartHere, load_profile, profile_path, validate
-from paperlib.recipe import Recipe
-from paperlib.settings import Settings
+from paperlib.experiments.parameters import NOTEBOOKS, Components, StartHere, load_profile, profile_path, validate
+from paperlib.experiments.settings import Settings
+from paperlib.training.recipe import Recipe
 
 SHIPPED = sorted(profile_path("x", "quick").parents[1].glob("*/*.yaml"))
 SCALES = ("quick", "laptop", "paper")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paperlib import tables
-from paperlib.data.changes import CHANGES, COVERED, GREY, VISIBLE, changed
+from paperlib.data.corruptions import CHANGES, COVERED, GREY, VISIBLE, changed
 from paperlib.data.records import Dataset, Record
 from paperlib.data.slices import cut_by_border, measure, slices_of, small
 from paperlib.evaluation import evaluate
-from paperlib.judging import judge, judge_slice
+from paperlib.evaluation.metrics import judge, judge_slice
+from paperlib.figures import tables
 
 SIZE = (100, 80)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import paperlib
-from paperlib import source
-from paperlib.source import code_digest
-from paperlib.store import Step, Store
+from paperlib.store import code_digest as source
+from paperlib.store.code_digest import code_digest
+from paperlib.store.store import Step, Store
 
 PACKAGE = {
     "__init__.py": "from mini.train import train\nfrom mini.unrelated import plot\n",
@@ -153,7 +153,7 @@ def test_a_name_that_is_both_a_module_and_bound_by_its_package_means_both(mini: 
 def test_the_order_of_modules_does_not_matter_and_a_module_object_is_as_good_as_its_name(mini: Path) -> None:
     both = [code_digest(*names, root=mini) for names in (("mini.deep", "mini.rates"), ("mini.rates", "mini.deep"))]
     assert both[0] == both[1] != code_digest("mini.deep", root=mini)
-    assert code_digest(paperlib.source) == code_digest("paperlib.source")
+    assert code_digest(source) == code_digest("paperlib.store.code_digest")
 
 
 def test_of_a_function_its_own_source_counts_wherever_it_is_nested_and_nothing_else(
@@ -217,7 +217,9 @@ def test_code_edited_after_this_process_loaded_it_is_refused(mini: Path, monkeyp
 
 
 def test_a_digest_imports_neither_torch_nor_what_it_reads() -> None:
-    script = "import sys; from paperlib.source import code_digest; code_digest('paperlib.provenance'); "
-    script += "sys.exit(bool({'torch', 'paperlib.provenance'} & set(sys.modules)))"
+    script = (
+        "import sys; from paperlib.store.code_digest import code_digest; code_digest('paperlib.store.provenance'); "
+    )
+    script += "sys.exit(bool({'torch', 'paperlib.store.provenance'} & set(sys.modules)))"
     environment = os.environ | {"PYTHONPATH": str(Path(paperlib.__file__).parents[1])}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)

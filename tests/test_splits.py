@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from paperlib.data import LAYOUTS, load_dataset, reading, splits
+from paperlib.data import LAYOUTS, layouts, load_dataset, splits
 from paperlib.data.records import Dataset, Record
 
-KEPT = sorted(path.stem for path in reading.split_path(LAYOUTS["vhr10"]).parent.glob("*.json"))
+KEPT = sorted(path.stem for path in layouts.split_path(LAYOUTS["vhr10"]).parent.glob("*.json"))
 VHR10_COUNTS = [757, 302, 655, 390, 524, 159, 163, 224, 124, 598]
 
 
@@ -25,7 +25,7 @@ def real(data_root) -> dict[str, dict[str, Dataset]]:
 
 @pytest.mark.parametrize("name", KEPT)
 def test_no_name_is_in_two_splits(name):
-    stored = reading.stored_split(LAYOUTS[name])
+    stored = layouts.stored_split(LAYOUTS[name])
     assert list(stored) == ["train", "val", "test"]
     names = [image for images in stored.values() for image in images]
     assert len(names) == len(set(names)) and all(stored.values())
@@ -54,7 +54,7 @@ def test_every_split_of_vhr10_has_its_share_of_every_class(real):
 def test_the_stored_splits_can_be_drawn_again(real, data_root):
     for name in real:
         layout = LAYOUTS[name]
-        assert splits.draw(layout, data_root / layout.folder)["splits"] == reading.stored_split(layout)
+        assert splits.draw(layout, data_root / layout.folder)["splits"] == layouts.stored_split(layout)
 
 
 def picture(name: str, value: int, label: int) -> Record:

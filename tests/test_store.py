@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import paperlib
-from paperlib.store import FinishedSteps, Step, Store, UnfinishedError, canonical_json
+from paperlib.store.store import FinishedSteps, Step, Store, UnfinishedError, canonical_json
 
 STEP = Step("train", {"epochs": 3, "lr": 1e-3}, parents=("0" * 64,), data="d1", code="c1")
 
 MAKER = """
 import sys, time
 from pathlib import Path
-from paperlib.store import Step, Store
+from paperlib.store.store import Step, Store
 
 root, mode = Path(sys.argv[1]), sys.argv[2]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paperlib.data.strips import read_part
+from paperlib.data.row_reader import read_part
 
 
 def pixels(seed: int) -> np.ndarray:

@@ -17,12 +17,13 @@ import tiny
 import workers
 from matplotlib.figure import Figure
 
-from paperlib import experiments, progress
-from paperlib.case import Splits
-from paperlib.evaluation import Metrics
-from paperlib.parallel import call_all
-from paperlib.parameters import validate
-from paperlib.study import Study
+from paperlib.evaluation.evaluate import Metrics
+from paperlib.experiments import assistants as experiments
+from paperlib.experiments.case import Splits
+from paperlib.experiments.parameters import validate
+from paperlib.experiments.study import Study
+from paperlib.progress import report as progress
+from paperlib.progress.parallel import call_all
 
 TINY = {
     "width": 0.1, "image_size": tiny.SIDE, "epochs": 1, "fine_tune_epochs": 1, "batch_size": 4, "warmup_epochs": 0.0,
@@ -193,9 +194,8 @@ def test_figure_5_differs_in_the_term_of_eq_4_alone(places):
     made = study("01_scale_factor", sparsities=[0.0, 0.001], proximal=[0.001, 2.0])
     runs = made.run(experiments.scale_factor, experiments.proximal_step)[0]
     assert list(runs) == ["λ = 0", "λ = 0.001", "λ = 0.001, proximal", "λ = 2, proximal"]
-    counts = [
-        experiments.TRAININGS[part](made.settings) for part in (experiments.scale_factor, experiments.proximal_step)
-    ]
+    parts = (experiments.scale_factor, experiments.proximal_step)
+    counts = [experiments.TRAININGS[part](made.settings) for part in parts]
     assert trainings(places) == sum(counts) == 4
     steps = [json.loads((run.model.folder / "step.json").read_text())["step"] for run in runs.values()]
     terms = [step["settings"].pop("sparsity") for step in steps]
@@ -277,7 +277,7 @@ def test_a_seed_that_fails_ends_the_others_and_its_error_is_raised(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is needed")
 def test_the_processes_of_the_seeds_die_with_the_one_that_started_them(tmp_path):
-    script = "import sys, workers\nfrom paperlib.parallel import call_all\n"
+    script = "import sys, workers\nfrom paperlib.progress.parallel import call_all\n"
     script += "if __name__ == '__main__': call_all(workers.wait, [(sys.argv[1], 0), (sys.argv[1], 1)], 2)\n"
     (tmp_path / "main.py").write_text(script)
     places = [Path(workers.__file__).parent, Path(tiny.__file__).parents[1]]

@@ -6,8 +6,8 @@ import io
 import pandas as pd
 import pytest
 
-from paperlib import tables
-from paperlib.judging import Metrics
+from paperlib.evaluation.metrics import Metrics
+from paperlib.figures import tables
 
 
 @pytest.fixture

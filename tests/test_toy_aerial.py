@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paperlib.data import toy_aerial, toy_album
-from paperlib.data.toy_aerial import CLASSES, SIDE, SIZES, VISIBLE_PIXELS, draw_scene, draw_split
-from paperlib.data.toy_canvas import EXTENT, FIRST_OBJECT
+from paperlib.data.toy import aerial, album
+from paperlib.data.toy.aerial import CLASSES, SIDE, SIZES, VISIBLE_PIXELS, draw_scene, draw_split
+from paperlib.data.toy.canvas import EXTENT, FIRST_OBJECT
 
 SPLITS = st.sampled_from(sorted(SIZES))
 scenes = given(seed=st.integers(0, 2**32), split=SPLITS, index=st.integers(0, 400), side=st.sampled_from([96, SIDE]))
@@ -28,7 +28,7 @@ def splits():
 
 def test_another_process_draws_the_same_bytes():
     script = (
-        "import hashlib; from paperlib.data.toy_aerial import draw_split\n"
+        "import hashlib; from paperlib.data.toy.aerial import draw_split\n"
         "parts = b''.join(p.tobytes() for s in draw_split('val', count=27, seed=5) for p in s)\n"
         "print(hashlib.sha256(parts).hexdigest())"
     )
@@ -49,7 +49,7 @@ def test_seed_split_and_index_each_change_the_image():
 @settings(max_examples=40, deadline=None)
 @scenes
 def test_boxes_are_the_bounds_of_the_visible_pixels(seed, split, index, side):
-    _, owners, whole, labels = toy_aerial._render(seed, split, index, side)
+    _, owners, whole, labels = aerial._render(seed, split, index, side)
     _, boxes, kept = draw_scene(seed, split, index, side=side)
     expected = []
     for number, (area, label) in enumerate(zip(whole, labels, strict=True)):
@@ -76,7 +76,7 @@ def test_an_object_hidden_by_a_later_one_is_not_annotated():
     owners = np.zeros((20, 20), dtype=np.uint8)
     owners[0:5, 0:10] = FIRST_OBJECT
     owners[10:14, 10:14] = FIRST_OBJECT + 1
-    boxes, kept = toy_aerial._annotate(owners, [50, 80], least=12)
+    boxes, kept = aerial._annotate(owners, [50, 80], least=12)
     assert (boxes.tolist(), kept) == ([[0, 0, 10, 5]], [0])
 
 
@@ -131,16 +131,16 @@ def test_bad_arguments_are_named(arguments, fault):
 def test_a_split_is_drawn_once_and_then_read_as_it_was_drawn(tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
     times = []
-    monkeypatch.setattr(toy_album, "draw_split", lambda split: times.append(split) or draw_split(split, count=20))
-    drawn, read = toy_album.scenes("val"), toy_album.scenes("val")
+    monkeypatch.setattr(album, "draw_split", lambda split: times.append(split) or draw_split(split, count=20))
+    drawn, read = album.scenes("val"), album.scenes("val")
     assert times == ["val"] and digest(read) == digest(drawn)
     assert [[part.dtype for part in scene] for scene in read] == [[part.dtype for part in scene] for scene in drawn]
 
 
 def test_a_damaged_album_is_drawn_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
-    monkeypatch.setattr(toy_album, "draw_split", lambda split: draw_split(split, count=3))
-    drawn = toy_album.scenes("val")
+    monkeypatch.setattr(album, "draw_split", lambda split: draw_split(split, count=3))
+    drawn = album.scenes("val")
     (file,) = (tmp_path / "toy-aerial").iterdir()
     file.write_bytes(file.read_bytes()[:-1000])
-    assert digest(toy_album.scenes("val")) == digest(drawn)
+    assert digest(album.scenes("val")) == digest(drawn)

@@ -12,13 +12,13 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from paperlib import training
 from paperlib.detectors.files import load_detector
-from paperlib.distillation import Distillation
+from paperlib.distillation.assistants import Distillation
 from paperlib.evaluation import evaluate
 from paperlib.pruning import Sparsity, gammas
-from paperlib.recipe import Recipe
-from paperlib.training import BEST, HISTORY, LAST, fit
+from paperlib.training import loop
+from paperlib.training.loop import BEST, HISTORY, LAST, fit
+from paperlib.training.recipe import Recipe
 
 SPARSE = tiny.recipe(epochs=6, ema=0.9, mosaic=0.5, warmup_epochs=1.0, schedule="cosine", weight_decay=1e-3)
 DISTILLED = tiny.recipe(epochs=6, precision="bf16")
@@ -32,7 +32,7 @@ def store(tmp_path, monkeypatch):
 
 
 def train(recipe, folder):
-    training.SECONDS_BETWEEN_STATES = 0
+    loop.SECONDS_BETWEEN_STATES = 0
     detector, actors = tiny.detector(), {"regulariser": Sparsity(1e-2)}
     if recipe == DISTILLED:
         teacher = Distillation(tiny.detector(seed=7, width=0.2))

@@ -10,16 +10,16 @@ import pytest
 import tiny
 import torch
 
-from paperlib import workbench
 from paperlib.costs import cost
 from paperlib.data import Dataset
 from paperlib.detectors.files import load_detector
 from paperlib.evaluation import evaluate
 from paperlib.pruning import Sparsity
-from paperlib.source import code_digest
-from paperlib.store import Store
-from paperlib.training import BEST, HISTORY, fit
-from paperlib.workbench import DETECTOR, Blueprint, PruningChoices, Workbench
+from paperlib.store.code_digest import code_digest
+from paperlib.store.store import Store
+from paperlib.training.loop import BEST, HISTORY, fit
+from paperlib.workbench import steps
+from paperlib.workbench.steps import DETECTOR, Blueprint, PruningChoices, Workbench
 
 
 class Watched(Dataset):
@@ -109,12 +109,12 @@ ALL = {"new", "prune", "reset", "evaluate", *TRAININGS}
 
 def test_a_step_depends_on_the_code_that_can_change_its_numbers_and_on_no_other(done, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(workbench, "code_digest", lambda *parts: asked.append(parts) or code_digest(*parts))
+    monkeypatch.setattr(steps, "code_digest", lambda *parts: asked.append(parts) or code_digest(*parts))
     every_step(bench(done[0]))
     order = ("new", "train_sparse", "prune", "fine_tune", "distil", "train", "reset", "evaluate", "evaluate")
     parts = dict(zip(order, asked, strict=True))
     package = tmp_path / "paperlib"
-    shutil.copytree(Path(workbench.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(steps.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
 
     def digests():
         return {step: code_digest(*parts[step], root=package) for step in ALL}

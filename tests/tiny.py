@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 
 from paperlib.data import Dataset, Record
-from paperlib.data.toy_aerial import CLASSES, draw_split
+from paperlib.data.toy.aerial import CLASSES, draw_split
 from paperlib.detectors import build_detector, usual_anchors
-from paperlib.recipe import Recipe
+from paperlib.training.recipe import Recipe
 
 torch.set_num_threads(1)  # sums depend on it
 SIDE = 64
 ANCHORS = ((2, 3), (5, 6), (9, 14), (15, 15), (24, 30), (50, 46))
 processes = get_context("forkserver")
 """Processes that start in an instant, because they are forked from one that has everything imported."""
-processes.set_forkserver_preload(["paperlib.study", "paperlib.pruning.surgery"])
+processes.set_forkserver_preload(["paperlib.experiments.study", "paperlib.pruning.surgery"])
 
 
 def dataset(split="train", count=8):

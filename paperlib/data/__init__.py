@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from paperlib import paths
-from paperlib.data import coco, dota, reading, rsod, toy_aerial, toy_album, vhr10
+from paperlib.data import coco, dota, layouts, rsod, vhr10
 from paperlib.data.records import Dataset, Letterboxed, Record
 from paperlib.data.tiles import Tiles, Tiling, cut
+from paperlib.data.toy import aerial, album
 
 LAYOUTS = {layout.name: layout for layout in (vhr10.LAYOUT, rsod.LAYOUT, dota.LAYOUT)}
 DATASETS = ("toy-aerial", *LAYOUTS)
@@ -31,11 +32,11 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Datas
         FileNotFoundError: the data set is not there.
     """
     if name == "toy-aerial":
-        records = [Record(f"{split}-{index:04d}", *scene) for index, scene in enumerate(toy_album.scenes(split))]
-        return Dataset(f"toy-aerial/{split}", toy_aerial.CLASSES, records)
+        records = [Record(f"{split}-{index:04d}", *scene) for index, scene in enumerate(album.scenes(split))]
+        return Dataset(f"toy-aerial/{split}", aerial.CLASSES, records)
     if name in LAYOUTS:
         layout = LAYOUTS[name]
-        dataset = reading.load(layout, split, Path(root) if root else paths.data_root() / layout.folder)
+        dataset = layouts.load(layout, split, Path(root) if root else paths.data_root() / layout.folder)
         return cut(dataset, Tiling(), thin=split == "train") if name == "dota" else dataset
     if name.startswith(COCO_PREFIX):
         return coco.load(Path(name.removeprefix(COCO_PREFIX)), Path(root) if root else None)

@@ -16,11 +16,12 @@ import numpy as np
 from PIL import Image
 from tabulate import tabulate
 
-from paperlib import paths, progress
+from paperlib import paths
 from paperlib.data import LAYOUTS
-from paperlib.data.reading import Layout, not_in_split, split_path, stored_split
+from paperlib.data.layouts import Layout, not_in_split, split_path, stored_split
 from paperlib.data.records import decode, file_digest
 from paperlib.data.registry import Entry, place
+from paperlib.progress import report as progress
 
 FORMATS = {".jpg": "JPEG", ".png": "PNG"}
 NAMED = 5

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from paperlib.data.reading import Annotation, Layout, as_annotation, text_lines
+from paperlib.data.layouts import Annotation, Layout, as_annotation, text_lines
 
 CLASSES: tuple[str, ...] = (
     "plane",

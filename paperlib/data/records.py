@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from paperlib import progress
+from paperlib.progress import report as progress
 
 GREY = 127
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from paperlib.data.reading import Annotation, Layout, as_annotation
+from paperlib.data.layouts import Annotation, Layout, as_annotation
 
 CLASSES: tuple[str, ...] = ("aircraft", "oiltank", "overpass", "playground")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from paperlib import paths, progress
-from paperlib.data.reading import Layout, draw_command, split_path
+from paperlib import paths
+from paperlib.data.layouts import Layout, draw_command, split_path
 from paperlib.data.records import Record
 from paperlib.files import write_text_atomically
+from paperlib.progress import report as progress
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 SEED = 0

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.ops import box_area, box_iou
 
 from paperlib.data.records import Dataset, Record, file_digest
-from paperlib.data.strips import read_part
+from paperlib.data.row_reader import read_part
 
 Part = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the whole image."""

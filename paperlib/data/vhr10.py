@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from paperlib.data.reading import Annotation, Layout, as_annotation, text_lines
+from paperlib.data.layouts import Annotation, Layout, as_annotation, text_lines
 
 CLASSES: tuple[str, ...] = (
     "airplane",

@@ -1,12 +1,12 @@
 """Sparse channel pruning (Section 3.1) of any `nn.Module`: sparse training, a plan, and the surgery."""
 
 from paperlib.pruning.channels import ChannelGraph, Layer, Segment, trace_channels
-from paperlib.pruning.cliff import CliffScan, scan_cliff
+from paperlib.pruning.gamma_rescaling import level_gamma_
 from paperlib.pruning.importance import IMPORTANCES, score_channels
 from paperlib.pruning.layers import Block, removable_blocks
-from paperlib.pruning.levelling import level_gamma_
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, removed_channels
-from paperlib.pruning.planning import plan_pruning, plan_ratios
+from paperlib.pruning.planner import plan_pruning, plan_ratios
+from paperlib.pruning.sensitivity import CliffScan, scan_cliff
 from paperlib.pruning.sparsity import Sparsity, gammas, init_gamma
 from paperlib.pruning.surgery import COMPENSATIONS, apply_plan, mask_plan
 

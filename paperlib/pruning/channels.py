@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from paperlib.pruning.operations import Walk, flattens_channels, joins_channels, kind_of, trace
+from paperlib.pruning.fx_ops import Walk, flattens_channels, joins_channels, kind_of, trace
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]

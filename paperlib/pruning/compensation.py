@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from paperlib.pruning.channels import BoolArray, ChannelGraph, IntArray
-from paperlib.pruning.operations import Walk, execute
+from paperlib.pruning.fx_ops import Walk, execute
 
 CARRIER_STRENGTH = 0.1
 """A carrier's constants are at least this share of the largest among the removed inputs of its consumer."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from paperlib.pruning.operations import execute, kind_of, trace
+from paperlib.pruning.fx_ops import execute, kind_of, trace
 from paperlib.structure import Bypass
 
 _ADDITIONS = (operator.add, torch.add, "add", "add_")

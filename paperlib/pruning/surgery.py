@@ -8,8 +8,8 @@ from torch import nn
 
 from paperlib.pruning.channels import BoolArray, ChannelGraph, trace_channels
 from paperlib.pruning.compensation import Compensation
+from paperlib.pruning.fx_ops import kind_of_module
 from paperlib.pruning.layers import bypasses_of, removable_blocks, without_blocks
-from paperlib.pruning.operations import kind_of_module
 from paperlib.pruning.plan import PruningPlan, removed_channels
 from paperlib.structure import twin, with_channels
 

@@ -1,0 +1,1 @@
+"""Verdicts on the papers' claims, and where they are shown."""

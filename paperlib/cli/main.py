@@ -1,0 +1,172 @@
+"""The command `paperlib`. Bad input gives one line on stderr and exit status 2."""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from paperlib.cli import data
+
+
+class OneLineErrors(TyperGroup):
+    """Turns what the library raises for bad input into one line; `--debug` keeps the traceback."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        """Run the command that `ctx` names."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            if ctx.params.get("debug"):
+                raise
+            typer.echo(f"paperlib: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    help="Prune, distil and measure aerial object detectors, and regenerate every result of the paper.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data.app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"paperlib {importlib.metadata.version('paperlib')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+@app.command()
+def reproduce(
+    notebooks: Annotated[
+        list[str] | None, typer.Argument(metavar="[NOTEBOOK]…", help="E.g. 03_components. Default: all.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="The scale: quick, laptop or paper.")] = "quick",
+    cores: Annotated[int | None, typer.Option(min=1, help="CPU cores to use. Default: all.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run again what is up to date.")] = False,
+) -> None:
+    """Run notebooks as a batch and fill results/PROFILE. Interrupted, the same command continues."""
+    from paperlib.cli import reproduce
+
+    raise typer.Exit(reproduce.reproduce(notebooks or [], profile, cores=cores, force=force))
+
+
+@app.command()
+def cost(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A detector, e.g. yolov4-tiny.")],
+    num_classes: Annotated[int, typer.Option(min=1, help="Number of classes of the head.")] = 10,
+    image_size: Annotated[int, typer.Option(min=32, help="Side of the square input in pixels.")] = 800,
+    width: Annotated[float, typer.Option(help="Factor on the number of channels.")] = 1.0,
+) -> None:
+    """Print the parameters, the size and the multiply-accumulates of a detector."""
+    import paperlib as pl
+
+    measured = pl.cost(pl.build_detector(name, num_classes, width=width), image_size=image_size)
+    typer.echo(f"{name}, {num_classes} classes, width {width:g}, {image_size} x {image_size}")
+    typer.echo(f"parameters  {measured.parameters:,}")
+    typer.echo(f"size        {measured.size_mb:.1f} MB")
+    typer.echo(f"compute     {measured.gmacs:.2f} GMACs")
+
+
+@app.command()
+def export(
+    detector: Annotated[Path, typer.Argument(metavar="DETECTOR.safetensors", help="What pl.save_detector wrote.")],
+    onnx: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
+    image_size: Annotated[int, typer.Option(min=32, help="Side of the square input in pixels.")] = 800,
+    classes: Annotated[str, typer.Option(help="Names of the classes, with commas between, for the metadata.")] = "",
+) -> None:
+    """Write a detector as an ONNX file, after comparing it with PyTorch in ONNX Runtime."""
+    import paperlib as pl
+
+    names = classes.split(",") if classes else None
+    difference = pl.export_onnx(pl.load_detector(detector), onnx, image_size, classes=names)
+    typer.echo(f"{onnx}: {image_size} x {image_size}, differs from PyTorch by {difference:.1e} at most")
+
+
+@app.command()
+def claims(
+    profile: Annotated[str, typer.Option(help="The scale: quick, laptop or paper.")] = "quick",
+) -> None:
+    """Print the verdict on every claim of the paper at a scale, and write results/PROFILE/claims.md."""
+    from paperlib import paths
+    from paperlib.claims import scoreboard
+
+    judgements = scoreboard.write_page(profile)
+    typer.echo(scoreboard.listing(judgements))
+    typer.echo(scoreboard.counted(judgements, profile))
+    typer.echo(f"See {paths.results_root() / profile / scoreboard.PAGE}")
+
+
+@app.command()
+def compress(
+    data: Annotated[Path, typer.Option(metavar="TRAIN.json", help="Training data in COCO format.")],
+    val: Annotated[Path, typer.Option(metavar="VAL.json", help="Validation data, of the same classes.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to fill; the same command continues in it.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images. Default: where TRAIN.json is.")] = None,
+    val_images: Annotated[Path | None, typer.Option(help="That of the validation images, if another.")] = None,
+    detector: Annotated[str, typer.Option(metavar="NAME", help="As in `paperlib cost NAME`.")] = "yolov4-tiny",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="A detector of pl.save_detector, or Darknet's COCO weights. Default: from scratch."),
+    ] = None,
+    max_drop: Annotated[float, typer.Option(help="mAP that pruning may cost, of 1.")] = 0.05,
+    target_mb: Annotated[float | None, typer.Option(help="Stop at this size.")] = None,
+    step: Annotated[float, typer.Option(help="Share of the channels that goes in each iteration.")] = 0.1,
+    round_to: Annotated[int, typer.Option(help="Channel counts are multiples of this.")] = 8,
+    image_size: Annotated[int, typer.Option(help="Side of the square that images are fitted into.")] = 416,
+    epochs: Annotated[int, typer.Option(help="Epochs of the sparse training.")] = 60,
+    fine_tune_epochs: Annotated[
+        int | None, typer.Option(help="Epochs after each pruning and of each distillation. Default: a quarter.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Of the sparse training; fine-tuning has half.")] = 1e-3,
+    sparsity: Annotated[float, typer.Option(help="Weight of the L1 term on scale factors (Eq. 4).")] = 0.01,
+    width: Annotated[float, typer.Option(help="Factor on the detector's channels.")] = 1.0,
+    depth: Annotated[float, typer.Option(help="Factor on its repeated blocks, where it has some.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat all with so many seeds, for the spread.")] = 1,
+    controls: Annotated[bool, typer.Option("--controls", help="Train the student's rivals, too.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to train with. Default: all.")] = None,
+    timing_seconds: Annotated[float, typer.Option(min=0.01, help="How long each latency is measured.")] = 2.0,
+) -> None:
+    """Compress a detector on your own data: prune, fine-tune and distil (Algorithm 1), then report."""
+    import torch
+
+    from paperlib.compress.command import Order, deliver
+    from paperlib.experiments.settings import checked
+    from paperlib.training.recipe import Recipe
+    from paperlib.workbench.options import Compression
+
+    if threads:
+        torch.set_num_threads(threads)
+    training = {"schedule": "cosine", "warmup_epochs": 1.0, "ema": 0.99, "mosaic": 0.5, "validate_every": 5}
+    recipe = checked(
+        Recipe, epochs=epochs, batch_size=batch_size, image_size=image_size, learning_rate=learning_rate, seed=seed,
+        **training,
+    )  # fmt: skip
+    chosen = {"max_drop": max_drop, "target_mb": target_mb, "step": step, "round_to": round_to, "sparsity": sparsity}
+    settings = checked(Compression, **chosen)
+    if fine_tune_epochs is not None:
+        fine_tuning = {**settings.fine_tuning_after(recipe).model_dump(), "epochs": fine_tune_epochs}
+        settings = settings.model_copy(update={"fine_tuning": checked(Recipe, **fine_tuning)})
+    folders = {"images": images, "val_images": val_images}
+    order = Order(
+        data, val, **folders, detector=detector, width=width, depth=depth, weights=weights, recipe=recipe,
+        settings=settings, out=out, seeds=seeds, controls=controls, timing_seconds=timing_seconds,
+    )  # fmt: skip
+    raise typer.Exit(deliver(order))

@@ -1,0 +1,1 @@
+"""toy-aerial: aerial scenes drawn from a seed."""

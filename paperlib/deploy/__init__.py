@@ -1,0 +1,1 @@
+"""Trained detectors outside of PyTorch: ONNX files and latency."""

@@ -1,0 +1,210 @@
+"""How long one image takes (Section 4.7): in PyTorch, ONNX Runtime and OpenVINO, non-maximum suppression apart."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import openvino
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+
+from paperlib.deploy.onnx import INPUT, ImageSize, OneStage, TwoStage, deployable, export_onnx, onnx_session
+from paperlib.progress import report as progress
+
+RUNTIMES = ("torch", "onnxruntime", "openvino")
+UNTRAINED_TOLERANCE = 0.05
+"""Deep networks of random weights round more than trained ones (see `export_onnx`), which costs no time."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The time that one image takes.
+
+    Attributes:
+        median_ms: milliseconds from pixels to boxes and scores; a two-stage detector's final ones.
+        iqr_ms: the range of the middle half of the runs.
+        nms_ms: milliseconds for choosing the detections among those boxes, in PyTorch; None for a two-stage detector,
+            whose median includes it.
+        runs: how many runs the median is of.
+        runtime: `torch` (eager), `onnxruntime` or `openvino`.
+        threads: how many threads the runtime computed with.
+        image_size: `(H, W)` in pixels.
+    """
+
+    median_ms: float
+    iqr_ms: float
+    nms_ms: float | None
+    runs: int
+    runtime: str
+    threads: int
+    image_size: tuple[int, int]
+
+
+def latency(
+    detector: nn.Module,
+    image_size: ImageSize = 800,
+    *,
+    runtime: str = "torch",
+    threads: int = 1,
+    image: Tensor | None = None,
+    seconds: float = 2.0,
+    exported: Path | None = None,
+) -> Latency:
+    """Time a detector on one image, in float32 on the CPU.
+
+    Args:
+        detector: pruned or whole; untouched.
+        image_size: of the image.
+        runtime: one of `RUNTIMES`.
+        threads: how many threads the runtime may compute with.
+        image: `[3, H, W]` in [0, 1]; random by default. What it shows matters to suppression and second stages.
+        seconds: how long to measure, at least.
+        exported: the detector's `export_for_timing`, for runtimes that read files; made where none is given.
+
+    Raises:
+        ValueError: an unknown runtime, no thread, an image of another size, or a detector that cannot be exported.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"unknown runtime {runtime!r}; known: {', '.join(RUNTIMES)}")
+    if threads < 1:
+        raise ValueError(f"threads {threads} is not at least 1")
+    network = deployable(detector, image_size)
+    if image is None:
+        image = torch.rand(3, *network.image_size, generator=torch.Generator().manual_seed(0))
+    images = image[None]
+    if images.shape != (1, 3, *network.image_size):
+        raise ValueError(f"the image is {list(images.shape[1:])}, not {[3, *network.image_size]}")
+    with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
+        if runtime == "torch":
+            timer = torch_timer(network, images, threads)
+        else:
+            exported = exported or export_for_timing(detector, Path(folder), image_size)
+            timer = file_timer(exported, images, runtime, threads)
+        times = timer.blocked_autorange(min_run_time=seconds)
+    nms_ms = None
+    if isinstance(network, OneStage):
+        nms_ms = 1e3 * selection_timer(network, images, threads).blocked_autorange(min_run_time=seconds / 4).median
+    runs = len(times.times) * times.number_per_run
+    return Latency(1e3 * times.median, 1e3 * times.iqr, nms_ms, runs, runtime, threads, network.image_size)
+
+
+def compare(
+    detectors: Mapping[str, nn.Module],
+    image_size: ImageSize,
+    *,
+    runtimes: Sequence[str] = RUNTIMES,
+    threads: int = 1,
+    rounds: int = 7,
+    seconds: float = 0.3,
+) -> pd.DataFrame:
+    """Time detectors beside each other: they take turns, so that what slows the machine down slows all of them.
+
+    Args:
+        detectors: by name; untouched.
+        image_size: of the one image, random pixels.
+        runtimes: of `RUNTIMES`.
+        threads: how many threads each runtime may compute with.
+        rounds: how many turns each has.
+        seconds: least length of a turn.
+
+    Returns:
+        `model`, `runtime`, `ms` (median over the rounds of each turn's median), `iqr_ms` (range of the middle half of
+        the rounds); without non-maximum suppression where the detector allows.
+    """
+    watches = {}
+    with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
+        for number, (name, detector) in enumerate(detectors.items()):
+            network = deployable(detector, image_size)
+            images = torch.rand(1, 3, *network.image_size, generator=torch.Generator().manual_seed(0))
+            file = None
+            if {*runtimes} - {"torch"}:
+                file = export_for_timing(detector, Path(folder), image_size, str(number))
+            for runtime in runtimes:
+                if runtime == "torch":
+                    watches[name, runtime] = torch_timer(network, images, threads)
+                else:
+                    watches[name, runtime] = file_timer(file, images, runtime, threads)
+    turns = [
+        {key: 1e3 * watch.blocked_autorange(min_run_time=seconds).median for key, watch in watches.items()}
+        for _ in progress.bar(range(rounds), "timing")
+    ]
+    times = pd.DataFrame(turns)
+    spread = times.quantile(0.75) - times.quantile(0.25)
+    rows = [(*key, times[key].median(), spread[key]) for key in watches]
+    return pd.DataFrame(rows, columns=["model", "runtime", "ms", "iqr_ms"])
+
+
+def realised(times: pd.DataFrame, gmacs: Mapping[str, float], baseline: str) -> pd.DataFrame:
+    """How much of the saved multiply-accumulates becomes saved time.
+
+    Args:
+        times: of `compare`.
+        gmacs: by model.
+        baseline: the model that the others are compared with.
+
+    Returns:
+        `times`, and for each row `gmacs`, `speedup` (how many times faster), `macs_saved` and `time_saved` (shares of
+        the baseline's), and `realised` (the latter over the former; NaN for the baseline itself).
+    """
+    table = times.assign(gmacs=times["model"].map(gmacs))
+    whole = table[table["model"] == baseline].set_index("runtime")["ms"]
+    table["speedup"] = table["runtime"].map(whole) / table["ms"]
+    table["macs_saved"] = 1 - table["gmacs"] / gmacs[baseline]
+    table["time_saved"] = 1 - 1 / table["speedup"]
+    saved = table["macs_saved"].where(table["macs_saved"] > 0)
+    return table.assign(realised=table["time_saved"] / saved)
+
+
+def export_for_timing(detector: nn.Module, folder: Path, image_size: ImageSize, name: str = "detector") -> Path:
+    """An ONNX file for one image, `<name>.onnx` in `folder`."""
+    path = folder / f"{name}.onnx"
+    export_onnx(detector, path, image_size, batch_size=1, tolerance=UNTRAINED_TOLERANCE)
+    return path
+
+
+def torch_timer(network: OneStage | TwoStage, images: Tensor, threads: int) -> Timer:
+    """A stopwatch for `network` in PyTorch, eager, weights and `[1, 3, H, W]` images in channels-last order."""
+    network, images = (thing.to(memory_format=torch.channels_last) for thing in (network, images))
+    return _timer(lambda: network(images), threads)
+
+
+def file_timer(path: Path, images: Tensor, runtime: str, threads: int) -> Timer:
+    """A stopwatch for an ONNX file in `onnxruntime` or `openvino`, on `[1, 3, H, W]` images."""
+    pixels = images.numpy()
+    if runtime == "onnxruntime":
+        session = onnx_session(path, threads)
+        return _timer(lambda: session.run(None, {INPUT: pixels}), threads)
+    request = openvino_model(path, threads).create_infer_request()
+    return _timer(lambda: request.infer([pixels], share_inputs=True, share_outputs=True), threads)
+
+
+def openvino_model(path: Path, threads: int) -> openvino.CompiledModel:
+    """An ONNX file compiled by OpenVINO for the CPU, one image at a time on `threads` threads."""
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, on processors that have it
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return openvino.Core().compile_model(path, "CPU", options)
+
+
+def selection_timer(network: OneStage, images: Tensor, threads: int) -> Timer:
+    """A stopwatch for what `detector(images)` does after `decode`: thresholds and non-maximum suppression."""
+    with torch.inference_mode():
+        outputs = network.detector.head_outputs(images)
+        decoded = network.detector.decode(outputs, network.image_size)
+    # A detector that has its answers ready: what remains of its forward pass is the selection.
+    ready = copy.copy(network.detector)
+    ready.head_outputs = lambda batch: outputs
+    ready.decode = lambda outputs, image_size: decoded
+    return _timer(lambda: ready(images), threads)
+
+
+def _timer(run: Callable[[], object], threads: int) -> Timer:
+    return Timer("run()", globals={"run": torch.inference_mode()(run)}, num_threads=threads)

@@ -1,0 +1,1 @@
+"""The papers' experiments, and what a notebook needs to run them."""

@@ -1,0 +1,202 @@
+"""The parameters of each notebook: their defaults are the `quick` scale, their files the profiles of all scales."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from paperlib import files
+from paperlib.experiments.settings import (
+    Cases,
+    Chain,
+    Common,
+    Ratio,
+    Ratios,
+    Runtime,
+    Seeds,
+    Settings,
+    Share,
+    Strengths,
+    checked,
+)  # fmt: skip
+from paperlib.paths import repository_root
+
+QUICK: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("yolov3", "yolov3-spp"), {"width": 0.125, "depth": 0.1, "epochs": 8}),
+    "yolov4": {"width": 0.125, "depth": 0.1, "epochs": 6, "fine_tune_epochs": 1},
+    "centernet-resnet50": {
+        "width": 0.25, "depth": 0.1, "epochs": 10, "batch_size": 4,
+        "learning_rate": 5e-3, "fine_tune_learning_rate": 5e-3,
+    },
+    "faster-rcnn-resnet101": {"width": 0.125, "depth": 0.1, "epochs": 5, "batch_size": 4},
+}  # fmt: skip
+"""How the detectors other than YOLOv4-tiny differ at the quick scale."""
+
+
+class StartHere(Settings):
+    """`00_start_here`."""
+
+    ratio: Ratio = 0.5
+
+
+class ScaleFactor(Settings):
+    """`01_scale_factor` (Section 4.4.2, Fig. 5). Nothing is cut: of Eq. 4's settings the lists below count."""
+
+    workers: PositiveInt = 2
+    sparsities: Annotated[Strengths, Field(min_length=2)] = [0.0, 0.0005, 0.001, 0.005]
+    """lambda of Eq. 4, one training each, by `sparsity_method`; 0 is ordinary training."""
+    proximal: Strengths = [0.005, 0.5]
+    """lambda of the trainings by the proximal step, for comparison."""
+
+
+class PruningRatio(Settings):
+    """`02_pruning_ratio` (Section 4.4.3)."""
+
+    workers: PositiveInt = 2
+    ratios: Annotated[Ratios, Field(min_length=1)] = [0.3, 0.5, 0.6, 0.75, 0.85, 0.9]
+    cases: Cases = {"": {}, "yolov3": {"detector": "yolov3", "ratios": [0.7], "sparsity": 2e-3, **QUICK["yolov3"]}}
+
+
+class Distilling(Settings):
+    """What the notebooks that distil share."""
+
+    workers: PositiveInt = 2
+    soft_weight: Share = 0.5
+    """lambda_c of Eq. 10."""
+    bound_weight: Annotated[float, Field(ge=0.0)] = 0.5
+    """alpha of Eq. 11."""
+    temperature: PositiveFloat = 1.0
+    """tau of Eqs. 6-8."""
+
+
+class Components(Distilling):
+    """`03_components` (Section 4.4.1, Table 1)."""
+
+    seeds: Seeds = [0, 1, 2]
+    ratios: Chain = [0.3, 0.5]
+    """Share of the original channels that is gone after each pruning iteration: the assistants, then the student."""
+
+
+class AssistantCount(Distilling):
+    """`04_assistant_count` (Section 4.4.4, Fig. 8)."""
+
+    seeds: Seeds = [0, 1]
+    ratios: Chain = [0.3, 0.5, 0.6, 0.65]
+    """Those of `03_components`, so that what it trains is found in the store, and further ones."""
+
+
+class Datasets(Distilling):
+    """`05_datasets` (Section 4.5, Tables 2-4)."""
+
+    sparsity: PositiveFloat = 2e-3
+    ratios: Ratios = [0.5]
+    """Share of the original channels that is gone from each compressed model; none: the uncompressed alone."""
+    cases: Cases = {
+        "yolov4": {"detector": "yolov4", "ratios": [0.5, 0.8], **QUICK["yolov4"]},
+        "yolov3": {"detector": "yolov3", "ratios": [0.4, 0.7], **QUICK["yolov3"]},
+        "yolov4-tiny": {"sparsity": 5e-3},
+        "yolov3-spp": {"detector": "yolov3-spp", "ratios": [], **QUICK["yolov3-spp"]},
+    }
+
+
+class PruningMethods(Settings):
+    """`06_pruning_methods` (Section 4.6, Table 5)."""
+
+    seeds: Seeds = [0, 1]
+    workers: PositiveInt = 2
+    size_share: Ratio = 0.3
+    """Size that every criterion cuts to, as a share of the unpruned one."""
+
+
+class Detectors(Distilling):
+    """`07_detectors` (Section 4.7, Table 6)."""
+
+    sparsity: PositiveFloat = 1e-3
+    ratio: Ratio = 0.5
+    """Share of the original channels that is gone from the compressed model."""
+    cases: Cases = {
+        "faster-rcnn-resnet101": {"detector": "faster-rcnn-resnet101", "ratio": 0.9, **QUICK["faster-rcnn-resnet101"]},
+        "centernet-resnet50": {"detector": "centernet-resnet50", "ratio": 0.5, **QUICK["centernet-resnet50"]},
+    }
+
+
+class CpuTiming(Settings):
+    """`08_cpu_timing` (Section 4.8, Table 7)."""
+
+    width: PositiveFloat = 0.5
+    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 256
+    round_to: PositiveInt = 8
+    trained: bool = False
+    """Train the detectors first; else their scale factors are drawn at random, since time depends on shapes alone."""
+    ratio: Ratio = 0.5
+    """Share of the channels that is gone from the compressed model."""
+    layers: Annotated[int, Field(ge=0)] = 0
+    """Number of residual blocks that are gone from a model that keeps all its channels; 0: there is no such model."""
+    runtimes: Annotated[list[Runtime], Field(min_length=1)] = ["torch", "onnxruntime", "openvino"]
+    timed_threads: PositiveInt = 1
+    """Threads of a runtime while it is timed."""
+    rounds: PositiveInt = 3
+    """How often the models take turns; a time is the median."""
+    seconds: PositiveFloat = 0.3
+    """Least length of a turn."""
+    cases: Cases = {
+        "yolov3": {"detector": "yolov3", "ratio": 0.7, "layers": 10},
+        "yolov4": {"detector": "yolov4", "ratio": 0.8, "layers": 10},
+        "yolov4-tiny": {"ratio": 0.5},
+    }
+
+    @property
+    def judged(self) -> bool:
+        """Only trained detectors find anything."""
+        return self.trained
+
+
+class Scoreboard(Common):
+    """`99_claims`: the scale is all there is to choose."""
+
+
+NOTEBOOKS: dict[str, type[Common]] = {
+    "00_start_here": StartHere,
+    "01_scale_factor": ScaleFactor,
+    "02_pruning_ratio": PruningRatio,
+    "03_components": Components,
+    "04_assistant_count": AssistantCount,
+    "05_datasets": Datasets,
+    "06_pruning_methods": PruningMethods,
+    "07_detectors": Detectors,
+    "08_cpu_timing": CpuTiming,
+    "99_claims": Scoreboard,
+}
+
+
+def validate(notebook: str, values: dict[str, Any], place: str = "parameters") -> Common:
+    """Settings of a notebook from plain values.
+
+    Raises:
+        ValueError: an unknown notebook or key, or a value of the wrong type or range; one line naming each fault.
+    """
+    if notebook not in NOTEBOOKS:
+        raise ValueError(f"unknown notebook {notebook!r}; known: {', '.join(NOTEBOOKS)}")
+    return checked(NOTEBOOKS[notebook], place, **values)
+
+
+def profile_path(notebook: str, profile: str) -> Path:
+    """Where the profile of a notebook is kept."""
+    return repository_root() / "notebooks" / "profiles" / profile / f"{notebook}.yaml"
+
+
+def load_profile(notebook: str, path: Path) -> Common:
+    """Settings of a notebook from a profile file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: names the file, the key and the fault.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such profile")
+    values = files.read_yaml(path)
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"{path}: expected lines of the form `key: value`")
+    return validate(notebook, values, str(path))

@@ -1,0 +1,1 @@
+"""Progress of long work, and the child processes that do it."""

@@ -1,0 +1,1 @@
+"""Finished steps, what makes one stale, and where results come from."""

@@ -1,0 +1,192 @@
+"""Finished steps (train, prune, distil, …), addressed by what made them.
+
+A step's folder is named by a digest of its kind, settings, parents, data, code and libraries. If the folder is there
+the step is done, and nothing in it is ever edited. A change in anything that can change a number gives another name.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from paperlib import files
+from paperlib.store import provenance
+from paperlib.store.code_digest import code_digest
+
+__all__ = ["LIBRARIES", "Step", "Store", "canonical_json", "code_digest"]
+
+LIBRARIES = ("accelerate", "numpy", "pycocotools", "torch", "torchvision")
+"""Packages whose code the numbers pass through: another version is another step."""
+
+_log = logging.getLogger(__name__)
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of `value`: sorted keys, no spaces, floats by their shortest exact `repr`.
+
+    Tuples count as lists. `1`, `1.0` and `true` stay distinct on purpose: a needless second training costs time, a
+    wrongly shared one costs the truth. Raises ValueError naming the place of NaN, an infinity or a non-JSON value.
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _libraries() -> dict[str, str]:
+    return {name: provenance.package_version(name) for name in LIBRARIES}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What identifies a step. Raises ValueError if a part could not identify it again (NaN, an object, …)."""
+
+    kind: str
+    """What is done: "train", "prune", "distil", …; lower-case letters, digits and hyphens."""
+    settings: dict[str, Any]
+    """All that was chosen, as JSON values; copied, so that later changes by the caller do not reach the step."""
+    parents: tuple[str, ...]
+    """Digests of the steps this one starts from; their order counts (a teacher is not a student)."""
+    data: str
+    """Digest of the data, "" if none is used."""
+    code: str
+    """`code_digest` of the modules that can change the step's numbers."""
+    libraries: dict[str, str] = field(default_factory=_libraries)
+    """Installed versions of `LIBRARIES`."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", self.kind):
+            raise ValueError(f"step kind {self.kind!r}: use lower-case letters, digits and hyphens")
+        object.__setattr__(self, "parents", tuple(self.parents))
+        for parent in self.parents:
+            if not re.fullmatch(r"[0-9a-f]{64}", parent):
+                raise ValueError(f"{self.kind} step: parent {parent!r} is not the digest of a step")
+        object.__setattr__(self, "settings", _plain(self.settings, f"{self.kind} step, settings"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (64 hex digits) of the step's canonical JSON."""
+        return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Name of the step's folder: "<kind>-<first 16 digits of the digest>"."""
+        return f"{self.kind}-{self.digest[:16]}"
+
+
+class Store:
+    """A folder of finished steps, shared by any number of processes."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        if root is None:
+            from paperlib.paths import store_root
+
+            root = store_root()
+        self.root = Path(root).absolute()
+
+    def get(self, step: Step, make: Callable[[Path], None]) -> Path:
+        """Return the folder of the finished step; `make(folder)` fills it if it is not there yet.
+
+        `make` works in "<name>.partial", which is renamed once it returns. Killed or failed, the partial folder stays
+        and the next call hands it to `make` as it was, so that a resumable training continues. One process makes a
+        step at a time; the others wait. `step.json` in the folder belongs to the store: the step, its digest, when,
+        how long and on what machine it was made.
+
+        Raises ValueError, naming the folder, if it holds no readable `step.json` or that of another step; and
+        whatever `make` raises.
+        """
+        final = self.root / step.name
+        if not final.exists():
+            with _alone(final):
+                if not final.exists():
+                    _make(step, final, make)
+        _check(final, step.digest)
+        return final
+
+
+class UnfinishedError(LookupError):
+    """A step that is not there yet was asked of a store that makes none."""
+
+
+class FinishedSteps(Store):
+    """A store that only looks: what is not finished is not made."""
+
+    def get(self, step: Step, make: Callable[[Path], None]) -> Path:
+        """Return the folder of the finished step.
+
+        Raises UnfinishedError if it is not there, and what `Store.get` raises for a damaged one.
+        """
+        if not (self.root / step.name).exists():
+            raise UnfinishedError(step.name)
+        return super().get(step, make)
+
+
+@contextmanager
+def _alone(final: Path) -> Iterator[None]:
+    """Hold the step's lock, which the operating system frees even if this process is killed."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(final.with_name(f"{final.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _log.warning("waiting for another process that is making %s", final.name)
+        lock.acquire(poll_interval=0.2)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(step: Step, final: Path, make: Callable[[Path], None]) -> None:
+    partial = final.with_name(f"{final.name}.partial")
+    identity = {"digest": step.digest, "step": asdict(step)}
+    resumed = (partial / "step.json").exists()
+    if resumed:
+        _check(partial, step.digest)
+    else:
+        files.write_json_atomically(partial / "step.json", identity)
+    start = time.perf_counter()
+    try:
+        make(partial)
+    except Exception as error:
+        error.add_note(f"What was done so far is kept in {partial}; delete that folder to start afresh.")
+        raise
+    birth = {
+        "finished": provenance.utc_now(),
+        "wall_seconds": round(time.perf_counter() - start, 3),
+        "resumed": resumed,
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+    }
+    files.write_json_atomically(partial / "step.json", identity | birth)
+    files.sync_tree(partial)
+    os.rename(partial, final)
+    files.sync(final.parent)
+
+
+def _check(folder: Path, digest: str) -> None:
+    mend = "delete this folder and run again to make the step anew"
+    try:
+        record = files.read_json(folder / "step.json")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: no readable step.json ({error}); {mend}") from None
+    found = record.get("digest") if isinstance(record, dict) else None
+    if found != digest:
+        raise ValueError(f"{folder}: step.json is of another step (digest {found}, not {digest}); {mend}")
+
+
+def _plain(value: Any, place: str = "value") -> Any:
+    return files.map_leaves(value, _finite, place)
+
+
+def _finite(leaf: Any, place: str) -> Any:
+    if isinstance(leaf, float) and not math.isfinite(leaf):
+        raise ValueError(f"{place}: {leaf} identifies nothing (NaN is not even equal to itself)")
+    return leaf

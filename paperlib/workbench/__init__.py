@@ -1,0 +1,1 @@
+"""The steps train, prune, distil and evaluate, and Algorithm 1 written in them."""
