@@ -73,4 +73,4 @@ def test_channels_stand_in_the_order_of_the_layers():
     pruned = pruned_tiny()
     channels = models.channels_of(pruned).set_index("layer")
     assert (channels["cut"] <= channels["whole"]).all() and channels["cut"].sum() < channels["whole"].sum()
-    assert channels["cut"]["neck.conv"] == models["cut"].get_submodule("neck.conv").out_channels
+    assert channels["cut"]["neck.conv"] == pruned["cut"].get_submodule("neck.conv").out_channels
