@@ -147,7 +147,7 @@ def compress(
     """Compress a detector on your own data: prune, fine-tune and distil (Algorithm 1), then report."""
     import torch
 
-    from paperlib.compress.command import Order, deliver
+    from paperlib.compression.command import Order, deliver
     from paperlib.experiments.settings import checked
     from paperlib.training.recipe import Recipe
     from paperlib.workbench.options import Compression

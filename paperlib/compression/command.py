@@ -13,7 +13,7 @@ import pandas as pd
 from torch import nn
 
 from paperlib import files
-from paperlib.compress.report import Report
+from paperlib.compression.report import Report
 from paperlib.costs import cost
 from paperlib.data import load_dataset
 from paperlib.data.records import Dataset
