@@ -65,6 +65,13 @@ def test_each_slice_holds_what_its_rule_says(data):
     assert cut_by_border(boxes[:0], SIZE).shape == small(boxes[:0], SIZE).shape == (0,)
 
 
+def test_spaced_images_lie_at_equal_distances_among_those_with_enough_objects(data):
+    assert data.spaced_indices(3) == [0, 2, 4] and data.spaced_indices(4) == [0, 1, 2, 3]
+    assert data.spaced_indices(99) == list(range(6))
+    assert data.spaced_indices(9, min_objects=2) == [1, 5] and data.spaced_indices(9, max_objects=1) == [0, 2, 3, 4]
+    assert data.spaced_indices(1, min_objects=2) == [1] and data.spaced_indices(1, min_objects=9) == []
+
+
 def test_clutter_is_measured_beside_the_objects_only():
     busy, calm = record("a", [[0, 0, *SIZE]], noise=50), record("b", [INNER])
     assert measure(busy)[3] == 0 and measure(calm)[3] == 0

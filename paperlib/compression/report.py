@@ -184,8 +184,7 @@ class Report:
 
 def examples(data: Dataset, count: int = EXAMPLES) -> Dataset:
     """Images to look at: spread evenly over those with objects, not picked by hand."""
-    shown = [place for place, record in enumerate(data.records) if len(record.labels)]
-    return data.subset(shown[:: max(1, len(shown) // count)][:count], data.name)
+    return data.subset(data.spaced_indices(count, min_objects=1), data.name)
 
 
 def _compared(after: float, before: float) -> str:

@@ -132,6 +132,15 @@ class Dataset(torch.utils.data.Dataset):
         found = Counter(int(label) for record in self.records for label in record.labels)
         return {name: found[label] for label, name in enumerate(self.classes, 1)}
 
+    def spaced_indices(self, count: int, *, min_objects: int = 0, max_objects: int | None = None) -> list[int]:
+        """Return the indices of up to `count` images at equal distances, among those with so many objects."""
+        fitting = [
+            index
+            for index, record in enumerate(self.records)
+            if min_objects <= len(record.labels) and (max_objects is None or len(record.labels) <= max_objects)
+        ]
+        return fitting[:: max(1, len(fitting) // count)][:count]
+
     def subset(self, indices: Sequence[int], name: str) -> Dataset:
         """The data set of some of the records."""
         return Dataset(name, self.classes, [self.records[i] for i in indices])

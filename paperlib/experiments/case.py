@@ -126,9 +126,7 @@ class Case:
 
     def examples(self, count: int) -> list[int]:
         """Test images to look at: spread evenly over those with three to twelve objects, not picked by hand."""
-        records = self.splits.test.records
-        fitting = [index for index, record in enumerate(records) if 3 <= len(record.labels) <= 12]
-        return fitting[:: max(1, len(fitting) // count)][:count]
+        return self.splits.test.spaced_indices(count, min_objects=3, max_objects=12)
 
     def _recipe(self, epochs: int, learning_rate: float, warmup_epochs: float, seed: int) -> Recipe:
         shared = Recipe.model_fields.keys() & type(self.settings).model_fields.keys()

@@ -48,7 +48,7 @@ def renew_statistics_(detector: nn.Module, dataset: Dataset, image_size: int, im
     """
     boxed = dataset.letterboxed(image_size)
     parameter = next(detector.parameters())
-    chosen = torch.arange(len(dataset))[:: max(1, len(dataset) // images)][:images]
+    chosen = torch.tensor(dataset.spaced_indices(images))
 
     def batches() -> Iterator[list[tuple[Tensor, Targets]]]:
         for part in chosen.split(16):

@@ -290,7 +290,7 @@ class Workbench:
     def _calibration(self, images: int) -> Iterator[tuple[Tensor, Targets]]:
         """Training images as they are, spread evenly over the data set, in batches."""
         boxed = self.train_set.letterboxed(self.recipe.image_size)
-        chosen = torch.arange(len(self.train_set))[:: max(1, len(self.train_set) // images)][:images]
+        chosen = torch.tensor(self.train_set.spaced_indices(images))
         for part in chosen.split(self.recipe.batch_size):
             targets = [{"boxes": boxed.boxes[i], "labels": boxed.labels[i]} for i in part]
             yield boxed.images[part].to(_device()).float() / 255, targets
