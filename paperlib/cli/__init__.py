@@ -1,1 +1,5 @@
 """The command `paperlib`."""
+
+from paperlib.cli.main import app
+
+__all__ = ["app"]
