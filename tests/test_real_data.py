@@ -5,7 +5,7 @@ import tiny
 
 from paperlib.data import LAYOUTS, load_dataset
 from paperlib.detectors import build_detector, transfer_coco_weights, usual_anchors
-from paperlib.evaluation import evaluate
+from paperlib.evaluation.evaluate import evaluate
 from paperlib.experiments import assistants as experiments
 from paperlib.experiments.parameters import validate
 from paperlib.experiments.study import Study

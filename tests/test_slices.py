@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from paperlib.data.corruptions import CHANGES, COVERED, GREY, VISIBLE, changed
 from paperlib.data.records import Dataset, Record
 from paperlib.data.slices import cut_by_border, measure, slices_of, small
-from paperlib.evaluation import evaluate
+from paperlib.evaluation.evaluate import evaluate
 from paperlib.evaluation.metrics import judge, judge_slice
 from paperlib.figures import tables
 

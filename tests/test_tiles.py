@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from paperlib.data import load_dataset
 from paperlib.data.records import Dataset, Record
 from paperlib.data.tiles import Tiles, Tiling, cut, merge
-from paperlib.evaluation import evaluate
+from paperlib.evaluation.evaluate import evaluate
 
 SMALL = Tiling(side=80, overlap=20, visible=0.5, empty=0.25)
 

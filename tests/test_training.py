@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from paperlib.detectors.files import load_detector
 from paperlib.distillation.assistants import Distillation
-from paperlib.evaluation import evaluate
+from paperlib.evaluation.evaluate import evaluate
 from paperlib.pruning import Sparsity, gammas
 from paperlib.training import loop
 from paperlib.training.loop import BEST, HISTORY, LAST, fit

@@ -13,7 +13,7 @@ import torch
 from paperlib.costs import cost
 from paperlib.data import Dataset
 from paperlib.detectors.files import load_detector
-from paperlib.evaluation import evaluate
+from paperlib.evaluation.evaluate import evaluate
 from paperlib.pruning import Sparsity
 from paperlib.store.code_digest import code_digest
 from paperlib.store.store import Store

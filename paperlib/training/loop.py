@@ -29,7 +29,7 @@ from paperlib.data.augment import augment
 from paperlib.data.records import Dataset
 from paperlib.detectors.base import Targets
 from paperlib.detectors.files import load_detector, save_detector
-from paperlib.evaluation import evaluate
+from paperlib.evaluation.evaluate import evaluate
 from paperlib.progress import report as progress
 from paperlib.seeding import drawing_from, mix
 from paperlib.store.code_digest import code_digest
