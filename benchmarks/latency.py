@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import paperlib as pl
-from paperlib.deploy.latency import RUNTIMES, compare, realised
+from paperlib.deploy.latency import RUNTIMES, compare_latencies, compute_realised_savings
 from paperlib.detectors import DETECTORS
 from paperlib.store import provenance
 
@@ -44,9 +44,9 @@ def measure(name: str, options: argparse.Namespace) -> pd.DataFrame:
     for ratio in options.ratios:
         variants[f"{ratio:.0%}"] = pl.apply_plan(whole, pl.plan_pruning(whole, ratio, round_to=options.round_to))
     turns = {"threads": options.threads, "rounds": options.rounds, "seconds": options.seconds}
-    times = compare(variants, options.image_size, **turns)
+    times = compare_latencies(variants, options.image_size, **turns)
     gmacs = {ratio: pl.cost(variant, options.image_size).gmacs for ratio, variant in variants.items()}
-    table = realised(times, gmacs, WHOLE).sort_values("runtime", kind="stable")
+    table = compute_realised_savings(times, gmacs, WHOLE).sort_values("runtime", kind="stable")
     shown = ["detector", "model", "runtime", "gmacs", "ms", "iqr_ms", "macs_saved", "time_saved", "realised"]
     return table.assign(detector=name)[shown]
 

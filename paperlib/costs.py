@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from paperlib.structure import twin
+from paperlib.structure import shallow_copy
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _SHAPELESS = (nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.Mish, nn.SiLU, nn.Hardswish)
@@ -41,19 +41,19 @@ def cost(detector: nn.Module, image_size: int = 800) -> Cost:
     Raises:
         ValueError: the network cannot take an image of that size.
     """
-    places = kernel_places(detector, image_size)
+    places = kernel_positions(detector, image_size)
     macs = sum(detector.get_submodule(name).weight.numel() * count for name, count in places.items())
     norms = (m for m in detector.modules() if isinstance(m, nn.BatchNorm2d))
     statistics = sum(2 * norm.num_features for norm in norms)
-    return as_cost(sum(p.numel() for p in detector.parameters()), statistics, macs, image_size)
+    return make_cost(sum(p.numel() for p in detector.parameters()), statistics, macs, image_size)
 
 
-def as_cost(parameters: int, statistics: int, macs: int, image_size: int) -> Cost:
+def make_cost(parameters: int, statistics: int, macs: int, image_size: int) -> Cost:
     """Counts of learnable values, running statistics and multiply-accumulates in the paper's units."""
     return Cost(parameters, 4 * (parameters + statistics) / 1e6, macs / 1e9, image_size)
 
 
-def kernel_places(detector: nn.Module, image_size: int) -> dict[str, int]:
+def kernel_positions(detector: nn.Module, image_size: int) -> dict[str, int]:
     """How often each convolution and linear layer uses each of its weights in one pass, by name.
 
     Counted on the meta device: nothing is computed, so the largest detector takes milliseconds. Images have as many
@@ -99,7 +99,7 @@ def kernel_places(detector: nn.Module, image_size: int) -> dict[str, int]:
 
 
 def _ghost_layer(layer: nn.Module) -> nn.Module:
-    ghost = twin(layer)
+    ghost = shallow_copy(layer)
     for own in (ghost._parameters, ghost._buffers):
         own.update({name: _ghost(tensor) for name, tensor in own.items() if tensor is not None})
     return ghost

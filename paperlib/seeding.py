@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import torch
 
 
-def mix(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """One seed out of several numbers."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
 
 
 @contextlib.contextmanager
-def drawing_from(seed: int) -> Iterator[None]:
+def seeded_rng(seed: int) -> Iterator[None]:
     """Inside, torch's global generators start from `seed`; afterwards they are as they were."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):

@@ -1,7 +1,7 @@
 """The channel counts of a network as plain data, so that pruned shapes travel with their weights.
 
 Knows only torch.nn. `describe` reads the shapes of a module, `reshape_` gives them to another module of the
-same architecture, `with_channels` cuts one layer down to chosen channels. `Bypass` stands where a block was.
+same architecture, `select_channels` cuts one layer down to chosen channels. `Bypass` stands where a block was.
 """
 
 import copy
@@ -111,13 +111,13 @@ def reshape_(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> N
         module.set_submodule(name, bypass, strict=True)
 
 
-def with_channels(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> nn.Module:
+def select_channels(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> nn.Module:
     """A copy of `layer` with the channels at the given positions alone (ascending int64 vectors).
 
     For a depthwise convolution, a batch norm, a split and a bypass, `inputs` and `outputs` are the same positions.
     """
     shape, own = _shape_of(layer), _tensors(layer)
-    layer = twin(layer)
+    layer = shallow_copy(layer)
     match _kind(layer):
         case "conv" if layer.groups == 1:
             shape.update({"in": len(inputs), "out": len(outputs)})
@@ -136,7 +136,7 @@ def with_channels(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> nn.Modul
     return layer
 
 
-def twin(layer: nn.Module) -> nn.Module:
+def shallow_copy(layer: nn.Module) -> nn.Module:
     """A copy of one layer, much faster than a deep one: it shares the tensors that have a channel axis."""
     new = copy.copy(layer)
     # torch.nn keeps parameters, buffers, submodules and hooks in such containers.

@@ -16,8 +16,8 @@ from paperlib.detectors import build_detector, reinitialise_
 from paperlib.detectors.base import Assignment
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.detectors.heatmap import MIN_OVERLAP, draw_peaks, gaussian_radius
-from paperlib.distillation.assistants import Distillation, bounded_regression
-from paperlib.pruning import apply_plan, level_gamma_, plan_pruning
+from paperlib.distillation.assistants import Distillation, bounded_regression_loss
+from paperlib.pruning import apply_plan, plan_pruning, rescale_gamma_
 
 SIDES = (64, 96)
 GRID = (16, 24)
@@ -244,7 +244,7 @@ def test_reinitialising_a_pruned_detector_leaves_nothing_of_its_weights(pruned):
 def test_gamma_can_be_levelled_without_changing_the_outputs():
     detector = make().eval()
     levelled = copy.deepcopy(detector)
-    level_gamma_(levelled)
+    rescale_gamma_(levelled)
     images, _ = make_batch()
     with torch.no_grad():
         torch.testing.assert_close(levelled.head_outputs(images), detector.head_outputs(images))
@@ -284,7 +284,7 @@ def test_the_soft_loss_has_the_hard_ones_weights_and_the_bound_its_regression_sp
     p, q = ((answers.logits["heatmap"] / 2).sigmoid() for answers in (theirs, mine))
     soft = -4 * (mine.weights["heatmap"] * (p * q.log() + (1 - p) * (1 - q).log())).sum()
     torch.testing.assert_close(losses["heatmap"], 0.7 * own["heatmap"] + 0.3 * soft)
-    bound = bounded_regression(mine.regression, theirs.regression, mine.regression_target).sum()
+    bound = bounded_regression_loss(mine.regression, theirs.regression, mine.regression_target).sum()
     torch.testing.assert_close(losses["bound"], 0.7 * bound / 5)
     assert losses["bound"] > 0
 

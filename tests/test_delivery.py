@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from paperlib.cli.main import app
 from paperlib.costs import cost
-from paperlib.deploy.onnx import onnx_session
+from paperlib.deploy.onnx import open_onnx_session
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.training import loop
 
@@ -71,7 +71,7 @@ def test_the_student_comes_as_a_detector_and_as_onnx_with_the_numbers_that_are_t
     student, told = load_detector(out / "student.safetensors"), json.loads((out / "metrics.json").read_text())
     last = told["stages"][-1]
     assert last["role"] == "student" and last["cost"]["size_mb"] == cost(student, 64).size_mb
-    boxes, scores = onnx_session(out / "student.onnx", 1).run(None, {"images": torch.zeros(1, 3, 64, 64).numpy()})
+    boxes, scores = open_onnx_session(out / "student.onnx", 1).run(None, {"images": torch.zeros(1, 3, 64, 64).numpy()})
     assert boxes.shape[:2] == scores.shape[:2] and scores.shape[2] == student.num_classes
     table = pd.read_csv(out / "table.csv")
     assert list(table["mb"]) == [stage["cost"]["size_mb"] for stage in told["stages"]]

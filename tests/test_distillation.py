@@ -10,11 +10,11 @@ from paperlib.detectors import build_detector
 from paperlib.detectors.base import Assignment, HeadResponses
 from paperlib.distillation.assistants import (
     Distillation,
-    bounded_regression,
+    bounded_regression_loss,
     knowledge_distillation_loss,
     soft_binary_cross_entropy,
-    soft_divergence,
     soft_losses,
+    softened_kl_divergence,
 )
 
 BATCH, KINDS, TAU = 3, 4, 2.5
@@ -48,7 +48,7 @@ def test_eq8_is_the_divergence_of_the_student_from_the_teacher(logits):
     student, teacher = logits
     p, q = (teacher / TAU).softmax(1), (student / TAU).softmax(1)
     expected = TAU**2 * (p * (p / q).log()).sum(1)
-    torch.testing.assert_close(soft_divergence(student, teacher, TAU), expected)
+    torch.testing.assert_close(softened_kl_divergence(student, teacher, TAU), expected)
     swapped = TAU**2 * (q * (q / p).log()).sum(1)
     assert not torch.allclose(swapped, expected, rtol=1e-3)
 
@@ -67,7 +67,7 @@ def test_eq8_of_small_logits_is_half_their_squared_distance(logits):
     student, teacher = (1e-4 * (a - a.mean(1, keepdim=True)).detach() for a in logits)
     student.requires_grad_()
     for temperature in (1.0, 10.0):
-        loss = soft_divergence(student, teacher, temperature).sum()
+        loss = softened_kl_divergence(student, teacher, temperature).sum()
         (gradient,) = torch.autograd.grad(loss, student)
         torch.testing.assert_close(loss, (student - teacher).square().sum() / (2 * KINDS), rtol=1e-3, atol=0)
         torch.testing.assert_close(gradient, (student - teacher).detach() / KINDS, rtol=1e-3, atol=1e-9)
@@ -77,7 +77,7 @@ def test_eq8_of_small_logits_is_half_their_squared_distance(logits):
 def test_eq9_mixes_hard_and_soft(logits, weight):
     (student, teacher), labels = logits, torch.tensor([3, 0, 2])
     hard = -student.log_softmax(1)[torch.arange(BATCH), labels].mean()
-    expected = (1 - weight) * hard + weight * soft_divergence(student, teacher, TAU).sum() / BATCH
+    expected = (1 - weight) * hard + weight * softened_kl_divergence(student, teacher, TAU).sum() / BATCH
     torch.testing.assert_close(knowledge_distillation_loss(student, teacher, labels, weight, TAU), expected)
 
 
@@ -90,7 +90,7 @@ def test_the_sigmoid_form_has_its_closed_value_and_gradient(logits):
     torch.testing.assert_close(gradient, (TAU * (q - p)).detach())
 
 
-@pytest.mark.parametrize("form", [soft_divergence, soft_binary_cross_entropy])
+@pytest.mark.parametrize("form", [softened_kl_divergence, soft_binary_cross_entropy])
 def test_a_teacher_like_the_student_pulls_nowhere(logits, form):
     student, _ = logits
     (gradient,) = torch.autograd.grad(form(student, student.detach().clone(), TAU).sum(), student)
@@ -101,7 +101,7 @@ def test_soft_losses_weigh_each_logit_of_a_sigmoid_and_each_row_of_a_softmax(log
     student, teacher = logits
     for kind, form, shape in (
         ("sigmoid", soft_binary_cross_entropy, (BATCH, KINDS)),
-        ("softmax", soft_divergence, (BATCH,)),
+        ("softmax", softened_kl_divergence, (BATCH,)),
     ):
         weights = torch.rand(shape, dtype=torch.float64)
         one, other = (
@@ -120,7 +120,7 @@ def test_eq12_bounds_the_student_by_the_teacher_and_never_pulls_it_there():
     student = torch.tensor([[3, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 2, 0, 0]], dtype=torch.float64)
     teacher = torch.tensor([[0, 2, 2, 0], [0, 0, 0, 2], [0, 0, 0, 1], [0, 0, 0, 2]], dtype=torch.float64)
     student.requires_grad_()
-    bound = bounded_regression(student, teacher, target)
+    bound = bounded_regression_loss(student, teacher, target)
     # Squared errors 9 > 8, 2 < 4, 0 < 1, and a tie.
     assert bound.tolist() == [9, 0, 0, 0]
     (gradient,) = torch.autograd.grad(bound.sum(), student)
@@ -132,7 +132,7 @@ def test_eq12_bounds_the_student_by_the_teacher_and_never_pulls_it_there():
 def test_eq12_follows_its_definition_on_random_boxes():
     generator = torch.Generator().manual_seed(1)
     student, teacher, target = torch.randn(3, 50, 4, generator=generator, dtype=torch.float64).unbind()
-    bound = bounded_regression(student.requires_grad_(), teacher, target)
+    bound = bounded_regression_loss(student.requires_grad_(), teacher, target)
     (gradient,) = torch.autograd.grad(bound.sum(), student)
     worse = 0
     for s, t, y, value, slope in zip(student.detach(), teacher, target, bound.detach(), gradient, strict=True):
@@ -167,7 +167,7 @@ def test_each_loss_is_the_mixture_that_eqs_10_and_11_state(pair, batch):
         p, q = (theirs.logits[name] / 2).sigmoid(), (mine.logits[name] / 2).sigmoid()
         soft = -4 * (mine.weights[name] * (p * q.log() + (1 - p) * (1 - q).log())).sum()
         torch.testing.assert_close(losses[name], 0.7 * own[name] + 0.3 * soft)
-    bound = bounded_regression(mine.regression, theirs.regression, mine.regression_target).sum()
+    bound = bounded_regression_loss(mine.regression, theirs.regression, mine.regression_target).sum()
     torch.testing.assert_close(losses["bound"], 0.7 * mine.regression_weight * bound)
     assert losses["bound"] > 0 and torch.equal(losses["box"], own["box"])
 

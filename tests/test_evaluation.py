@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib.data.records import Dataset, Letterboxed, Record
-from paperlib.evaluation.evaluate import detect, evaluate, judge
+from paperlib.evaluation.evaluate import compute_metrics, detect, evaluate
 
 CLASSES = ("ship", "bridge", "vehicle")
 
@@ -59,7 +59,7 @@ def truth(boxed: Letterboxed) -> list[dict[str, Tensor]]:
 
 def test_perfect_detections_score_one():
     data = dataset([(1, A), (2, B)], [], [(1, B)])
-    metrics = judge([detections((1, A, 0.9), (2, B, 0.4)), detections(), detections((1, B, 0.6))], data)
+    metrics = compute_metrics([detections((1, A, 0.9), (2, B, 0.4)), detections(), detections((1, B, 0.6))], data)
     assert (metrics.map50, metrics.map, metrics.precision, metrics.recall) == pytest.approx((1, 1, 1, 1))
     assert metrics.per_class == pytest.approx({"ship": 1, "bridge": 1})
     assert metrics.confidence <= 0.4
@@ -69,7 +69,7 @@ def test_perfect_detections_score_one():
 def test_average_precision_agrees_with_a_hand_computed_curve():
     # Hit, miss, hit of two boxes: precision 1 up to recall 1/2 (51 of 101 points), then 2/3.
     found = [detections((1, A, 0.9), (1, ELSEWHERE, 0.8), (1, B, 0.7), (3, A, 0.9))]
-    metrics = judge(found, dataset([(1, A), (1, B), (2, A)]), confidence=0.75)
+    metrics = compute_metrics(found, dataset([(1, A), (1, B), (2, A)]), confidence=0.75)
     assert metrics.per_class == pytest.approx({"ship": (51 + 50 * 2 / 3) / 101, "bridge": 0.0})
     assert metrics.map50 == pytest.approx(np.mean(list(metrics.per_class.values())))
     # At 0.75: one hit and one miss of the ships, nothing of the bridges; vehicles do not occur and do not count.
@@ -80,33 +80,33 @@ def test_average_precision_agrees_with_a_hand_computed_curve():
 def test_the_overlap_that_counts_is_one_half():
     data = dataset([(1, [0.0, 0, 10, 10])])
     just, barely_not = [0.0, 0, 10, 5.01], [0.0, 0, 10, 4.99]
-    hit, miss = (judge([detections((1, box, 0.9))], data) for box in (just, barely_not))
+    hit, miss = (compute_metrics([detections((1, box, 0.9))], data) for box in (just, barely_not))
     assert (hit.map50, hit.map, hit.precision, hit.recall) == pytest.approx((1, 0.1, 1, 1))
     assert (miss.map50, miss.map, miss.precision, miss.recall) == (0, 0, 0, 0)
 
 
 def test_a_second_detection_of_the_same_object_is_false():
-    metrics = judge([detections((1, A, 0.9), (1, A, 0.8))], dataset([(1, A)]), confidence=0.5)
+    metrics = compute_metrics([detections((1, A, 0.9), (1, A, 0.8))], dataset([(1, A)]), confidence=0.5)
     assert (metrics.map50, metrics.precision, metrics.recall) == pytest.approx((1, 0.5, 1))
 
 
 def test_detections_on_an_image_without_objects_count_against():
     data = dataset([(1, A)], [])
     clean, false = detections((1, A, 0.8)), detections((1, B, 0.9))
-    assert judge([clean, detections()], data).map50 == pytest.approx(1)
-    metrics = judge([clean, false], data, confidence=0.1)
+    assert compute_metrics([clean, detections()], data).map50 == pytest.approx(1)
+    metrics = compute_metrics([clean, false], data, confidence=0.1)
     assert (metrics.map50, metrics.precision, metrics.recall) == pytest.approx((0.5, 0.5, 1))
 
 
 def test_the_confidence_chosen_is_the_one_that_maximises_f1():
     found = [detections((1, A, 0.8), (1, B, 0.6), (1, ELSEWHERE, 0.3))]
-    metrics = judge(found, dataset([(1, A), (1, B)]))
+    metrics = compute_metrics(found, dataset([(1, A), (1, B)]))
     assert 0.3 < metrics.confidence <= 0.6
     assert (metrics.precision, metrics.recall) == (1, 1)
 
 
 def test_finding_nothing_scores_zero():
-    metrics = judge([detections()], dataset([(1, A)]))
+    metrics = compute_metrics([detections()], dataset([(1, A)]))
     assert (metrics.map50, metrics.map, metrics.precision, metrics.recall) == (0, 0, 0, 0)
 
 
@@ -156,6 +156,6 @@ def test_what_cannot_be_judged_is_refused():
     with pytest.raises(ValueError, match="made: no boxes, nothing to evaluate"):
         evaluate(Oracle([]), dataset([], []), image_size=64)
     with pytest.raises(ValueError, match="made: no boxes, nothing to evaluate"):
-        judge([detections()], dataset([]))
+        compute_metrics([detections()], dataset([]))
     with pytest.raises(ValueError, match="made: detections for 1 images, the data set has 2"):
-        judge([detections()], dataset([(1, A)], []))
+        compute_metrics([detections()], dataset([(1, A)], []))

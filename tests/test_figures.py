@@ -6,7 +6,7 @@ import torch
 
 from paperlib.data import Dataset, Record
 from paperlib.figures import method, sweeps
-from paperlib.pruning import CliffScan, apply_plan, gammas, plan_pruning
+from paperlib.pruning import SensitivityScan, absolute_gammas, apply_plan, plan_pruning
 
 MODELS = ["baseline", "SCP", "SCP + TAKD"]
 
@@ -52,14 +52,14 @@ DRAWINGS = {
     "sparsity": lambda: sweeps.sparsity_sweep(over_strengths()),
     "assistants": lambda: sweeps.assistants(runs(model=["teacher", "SCP", "TK"]), {"TK": ["teacher", "TK"]}),
     "criteria": lambda: sweeps.criteria(runs(model=["baseline", "l1", "l1 pruned"]), ["l1"], ["baseline"]),
-    "layer": lambda: method.gamma_of_layer(*[gammas(tiny.detector())["neck.conv"]] * 2, "neck.conv", 0.1),
+    "layer": lambda: method.gamma_of_layer(*[absolute_gammas(tiny.detector())["neck.conv"]] * 2, "neck.conv", 0.1),
     "ratio": lambda: method.ratio_curves(
         runs(ratio=[0.3, 0.5, 0.5], state=["pruned", "pruned", "fine-tuned"], channels=[70, 50, 50]),
         pd.Series({"map50": 0.7, "mb": 3.0, "gmacs": 0.4, "channels": 99}),
         0.72,
     ),
     "cliff": lambda: method.cliff(
-        CliffScan(0.6, pd.DataFrame({"ratio": [0.2, 0.4, 0.6], "score": [0.6, 0.5, 0.1]})), 0.05
+        SensitivityScan(0.6, pd.DataFrame({"ratio": [0.2, 0.4, 0.6], "score": [0.6, 0.5, 0.1]})), 0.05
     ),
     "components": lambda: method.components(runs(model=MODELS), MODELS, {MODELS[1]: -2.0}),
     "training": lambda: method.training_curves({name: history(epochs) for epochs, name in enumerate(MODELS, 2)}),

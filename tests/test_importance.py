@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from paperlib.pruning import gammas, plan_pruning, score_channels, trace_channels
+from paperlib.pruning import absolute_gammas, plan_pruning, score_channels, trace_channels
 
 
 class Toy(nn.Module):
@@ -56,7 +56,9 @@ def test_taylor_is_the_slope_of_the_loss_along_a_gate_on_each_channel() -> None:
 
 def test_l1_norms_ranked_by_layer_cut_every_layer_by_the_same_share_and_its_smallest_filters() -> None:
     detector = tiny.detector(width=0.25)
-    whole = {name: detector.get_submodule(name).weight.detach().abs().sum((1, 2, 3)) for name in gammas(detector)}
+    whole = {
+        name: detector.get_submodule(name).weight.detach().abs().sum((1, 2, 3)) for name in absolute_gammas(detector)
+    }
     plan = plan_pruning(detector, 0.5, importance="l1-layerwise", keep_floor=0.0)
     for name, kept in plan.kept.items():
         norms = whole[name]

@@ -9,15 +9,15 @@ from small import SIZE, Cells, Finder
 
 from paperlib.deploy.latency import (
     RUNTIMES,
-    compare,
+    compare_latencies,
+    compile_openvino,
+    compute_realised_savings,
     export_for_timing,
-    file_timer,
     latency,
-    openvino_model,
-    realised,
-    selection_timer,
+    make_file_timer,
+    make_selection_timer,
 )
-from paperlib.deploy.onnx import deployable
+from paperlib.deploy.onnx import make_deployable
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,13 @@ def test_pytorch_runs_in_the_threads_it_is_given_as_in_deployment(threads):
 def test_onnx_runtime_starts_the_threads_it_is_given(file):
     for threads in (1, 3):
         before = psutil.Process().num_threads()
-        watch = file_timer(file, torch.rand(1, 3, *SIZE), "onnxruntime", threads)
+        watch = make_file_timer(file, torch.rand(1, 3, *SIZE), "onnxruntime", threads)
         assert psutil.Process().num_threads() - before == threads - 1  # the caller is one of them
         del watch
 
 
 def test_openvino_runs_in_the_threads_it_is_given_and_in_float32(file):
-    model = openvino_model(file, 1)
+    model = compile_openvino(file, 1)
     assert model.get_property("INFERENCE_NUM_THREADS") == 1
     assert model.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
 
@@ -83,15 +83,15 @@ def test_openvino_runs_in_the_threads_it_is_given_and_in_float32(file):
 def test_both_runtimes_compute_what_pytorch_does(file):
     image = torch.rand(1, 3, *SIZE)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    one, other = session.run(None, {"images": image.numpy()}), openvino_model(file, 1)([image.numpy()])
+    one, other = session.run(None, {"images": image.numpy()}), compile_openvino(file, 1)([image.numpy()])
     for first, second in zip(one, other.values(), strict=True):
         torch.testing.assert_close(torch.from_numpy(first), torch.from_numpy(second), rtol=1e-4, atol=1e-4)
 
 
 def test_suppression_is_timed_on_answers_that_are_ready():
     detector = Watched()
-    network = deployable(detector, SIZE)
-    timer = selection_timer(network, torch.rand(1, 3, *SIZE), threads=1)
+    network = make_deployable(detector, SIZE)
+    timer = make_selection_timer(network, torch.rand(1, 3, *SIZE), threads=1)
     assert len(detector.seen) == 1
     timer.timeit(3)
     assert len(detector.seen) == 1
@@ -112,14 +112,14 @@ def test_bad_settings_are_refused(options, fault):
 
 def test_detectors_are_timed_beside_each_other_in_each_runtime():
     detectors = {"one": Cells(), "other": Cells()}
-    found = compare(detectors, SIZE, rounds=2, seconds=0.01)
+    found = compare_latencies(detectors, SIZE, rounds=2, seconds=0.01)
     assert list(zip(found["model"], found["runtime"], strict=True)) == [(m, r) for m in detectors for r in RUNTIMES]
     assert (found["ms"] > 0).all() and (found["iqr_ms"] >= 0).all()
 
 
 def test_the_realised_share_is_time_saved_over_compute_saved():
     times = pd.DataFrame({"model": ["whole", "cut", "same"], "runtime": "torch", "ms": [10.0, 6.0, 8.0]})
-    found = realised(times, {"whole": 4.0, "cut": 2.0, "same": 4.0}, "whole").set_index("model")
+    found = compute_realised_savings(times, {"whole": 4.0, "cut": 2.0, "same": 4.0}, "whole").set_index("model")
     assert found["speedup"].tolist() == pytest.approx([1, 10 / 6, 1.25])
     assert found["macs_saved"].tolist() == [0, 0.5, 0]
     assert found["realised"]["cut"] == pytest.approx(0.8)

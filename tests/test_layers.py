@@ -18,10 +18,10 @@ from paperlib.detectors.resnet import ResNetTrunk
 from paperlib.pruning import (
     PruningPlan,
     apply_plan,
-    level_gamma_,
     mask_plan,
     plan_pruning,
     removable_blocks,
+    rescale_gamma_,
     trace_channels,
 )
 from paperlib.structure import Bypass, describe, reshape_
@@ -279,7 +279,7 @@ def test_levelling_passes_a_bypass_that_scales_and_refuses_a_shift() -> None:
         if isinstance(module, nn.Sequential) and isinstance(module[-1], nn.SiLU):
             module[-1] = nn.ReLU()
     before = outputs_of(plain)
-    level_gamma_(plain)
+    rescale_gamma_(plain)
     torch.testing.assert_close(outputs_of(plain), before, rtol=1e-9, atol=1e-9)
     with pytest.raises(ValueError, match="Bypass at trunk_layer2_1 does not scale"):
-        level_gamma_(shifted)
+        rescale_gamma_(shifted)

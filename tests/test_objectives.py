@@ -8,7 +8,7 @@ import torch
 from conftest import make_tiny_batch
 
 from paperlib.detectors import DETECTORS
-from paperlib.distillation.assistants import Distillation, bounded_regression, soft_losses
+from paperlib.distillation.assistants import Distillation, bounded_regression_loss, soft_losses
 
 TWO_STAGE = "faster-rcnn-resnet101"
 SOFT = {TWO_STAGE: ("softmax", {"rpn_objectness", "classes"}), "centernet-resnet50": ("sigmoid", {"heatmap"})}
@@ -70,7 +70,7 @@ def test_the_soft_loss_has_the_form_of_the_heads_and_the_bound_is_in_the_boxes_s
     for each in own:
         expected = 0.7 * own[each] + 0.3 * soft[each] if each in soft_names else own[each]
         torch.testing.assert_close(losses[each], expected)
-    bound = bounded_regression(mine.regression, theirs.regression, mine.regression_target)
+    bound = bounded_regression_loss(mine.regression, theirs.regression, mine.regression_target)
     torch.testing.assert_close(losses["bound"], 0.7 * mine.regression_weight * bound.sum())
     assert len(bound) and losses["bound"] > 0
 

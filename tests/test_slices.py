@@ -11,7 +11,7 @@ from paperlib.data.corruptions import CHANGES, COVERED, GREY, VISIBLE, changed
 from paperlib.data.records import Dataset, Record
 from paperlib.data.slices import cut_by_border, measure, slices_of, small
 from paperlib.evaluation.evaluate import evaluate
-from paperlib.evaluation.metrics import judge, judge_slice
+from paperlib.evaluation.metrics import compute_metrics, compute_slice_metrics
 from paperlib.figures import tables
 
 SIZE = (100, 80)
@@ -80,34 +80,34 @@ def test_clutter_is_measured_beside_the_objects_only():
 
 def test_what_is_missed_in_a_slice_counts_there_and_nowhere_else(data):
     found = perfect(data, without=AT_EDGE)
-    scores = {part.name: judge_slice(found, data, part, 0.5) for part in slices_of(data)}
+    scores = {part.name: compute_slice_metrics(found, data, part, 0.5) for part in slices_of(data)}
     assert scores["cut by the border"]["map50"] < 0.6 and scores["cut by the border"]["objects"] == 2
     assert scores["small"] == {"map50": pytest.approx(1), "recall": 1.0, "images": 6, "objects": 1}
     assert scores["cut by the border"]["recall"] == 0.5
-    timid = {part.name: judge_slice(found, data, part, 0.95) for part in slices_of(data)}
+    timid = {part.name: compute_slice_metrics(found, data, part, 0.95) for part in slices_of(data)}
     assert timid["small"]["map50"] == pytest.approx(1) and timid["small"]["recall"] == 0.0
     counts = {name: scores[name]["objects"] for name in ("cut by the border", "small", "crowded")}
     missed = 1 + round((1 - scores["crowded"]["recall"]) * counts["crowded"])
-    edges = replace(judge(found, data), slices=scores).edge_recall
+    edges = replace(compute_metrics(found, data), slices=scores).edge_recall
     assert edges == pytest.approx(1 - missed / sum(counts.values()))
     with pytest.raises(ValueError, match="no slice was judged among cut by the border, small, crowded"):
-        judge(found, data).edge_recall  # noqa: B018
+        compute_metrics(found, data).edge_recall  # noqa: B018
     assert scores["dark"]["map50"] == pytest.approx(1)
-    assert scores["all"]["map50"] == judge(found, data).map50 < 1
+    assert scores["all"]["map50"] == compute_metrics(found, data).map50 < 1
 
 
 def test_false_detections_count_only_in_the_slices_they_belong_to(data):
     found = perfect(data)
     found[0]["boxes"] = torch.cat([torch.tensor([[0.0, 60, 9, 79]]), found[0]["boxes"]])  # large, at the border
     found[0] |= {"labels": torch.ones(2).long(), "scores": torch.tensor([0.99, 0.9])}
-    scores = {part.name: judge_slice(found, data, part, 0.5)["map50"] for part in slices_of(data)}
+    scores = {part.name: compute_slice_metrics(found, data, part, 0.5)["map50"] for part in slices_of(data)}
     assert scores["cut by the border"] < 1 and scores["all"] < 1
     assert scores["small"] == pytest.approx(1) and scores["crowded"] == pytest.approx(1)
 
 
 def test_a_slice_without_objects_has_no_score(data):
     lonely = data.subset([0], "lonely")
-    assert {p.name: judge_slice(perfect(lonely), lonely, p, 0.5) for p in slices_of(lonely)}["small"] is None
+    assert {p.name: compute_slice_metrics(perfect(lonely), lonely, p, 0.5) for p in slices_of(lonely)}["small"] is None
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from paperlib.detectors import build_detector
-from paperlib.pruning import Sparsity, gammas, init_gamma
+from paperlib.pruning import Sparsity, absolute_gammas, init_gamma
 
 
 def network() -> nn.Sequential:
@@ -88,7 +88,7 @@ def test_the_penalty_is_the_term_of_equation_4_and_carries_no_gradient() -> None
 
 def test_gammas_are_copies_of_absolute_values_by_convolution() -> None:
     net = network()
-    found = gammas(net)
+    found = absolute_gammas(net)
     assert list(found) == ["0"]
     assert torch.equal(found["0"], net[1].weight.detach().abs())
     found["0"].zero_()
@@ -98,7 +98,7 @@ def test_gammas_are_copies_of_absolute_values_by_convolution() -> None:
 def test_all_scale_factors_start_at_one_half_in_a_detector() -> None:
     detector = build_detector("yolov4-tiny", num_classes=3, width=0.25)
     init_gamma(detector, 0.7)
-    assert torch.cat(list(gammas(detector).values())).unique().tolist() == [pytest.approx(0.7)]
+    assert torch.cat(list(absolute_gammas(detector).values())).unique().tolist() == [pytest.approx(0.7)]
     init_gamma(detector)
     norms = [m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all((m.weight == 0.5).all() for m in norms)

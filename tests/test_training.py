@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from paperlib.detectors.files import load_detector
 from paperlib.distillation.assistants import Distillation
 from paperlib.evaluation.evaluate import evaluate
-from paperlib.pruning import Sparsity, gammas
+from paperlib.pruning import Sparsity, absolute_gammas
 from paperlib.training import loop
 from paperlib.training.loop import BEST, HISTORY, LAST, fit
 from paperlib.training.recipe import Recipe
@@ -210,7 +210,7 @@ def test_sparse_training_presses_the_scale_factors_down(method):
         detector = tiny.detector()
         history = fit(detector, tiny.dataset(), tiny.recipe(learning_rate=1e-2), regulariser=regulariser).epochs
         assert history["gamma_p50"].iloc[-1] < history["gamma_p90"].iloc[-1]
-        return torch.cat([*gammas(detector).values()]).mean()
+        return torch.cat([*absolute_gammas(detector).values()]).mean()
 
     assert mean_gamma(Sparsity(5.0, method)) < mean_gamma(None) - 0.02
 

@@ -135,7 +135,7 @@ def test_a_step_depends_on_the_code_that_can_change_its_numbers_and_on_no_other(
         "evaluation.py": {*TRAININGS, "evaluate"},
         "distillation.py": {"distil"},
         "pruning/sparsity.py": {"train_sparse"},
-        "pruning/channels.py": {"train_sparse", "prune"},
+        "pruning/channel_graph.py": {"train_sparse", "prune"},
         "pruning/plan.py": {"prune"},
         "pruning/planning.py": {"prune"},
         "costs.py": {"prune"},

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from paperlib.deploy.onnx import INPUT, ImageSize, OneStage, TwoStage, deployable, export_onnx, onnx_session
+from paperlib.deploy.onnx import INPUT, ImageSize, OneStage, TwoStage, export_onnx, make_deployable, open_onnx_session
 from paperlib.progress import report as progress
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
@@ -74,7 +74,7 @@ def latency(
         raise ValueError(f"unknown runtime {runtime!r}; known: {', '.join(RUNTIMES)}")
     if threads < 1:
         raise ValueError(f"threads {threads} is not at least 1")
-    network = deployable(detector, image_size)
+    network = make_deployable(detector, image_size)
     if image is None:
         image = torch.rand(3, *network.image_size, generator=torch.Generator().manual_seed(0))
     images = image[None]
@@ -82,19 +82,19 @@ def latency(
         raise ValueError(f"the image is {list(images.shape[1:])}, not {[3, *network.image_size]}")
     with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
         if runtime == "torch":
-            timer = torch_timer(network, images, threads)
+            timer = make_torch_timer(network, images, threads)
         else:
             exported = exported or export_for_timing(detector, Path(folder), image_size)
-            timer = file_timer(exported, images, runtime, threads)
+            timer = make_file_timer(exported, images, runtime, threads)
         times = timer.blocked_autorange(min_run_time=seconds)
     nms_ms = None
     if isinstance(network, OneStage):
-        nms_ms = 1e3 * selection_timer(network, images, threads).blocked_autorange(min_run_time=seconds / 4).median
+        nms_ms = 1e3 * make_selection_timer(network, images, threads).blocked_autorange(min_run_time=seconds / 4).median
     runs = len(times.times) * times.number_per_run
     return Latency(1e3 * times.median, 1e3 * times.iqr, nms_ms, runs, runtime, threads, network.image_size)
 
 
-def compare(
+def compare_latencies(
     detectors: Mapping[str, nn.Module],
     image_size: ImageSize,
     *,
@@ -120,16 +120,16 @@ def compare(
     watches = {}
     with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
         for number, (name, detector) in enumerate(detectors.items()):
-            network = deployable(detector, image_size)
+            network = make_deployable(detector, image_size)
             images = torch.rand(1, 3, *network.image_size, generator=torch.Generator().manual_seed(0))
             file = None
             if {*runtimes} - {"torch"}:
                 file = export_for_timing(detector, Path(folder), image_size, str(number))
             for runtime in runtimes:
                 if runtime == "torch":
-                    watches[name, runtime] = torch_timer(network, images, threads)
+                    watches[name, runtime] = make_torch_timer(network, images, threads)
                 else:
-                    watches[name, runtime] = file_timer(file, images, runtime, threads)
+                    watches[name, runtime] = make_file_timer(file, images, runtime, threads)
     turns = [
         {key: 1e3 * watch.blocked_autorange(min_run_time=seconds).median for key, watch in watches.items()}
         for _ in progress.bar(range(rounds), "timing")
@@ -140,11 +140,11 @@ def compare(
     return pd.DataFrame(rows, columns=["model", "runtime", "ms", "iqr_ms"])
 
 
-def realised(times: pd.DataFrame, gmacs: Mapping[str, float], baseline: str) -> pd.DataFrame:
+def compute_realised_savings(times: pd.DataFrame, gmacs: Mapping[str, float], baseline: str) -> pd.DataFrame:
     """How much of the saved multiply-accumulates becomes saved time.
 
     Args:
-        times: of `compare`.
+        times: of `compare_latencies`.
         gmacs: by model.
         baseline: the model that the others are compared with.
 
@@ -168,23 +168,23 @@ def export_for_timing(detector: nn.Module, folder: Path, image_size: ImageSize, 
     return path
 
 
-def torch_timer(network: OneStage | TwoStage, images: Tensor, threads: int) -> Timer:
+def make_torch_timer(network: OneStage | TwoStage, images: Tensor, threads: int) -> Timer:
     """A stopwatch for `network` in PyTorch, eager, weights and `[1, 3, H, W]` images in channels-last order."""
     network, images = (thing.to(memory_format=torch.channels_last) for thing in (network, images))
     return _timer(lambda: network(images), threads)
 
 
-def file_timer(path: Path, images: Tensor, runtime: str, threads: int) -> Timer:
+def make_file_timer(path: Path, images: Tensor, runtime: str, threads: int) -> Timer:
     """A stopwatch for an ONNX file in `onnxruntime` or `openvino`, on `[1, 3, H, W]` images."""
     pixels = images.numpy()
     if runtime == "onnxruntime":
-        session = onnx_session(path, threads)
+        session = open_onnx_session(path, threads)
         return _timer(lambda: session.run(None, {INPUT: pixels}), threads)
-    request = openvino_model(path, threads).create_infer_request()
+    request = compile_openvino(path, threads).create_infer_request()
     return _timer(lambda: request.infer([pixels], share_inputs=True, share_outputs=True), threads)
 
 
-def openvino_model(path: Path, threads: int) -> openvino.CompiledModel:
+def compile_openvino(path: Path, threads: int) -> openvino.CompiledModel:
     """An ONNX file compiled by OpenVINO for the CPU, one image at a time on `threads` threads."""
     options = {
         "INFERENCE_NUM_THREADS": threads,
@@ -194,7 +194,7 @@ def openvino_model(path: Path, threads: int) -> openvino.CompiledModel:
     return openvino.Core().compile_model(path, "CPU", options)
 
 
-def selection_timer(network: OneStage, images: Tensor, threads: int) -> Timer:
+def make_selection_timer(network: OneStage, images: Tensor, threads: int) -> Timer:
     """A stopwatch for what `detector(images)` does after `decode`: thresholds and non-maximum suppression."""
     with torch.inference_mode():
         outputs = network.detector.head_outputs(images)

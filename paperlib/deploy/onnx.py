@@ -92,7 +92,7 @@ class TwoStage(nn.Module):
         return onnx.load_from_string(file.getvalue())
 
 
-def deployable(detector: nn.Module, image_size: ImageSize) -> OneStage | TwoStage:
+def make_deployable(detector: nn.Module, image_size: ImageSize) -> OneStage | TwoStage:
     """What of a detector is deployed: a copy in evaluation mode and float32 on the CPU.
 
     Args:
@@ -136,7 +136,7 @@ def export_onnx(
         ValueError: a bad argument, sides that are no multiples of the detector's coarsest stride, or answers that
             differ by more than `tolerance`: the worst difference is named. Nothing is written then.
     """
-    network = deployable(detector, image_size)
+    network = make_deployable(detector, image_size)
     _check_arguments(network, batch_size, classes)
     if isinstance(network, TwoStage):
         batch_size = 1
@@ -157,7 +157,7 @@ def export_onnx(
     return difference
 
 
-def onnx_session(model: onnx.ModelProto | Path, threads: int) -> onnxruntime.InferenceSession:
+def open_onnx_session(model: onnx.ModelProto | Path, threads: int) -> onnxruntime.InferenceSession:
     """An ONNX Runtime session on the CPU that computes with `threads` threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -186,7 +186,7 @@ def _random_images(count: int, image_size: tuple[int, int], seed: int) -> Tensor
 
 def _compare(model: onnx.ModelProto, network: OneStage | TwoStage, batch_size: int) -> float:
     """The largest difference between ONNX Runtime and PyTorch on the batches that agree best."""
-    session = onnx_session(model, torch.get_num_threads())
+    session = open_onnx_session(model, torch.get_num_threads())
     differences = []
     for seed in range(1, 1 + network.compared):
         images = _random_images(batch_size, network.image_size, seed)

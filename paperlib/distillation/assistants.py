@@ -61,7 +61,7 @@ class Distillation:
         soft = soft_losses(pupil, expert, self.temperature)
         for name, loss in soft.items():
             losses[name] = (1 - self.soft_weight) * losses[name] + self.soft_weight * loss
-        bound = bounded_regression(pupil.regression, expert.regression, pupil.regression_target)
+        bound = bounded_regression_loss(pupil.regression, expert.regression, pupil.regression_target)
         losses["bound"] = self.bound_weight * pupil.regression_weight * bound.sum()
         return losses
 
@@ -84,7 +84,7 @@ def _check_comparable(student: HeadResponses, teacher: HeadResponses) -> None:
 
 def soft_losses(student: HeadResponses, teacher: HeadResponses, temperature: float) -> dict[str, Tensor]:
     """L_soft of Eq. 10 per classification loss, on the scale of the student's hard loss of the same name."""
-    one = soft_binary_cross_entropy if student.kind == "sigmoid" else soft_divergence
+    one = soft_binary_cross_entropy if student.kind == "sigmoid" else softened_kl_divergence
     return {
         name: (student.weights[name] * one(student.logits[name], teacher.logits[name], temperature)).sum()
         for name in student.logits
@@ -98,7 +98,7 @@ def soft_binary_cross_entropy(student: Tensor, teacher: Tensor, temperature: flo
     return temperature**2 * loss
 
 
-def soft_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+def softened_kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """tau^2 KL(softmax(a_t/tau) || softmax(a_s/tau)), Eq. 8, over the last axis: `[..., C]` to `[...]`.
 
     The paper prints the arguments the other way round; the teacher is the distribution to be matched.
@@ -120,11 +120,11 @@ def knowledge_distillation_loss(
         soft_weight: lambda_k.
         temperature: tau.
     """
-    soft = soft_divergence(student, teacher, temperature).mean()
+    soft = softened_kl_divergence(student, teacher, temperature).mean()
     return (1 - soft_weight) * F.cross_entropy(student, labels) + soft_weight * soft
 
 
-def bounded_regression(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+def bounded_regression_loss(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     """Eq. 12, `[P, 4]` each to `[P]`: the student's squared error where it exceeds the teacher's, else 0.
 
     The teacher only bounds the student; it is never a target.

@@ -14,7 +14,7 @@ from paperlib.data.corruptions import CHANGES, changed
 from paperlib.data.records import Dataset, Letterboxed
 from paperlib.data.slices import everything, slices_of
 from paperlib.data.tiles import Tiles, cut, merge
-from paperlib.evaluation.metrics import Metrics, check_has_boxes, judge, judge_slice
+from paperlib.evaluation.metrics import Metrics, compute_metrics, compute_slice_metrics, require_boxes
 from paperlib.progress import report as progress
 
 Detections = list[dict[str, Tensor]]
@@ -47,22 +47,22 @@ def evaluate(
     Raises:
         ValueError: the data set has no box to find, or is not made of tiles although `whole` images are asked for.
     """
-    check_has_boxes(dataset)
+    require_boxes(dataset)
     image_size = image_size or 32 * -(-dataset.longest_side() // 32)
     how = {"image_size": image_size, "batch_size": batch_size}
     if whole:
-        found, dataset = detect_whole(detector, dataset, **how), dataset.whole
+        found, dataset = detect_full_images(detector, dataset, **how), dataset.whole
     else:
         found = detect(detector, dataset, **how)
-    metrics = judge(found, dataset, confidence)
+    metrics = compute_metrics(found, dataset, confidence)
     if not slices:
         return metrics
-    parts = {part.name: judge_slice(found, dataset, part, metrics.confidence) for part in slices_of(dataset)}
+    parts = {part.name: compute_slice_metrics(found, dataset, part, metrics.confidence) for part in slices_of(dataset)}
     if not whole:
         for change in CHANGES:
             view = changed(dataset, change)
             seen = detect(detector, view, **how)
-            parts[change] = judge_slice(seen, view, everything(view), metrics.confidence)
+            parts[change] = compute_slice_metrics(seen, view, everything(view), metrics.confidence)
     return replace(metrics, slices={name: part for name, part in parts.items() if part})
 
 
@@ -75,7 +75,7 @@ def detect(detector: nn.Module, dataset: Dataset, *, image_size: int, batch_size
         )
 
 
-def detect_whole(detector: nn.Module, tiles: Tiles, *, image_size: int, batch_size: int = 16) -> Detections:
+def detect_full_images(detector: nn.Module, tiles: Tiles, *, image_size: int, batch_size: int = 16) -> Detections:
     """Detections on every image that was cut into tiles, merged (see `paperlib.data.tiles.merge`).
 
     Every tile is looked at, also those that training leaves out; a batch of them is in memory at a time.

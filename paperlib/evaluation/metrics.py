@@ -69,13 +69,13 @@ class Metrics:
         return sum(part["recall"] * part["objects"] for part in parts) / sum(part["objects"] for part in parts)
 
 
-def judge(found: Sequence[dict[str, Tensor]], dataset: Dataset, confidence: float | None = None) -> Metrics:
+def compute_metrics(found: Sequence[dict[str, Tensor]], dataset: Dataset, confidence: float | None = None) -> Metrics:
     """Metrics of given detections, one entry per image of the data set (see `evaluate`).
 
     Raises:
         ValueError: the data set has no box to find, or there are detections for another number of images.
     """
-    check_has_boxes(dataset)
+    require_boxes(dataset)
     if len(found) != len(dataset):
         raise ValueError(f"{dataset.name}: detections for {len(found)} images, the data set has {len(dataset)}")
     verdict = _coco_eval(found, dataset)
@@ -95,13 +95,13 @@ def judge(found: Sequence[dict[str, Tensor]], dataset: Dataset, confidence: floa
     )
 
 
-def check_has_boxes(dataset: Dataset) -> None:
+def require_boxes(dataset: Dataset) -> None:
     """Raise `ValueError` if there is nothing to find."""
     if not any(len(record.labels) for record in dataset.records):
         raise ValueError(f"{dataset.name}: no boxes, nothing to evaluate")
 
 
-def judge_slice(
+def compute_slice_metrics(
     found: Sequence[dict[str, Tensor]], dataset: Dataset, part: Slice, confidence: float
 ) -> dict[str, float] | None:
     """`map50` of given detections on a part of a data set, and the numbers of its `images` and `objects`.

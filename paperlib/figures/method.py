@@ -17,11 +17,11 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from paperlib.distillation.assistants import bounded_regression
+from paperlib.distillation.assistants import bounded_regression_loss
 from paperlib.figures.detections import PAGE_WIDTH, with_photographs_as_jpeg
 from paperlib.figures.detections import contact_sheet as contact_sheet
 from paperlib.figures.detections import detections as detections
-from paperlib.pruning import CliffScan
+from paperlib.pruning import SensitivityScan
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which readers with any colour vision can tell apart."""
@@ -131,7 +131,7 @@ def ratio_curves(table: pd.DataFrame, unpruned: pd.Series, baseline: float) -> F
     return figure
 
 
-def cliff(scan: CliffScan, drop: float) -> Figure:
+def cliff(scan: SensitivityScan, drop: float) -> Figure:
     """Score without fine-tuning over the pruning ratio, and the safe ratio for a loss of `drop` (as in Fig. 6)."""
     figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.62, 2.6), layout="constrained")
     safe = scan.safe_ratio(drop)
@@ -246,7 +246,7 @@ def bound(teacher_error: float = 1.0) -> Figure:
     own[:, 0], teacher[:, 0] = student, teacher_error
     figure, axis = plt.subplots(figsize=(PAGE_WIDTH * 0.62, 2.4), layout="constrained")
     axis.plot(student.numpy(), student.square().numpy(), color="#999999", linestyle=":", label="squared error")
-    axis.plot(student.numpy(), bounded_regression(own, teacher, flat).numpy(), label=r"$L_{rd}$ (Eq. 12)")
+    axis.plot(student.numpy(), bounded_regression_loss(own, teacher, flat).numpy(), label=r"$L_{rd}$ (Eq. 12)")
     axis.axvspan(-teacher_error, teacher_error, color=COLOURS[2], alpha=0.12, linewidth=0)
     axis.text(0, 3.6, "better than the teacher", ha="center", color=COLOURS[2])
     axis.set(xlabel=r"student's error $R_s - y$", ylabel="loss", title="The teacher only bounds the student")

@@ -159,7 +159,7 @@ def speed_bars(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     """How many times faster models are than their originals, per runtime, and how many times cheaper (Table 7).
 
     Args:
-        table: rows of `timing.realised`, of several originals: columns `model`, `runtime`, `speedup`, `macs_saved`.
+        table: result of `compute_realised_savings` with columns `model`, `runtime`, `speedup`, `macs_saved`.
         labels: the models to show, from top to bottom.
     """
     runtimes = list(dict.fromkeys(table["runtime"]))

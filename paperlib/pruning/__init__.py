@@ -1,13 +1,13 @@
 """Sparse channel pruning (Section 3.1) of any `nn.Module`: sparse training, a plan, and the surgery."""
 
-from paperlib.pruning.channels import ChannelGraph, Layer, Segment, trace_channels
-from paperlib.pruning.gamma_rescaling import level_gamma_
+from paperlib.pruning.channel_graph import ChannelGraph, Layer, Segment, trace_channels
+from paperlib.pruning.gamma_rescaling import rescale_gamma_
 from paperlib.pruning.importance import IMPORTANCES, score_channels
 from paperlib.pruning.layers import Block, removable_blocks
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, removed_channels
 from paperlib.pruning.planner import plan_pruning, plan_ratios
-from paperlib.pruning.sensitivity import CliffScan, scan_cliff
-from paperlib.pruning.sparsity import Sparsity, gammas, init_gamma
+from paperlib.pruning.sensitivity import SensitivityScan, scan_cliff, scan_sensitivity
+from paperlib.pruning.sparsity import Sparsity, absolute_gammas, init_gamma
 from paperlib.pruning.surgery import COMPENSATIONS, apply_plan, mask_plan
 
 __all__ = [
@@ -15,22 +15,23 @@ __all__ = [
     "IMPORTANCES",
     "Block",
     "ChannelGraph",
-    "CliffScan",
+    "SensitivityScan",
     "Layer",
     "LayerStatistics",
     "PruningPlan",
     "Segment",
     "Sparsity",
     "apply_plan",
-    "gammas",
+    "absolute_gammas",
     "init_gamma",
-    "level_gamma_",
+    "rescale_gamma_",
     "mask_plan",
     "plan_pruning",
     "plan_ratios",
     "removable_blocks",
     "removed_channels",
     "scan_cliff",
+    "scan_sensitivity",
     "score_channels",
     "trace_channels",
 ]

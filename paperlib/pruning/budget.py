@@ -10,11 +10,11 @@ from math import prod
 import numpy as np
 from torch import nn
 
-from paperlib.costs import Cost, as_cost
-from paperlib.pruning.channels import BoolArray, ChannelGraph, IntArray
+from paperlib.costs import Cost, make_cost
+from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, IntArray
 
 
-class PlannedCosts:
+class CostModel:
     """The cost of `module` for any set of removed channels.
 
     Compensation may add to it when a plan is carried out: a carrier a consumer, a shift a removed block.
@@ -22,7 +22,7 @@ class PlannedCosts:
     Args:
         module: the network, its blocks removed already.
         graph: its channels.
-        places: how often each weight is used in one pass, by layer (`paperlib.costs.kernel_places`).
+        places: how often each weight is used in one pass, by layer (`paperlib.costs.kernel_positions`).
         image_size: side of the square image that `places` are for, in pixels.
     """
 
@@ -42,7 +42,7 @@ class PlannedCosts:
     def of(self, removed: BoolArray) -> Cost:
         """The cost without the channel numbers at `removed`."""
         weights, parameters, statistics = self._amounts(removed)
-        return as_cost(
+        return make_cost(
             int(parameters.sum()) + self.other_parameters,
             int(statistics.sum()) + self.other_statistics,
             int(weights @ self.places) + self.other_macs,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from paperlib.pruning.channels import BoolArray, ChannelGraph, IntArray
+from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, IntArray
 from paperlib.pruning.fx_ops import Walk, execute
 
 CARRIER_STRENGTH = 0.1

@@ -1,6 +1,6 @@
 """What traced operations do to channels: the vocabulary of the channel graph.
 
-`trace` records a network with torch.fx, `kind_of` names what each recorded node does to the channel axis, and
+`trace` records a network with torch.fx, `classify_node` names what each recorded node does to the channel axis, and
 a `Walk` visits the nodes in order.
 """
 
@@ -54,10 +54,10 @@ def trace(module: nn.Module) -> fx.Graph:
     return tracer.trace(module)
 
 
-def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+def classify_node(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     """What a traced node does to channels; names a `visit_` method of `Walk`."""
     if node.op == "call_module":
-        return kind_of_module(modules[node.target])
+        return classify_module(modules[node.target])
     if node.op == "call_method":
         return _METHODS.get(node.target, "unknown")
     if node.op == "call_function":
@@ -78,7 +78,7 @@ class Walk:
     def run(self, opaque: Container[fx.Node] = ()) -> None:
         """Fill `values`; nodes in `opaque` are not visited and give None."""
         for node in self.recorded.nodes:
-            visit = f"visit_{kind_of(node, self.modules)}"
+            visit = f"visit_{classify_node(node, self.modules)}"
             self.values[node] = None if node in opaque else getattr(self, visit)(node)
 
     def inputs(self, node: fx.Node) -> list[Any]:
@@ -121,7 +121,7 @@ def flattens_channels(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return (node.kwargs.get("start_dim", start), node.kwargs.get("end_dim", end)) == (1, -1)
 
 
-def kind_of_module(module: nn.Module) -> str:
+def classify_module(module: nn.Module) -> str:
     """What a module that is traced as one node does to channels."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         if module.groups == 1:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paperlib.pruning.channels import ChannelGraph, trace_channels
-from paperlib.pruning.fx_ops import kind_of
+from paperlib.pruning.channel_graph import ChannelGraph, trace_channels
+from paperlib.pruning.fx_ops import classify_node
 
 _HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, F.relu, F.leaky_relu, torch.relu, "relu", "relu_")
 _ADDITIONS = ("add", "add_", "sub", "sub_")
@@ -23,7 +23,7 @@ DEAD = 1e-4
 
 
 @torch.no_grad()
-def level_gamma_(module: nn.Module, level: float = 0.5) -> None:
+def rescale_gamma_(module: nn.Module, level: float = 0.5) -> None:
     """Give each prunable channel |gamma| = `level`, in place; what the network computes stays the same.
 
     Tied channels share one factor, so that the mean |gamma| of each such group is at the level. Channels that can
@@ -76,7 +76,7 @@ def _refuse_unscalable(module: nn.Module, graph: ChannelGraph) -> None:
             raise ValueError(f"cannot level gamma: {name} does not scale with its input")
     for node in graph.recorded.nodes:
         what = modules[node.target] if node.op == "call_module" else node.target
-        if node not in graph.opaque and not _scales(kind_of(node, modules), what):
+        if node not in graph.opaque and not _scales(classify_node(node, modules), what):
             label = type(what).__name__ if isinstance(what, nn.Module) else getattr(what, "__name__", what)
             raise ValueError(f"cannot level gamma: {label} at {node.name} does not scale with its input")
 

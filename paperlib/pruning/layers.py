@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from paperlib.pruning.fx_ops import execute, kind_of, trace
+from paperlib.pruning.fx_ops import classify_node, execute, trace
 from paperlib.structure import Bypass
 
 _ADDITIONS = (operator.add, torch.add, "add", "add_")
@@ -74,7 +74,7 @@ def least_important_blocks(module: nn.Module, count: int) -> list[str]:
     return [name for name in blocks if name in chosen]
 
 
-def bypasses_of(module: nn.Module, names: Iterable[str], *, shifted: bool) -> dict[str, Bypass]:
+def make_bypasses(module: nn.Module, names: Iterable[str], *, shifted: bool) -> dict[str, Bypass]:
     """What takes the places of the blocks at `names`; `shifted`, it adds what a branch of gamma 0 would.
 
     Raises:
@@ -139,7 +139,7 @@ def _backwards(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node | 
     """The batch norm from which `node` comes, if only activations lie between and nothing else reads on the way."""
     tail: list[fx.Node] = []
     while len(node.users) == 1:
-        kind = kind_of(node, modules)
+        kind = classify_node(node, modules)
         if kind == "norm":
             return node, tail
         if kind == "activation":
@@ -159,7 +159,7 @@ def _between(first: fx.Node, last: fx.Node, modules: dict[str, nn.Module]) -> li
         first = next(iter(first.users))
         if _is_idle(first, modules):
             continue
-        if first.op != "call_module" or kind_of(first, modules) != "activation":
+        if first.op != "call_module" or classify_node(first, modules) != "activation":
             return None
         found.append(first)
     return found

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from paperlib.costs import Cost
-from paperlib.pruning.channels import BoolArray, ChannelGraph, IntArray
+from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, IntArray
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from paperlib.costs import kernel_places
-from paperlib.pruning.budget import PlannedCosts, fewest_candidates
-from paperlib.pruning.channels import BoolArray, ChannelGraph, IntArray, Segment, trace_channels
+from paperlib.costs import kernel_positions
+from paperlib.pruning.budget import CostModel, fewest_candidates
+from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, IntArray, Segment, trace_channels
 from paperlib.pruning.importance import Batches, Scores, score_channels
-from paperlib.pruning.layers import bypasses_of, least_important_blocks, without_blocks
+from paperlib.pruning.layers import least_important_blocks, make_bypasses, without_blocks
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, prunable_outputs
 
 
@@ -98,7 +98,7 @@ class Planner:
         _check_settings(keep_floor, round_to)
         self.importance = importance
         self.blocks = least_important_blocks(detector, layers)
-        whole = without_blocks(detector, bypasses_of(detector, self.blocks, shifted=False))
+        whole = without_blocks(detector, make_bypasses(detector, self.blocks, shifted=False))
         self.everything = trace_channels(detector)
         self.graph = trace_channels(whole) if self.blocks else self.everything
         if not self.graph.prunable:
@@ -107,9 +107,9 @@ class Planner:
         whole_segments = self.graph.segments if original is None else trace_channels(original).segments
         floors = _floors(self.graph.segments, whole_segments, keep_floor)
         self.ranking = Ranking(self.graph, self.scores, floors, round_to)
-        places = kernel_places(detector, image_size)
-        self.present = PlannedCosts(detector, self.everything, places, image_size)
-        self.costs = PlannedCosts(whole, self.graph, places, image_size) if self.blocks else self.present
+        places = kernel_positions(detector, image_size)
+        self.present = CostModel(detector, self.everything, places, image_size)
+        self.costs = CostModel(whole, self.graph, places, image_size) if self.blocks else self.present
 
     def plan(self, candidates: int, ratio: float | None) -> PruningPlan:
         """The plan for so many candidates, which `ratio` asked for, or a target if that is None."""
@@ -198,7 +198,7 @@ def _the_target(**targets: float | None) -> tuple[str, float]:
     return name, value
 
 
-def _candidates(ranking: Ranking, costs: PlannedCosts, target: str, value: float) -> int:
+def _candidates(ranking: Ranking, costs: CostModel, target: str, value: float) -> int:
     """How many of the least important channels a target makes candidates."""
     if target == "ratio":
         return floor(_exact(value) * ranking.count)

@@ -12,7 +12,7 @@ from paperlib.pruning.surgery import apply_plan
 
 
 @dataclass(frozen=True)
-class CliffScan:
+class SensitivityScan:
     """Scores over pruning ratios, without fine-tuning.
 
     Attributes:
@@ -35,14 +35,14 @@ class CliffScan:
         return float(self.table["ratio"][holds].max()) if holds.any() else 0.0
 
 
-def scan_cliff(
+def scan_sensitivity(
     detector: nn.Module,
     ratios: Iterable[float],
     score: Callable[[nn.Module], float],
     *,
     compensate: str = "bias",
     **options: Any,
-) -> CliffScan:
+) -> SensitivityScan:
     """Prune `detector` by each ratio and score it at once; the detector is untouched.
 
     Args:
@@ -71,4 +71,8 @@ def scan_cliff(
         }
         for plan in plans
     ]
-    return CliffScan(float(score(detector)), pd.DataFrame(rows))
+    return SensitivityScan(float(score(detector)), pd.DataFrame(rows))
+
+
+scan_cliff = scan_sensitivity
+"""The former name of `scan_sensitivity`."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from paperlib.pruning.channels import trace_channels
+from paperlib.pruning.channel_graph import trace_channels
 
 Method = Literal["subgradient", "proximal"]
 
@@ -68,7 +68,7 @@ class Sparsity:
         return {"strength": self.strength, "method": self.method}
 
 
-def gammas(module: nn.Module) -> dict[str, Tensor]:
+def absolute_gammas(module: nn.Module) -> dict[str, Tensor]:
     """|gamma| of each prunable batch norm, by name of the convolution before it; detached copies."""
     return {name: gamma.detach().abs() for name, gamma in _gamma_parameters(module).items()}
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from paperlib.pruning.channels import BoolArray, ChannelGraph, trace_channels
+from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, trace_channels
 from paperlib.pruning.compensation import Compensation
-from paperlib.pruning.fx_ops import kind_of_module
-from paperlib.pruning.layers import bypasses_of, removable_blocks, without_blocks
+from paperlib.pruning.fx_ops import classify_module
+from paperlib.pruning.layers import make_bypasses, removable_blocks, without_blocks
 from paperlib.pruning.plan import PruningPlan, removed_channels
-from paperlib.structure import twin, with_channels
+from paperlib.structure import select_channels, shallow_copy
 
 COMPENSATIONS = ("off", "bias", "exact")
 
@@ -43,7 +43,7 @@ def apply_plan(detector: nn.Module, plan: PruningPlan, *, compensate: str = "bia
     """
     if compensate not in COMPENSATIONS:
         raise ValueError(f"compensate {compensate!r} is not known; choose one of: {', '.join(COMPENSATIONS)}")
-    whole = without_blocks(detector, bypasses_of(detector, plan.blocks, shifted=compensate != "off"))
+    whole = without_blocks(detector, make_bypasses(detector, plan.blocks, shifted=compensate != "off"))
     graph = trace_channels(whole)
     removed = removed_channels(graph, plan)
     if compensate == "off":
@@ -64,7 +64,7 @@ def mask_plan(detector: nn.Module, plan: PruningPlan, *, keep_beta: bool = False
     Raises:
         ValueError: the plan does not fit the network.
     """
-    graph = trace_channels(without_blocks(detector, bypasses_of(detector, plan.blocks, shifted=False)))
+    graph = trace_channels(without_blocks(detector, make_bypasses(detector, plan.blocks, shifted=False)))
     removed = removed_channels(graph, plan)
     off = {norm: removed[graph.layers[name].outputs] for name, norm in graph.prunable.items()}
     if plan.blocks:
@@ -84,8 +84,10 @@ def _cut(whole: nn.Module, graph: ChannelGraph, removed: BoolArray) -> nn.Module
     """A copy of `whole` without the channels at `removed`."""
     modules = dict(whole.named_modules())
     # What the memo of a deep copy names is taken for copied already.
-    copied = {id(module): twin(module) for module in modules.values() if kind_of_module(module) == "activation"}
+    copied = {
+        id(module): shallow_copy(module) for module in modules.values() if classify_module(module) == "activation"
+    }
     for name, layer in graph.layers.items():
         inputs, outputs = (torch.from_numpy(np.flatnonzero(~removed[ids])) for ids in (layer.inputs, layer.outputs))
-        copied[id(modules[name])] = with_channels(modules[name], inputs, outputs)
+        copied[id(modules[name])] = select_channels(modules[name], inputs, outputs)
     return copy.deepcopy(whole, copied)

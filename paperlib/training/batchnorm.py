@@ -11,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 
 from paperlib.data.records import Dataset
 from paperlib.detectors.base import Targets
-from paperlib.seeding import drawing_from
+from paperlib.seeding import seeded_rng
 
 
 def module_digest(module: nn.Module) -> str:
@@ -39,7 +39,7 @@ def gamma_statistics(detector: nn.Module) -> dict[str, float]:
     }
 
 
-def renew_statistics_(detector: nn.Module, dataset: Dataset, image_size: int, images: int = 128) -> None:
+def recalibrate_batch_norm_(detector: nn.Module, dataset: Dataset, image_size: int, images: int = 128) -> None:
     """Measure batch normalisation's means and variances anew, in place, on training images as they are.
 
     Averaged weights vary less than the weights they are the average of, so statistics gathered along with the latter
@@ -56,7 +56,7 @@ def renew_statistics_(detector: nn.Module, dataset: Dataset, image_size: int, im
             targets = [{"boxes": boxed.boxes[i], "labels": boxed.labels[i]} for i in part]
             yield [(batch.to(memory_format=torch.channels_last), targets)]  # in a list, of which update_bn takes one
 
-    with drawing_from(0):
+    with seeded_rng(0):
         update_bn(batches(), _OnPairs(detector))
 
 

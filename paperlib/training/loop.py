@@ -31,9 +31,9 @@ from paperlib.detectors.base import Targets
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.evaluation.evaluate import evaluate
 from paperlib.progress import report as progress
-from paperlib.seeding import drawing_from, mix
+from paperlib.seeding import derive_seed, seeded_rng
 from paperlib.store.code_digest import code_digest
-from paperlib.training.batchnorm import gamma_statistics, module_digest, renew_statistics_
+from paperlib.training.batchnorm import gamma_statistics, module_digest, recalibrate_batch_norm_
 from paperlib.training.recipe import Recipe
 
 Objective = Callable[[nn.Module, Tensor, Targets], dict[str, Tensor]]
@@ -163,7 +163,7 @@ class _Run:
         """The weights that are validated and handed back, with statistics that fit them."""
         if not self.mean:
             return self.detector
-        renew_statistics_(self.mean.module, self.dataset, self.recipe.image_size)
+        recalibrate_batch_norm_(self.mean.module, self.dataset, self.recipe.image_size)
         return self.mean.module
 
     def open(self, folder: Path, resume: bool) -> None:
@@ -184,7 +184,7 @@ class _Run:
         """One pass over the images; adds a row to the history."""
         self.step.train()
         started, sums, batches = time.perf_counter(), {}, 0
-        with drawing_from(mix(self.recipe.seed, epoch, self.accelerator.process_index)):
+        with seeded_rng(derive_seed(self.recipe.seed, epoch, self.accelerator.process_index)):
             for share, images, targets in self._batches(epoch):
                 rate = self.recipe.rate(epoch + share)
                 for name, value in self._update(images, targets, rate).items():
@@ -233,13 +233,13 @@ class _Run:
         """Augmented batches of this process, with the share of the epoch that is over."""
         boxed = self.dataset.letterboxed(self.recipe.image_size)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        generator = torch.Generator().manual_seed(mix(self.recipe.seed, epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.recipe.seed, epoch))
         order = torch.randperm(len(self.dataset), generator=generator)
         size = min(self.recipe.batch_size, len(order))
         count = len(order) // size
         for number in range(count):
             mine = order[number * size : (number + 1) * size][rank::world]
-            chance = torch.Generator().manual_seed(mix(self.recipe.seed, epoch, number, rank))
+            chance = torch.Generator().manual_seed(derive_seed(self.recipe.seed, epoch, number, rank))
             chosen = [boxed.boxes[i] for i in mine], [boxed.labels[i] for i in mine]
             pixels = boxed.images[mine].to(self.accelerator.device)
             images, targets = augment(pixels, *chosen, self.recipe.augmentation(), chance)

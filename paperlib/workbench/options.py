@@ -25,7 +25,7 @@ class Blueprint:
     weights: Path | None = None
     """Darknet file of COCO weights; none: from scratch."""
     gamma_level: float | None = None
-    """Bring the scale factors of those weights to this level first (`level_gamma_`); none: leave them."""
+    """Bring the scale factors of those weights to this level first (`rescale_gamma_`); none: leave them."""
 
 
 @dataclass(frozen=True)

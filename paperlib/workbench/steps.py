@@ -25,9 +25,9 @@ from paperlib.detectors.files import load_detector, save_detector
 from paperlib.distillation.assistants import Distillation
 from paperlib.evaluation.evaluate import Metrics, evaluate
 from paperlib.progress import report as progress
-from paperlib.pruning import PruningPlan, Sparsity, apply_plan, level_gamma_, plan_pruning
+from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning, rescale_gamma_
 from paperlib.pruning.importance import CALIBRATED
-from paperlib.seeding import drawing_from
+from paperlib.seeding import seeded_rng
 from paperlib.store.store import Step, Store, canonical_json, code_digest
 from paperlib.structure import describe
 from paperlib.training.batchnorm import module_digest
@@ -115,7 +115,7 @@ class Workbench:
                 if plan.weights:
                     transfer_coco_weights(detector, plan.weights)
                 if plan.gamma_level:
-                    level_gamma_(detector, plan.gamma_level)
+                    rescale_gamma_(detector, plan.gamma_level)
             save_detector(detector, folder / DETECTOR)
 
         code = ["paperlib.detectors", "paperlib.detectors.files"]
@@ -191,7 +191,7 @@ class Workbench:
         choices, calibration = self._choices(importance), None
         if choices.importance in CALIBRATED:
             calibration = self._calibration(choices.calibration_images)
-        with drawing_from(self.recipe.seed):  # a detector of two stages draws its proposals
+        with seeded_rng(self.recipe.seed):  # a detector of two stages draws its proposals
             return plan_pruning(
                 model.detector().to(_device()), ratio, **target, layers=layers,
                 importance=choices.importance, calibration=calibration, keep_floor=choices.keep_floor,

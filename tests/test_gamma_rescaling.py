@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib.detectors import build_detector, load_darknet_weights
-from paperlib.pruning import gammas, level_gamma_
+from paperlib.pruning import absolute_gammas, rescale_gamma_
 from paperlib.structure import ChannelSplit
 
 
@@ -45,8 +45,8 @@ def everything(activation: type[nn.Module], seed: int = 0) -> nn.Module:
 def test_levelling_changes_gammas_and_not_the_function(activation, seed):
     module, x = everything(activation, seed), torch.randn(2, 3, 11, 11, dtype=torch.float64)
     before = module(x)
-    level_gamma_(module, 0.5)
-    found = gammas(module)
+    rescale_gamma_(module, 0.5)
+    found = absolute_gammas(module)
     tied = (found["stem"] + found["body"]) / 2
     for gamma in (tied, found["deep"], found["up"]):
         torch.testing.assert_close(gamma, torch.full_like(gamma, 0.5))
@@ -56,8 +56,8 @@ def test_levelling_changes_gammas_and_not_the_function(activation, seed):
 def test_a_dead_channel_is_left_alone():
     module = everything(nn.ReLU)
     module.up_norm.weight.data[2] = 1e-9
-    level_gamma_(module)
-    assert gammas(module)["up"][2] == 1e-9
+    rescale_gamma_(module)
+    assert absolute_gammas(module)["up"][2] == 1e-9
 
 
 @pytest.mark.parametrize("activation", [nn.Mish, nn.SiLU, nn.ReLU6])
@@ -65,13 +65,13 @@ def test_an_activation_that_does_not_scale_is_refused_and_nothing_is_changed(act
     module = everything(activation)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     with pytest.raises(ValueError, match=f"cannot level gamma: {activation.__name__} at .* does not scale"):
-        level_gamma_(module)
+        rescale_gamma_(module)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 def test_a_level_of_zero_is_refused():
     with pytest.raises(ValueError, match="not above 0"):
-        level_gamma_(everything(nn.ReLU), 0.0)
+        rescale_gamma_(everything(nn.ReLU), 0.0)
 
 
 def test_the_official_coco_detector_stays_the_same_detector(coco_weights):
@@ -80,8 +80,8 @@ def test_the_official_coco_detector_stays_the_same_detector(coco_weights):
     detector.double()
     batch = torch.rand(1, 3, 96, 96, dtype=torch.float64)
     before = detector.head_outputs(batch)
-    level_gamma_(detector, 0.5)
+    rescale_gamma_(detector, 0.5)
     torch.testing.assert_close(detector.head_outputs(batch), before, rtol=1e-9, atol=1e-9)
-    levels = torch.cat(list(gammas(detector).values()))
+    levels = torch.cat(list(absolute_gammas(detector).values()))
     assert levels.min() > 0.499
     assert levels.max() < 0.501

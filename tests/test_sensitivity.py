@@ -6,7 +6,7 @@ import tiny
 import torch
 from torch import nn
 
-from paperlib.pruning import CliffScan, apply_plan, plan_pruning, scan_cliff
+from paperlib.pruning import SensitivityScan, apply_plan, plan_pruning, scan_sensitivity
 
 
 def score(net: nn.Module) -> float:
@@ -18,7 +18,7 @@ def score(net: nn.Module) -> float:
 def test_each_ratio_is_scored_as_pruned_and_not_trained() -> None:
     detector = tiny.detector().eval()
     before = score(detector)
-    scan = scan_cliff(detector, [0.6, 0.2, 0.6], score, compensate="exact", round_to=2)
+    scan = scan_sensitivity(detector, [0.6, 0.2, 0.6], score, compensate="exact", round_to=2)
     assert scan.table["ratio"].tolist() == [0.2, 0.6]
     assert scan.baseline == before == score(detector)
     for row in scan.table.itertuples():
@@ -30,7 +30,7 @@ def test_each_ratio_is_scored_as_pruned_and_not_trained() -> None:
 def test_one_pass_over_calibration_data_serves_every_ratio() -> None:
     data = tiny.dataset(count=2)
     batches = (([image.float() / 255], [target]) for image, target in (data[0], data[1]))
-    scan = scan_cliff(tiny.detector(), [0.2, 0.4], score, importance="taylor", calibration=batches)
+    scan = scan_sensitivity(tiny.detector(), [0.2, 0.4], score, importance="taylor", calibration=batches)
     assert len(scan.table) == 2
 
 
@@ -46,14 +46,14 @@ def test_one_pass_over_calibration_data_serves_every_ratio() -> None:
     ],
 )
 def test_the_safe_ratio_ends_where_the_score_first_falls_too_far(scores: list, drop: float, safe: float) -> None:
-    scan = CliffScan(0.8, pd.DataFrame({"ratio": [0.1, 0.2, 0.3, 0.4], "score": scores}))
+    scan = SensitivityScan(0.8, pd.DataFrame({"ratio": [0.1, 0.2, 0.3, 0.4], "score": scores}))
     assert scan.safe_ratio(drop) == safe
 
 
 def test_bad_questions_are_refused() -> None:
     with pytest.raises(ValueError, match="there is no ratio to try"):
-        scan_cliff(tiny.detector(), [], score)
+        scan_sensitivity(tiny.detector(), [], score)
     with pytest.raises(ValueError, match=r"ratio 1.5 is not in \[0, 1\)"):
-        scan_cliff(tiny.detector(), [0.5, 1.5], score)
+        scan_sensitivity(tiny.detector(), [0.5, 1.5], score)
     with pytest.raises(ValueError, match="drop -0.1 is not at least 0"):
-        CliffScan(0.8, pd.DataFrame({"ratio": [0.1], "score": [0.8]})).safe_ratio(-0.1)
+        SensitivityScan(0.8, pd.DataFrame({"ratio": [0.1], "score": [0.8]})).safe_ratio(-0.1)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from paperlib.pruning.fx_ops import Walk, flattens_channels, joins_channels, kind_of, trace
+from paperlib.pruning.fx_ops import Walk, classify_node, flattens_channels, joins_channels, trace
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -176,7 +176,7 @@ class _Numbering(Walk):
     def _follow(self, node: fx.Node) -> None:
         """Note which batch norm, if any, is the only reader of this call of a convolution."""
         users = list(node.users)
-        follower = users[0].target if len(users) == 1 and kind_of(users[0], self.modules) == "norm" else None
+        follower = users[0].target if len(users) == 1 and classify_node(users[0], self.modules) == "norm" else None
         self.norms.setdefault(node.target, set()).add(follower)
 
     def _all_axes(self, value: Any) -> list[_Axis]:
