@@ -37,7 +37,9 @@ def few_images(root: Path, counts: Counts) -> None:
     shutil.copy(paths.repository_root() / "data" / "registry.yaml", root / "data")
     vhr10 = {split: load_dataset("vhr10", split).records for split in counts}
     _keep(root, "vhr10", {split: _most_classes(vhr10[split], count) for split, count in counts.items()})
-    dota = [record for split in counts for record in load_dataset("dota", split).whole.records if len(record.labels)]
+    dota = [
+        record for split in counts for record in load_dataset("dota", split).full_images.records if len(record.labels)
+    ]
     dota.sort(key=lambda record: record.size()[0] * record.size()[1])
     _keep(root, "dota", {split: [record] for split, record in zip(counts, dota, strict=False)})
     _stand_in_for_rsod(root, vhr10)
@@ -51,8 +53,8 @@ def _keep(root: Path, name: str, records: dict[str, list[Record]]) -> None:
     """Link to the files of some images, and write the split that they make."""
     layout = LAYOUTS[name]
     for record in (record for chosen in records.values() for record in chosen):
-        sources = layout.files(paths.data_root() / layout.folder, record.name)
-        for source, target in zip(sources, layout.files(root / "data" / layout.folder, record.name), strict=True):
+        sources = layout.image_files(paths.data_root() / layout.folder, record.name)
+        for source, target in zip(sources, layout.image_files(root / "data" / layout.folder, record.name), strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(source)
     _write_split(root, layout, {split: [record.name for record in chosen] for split, chosen in records.items()})
@@ -65,7 +67,7 @@ def _stand_in_for_rsod(root: Path, vhr10: dict[str, Sequence[Record]]) -> None:
             label = classes.index(ours) + 1
             record = next(record for record in records if label in record.labels)
             name = f"{theirs}/{record.name}"
-            image, annotation = layout.files(root / "data" / layout.folder, name)
+            image, annotation = layout.image_files(root / "data" / layout.folder, name)
             for file in (image, annotation):
                 file.parent.mkdir(parents=True, exist_ok=True)
             image.symlink_to(record.image)

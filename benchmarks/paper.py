@@ -99,7 +99,7 @@ def _gmacs(folder: Path) -> tuple[str, float]:
 
 def full_sets(root: Path) -> dict[str, int]:
     """By the digest that a training on few images has of its data: how many the whole set has to learn from."""
-    rsod = TRAIN * registry.find("rsod").images
+    rsod = TRAIN * registry.find_entry("rsod").images
     full = {"vhr10": len(Splits("vhr10").train), "rsod": rsod, "dota": TRAIN * tiles_of_dota(Tiling())}
     usual = {name: os.environ.get(name) for name in ("PAPERLIB_ROOT", "PAPERLIB_DATA")}
     os.environ |= {"PAPERLIB_ROOT": str(root), "PAPERLIB_DATA": str(root / "data")}

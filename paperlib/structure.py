@@ -63,7 +63,7 @@ class Bypass(nn.Module):
         self.shift = None if shift is None else nn.Parameter(shift.detach().clone())
         self.train(block.training)
 
-    def initialise(self) -> None:
+    def initialise_weights(self) -> None:
         """Fresh weights: no shift."""
         if self.shift is not None:
             nn.init.zeros_(self.shift)

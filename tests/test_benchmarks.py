@@ -38,9 +38,9 @@ def test_few_real_images_are_a_root_from_which_every_data_set_loads(script, data
     monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path / "data"))
     for name in ("vhr10", "rsod", "dota"):
         sizes = {split: load_dataset(name, split) for split in ("train", "val", "test")}
-        assert all(sum(data.counts().values()) for data in sizes.values()), name
+        assert all(sum(data.box_counts().values()) for data in sizes.values()), name
     assert len(load_dataset("vhr10", "train")) == 4
-    assert set(load_dataset("rsod", "train").counts()) == {"aircraft", "oiltank", "overpass", "playground"}
+    assert set(load_dataset("rsod", "train").box_counts()) == {"aircraft", "oiltank", "overpass", "playground"}
     assert (tmp_path / "notebooks").is_dir() and (tmp_path / "results" / "reported").is_dir()
 
 

@@ -115,7 +115,7 @@ def test_target_heatmaps_agree_with_a_loop_over_boxes_and_cells(seed):
 def test_losses_and_their_gradients_are_those_of_the_definition(seed):
     detector, targets = make(), random_targets(seed)
     outputs = [output.requires_grad_() for output in random_outputs(seed)]
-    losses = detector.losses(outputs, detector.assign(outputs, targets))
+    losses = detector.compute_losses(outputs, detector.assign_targets(outputs, targets))
 
     expected = dict.fromkeys(("heatmap", "offset", "size"), 0.0)
     count = sum(len(target["boxes"]) for target in targets)
@@ -145,8 +145,8 @@ def test_perfect_heads_give_back_the_true_boxes_and_only_those():
     detector, (images, targets) = make().eval(), make_batch()
     targets[0] = {key: value[[0, 1, 3, 4]] for key, value in targets[0].items()}  # one box a cell
     outputs = [torch.zeros_like(output) for output in random_outputs(0)]
-    assignment = detector.assign(outputs, targets)
-    true = detector.responses(outputs, assignment).regression_target
+    assignment = detector.assign_targets(outputs, targets)
+    true = detector.head_responses(outputs, assignment).regression_target
     offset, size = true[:, :2], 10 * true[:, 2:]
     line, column = assignment.row // GRID[1], assignment.row % GRID[1]
     # Every logit that is not on a peak slopes down from one, so the peak alone is to be picked.
@@ -278,9 +278,9 @@ def test_the_soft_loss_has_the_hard_ones_weights_and_the_bound_its_regression_sp
     student, teacher, (images, targets) = make(2).train(), make(1).eval(), make_batch()
     losses = Distillation(teacher, soft_weight=0.3, bound_weight=0.7, temperature=2.0)(student, images, targets)
     outputs = student.head_outputs(images)
-    assignment = student.assign(outputs, targets)
-    own, mine = student.losses(outputs, assignment), student.responses(outputs, assignment)
-    theirs = teacher.responses(teacher.head_outputs(images), assignment)
+    assignment = student.assign_targets(outputs, targets)
+    own, mine = student.compute_losses(outputs, assignment), student.head_responses(outputs, assignment)
+    theirs = teacher.head_responses(teacher.head_outputs(images), assignment)
     p, q = ((answers.logits["heatmap"] / 2).sigmoid() for answers in (theirs, mine))
     soft = -4 * (mine.weights["heatmap"] * (p * q.log() + (1 - p) * (1 - q).log())).sum()
     torch.testing.assert_close(losses["heatmap"], 0.7 * own["heatmap"] + 0.3 * soft)
@@ -292,8 +292,8 @@ def test_the_soft_loss_has_the_hard_ones_weights_and_the_bound_its_regression_sp
 @pytest.mark.parametrize("seed", range(3))
 def test_responses_with_their_weights_are_the_detectors_own_losses(seed):
     detector, outputs = make(), [output.requires_grad_() for output in random_outputs(seed)]
-    assignment = detector.assign(outputs, random_targets(seed))
-    losses, answers = detector.losses(outputs, assignment), detector.responses(outputs, assignment)
+    assignment = detector.assign_targets(outputs, random_targets(seed))
+    losses, answers = detector.compute_losses(outputs, assignment), detector.head_responses(outputs, assignment)
     weights, hard = answers.weights["heatmap"], answers.hard_targets["heatmap"]
     entropy = F.binary_cross_entropy_with_logits(answers.logits["heatmap"], hard, reduction="none")
     torch.testing.assert_close((weights * entropy).sum(), losses["heatmap"])
@@ -305,9 +305,9 @@ def test_responses_with_their_weights_are_the_detectors_own_losses(seed):
 def test_the_regression_of_a_perfect_box_is_its_target():
     detector, outputs = make(), random_outputs(0)
     outputs[1], outputs[2] = outputs[1].abs(), outputs[2].sigmoid()
-    assignment = detector.assign(outputs, random_targets(0))
+    assignment = detector.assign_targets(outputs, random_targets(0))
     boxes, _ = detector.decode(outputs, SIDES)
     predicted = boxes[assignment.image, assignment.row]
     perfect = Assignment(assignment.image, assignment.row, predicted, assignment.labels, assignment.ignored)
-    answers = detector.responses(outputs, perfect)
+    answers = detector.head_responses(outputs, perfect)
     torch.testing.assert_close(answers.regression, answers.regression_target)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from paperlib.cli.main import app
 from paperlib.data import load_dataset, registry
-from paperlib.data.check import check, overview
+from paperlib.data.check import check_entry, describe_registry
 from paperlib.data.dota import LAYOUT as DOTA
 from paperlib.data.vhr10 import ANNOTATIONS, CLASSES, IMAGES, LAYOUT
 
@@ -128,7 +128,7 @@ def test_a_part_of_a_set_without_a_split_is_a_fault_and_its_numbers_are_not_comp
         (tmp_path / folder / file).write_text("gsd:1\n-5 -2 8 -2 8 7 -5 7 plane 0\n")
     Image.new("L", (30, 20)).save(tmp_path / "images" / "P0001.png")
     texts = dict.fromkeys(("title", "page", "licence", "citation", "by_hand", "folder"), "made")
-    report = check(DOTA.name, registry.Entry(**texts, images=7, boxes={"plane": 9}), tmp_path)
+    report = check_entry(DOTA.name, registry.Entry(**texts, images=7, boxes={"plane": 9}), tmp_path)
     assert report.faults == [f"{tmp_path}: 1 of 7 published images"]
     assert report.table[0] == {"class": "plane", "boxes": 1, "published": 9, "": ""}
     assert report.remarks == [
@@ -152,10 +152,10 @@ def test_of_many_images_that_the_split_does_not_list_one_line_says_what_to_do(pr
 
 def test_weights_are_here_when_their_file_is(tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_WEIGHTS", str(tmp_path))
-    entries = {"coco-weights": registry.find("coco-weights")}
-    assert " no " in overview(entries).splitlines()[-1]
+    entries = {"coco-weights": registry.find_entry("coco-weights")}
+    assert " no " in describe_registry(entries).splitlines()[-1]
     (tmp_path / "yolov4-tiny.weights").touch()
-    assert " yes " in overview(entries).splitlines()[-1]
+    assert " yes " in describe_registry(entries).splitlines()[-1]
 
 
 def test_weights_are_compared_with_their_digest(tmp_path, monkeypatch):
@@ -168,11 +168,11 @@ def test_weights_are_compared_with_their_digest(tmp_path, monkeypatch):
 
 
 def test_the_real_vhr10_has_the_published_counts_but_for_vehicles_and_the_check_is_quick(data_root):
-    entry = registry.find("vhr10")
+    entry = registry.find_entry("vhr10")
     if not (data_root / entry.folder).is_dir():
         pytest.skip(f"{data_root} does not hold {entry.folder}")
     started = time.process_time()
-    report = check("vhr10", entry, data_root / entry.folder)
+    report = check_entry("vhr10", entry, data_root / entry.folder)
     busy = time.process_time() - started
     assert report.faults == []
     counts = {row["class"]: row["boxes"] for row in report.table}

@@ -124,4 +124,4 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_the_later_annotations_of_vhr10_can_be_read_as_anyones_data(data_root):
     root = data_root / "nwpu-vhr10"
     dataset = load_dataset(f"coco:{root / 'annotations.json'}", "all", root=root / "positive image set")
-    assert (len(dataset), sum(dataset.counts().values()), len(dataset.classes)) == (650, 3921, 10)
+    assert (len(dataset), sum(dataset.box_counts().values()), len(dataset.classes)) == (650, 3921, 10)

@@ -246,7 +246,7 @@ def test_assignment_agrees_with_a_loop_over_boxes(tiny_detector, name, seed):
         boxes = (picked + 0.5 * torch.randn(count, 2, generator=generator).repeat(1, 2)).clamp(0, 64)
         targets.append({"boxes": boxes, "labels": torch.randint(1, 4, (count,), generator=generator)})
 
-    assignment = detector.assign(outputs, targets)
+    assignment = detector.assign_targets(outputs, targets)
 
     positives, ignored = set(), torch.zeros(found.shape[:2], dtype=torch.bool)
     for image, target in enumerate(targets):
@@ -274,7 +274,7 @@ def test_losses_are_means_over_the_positives_that_leave_out_ignored_rows(tiny_de
     ignored = torch.rand(2, 60, generator=generator) < 0.3
     ignored[image, row] = False
     truth = boxes[image, row] + torch.tensor([1.0, -2.0, 1.0, -2.0])  # moved: same shape, so CIoU is DIoU
-    losses = detector.losses(outputs, Assignment(image, row, truth, labels, ignored))
+    losses = detector.compute_losses(outputs, Assignment(image, row, truth, labels, ignored))
 
     answers, classes = torch.zeros(2, 60).double(), torch.eye(3).double()[labels]
     answers[image, row] = 1

@@ -160,9 +160,9 @@ def test_each_loss_is_the_mixture_that_eqs_10_and_11_state(pair, batch):
     student, teacher = pair
     losses = Distillation(teacher, soft_weight=0.3, bound_weight=0.7, temperature=2.0)(student, *batch)
     outputs = student.head_outputs(batch[0])
-    assignment = student.assign(outputs, batch[1])
-    own, mine = student.losses(outputs, assignment), student.responses(outputs, assignment)
-    theirs = teacher.responses(teacher.head_outputs(batch[0]), assignment)
+    assignment = student.assign_targets(outputs, batch[1])
+    own, mine = student.compute_losses(outputs, assignment), student.head_responses(outputs, assignment)
+    theirs = teacher.head_responses(teacher.head_outputs(batch[0]), assignment)
     for name in ("objectness", "classes"):
         p, q = (theirs.logits[name] / 2).sigmoid(), (mine.logits[name] / 2).sigmoid()
         soft = -4 * (mine.weights[name] * (p * q.log() + (1 - p) * (1 - q).log())).sum()
@@ -225,8 +225,8 @@ def test_weights_out_of_range_are_refused(pair, arguments, fault):
 def test_responses_with_their_weights_are_the_detectors_hard_losses(pair, batch):
     student, _ = pair
     outputs = student.head_outputs(batch[0])
-    assignment = student.assign(outputs, batch[1])
-    losses, responses = student.losses(outputs, assignment), student.responses(outputs, assignment)
+    assignment = student.assign_targets(outputs, batch[1])
+    losses, responses = student.compute_losses(outputs, assignment), student.head_responses(outputs, assignment)
     assert set(responses.logits) == {"objectness", "classes"} == set(losses) - {"box"}
     for name, answer in responses.logits.items():
         hard = responses.hard_targets[name]
@@ -238,11 +238,11 @@ def test_responses_with_their_weights_are_the_detectors_hard_losses(pair, batch)
 def test_the_regression_of_a_perfect_box_is_its_target(pair, batch):
     student, _ = pair
     outputs = student.head_outputs(batch[0])
-    assignment = student.assign(outputs, batch[1])
+    assignment = student.assign_targets(outputs, batch[1])
     boxes, _ = student.decode(outputs, batch[0].shape[2:])
     predicted = boxes[assignment.image, assignment.row]
     perfect = Assignment(assignment.image, assignment.row, predicted, assignment.labels, assignment.ignored)
-    responses = student.responses(outputs, perfect)
+    responses = student.head_responses(outputs, perfect)
     torch.testing.assert_close(responses.regression, responses.regression_target)
-    assert torch.equal(responses.regression, student.responses(outputs, assignment).regression)
-    assert student.losses(outputs, perfect)["box"].abs() < 1e-6
+    assert torch.equal(responses.regression, student.head_responses(outputs, assignment).regression)
+    assert student.compute_losses(outputs, perfect)["box"].abs() < 1e-6

@@ -33,7 +33,7 @@ def layout(tmp_path, monkeypatch):
 
 def test_boxes_are_the_smallest_around_the_corners_cut_at_the_border(layout):
     tiles = layout(PLANE, "-5.5 -2 8 -2 8 7 -5.5 7 small-vehicle 1", "990 50 1004 50 1004 70 990 70 ship 0")
-    (record,) = tiles.whole.records
+    (record,) = tiles.full_images.records
     np.testing.assert_array_equal(record.boxes, np.float32([[10, 5, 30, 25], [0, 0, 8, 7], [990, 50, 1000, 60]]))
     assert [tiles.classes[label - 1] for label in record.labels] == ["plane", "small vehicle", "ship"]
     assert [tile.name for tile in tiles.records] == ["P0001@0,0", "P0001@200,0"]
@@ -41,7 +41,7 @@ def test_boxes_are_the_smallest_around_the_corners_cut_at_the_border(layout):
 
 
 def test_an_image_without_objects_is_read(layout):
-    assert [len(record.labels) for record in layout().whole.records] == [0]
+    assert [len(record.labels) for record in layout().full_images.records] == [0]
 
 
 @pytest.mark.parametrize(

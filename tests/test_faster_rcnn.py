@@ -215,17 +215,17 @@ def test_the_teacher_judges_the_students_proposals_and_the_student_judges_once()
     assert all(p.grad is not None for p in student.parameters()) and losses["bound"] > 0
     mine = student.head_outputs(batch()[0])
     theirs = teacher.head_outputs(batch()[0])
-    assignment = student.assign(mine, batch()[1])
-    logits, _ = teacher.judge(theirs, assignment.proposals)
-    torch.testing.assert_close(teacher.responses(theirs, assignment).logits["classes"], logits)
+    assignment = student.assign_targets(mine, batch()[1])
+    logits, _ = teacher.classify_regions(theirs, assignment.proposals)
+    torch.testing.assert_close(teacher.head_responses(theirs, assignment).logits["classes"], logits)
     assert len(logits) == len(assignment.labels) and (assignment.labels > 0).sum() == len(assignment.proposal_boxes)
 
 
 def test_responses_with_their_weights_are_the_detectors_hard_losses():
     detector, (images, targets) = make().eval(), batch()
     outputs = detector.head_outputs(images)
-    assignment = detector.assign(outputs, targets)
-    losses, responses = detector.losses(outputs, assignment), detector.responses(outputs, assignment)
+    assignment = detector.assign_targets(outputs, targets)
+    losses, responses = detector.compute_losses(outputs, assignment), detector.head_responses(outputs, assignment)
     assert set(responses.logits) == {"rpn_objectness", "classes"} == set(losses) - {"rpn_box", "box"}
     for name, answer in responses.logits.items():
         hard = responses.hard_targets[name]
@@ -237,17 +237,17 @@ def test_responses_with_their_weights_are_the_detectors_hard_losses():
 def test_the_regression_of_a_perfect_box_is_its_target():
     detector, (images, targets) = make().eval(), batch()
     outputs = detector.head_outputs(images)
-    assignment = detector.assign(outputs, targets)
+    assignment = detector.assign_targets(outputs, targets)
     image, row = assignment.image[assignment.objects], assignment.row[assignment.objects]
     first = detector.rpn.box_coder.decode_single(outputs.deltas[image, row], outputs.anchors[row])
     positive = assignment.labels > 0
-    deltas = detector.judge(outputs, assignment.proposals)[1][positive, assignment.labels[positive]]
+    deltas = detector.classify_regions(outputs, assignment.proposals)[1][positive, assignment.labels[positive]]
     second = detector.roi_heads.box_coder.decode_single(deltas, torch.cat(assignment.proposals)[positive])
     perfect = dataclasses.replace(assignment, anchor_boxes=first, proposal_boxes=second)
-    responses = detector.responses(outputs, perfect)
+    responses = detector.head_responses(outputs, perfect)
     assert len(first) and len(second)
     torch.testing.assert_close(responses.regression, responses.regression_target)
-    losses = detector.losses(outputs, perfect)
+    losses = detector.compute_losses(outputs, perfect)
     assert losses["rpn_box"] < 1e-12 and losses["box"] < 1e-12
 
 
@@ -282,8 +282,8 @@ def test_pruned_equals_masked(compensate, ratio, seed):
     images, _ = batch()
     with torch.no_grad():
         ours, theirs = pruned.head_outputs(images), masked.head_outputs(images)
-        proposals = masked.propose(theirs)
-        pairs = zip(pruned.judge(ours, proposals), masked.judge(theirs, proposals), strict=True)
+        proposals = masked.propose_regions(theirs)
+        pairs = zip(pruned.classify_regions(ours, proposals), masked.classify_regions(theirs, proposals), strict=True)
         assert all((one - other).abs().max() < TOLERANCE for one, other in pairs)
 
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from paperlib.cli.main import app
 from paperlib.data import fetch as fetching
 from paperlib.data import registry, vhr10
-from paperlib.data.fetch import DOWNLOADS, fetch
-from paperlib.data.unpack import unpack
+from paperlib.data.fetch import DOWNLOADS, fetch_entry
+from paperlib.data.unpack import unpack_archive
 
 UNPACK = {"*/positive image set/*.jpg": vhr10.IMAGES, "*/ground truth/*.txt": vhr10.ANNOTATIONS}
 
@@ -107,16 +107,16 @@ def assert_whole(target):
 
 
 def test_a_good_archive_is_downloaded_once_and_unpacked(server, entry, target):
-    fetch("vhr10", entry, target)
+    fetch_entry("vhr10", entry, target)
     assert_whole(target)
-    fetch("vhr10", entry, target)
+    fetch_entry("vhr10", entry, target)
     assert server.asked == [None]
 
 
 @pytest.mark.parametrize("manners", [set(), {"gives no length"}, {"ignores ranges"}])
 def test_a_server_that_breaks_off_is_asked_for_the_rest(server, entry, target, manners):
     server.manners, server.breaks = manners, 2
-    fetch("vhr10", entry, target)
+    fetch_entry("vhr10", entry, target)
     assert_whole(target)
     first, second, third = server.asked
     assert first is None and 0 < int(second[6:-1]) <= int(third[6:-1])
@@ -126,9 +126,9 @@ def test_a_server_that_breaks_off_is_asked_for_the_rest(server, entry, target, m
 def test_when_it_breaks_off_for_good_the_next_call_goes_on(server, entry, target):
     server.breaks = fetching.ATTEMPTS
     with pytest.raises(OSError, match=r"VHR.zip: the connection broke off; [\d,]+ of [\d,]+ bytes are here, the same"):
-        fetch("vhr10", entry, target)
+        fetch_entry("vhr10", entry, target)
     assert not target.exists()
-    fetch("vhr10", entry, target)
+    fetch_entry("vhr10", entry, target)
     assert_whole(target)
     assert server.asked[-1].startswith("bytes=") and len(server.asked) == fetching.ATTEMPTS + 1
 
@@ -145,14 +145,14 @@ def test_when_it_breaks_off_for_good_the_next_call_goes_on(server, entry, target
 def test_what_is_not_what_the_registry_says_is_refused_and_nothing_is_kept(server, entry, target, change, fault):
     server.body = change(server.body)
     with pytest.raises(ValueError, match=fault):
-        fetch("vhr10", entry, target)
+        fetch_entry("vhr10", entry, target)
     assert [path for path in target.parent.rglob("*") if path.is_file()] == []
 
 
 def test_more_bytes_than_the_registry_says_are_not_even_read(server, entry, target):
     server.manners, server.body = {"gives no length"}, server.body + bytes(1 << 22)
     with pytest.raises(ValueError, match=r"is longer than the [\d,]+ bytes that the registry says$"):
-        fetch("vhr10", entry, target)
+        fetch_entry("vhr10", entry, target)
     assert [path for path in target.parent.rglob("*") if path.is_file()] == []
 
 
@@ -163,14 +163,14 @@ def free_bytes(monkeypatch, count):
 def test_what_is_downloaded_already_needs_no_space_again(server, entry, target, monkeypatch):
     server.breaks = fetching.ATTEMPTS
     with pytest.raises(OSError, match="the same command goes on"):
-        fetch("vhr10", entry, target)
+        fetch_entry("vhr10", entry, target)
     (partial,) = (target.parent / DOWNLOADS / "vhr10").iterdir()
     needed = 2 * entry.size - partial.stat().st_size
     free_bytes(monkeypatch, needed - 1)
     with pytest.raises(ValueError, match=r"made needs 0.0 GB, 0.0 GB are free$"):
-        fetch("vhr10", entry, target)
+        fetch_entry("vhr10", entry, target)
     free_bytes(monkeypatch, needed)
-    fetch("vhr10", entry, target)
+    fetch_entry("vhr10", entry, target)
     assert_whole(target)
 
 
@@ -178,40 +178,40 @@ def test_a_file_that_is_not_unpacked_needs_its_size_and_nothing_once_it_is_there
     entry = entry.model_copy(update={"files": [entry.files[0].model_copy(update={"unpack": {}})]})
     free_bytes(monkeypatch, entry.size - 1)
     with pytest.raises(ValueError, match="are free$"):
-        fetch("loose", entry, target)
+        fetch_entry("loose", entry, target)
     free_bytes(monkeypatch, entry.size)
-    fetch("loose", entry, target)
+    fetch_entry("loose", entry, target)
     free_bytes(monkeypatch, 0)
-    fetch("loose", entry, target)
+    fetch_entry("loose", entry, target)
     assert (target / "NWPU VHR.zip").read_bytes() == server.body and len(server.asked) == 1
 
 
 def test_a_part_of_a_set_is_not_taken_for_the_set(server, entry, target):
-    fetch("vhr10", entry, target)
+    fetch_entry("vhr10", entry, target)
     (target / vhr10.IMAGES / "002.jpg").unlink()
     with pytest.raises(ValueError, match=r"vhr10: holds 1 of 2 images; move it away to fetch the set$"):
-        fetch("vhr10", entry, target)
+        fetch_entry("vhr10", entry, target)
 
 
 def test_what_a_killed_call_left_beside_the_whole_set_is_removed(server, entry, target):
-    fetch("vhr10", entry, target)
+    fetch_entry("vhr10", entry, target)
     left = target.parent / DOWNLOADS / "vhr10"
     left.mkdir(parents=True)
     (left / "NWPU VHR.zip").write_bytes(server.body)
-    fetch("vhr10", entry, target)
+    fetch_entry("vhr10", entry, target)
     assert_whole(target)
 
 
 def test_a_server_that_has_nothing_says_so(server, entry, target):
     server.manners = {"is gone"}
     with pytest.raises(OSError, match=r"VHR.zip: answered 404 Not Found; 0 of [\d,]+ bytes are here"):
-        fetch("vhr10", entry, target)
+        fetch_entry("vhr10", entry, target)
     assert len(server.asked) == 1
 
 
 def test_an_archive_with_too_few_images_leaves_no_half_set(server, entry, target):
     with pytest.raises(ValueError, match="made: 2 images were unpacked, 3 were published"):
-        fetch("vhr10", entry.model_copy(update={"images": 3}), target)
+        fetch_entry("vhr10", entry.model_copy(update={"images": 3}), target)
     assert [path.name for path in target.parent.iterdir()] == [DOWNLOADS]
 
 
@@ -221,7 +221,7 @@ def test_an_archive_that_escapes_leaves_nothing(server, entry, target):
         update={"size": len(server.body), "sha256": hashlib.sha256(server.body).hexdigest()}
     )
     with pytest.raises(ValueError, match=r"NWPU VHR.zip: '.*003.jpg' would lie outside the folder"):
-        fetch("vhr10", entry.model_copy(update={"files": [file]}), target)
+        fetch_entry("vhr10", entry.model_copy(update={"files": [file]}), target)
     assert [path.name for path in target.parent.iterdir()] == [DOWNLOADS]
 
 
@@ -270,7 +270,7 @@ def test_an_archive_that_is_not_to_be_trusted_is_refused(tmp_path, content, faul
     (tmp_path / "into").mkdir()
     (tmp_path / "archive").write_bytes(content)
     with pytest.raises(ValueError, match=fault) as caught:
-        unpack(tmp_path / "archive", tmp_path / "into", {"*.txt": "texts"}, 100_000)
+        unpack_archive(tmp_path / "archive", tmp_path / "into", {"*.txt": "texts"}, 100_000)
     assert str(caught.value).startswith("archive: ") and "\n" not in str(caught.value)
     outside = [path for path in tmp_path.rglob("*") if path.is_file() and "into" not in path.parts]
     assert outside == [tmp_path / "archive"]
@@ -279,16 +279,16 @@ def test_an_archive_that_is_not_to_be_trusted_is_refused(tmp_path, content, faul
 
 def test_only_wanted_members_are_unpacked_wherever_they_lie_in_the_archive(tmp_path):
     (tmp_path / "archive").write_bytes(tar("deep/er/b.txt"))
-    assert unpack(tmp_path / "archive", tmp_path, {"*.png": "images", "*.txt": "texts"}, 100) == 1
+    assert unpack_archive(tmp_path / "archive", tmp_path, {"*.png": "images", "*.txt": "texts"}, 100) == 1
     assert (tmp_path / "texts" / "b.txt").read_bytes() == b"text"
-    assert unpack(tmp_path / "archive", tmp_path, {"*.png": "images"}, 100) == 0
+    assert unpack_archive(tmp_path / "archive", tmp_path, {"*.png": "images"}, 100) == 0
 
 
 # --- the registry and the commands --------------------------------------------------------------------
 
 
 def test_the_registry_says_of_every_data_set_how_it_is_had(monkeypatch):
-    entries = registry.load()
+    entries = registry.load_registry()
     assert set(entries) == {"vhr10", "rsod", "dota", "coco-weights"}
     assert all(entry.files or "unpack" in entry.by_hand for entry in entries.values())
     assert all(file.address.startswith("https://") for entry in entries.values() for file in entry.files)
@@ -313,7 +313,7 @@ def test_a_damaged_registry_is_one_line(tmp_path, monkeypatch, content, fault):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "registry.yaml").write_text(content)
     with pytest.raises(ValueError, match=fault) as caught:
-        registry.load()
+        registry.load_registry()
     assert "\n" not in str(caught.value)
 
 

@@ -60,9 +60,9 @@ def test_the_soft_loss_has_the_form_of_the_heads_and_the_bound_is_in_the_boxes_s
 
     def by_hand():
         outputs = student.head_outputs(batch()[0])
-        assignment = student.assign(outputs, batch()[1])
-        own, mine = student.losses(outputs, assignment), student.responses(outputs, assignment)
-        return own, mine, teacher.responses(teacher.head_outputs(batch()[0]), assignment)
+        assignment = student.assign_targets(outputs, batch()[1])
+        own, mine = student.compute_losses(outputs, assignment), student.head_responses(outputs, assignment)
+        return own, mine, teacher.head_responses(teacher.head_outputs(batch()[0]), assignment)
 
     own, mine, theirs = seeded(by_hand)
     assert (mine.kind, set(mine.logits)) == (kind, soft_names)

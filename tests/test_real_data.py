@@ -32,8 +32,8 @@ def test_the_coco_weights_learn_from_tiles_and_whole_images_are_judged(name, coc
     assert losses.iloc[-1] < 0.85 * losses.iloc[0]
     test = load_dataset(name, "test")
     metrics = evaluate(detector, test, image_size=64, whole=True, slices=True)
-    assert set(metrics.per_class) == {c for c, count in test.whole.counts().items() if count}
-    assert metrics.slices["all"]["images"] == len(test.whole) == 2
+    assert set(metrics.per_class) == {c for c, count in test.full_images.box_counts().items() if count}
+    assert metrics.slices["all"]["images"] == len(test.full_images) == 2
 
 
 def test_pruning_ratio_runs_on_any_data_set_by_one_parameter(name):

@@ -43,12 +43,12 @@ def test_the_four_sets_become_one_once_its_split_is_drawn(root, monkeypatch, cap
     with pytest.raises(FileNotFoundError, match=r"no split of RSOD has been drawn; with the data in place, python -m"):
         load_dataset("rsod", "train", root)
     monkeypatch.setenv("PAPERLIB_DATA", str(root.parent))
-    splits.main("rsod")
+    splits.redraw_split("rsod")
     assert capsys.readouterr().out.endswith("rsod.json\n")
     sets = [load_dataset("rsod", split) for split in splits.SHARES]
     names = [record.name for dataset in sets for record in dataset.records]
     assert sorted(names) == [f"{name}/{name}_{number}" for name in CLASSES for number in range(3)]
-    record = LAYOUT.read(root, "oiltank/oiltank_1")
+    record = LAYOUT.read_record(root, "oiltank/oiltank_1")
     assert record.labels.tolist() == [2, 2]
     assert record.boxes.tolist() == [[1, 2, 20, 25], [1, 1, 40, 30]]  # over the border by a pixel at most
 
@@ -71,6 +71,6 @@ def test_a_bad_file_is_reported_with_place_and_fault(root, text, fault):
     file = root / "aircraft" / "Annotation" / "xml" / "aircraft_0.xml"
     file.write_text(text)
     with pytest.raises(ValueError) as caught:
-        LAYOUT.read(root, "aircraft/aircraft_0")
+        LAYOUT.read_record(root, "aircraft/aircraft_0")
     message = str(caught.value)
     assert message.startswith(str(file)) and fault in message and "\n" not in message

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paperlib.data.corruptions import CHANGES, COVERED, GREY, VISIBLE, changed
+from paperlib.data.corruptions import CORRUPTIONS, COVERED, GREY, VISIBLE, corrupt_dataset
 from paperlib.data.records import Dataset, Record
-from paperlib.data.slices import cut_by_border, measure, slices_of, small
+from paperlib.data.slices import cut_by_border, is_small, measure_image, slices_of
 from paperlib.evaluation.evaluate import evaluate
 from paperlib.evaluation.metrics import compute_metrics, compute_slice_metrics
 from paperlib.figures import tables
@@ -61,8 +61,8 @@ def test_each_slice_holds_what_its_rule_says(data):
     assert chosen["crowded"] == ["edge", "crowd"] and len(chosen["low contrast"]) == 2
     boxes = np.array([INNER, AT_EDGE, TINY])
     assert cut_by_border(boxes, SIZE).tolist() == [False, True, False]
-    assert small(boxes, SIZE).tolist() == [False, False, True]
-    assert cut_by_border(boxes[:0], SIZE).shape == small(boxes[:0], SIZE).shape == (0,)
+    assert is_small(boxes, SIZE).tolist() == [False, False, True]
+    assert cut_by_border(boxes[:0], SIZE).shape == is_small(boxes[:0], SIZE).shape == (0,)
 
 
 def test_spaced_images_lie_at_equal_distances_among_those_with_enough_objects(data):
@@ -74,8 +74,8 @@ def test_spaced_images_lie_at_equal_distances_among_those_with_enough_objects(da
 
 def test_clutter_is_measured_beside_the_objects_only():
     busy, calm = record("a", [[0, 0, *SIZE]], noise=50), record("b", [INNER])
-    assert measure(busy)[3] == 0 and measure(calm)[3] == 0
-    assert measure(record("c", [INNER], noise=50))[3] > 10
+    assert measure_image(busy)[3] == 0 and measure_image(calm)[3] == 0
+    assert measure_image(record("c", [INNER], noise=50))[3] > 10
 
 
 def test_what_is_missed_in_a_slice_counts_there_and_nowhere_else(data):
@@ -110,30 +110,30 @@ def test_a_slice_without_objects_has_no_score(data):
     assert {p.name: compute_slice_metrics(perfect(lonely), lonely, p, 0.5) for p in slices_of(lonely)}["small"] is None
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", CORRUPTIONS)
 def test_a_change_is_the_same_each_time_and_leaves_the_original(data, change):
-    before, digest = [one.pixels().copy() for one in data.records], data.digest
-    first, second = changed(data, change), changed(data, change)
+    before, digest = [one.read_pixels().copy() for one in data.records], data.digest
+    first, second = corrupt_dataset(data, change), corrupt_dataset(data, change)
     assert first.digest == second.digest != digest and len(first) == len(data)
     for old, one, other in zip(before, first.records, second.records, strict=True):
-        np.testing.assert_array_equal(one.pixels(), other.pixels())
-        assert one.pixels().shape == old.shape and one.pixels().dtype == np.uint8 and one.size() == SIZE
+        np.testing.assert_array_equal(one.read_pixels(), other.read_pixels())
+        assert one.read_pixels().shape == old.shape and one.read_pixels().dtype == np.uint8 and one.size() == SIZE
     for one, old in zip(data.records, before, strict=True):
-        np.testing.assert_array_equal(one.pixels(), old)
+        np.testing.assert_array_equal(one.read_pixels(), old)
     if change != "moved":
         assert all((a.boxes == b.boxes).all() for a, b in zip(first.records, data.records, strict=True))
 
 
 def test_a_change_does_what_it_is_called(data):
     (plain,) = (
-        changed(data.subset([0], "one"), "darker").records,
-        changed(data.subset([0], "one"), "brighter").records,
+        corrupt_dataset(data.subset([0], "one"), "darker").records,
+        corrupt_dataset(data.subset([0], "one"), "brighter").records,
     )[:1]
-    assert (plain[0].pixels() == 60).all()
-    assert (changed(data, "brighter").records[0].pixels() == 240).all()
-    covered = changed(data, "covered").records[0].pixels()[20:50, 20:40]
+    assert (plain[0].read_pixels() == 60).all()
+    assert (corrupt_dataset(data, "brighter").records[0].read_pixels() == 240).all()
+    covered = corrupt_dataset(data, "covered").records[0].read_pixels()[20:50, 20:40]
     assert ((covered == GREY).all(-1).mean()) == pytest.approx(COVERED, abs=0.08)
-    assert (changed(data, "covered").records[0].pixels() == GREY).sum() == (covered == GREY).sum()
+    assert (corrupt_dataset(data, "covered").records[0].read_pixels() == GREY).sum() == (covered == GREY).sum()
 
 
 def test_moved_boxes_stay_on_their_objects_or_leave_with_them():
@@ -144,13 +144,13 @@ def test_moved_boxes_stay_on_their_objects_or_leave_with_them():
     for left, top, right, bottom in boxes.astype(int):
         pixels[top:bottom, left:right] = 0
     data = Dataset("made", ("x",), [Record("a", pixels, boxes, np.ones(5, np.int64))])
-    (view,) = changed(data, "moved").records
+    (view,) = corrupt_dataset(data, "moved").records
     assert 1 <= len(view.boxes) < 5 and 0 < VISIBLE < 1
     for left, top, right, bottom in view.boxes.astype(int):
-        assert (view.pixels()[top:bottom, left:right] == 0).all()
-    assert (view.pixels() == 0).all(-1).sum() == sum(np.prod(b[2:] - b[:2]) for b in view.boxes)
+        assert (view.read_pixels()[top:bottom, left:right] == 0).all()
+    assert (view.read_pixels() == 0).all(-1).sum() == sum(np.prod(b[2:] - b[:2]) for b in view.boxes)
     with pytest.raises(ValueError, match="unknown change 'upside down'; known: darker, brighter, covered, moved"):
-        changed(data, "upside down")
+        corrupt_dataset(data, "upside down")
 
 
 class Finder(nn.Module):

@@ -34,7 +34,7 @@ def test_no_name_is_in_two_splits(name):
 def test_no_picture_is_in_two_splits_and_all_are_in_one(real):
     for name, sets in real.items():
         contents = [
-            {hashlib.sha256(record.pixels().tobytes()).hexdigest() for record in dataset.records}
+            {hashlib.sha256(record.read_pixels().tobytes()).hexdigest() for record in dataset.records}
             for dataset in sets.values()
         ]
         assert sum(map(len, contents)) == len(set.union(*contents))
@@ -44,17 +44,17 @@ def test_no_picture_is_in_two_splits_and_all_are_in_one(real):
 def test_every_split_of_vhr10_has_its_share_of_every_class(real):
     if "vhr10" not in real:
         pytest.skip("no vhr10")
-    total = sum((Counter(dataset.counts()) for dataset in real["vhr10"].values()), Counter())
+    total = sum((Counter(dataset.box_counts()) for dataset in real["vhr10"].values()), Counter())
     assert list(total.values()) == VHR10_COUNTS
     for split, share in splits.SHARES.items():
-        for name, count in real["vhr10"][split].counts().items():
+        for name, count in real["vhr10"][split].box_counts().items():
             assert abs(count - share * total[name]) <= max(3, 0.05 * total[name]), (split, name)
 
 
 def test_the_stored_splits_can_be_drawn_again(real, data_root):
     for name in real:
         layout = LAYOUTS[name]
-        assert splits.draw(layout, data_root / layout.folder)["splits"] == layouts.stored_split(layout)
+        assert splits.draw_split_file(layout, data_root / layout.folder)["splits"] == layouts.stored_split(layout)
 
 
 def picture(name: str, value: int, label: int) -> Record:

@@ -42,7 +42,7 @@ def test_the_published_layout_is_read(layout):
     assert (image.shape, image.dtype) == ((3, 60, 40), torch.uint8)
     assert target["boxes"].tolist() == [[10, 20, 30, 45], [1, 2, 39.5, 50]] and target["labels"].tolist() == [1, 10]
     assert target["image_id"] == 1
-    assert dataset.counts()["airplane"] == dataset.counts()["vehicle"] == 2
+    assert dataset.box_counts()["airplane"] == dataset.box_counts()["vehicle"] == 2
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def quick(name, num_classes, seed=0, side=SIDE):
 
 def of_classes(*splits):
     """The same pictures with those classes alone of which every split shows some."""
-    names = [name for name in splits[0].classes if all(split.counts()[name] for split in splits)]
+    names = [name for name in splits[0].classes if all(split.box_counts()[name] for split in splits)]
     new = {splits[0].classes.index(name) + 1: label for label, name in enumerate(names, 1)}
 
     def narrowed(record):
@@ -91,7 +91,7 @@ def write_coco(folder, name, data, images="images"):
     content["categories"] = [{"id": label, "name": each} for label, each in enumerate(data.classes, 1)]
     for number, record in enumerate(data.records):
         file = f"{name}-{number}.png"
-        Image.fromarray(record.pixels()).save(folder / images / file)
+        Image.fromarray(record.read_pixels()).save(folder / images / file)
         content["images"].append({"id": number, "file_name": file})
         for (left, top, right, bottom), label in zip(record.boxes.tolist(), record.labels.tolist(), strict=True):
             box = {"bbox": [left, top, right - left, bottom - top], "category_id": label, "image_id": number}

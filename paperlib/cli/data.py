@@ -15,20 +15,20 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `paperlib
 def list_() -> None:
     """Print what is known: size, licence, and whether it is here."""
     from paperlib.data import registry
-    from paperlib.data.check import overview
+    from paperlib.data.check import describe_registry
 
-    typer.echo(overview(registry.load()))
+    typer.echo(describe_registry(registry.load_registry()))
 
 
 @app.command()
 def fetch(name: Name) -> None:
     """Download a data set, check it and put it in its place. Interrupted, the same command continues."""
     from paperlib.data import registry
-    from paperlib.data.fetch import fetch
+    from paperlib.data.fetch import fetch_entry
 
-    entry = registry.find(name)
-    fetch(name, entry, registry.place(entry))
-    typer.echo(f"{entry.title} is in {registry.place(entry)}\nlicence: {entry.licence}\ncite: {entry.citation}")
+    entry = registry.find_entry(name)
+    fetch_entry(name, entry, registry.entry_folder(entry))
+    typer.echo(f"{entry.title} is in {registry.entry_folder(entry)}\nlicence: {entry.licence}\ncite: {entry.citation}")
     typer.echo(f"`paperlib data check {name}` reads all of it")
 
 
@@ -36,10 +36,10 @@ def fetch(name: Name) -> None:
 def check(name: Name) -> None:
     """Read every image and every box, and compare the numbers with the published ones. Faults: exit status 2."""
     from paperlib.data import registry
-    from paperlib.data.check import check
+    from paperlib.data.check import check_entry
 
-    entry = registry.find(name)
-    report = check(name, entry, registry.place(entry))
-    typer.echo(report.text())
+    entry = registry.find_entry(name)
+    report = check_entry(name, entry, registry.entry_folder(entry))
+    typer.echo(report.as_text())
     if report.faults:
         raise typer.Exit(2)

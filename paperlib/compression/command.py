@@ -150,7 +150,7 @@ def hand_over(order: Order, runs: list[tuple[Compressed, dict[str, Model]]], beg
     files.write_text_atomically(out / "table.csv", tables.render(compressed.table)["csv"])
     files.write_json_atomically(out / "metrics.json", _metrics(compressed, frame))
     timing = _timing(order, compressed)
-    unseen = [name for name, count in bench.validation.counts().items() if not count]
+    unseen = [name for name, count in bench.validation.box_counts().items() if not count]
     notes = list(faults)
     if unseen:
         notes.append(f"Without boxes in validation, so that nobody knows how well they are found: {', '.join(unseen)}.")

@@ -87,7 +87,9 @@ class Report:
             ),
             "classes": (
                 "Average precision of each class",
-                lambda: report.classes(self.teacher.metrics.per_class, self.student.metrics.per_class, data.counts()),
+                lambda: report.classes(
+                    self.teacher.metrics.per_class, self.student.metrics.per_class, data.box_counts()
+                ),
                 "svg",
             ),
             "latency": ("Latency", lambda: report.latency(self.latency), "svg"),
@@ -156,7 +158,7 @@ class Report:
         return [{"what": "mAP at IoU 0.5", **accuracy, "change": change}, *tiles]
 
     def _classes(self) -> pd.DataFrame:
-        counts = self.compressed.bench.validation.counts()
+        counts = self.compressed.bench.validation.box_counts()
         old, new = self.teacher.metrics.per_class, self.student.metrics.per_class
         rows = [
             {"class": name, "validation boxes": counts[name], "AP before / %": f"{100 * old[name]:.1f}",

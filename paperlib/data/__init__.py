@@ -7,7 +7,7 @@ from pathlib import Path
 from paperlib import paths
 from paperlib.data import coco, dota, layouts, rsod, vhr10
 from paperlib.data.records import Dataset, Letterboxed, Record
-from paperlib.data.tiles import Tiles, Tiling, cut
+from paperlib.data.tiles import Tiles, Tiling, cut_into_tiles
 from paperlib.data.toy import aerial, album
 
 LAYOUTS = {layout.name: layout for layout in (vhr10.LAYOUT, rsod.LAYOUT, dota.LAYOUT)}
@@ -36,10 +36,10 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Datas
         return Dataset(f"toy-aerial/{split}", aerial.CLASSES, records)
     if name in LAYOUTS:
         layout = LAYOUTS[name]
-        dataset = layouts.load(layout, split, Path(root) if root else paths.data_root() / layout.folder)
-        return cut(dataset, Tiling(), thin=split == "train") if name == "dota" else dataset
+        dataset = layouts.load_split(layout, split, Path(root) if root else paths.data_root() / layout.folder)
+        return cut_into_tiles(dataset, Tiling(), thin=split == "train") if name == "dota" else dataset
     if name.startswith(COCO_PREFIX):
-        return coco.load(Path(name.removeprefix(COCO_PREFIX)), Path(root) if root else None)
+        return coco.load_coco(Path(name.removeprefix(COCO_PREFIX)), Path(root) if root else None)
     raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}, {COCO_PREFIX}<annotations.json>")
 
 

@@ -19,8 +19,8 @@ from tabulate import tabulate
 from paperlib import paths
 from paperlib.data import LAYOUTS
 from paperlib.data.layouts import Layout, not_in_split, split_path, stored_split
-from paperlib.data.records import decode, file_digest
-from paperlib.data.registry import Entry, place
+from paperlib.data.records import decode_image, file_digest
+from paperlib.data.registry import Entry, entry_folder
 from paperlib.progress import report as progress
 
 FORMATS = {".jpg": "JPEG", ".png": "PNG"}
@@ -47,7 +47,7 @@ class Report:
     faults: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
-    def text(self) -> str:
+    def as_text(self) -> str:
         """All of it, for people."""
         table = [tabulate(self.table, headers="keys", intfmt=",", missingval="")] if self.table else []
         faults = [f"FAULT  {fault}" for fault in self.faults]
@@ -75,7 +75,7 @@ class _Image:
             return None
 
 
-def check(name: str, entry: Entry, folder: Path) -> Report:
+def check_entry(name: str, entry: Entry, folder: Path) -> Report:
     """Read everything of an entry of the registry, which lies in `folder`.
 
     Raises:
@@ -88,11 +88,11 @@ def check(name: str, entry: Entry, folder: Path) -> Report:
     if name not in LAYOUTS:
         return _check_files(entry, report)
     layout = LAYOUTS[name]
-    for part in layout.folders(folder):
+    for part in layout.all_folders(folder):
         if not part.is_dir():
             raise FileNotFoundError(f"{part}: no such folder")
     names = _all_names(layout, report)
-    present = len(layout.names(folder))
+    present = len(layout.image_names(folder))
     if not split_path(layout).is_file() and present != entry.images:
         report.faults.append(f"{folder}: {present:,} of {entry.images:,} published images")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -106,7 +106,7 @@ def check(name: str, entry: Entry, folder: Path) -> Report:
     return report
 
 
-def overview(entries: Mapping[str, Entry]) -> str:
+def describe_registry(entries: Mapping[str, Entry]) -> str:
     """One line for each entry of the registry."""
     rows = [
         {
@@ -124,7 +124,7 @@ def overview(entries: Mapping[str, Entry]) -> str:
 
 def _is_here(entry: Entry) -> bool:
     """Is its folder there, and every file that stays as it is downloaded?"""
-    folder = place(entry)
+    folder = entry_folder(entry)
     return folder.is_dir() and all((folder / file.name).is_file() for file in entry.files if not file.unpack)
 
 
@@ -174,7 +174,7 @@ def _listed(layout: Layout, report: Report) -> Iterator[tuple[str, Path]]:
 
 
 def _read(layout: Layout, root: Path, name: str) -> _Image:
-    image, annotation = layout.files(root, name)
+    image, annotation = layout.image_files(root, name)
     found = _Image(name)
     pixels = found.attempt(_decode, image)
     parsed = found.attempt(_parse, layout, annotation, found)
@@ -185,7 +185,7 @@ def _read(layout: Layout, root: Path, name: str) -> _Image:
     boxes, labels = parsed
     size = (pixels.shape[1], pixels.shape[0])
     found.counts.update(labels.tolist())
-    settled = found.attempt(layout.settle, boxes, size, annotation)
+    settled = found.attempt(layout.usable_boxes, boxes, size, annotation)
     if settled is None:
         return found
     if (settled != boxes.astype(np.float32)).any():
@@ -200,7 +200,7 @@ def _read(layout: Layout, root: Path, name: str) -> _Image:
 
 def _decode(file: Path) -> np.ndarray:
     _check_file(file)
-    pixels = decode(file)
+    pixels = decode_image(file)
     with Image.open(file) as opened:
         if opened.format != FORMATS[file.suffix]:
             raise ValueError(f"{file}: is a {opened.format} file by another name")

@@ -23,7 +23,7 @@ MOST_PIXELS = 1e9
 """No coordinate is larger; what is cannot be computed with."""
 
 
-def load(annotations: Path, images: Path | None = None) -> Dataset:
+def load_coco(annotations: Path, images: Path | None = None) -> Dataset:
     """Read a COCO file; its categories, in the order of their ids, become classes 1..C.
 
     Crowd regions (`iscrowd`) are left out: they mark areas, not objects.

@@ -25,15 +25,15 @@ VISIBLE = 0.5
 
 
 @dataclass(frozen=True)
-class Changed:
+class CorruptedImage:
     """The pixels of a record, changed when they are asked for."""
 
     record: Record
     change: str
 
-    def read(self) -> np.ndarray:
+    def read_pixels(self) -> np.ndarray:
         """The changed pixels, uint8 `[H, W, 3]`."""
-        return CHANGES[self.change](self.record.pixels(), self.record)
+        return CORRUPTIONS[self.change](self.record.read_pixels(), self.record)
 
     def size(self) -> tuple[int, int]:
         """`(width, height)` in pixels."""
@@ -44,20 +44,20 @@ class Changed:
         return hashlib.sha256(self.record.fingerprint() + self.change.encode()).digest()
 
 
-def changed(dataset: Dataset, change: str) -> Dataset:
-    """A data set with one of `CHANGES` applied to all its images.
+def corrupt_dataset(dataset: Dataset, change: str) -> Dataset:
+    """A data set with one of `CORRUPTIONS` applied to all its images.
 
     Raises:
         ValueError: there is no change of that name.
     """
-    if change not in CHANGES:
-        raise ValueError(f"unknown change {change!r}; known: {', '.join(CHANGES)}")
+    if change not in CORRUPTIONS:
+        raise ValueError(f"unknown change {change!r}; known: {', '.join(CORRUPTIONS)}")
     records = [_moved(record) if change == "moved" else record for record in dataset.records]
     return Dataset(
         f"{dataset.name}, {change}",
         dataset.classes,
         [
-            Record(new.name, Changed(old, change), new.boxes, new.labels)
+            Record(new.name, CorruptedImage(old, change), new.boxes, new.labels)
             for new, old in zip(records, dataset.records, strict=True)
         ],
     )
@@ -115,7 +115,7 @@ def _dice(record: Record) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(record.name.encode()).digest()[:8]))
 
 
-CHANGES: dict[str, Callable[[np.ndarray, Record], np.ndarray]] = {
+CORRUPTIONS: dict[str, Callable[[np.ndarray, Record], np.ndarray]] = {
     "darker": _darken,
     "brighter": _brighten,
     "covered": _cover,

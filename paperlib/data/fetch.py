@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from paperlib.data import LAYOUTS
 from paperlib.data.registry import Entry, File
-from paperlib.data.unpack import unpack
+from paperlib.data.unpack import unpack_archive
 
 DOWNLOADS = ".downloads"
 """Where archives lie, beside the data sets, until they are unpacked."""
@@ -26,7 +26,7 @@ MOST_GROWTH = 15
 """Annotations pack to a tenth; what grows to more than this many times its size is no data set."""
 
 
-def fetch(name: str, entry: Entry, target: Path) -> None:
+def fetch_entry(name: str, entry: Entry, target: Path) -> None:
     """Download an entry of the registry into the folder `target`, unless it is there.
 
     Killed or broken off, the same call goes on where it was. A data set is there whole and checked, or not at all.
@@ -46,12 +46,12 @@ def fetch(name: str, entry: Entry, target: Path) -> None:
         return
     _check_space(entry, downloads, target)
     for file in entry.files:
-        download(file, downloads if file.unpack else target)
+        download_file(file, downloads if file.unpack else target)
     if archives:
         _unpack_all(name, entry, downloads, target)
 
 
-def download(file: File, folder: Path) -> Path:
+def download_file(file: File, folder: Path) -> Path:
     """Download one file into `folder`, unless it is there; errors as in `fetch`."""
     import pooch
     import requests
@@ -62,7 +62,7 @@ def download(file: File, folder: Path) -> Path:
     try:
         path = pooch.retrieve(file.address, f"sha256:{file.sha256}", file.name, folder, downloader=downloader)
     except requests.RequestException as error:
-        held = downloader.held()
+        held = downloader.bytes_held()
         raise OSError(
             f"{file.address}: {_reason(error)}; {held:,} of {file.size:,} bytes are here, the same command goes on"
         ) from error
@@ -79,7 +79,7 @@ class Resuming:
     def __init__(self, partial: Path, size: int) -> None:
         self.partial, self.size = partial, size
 
-    def held(self) -> int:
+    def bytes_held(self) -> int:
         """Bytes that are here."""
         return self.partial.stat().st_size if self.partial.exists() else 0
 
@@ -103,7 +103,7 @@ class Resuming:
         import requests
         from tqdm.auto import tqdm
 
-        held = self.held()
+        held = self.bytes_held()
         if held == self.size:
             return
         # Compressed in transit, the bytes that arrive would not be those that Range and the size count.
@@ -147,7 +147,7 @@ def _partial(file: File, folder: Path) -> Path:
 
 def _check_whole(name: str, entry: Entry, target: Path) -> None:
     """Refuse a part of a data set, which unpacking would have to mix with the whole."""
-    if name in LAYOUTS and (count := len(LAYOUTS[name].names(target))) < entry.images:
+    if name in LAYOUTS and (count := len(LAYOUTS[name].image_names(target))) < entry.images:
         raise ValueError(f"{target}: holds {count} of {entry.images} images; move it away to fetch the set")
 
 
@@ -171,8 +171,8 @@ def _unpack_all(name: str, entry: Entry, downloads: Path, target: Path) -> None:
     stage.mkdir(parents=True)
     try:
         for file in entry.files:
-            unpack(downloads / file.name, stage, file.unpack, MOST_GROWTH * file.size)
-        if name in LAYOUTS and (count := len(LAYOUTS[name].names(stage))) != entry.images:
+            unpack_archive(downloads / file.name, stage, file.unpack, MOST_GROWTH * file.size)
+        if name in LAYOUTS and (count := len(LAYOUTS[name].image_names(stage))) != entry.images:
             raise ValueError(f"{entry.title}: {count} images were unpacked, {entry.images} were published")
         stage.rename(target)
     finally:

@@ -42,11 +42,11 @@ class Layout:
     parse: Callable[[Path], Annotation]
     overhang: float = 0.0
 
-    def folders(self, root: Path) -> list[Path]:
+    def all_folders(self, root: Path) -> list[Path]:
         """Every folder of the layout."""
         return [root, *(root / folder for pair in self.parts.values() for folder in pair)]
 
-    def names(self, root: Path) -> list[str]:
+    def image_names(self, root: Path) -> list[str]:
         """The names of all images under `root`, sorted."""
         return sorted(
             str(Path(prefix, file.stem))
@@ -54,36 +54,36 @@ class Layout:
             for file in (root / images).glob(f"*{self.image_suffix}")
         )
 
-    def files(self, root: Path, name: str) -> tuple[Path, Path]:
+    def image_files(self, root: Path, name: str) -> tuple[Path, Path]:
         """The image file and the annotation file of an image."""
         prefix, _, stem = name.rpartition("/")
         images, annotations = self.parts[prefix]
         return root / images / f"{stem}{self.image_suffix}", root / annotations / f"{stem}{self.annotation_suffix}"
 
-    def read(self, root: Path, name: str) -> Record:
+    def read_record(self, root: Path, name: str) -> Record:
         """Read one image's annotation; its pixels stay in the file until they are asked for.
 
         Raises:
             FileNotFoundError: the image or its annotation is missing.
             ValueError: names the file, the place and the fault.
         """
-        image, annotation = self.files(root, name)
+        image, annotation = self.image_files(root, name)
         for file in (image, annotation):
             if file.is_dir():
                 raise ValueError(f"{file}: is a folder, a file belongs there")
             if not file.is_file():
                 raise FileNotFoundError(f"{file}: no such file")
         boxes, labels = self.parse(annotation)
-        return Record(name, image, self.settle(boxes, image_size(image), annotation), labels)
+        return Record(name, image, self.usable_boxes(boxes, image_size(image), annotation), labels)
 
-    def settle(self, boxes: np.ndarray, size: tuple[int, int], annotation: Path) -> np.ndarray:
+    def usable_boxes(self, boxes: np.ndarray, size: tuple[int, int], annotation: Path) -> np.ndarray:
         """Boxes as they are used, float32, inside their image of `(width, height)`; else a `ValueError`."""
         boxes = trim_boxes(boxes, size, self.overhang)
         check_boxes(boxes, size, str(annotation))
         return boxes.astype(np.float32)
 
 
-def load(layout: Layout, split: str, root: Path) -> Dataset:
+def load_split(layout: Layout, split: str, root: Path) -> Dataset:
     """Read one split of a published data set from `root`.
 
     Raises:
@@ -93,13 +93,13 @@ def load(layout: Layout, split: str, root: Path) -> Dataset:
     names = stored_split(layout)
     if split not in names:
         raise ValueError(f"{layout.name} has no split {split!r}; it has {', '.join(names)}")
-    for folder in layout.folders(root):
+    for folder in layout.all_folders(root):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; {layout.title} belongs there (see data/README.md)")
-    strange = sorted(set(layout.names(root)).difference(*names.values()))
+    strange = sorted(set(layout.image_names(root)).difference(*names.values()))
     if strange:
         raise ValueError(not_in_split(layout, root, strange))
-    return Dataset(f"{layout.name}/{split}", layout.classes, [layout.read(root, name) for name in names[split]])
+    return Dataset(f"{layout.name}/{split}", layout.classes, [layout.read_record(root, name) for name in names[split]])
 
 
 def not_in_split(layout: Layout, root: Path, names: list[str]) -> str:

@@ -24,7 +24,7 @@ GREY = 127
 class Picture(Protocol):
     """Pixels that are made when they are asked for: a part of a large file, or a changed picture."""
 
-    def read(self) -> np.ndarray:
+    def read_pixels(self) -> np.ndarray:
         """The pixels, uint8 `[H, W, 3]`."""
 
     def size(self) -> tuple[int, int]:
@@ -50,11 +50,11 @@ class Record:
     boxes: np.ndarray
     labels: np.ndarray
 
-    def pixels(self) -> np.ndarray:
+    def read_pixels(self) -> np.ndarray:
         """The image, uint8 `[H, W, 3]`; a file that does not decode is a `ValueError` naming it."""
         if isinstance(self.image, np.ndarray):
             return self.image
-        return decode(self.image) if isinstance(self.image, Path) else self.image.read()
+        return decode_image(self.image) if isinstance(self.image, Path) else self.image.read_pixels()
 
     def size(self) -> tuple[int, int]:
         """`(width, height)` in pixels, without decoding the image."""
@@ -117,7 +117,7 @@ class Dataset(torch.utils.data.Dataset):
             "labels": torch.tensor(record.labels),
             "image_id": index,
         }
-        return torch.from_numpy(record.pixels()).permute(2, 0, 1), target
+        return torch.from_numpy(record.read_pixels()).permute(2, 0, 1), target
 
     def __repr__(self) -> str:
         boxes = sum(len(record.labels) for record in self.records)
@@ -127,7 +127,7 @@ class Dataset(torch.utils.data.Dataset):
         """The longest side of any image, in pixels."""
         return max(max(record.size()) for record in self.records)
 
-    def counts(self) -> dict[str, int]:
+    def box_counts(self) -> dict[str, int]:
         """Number of boxes per class."""
         found = Counter(int(label) for record in self.records for label in record.labels)
         return {name: found[label] for label, name in enumerate(self.classes, 1)}
@@ -154,7 +154,7 @@ class Dataset(torch.utils.data.Dataset):
             self._squares = {side: self._letterbox(indices, len(self), side)}
         return self._squares[side]
 
-    def batches(self, side: int, size: int) -> Iterator[Letterboxed]:
+    def letterboxed_batches(self, side: int, size: int) -> Iterator[Letterboxed]:
         """The same, `size` images at a time in order, none of which stays in memory."""
         for start in range(0, len(self), size):
             chosen = range(start, min(start + size, len(self)))
@@ -165,7 +165,7 @@ class Dataset(torch.utils.data.Dataset):
         boxes, labels, scales, sizes = [], [], [], []
         for place, index in enumerate(indices):
             image, target = self[index]
-            fitted, scale = letterbox(image, side)
+            fitted, scale = letterbox_image(image, side)
             images[place, :, : fitted.shape[1], : fitted.shape[2]] = fitted
             boxes.append(target["boxes"] * scale)
             labels.append(target["labels"])
@@ -174,7 +174,7 @@ class Dataset(torch.utils.data.Dataset):
         return Letterboxed(images, boxes, labels, torch.tensor(scales, dtype=torch.float64), sizes)
 
 
-def letterbox(image: Tensor, side: int) -> tuple[Tensor, float]:
+def letterbox_image(image: Tensor, side: int) -> tuple[Tensor, float]:
     """Scale a `[3, H, W]` image so that its longer side measures `side`; also the scale used."""
     height, width = image.shape[1:]
     scale = side / max(height, width)
@@ -182,7 +182,7 @@ def letterbox(image: Tensor, side: int) -> tuple[Tensor, float]:
     return (image if size == [height, width] else F.resize(image, size, antialias=True)), scale
 
 
-def decode(file: Path) -> np.ndarray:
+def decode_image(file: Path) -> np.ndarray:
     """The pixels of an image file, uint8 `[H, W, 3]`.
 
     Raises:

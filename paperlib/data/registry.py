@@ -64,7 +64,7 @@ class Entry(BaseModel):
         return sum(file.size for file in self.files)
 
 
-def load() -> dict[str, Entry]:
+def load_registry() -> dict[str, Entry]:
     """The registry, by name.
 
     Raises:
@@ -84,19 +84,19 @@ def load() -> dict[str, Entry]:
         raise ValueError(f"{path}: {error.title} {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
 
 
-def find(name: str) -> Entry:
+def find_entry(name: str) -> Entry:
     """One entry.
 
     Raises:
         ValueError: there is none of that name.
     """
-    entries = load()
+    entries = load_registry()
     if name not in entries:
         raise ValueError(f"nothing is known of {name!r}; known: {', '.join(entries)}")
     return entries[name]
 
 
-def place(entry: Entry) -> Path:
+def entry_folder(entry: Entry) -> Path:
     """Where an entry belongs: below the data folder, weights in the weights folder."""
     return paths.weights_root() if entry.folder == WEIGHTS else paths.data_root() / entry.folder
 

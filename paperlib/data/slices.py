@@ -52,12 +52,12 @@ def cut_by_border(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return (boxes[:, :2] <= near).any(1) | (boxes[:, 2:] >= np.array(size) - near).any(1)
 
 
-def small(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def is_small(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Boxes that are small beside their image."""
     return np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) < SMALL * max(size)
 
 
-def everything(dataset: Dataset) -> Slice:
+def all_images(dataset: Dataset) -> Slice:
     """All of a data set."""
     return Slice("all", range(len(dataset)), all_objects)
 
@@ -75,9 +75,9 @@ def slices_of(dataset: Dataset) -> list[Slice]:
         "cluttered background": -measured[:, 3],
     }
     parts = [
-        everything(dataset),
+        all_images(dataset),
         Slice("cut by the border", images, cut_by_border),
-        Slice("small", images, small),
+        Slice("small", images, is_small),
     ]
     for name, order in quarters.items():
         chosen = sorted(order.argsort(kind="stable")[:count].tolist())
@@ -85,12 +85,12 @@ def slices_of(dataset: Dataset) -> list[Slice]:
     return parts
 
 
-def measure(record: Record) -> tuple[float, float, float, float]:
+def measure_image(record: Record) -> tuple[float, float, float, float]:
     """Number of objects, mean and standard deviation of the luminance, and clutter.
 
     Clutter is the mean step of luminance from one pixel to the next where there is no object.
     """
-    luminance = record.pixels().astype(np.float32) @ LUMA
+    luminance = record.read_pixels().astype(np.float32) @ LUMA
     background = np.ones(luminance.shape, dtype=bool)
     for left, top, right, bottom in record.boxes.round().astype(int):
         background[top:bottom, left:right] = False
@@ -106,5 +106,5 @@ _known: WeakKeyDictionary[Dataset, np.ndarray] = WeakKeyDictionary()
 def _measured(dataset: Dataset) -> np.ndarray:
     """`[images, 4]`, measured once: every model of a comparison asks again."""
     if dataset not in _known:
-        _known[dataset] = np.array([measure(record) for record in dataset.records])
+        _known[dataset] = np.array([measure_image(record) for record in dataset.records])
     return _known[dataset]

@@ -37,7 +37,7 @@ def draw_splits(
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(hashlib.sha256(record.pixels().tobytes()).hexdigest(), []).append(record)
+        groups.setdefault(hashlib.sha256(record.read_pixels().tobytes()).hexdigest(), []).append(record)
     order = np.random.default_rng(seed).permutation(len(groups))
     bundles = [list(groups.values())[i] for i in order]
     boxes = np.array([_counts(bundle, num_classes) for bundle in bundles])
@@ -65,20 +65,22 @@ def _counts(bundle: Sequence[Record], num_classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=num_classes + 1)[1:]
 
 
-def draw(layout: Layout, root: Path) -> dict[str, Any]:
+def draw_split_file(layout: Layout, root: Path) -> dict[str, Any]:
     """The content of `data/splits/<name>.json`, drawn from the data set in `root`."""
-    records = [layout.read(root, name) for name in progress.bar(layout.names(root), f"reading {layout.title}")]
+    records = [
+        layout.read_record(root, name) for name in progress.bar(layout.image_names(root), f"reading {layout.title}")
+    ]
     how = f"{draw_command(layout)}: stratified by class, images of equal content kept together"
     drawn = draw_splits(records, len(layout.classes))
     return {"how": how, "seed": SEED, "shares": SHARES, "splits": drawn}
 
 
-def main(name: str) -> None:
+def redraw_split(name: str) -> None:
     """Draw a data set's split and put it in its place."""
     from paperlib.data import LAYOUTS
 
     layout = LAYOUTS[name]
-    drawn = draw(layout, paths.data_root() / layout.folder)
+    drawn = draw_split_file(layout, paths.data_root() / layout.folder)
     write_text_atomically(split_path(layout), json.dumps(drawn, indent=1) + "\n")
     print(split_path(layout))
 
@@ -88,4 +90,4 @@ if __name__ == "__main__":
 
     parser = argparse.ArgumentParser(prog="python -m paperlib.data.splits", description="Draw a data set's split.")
     parser.add_argument("name", choices=LAYOUTS)
-    main(parser.parse_args().name)
+    redraw_split(parser.parse_args().name)

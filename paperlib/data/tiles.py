@@ -47,7 +47,7 @@ class Tiling:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share, {getattr(self, name)} is not")
 
-    def parts(self, width: int, height: int) -> list[Part]:
+    def tile_bounds(self, width: int, height: int) -> list[Part]:
         """The tiles of an image, row by row; the last of a row and of a column end at the image's border."""
         return [
             (left, top, min(left + self.side, width), min(top + self.side, height))
@@ -67,7 +67,7 @@ class FilePart:
     file: Path
     part: Part
 
-    def read(self) -> np.ndarray:
+    def read_pixels(self) -> np.ndarray:
         """The pixels, uint8 `[H, W, 3]`; a file that does not decode is a `ValueError` naming it."""
         return read_part(self.file, *self.part)
 
@@ -91,17 +91,17 @@ class Tiles(Dataset):
     """
 
     def __init__(self, whole: Dataset, tiling: Tiling, tiles: Sequence[tuple[int, Part, Record]]) -> None:
-        self.whole, self.tiling = whole, tiling
-        self.places = [(index, part) for index, part, _ in tiles]
+        self.full_images, self.tiling = whole, tiling
+        self.locations = [(index, part) for index, part, _ in tiles]
         super().__init__(whole.name, whole.classes, [record for *_, record in tiles])
 
 
-def cut(whole: Dataset, tiling: Tiling, *, thin: bool = False) -> Tiles:
+def cut_into_tiles(whole: Dataset, tiling: Tiling, *, thin: bool = False) -> Tiles:
     """Cut every image of a data set; `thin` leaves out empty tiles, but for the share `tiling.empty` of them."""
     tiles = [
         (index, part, _tile(record, part, tiling.visible))
         for index, record in enumerate(whole.records)
-        for part in tiling.parts(*record.size())
+        for part in tiling.tile_bounds(*record.size())
     ]
     if thin:
         empty = [record.name for *_, record in tiles if not len(record.labels)]
@@ -125,7 +125,7 @@ def _tile(record: Record, part: Part, visible: float) -> Record:
     return Record(f"{record.name}@{left},{top}", image, clipped[kept].astype(np.float32), record.labels[kept])
 
 
-def merge(
+def merge_detections(
     found: Sequence[dict[str, Tensor]], parts: Sequence[Part], size: tuple[int, int],
     *, agreement: float = 0.5, edge: float = 2.0,
 ) -> dict[str, Tensor]:  # fmt: skip

@@ -29,7 +29,7 @@ class Member:
     content: IO[bytes] | None = None
 
 
-def unpack(archive: Path, into: Path, wanted: Mapping[str, str], most_bytes: int) -> int:
+def unpack_archive(archive: Path, into: Path, wanted: Mapping[str, str], most_bytes: int) -> int:
     """Unpack members of a zip or tar file; folders inside the archive do not matter.
 
     Args:

@@ -74,7 +74,7 @@ def build_detector(
     return detector
 
 
-def outline(**arguments: Any) -> nn.Module:
+def build_without_weights(**arguments: Any) -> nn.Module:
     """What `build_detector` makes of these arguments, in shapes alone: on the meta device, no random number drawn."""
     with torch.device("meta"), _NothingFilled():
         return build_detector(**arguments)
@@ -97,8 +97,8 @@ def usual_anchors(name: str, *, scale: float = 1.0) -> tuple[tuple[float, float]
 def reinitialise_(detector: nn.Module) -> None:
     """Give a detector of any shape, pruned ones too, fresh weights in place, as `build_detector` would."""
     for module in detector.modules():
-        if hasattr(module, "initialise"):
-            module.initialise()
+        if hasattr(module, "initialise_weights"):
+            module.initialise_weights()
 
 
 def transfer_coco_weights(detector: nn.Module, path: str | Path) -> None:
@@ -113,7 +113,7 @@ def transfer_coco_weights(detector: nn.Module, path: str | Path) -> None:
         ValueError: the file does not fit the detector's 80-class form (see `load_darknet_weights`), or the detector
             has been pruned. It is untouched then.
     """
-    if describe(detector) != describe(outline(**detector.build_arguments)):
+    if describe(detector) != describe(build_without_weights(**detector.build_arguments)):
         raise ValueError("official weights fit a whole detector only; this one has been pruned")
     source = build_detector(**{**detector.build_arguments, "num_classes": COCO_CLASSES})
     load_darknet_weights(source, path)

@@ -1,7 +1,7 @@
-"""What a detector shows to training and distillation: who answers for which box, and with which outputs.
+"""The interface of a detector to training and distillation: label assignment, losses and head outputs.
 
-Distillation (Section 3.2) compares a student's answers with a teacher's without knowing either by name. A detector
-takes part by offering `assign`, `losses` and `responses` beside the public `head_outputs` and `decode`.
+Distillation (Section 3.2) compares a student's outputs with a teacher's without knowing either by name. A detector
+takes part if it has `assign_targets`, `compute_losses` and `head_responses` beside `head_outputs` and `decode`.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ class HeadResponses:
 class Detector(nn.Module):
     """torchvision's calling convention.
 
-    In training `detector(images, targets)` gives a dict of losses, in evaluation `detector(images)` gives a list of
-    `{boxes, labels, scores}`. A subclass offers `head_outputs`, `assign`, `losses`, `responses` and `_detections`.
+    In training `detector(images, targets)` returns a dict of losses, in evaluation `detector(images)` returns a list
+    of `{boxes, labels, scores}`. A subclass defines `head_outputs`, `assign_targets`, `compute_losses`,
+    `head_responses` and `_detections`.
 
     Attributes:
         image_multiple: the sides of a batch are padded to multiples of this many pixels.
@@ -108,7 +109,7 @@ class Detector(nn.Module):
                 raise ValueError("a detector in training mode needs targets")
             if len(targets) != len(sizes):
                 raise ValueError(f"{len(targets)} targets for {len(sizes)} images")
-            return self.losses(outputs, self.assign(outputs, targets))
+            return self.compute_losses(outputs, self.assign_targets(outputs, targets))
         return self._detections(outputs, (batch.shape[2], batch.shape[3]), sizes)
 
     def _outputs(self, batch: Tensor, sizes: list[tuple[int, int]]) -> Any:

@@ -68,9 +68,9 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=1e-6)
         self.act = ACTIVATIONS[activation]()
-        self.initialise()
+        self.initialise_weights()
 
-    def initialise(self) -> None:
+    def initialise_weights(self) -> None:
         """Fresh weights: He's rule, gamma at `INITIAL_GAMMA`, beta at 0."""
         nn.init.kaiming_normal_(self.conv.weight, a=LEAKY_SLOPE, mode="fan_out")
         self.bn.reset_parameters()
@@ -106,7 +106,7 @@ class SpatialPyramid(nn.Module):
         return torch.cat([*(pool(x) for pool in self.pools), x], 1)
 
 
-def alternating(inputs: int, narrow: int, wide: int, layers: int) -> nn.Sequential:
+def alternating_layers(inputs: int, narrow: int, wide: int, layers: int) -> nn.Sequential:
     """Leaky layers from `inputs` channels on: 1x1 to `narrow`, 3x3 to `wide`, 1x1 to `narrow`, …"""
     blocks = []
     for layer in range(layers):
@@ -119,16 +119,18 @@ def alternating(inputs: int, narrow: int, wide: int, layers: int) -> nn.Sequenti
 def pyramid_neck(inputs: int, narrow: int, wide: int) -> nn.Sequential:
     """Three alternating layers, the spatial pyramid, and three more: from `inputs` to `narrow` channels."""
     return nn.Sequential(
-        *alternating(inputs, narrow, wide, layers=3), SpatialPyramid(), *alternating(4 * narrow, narrow, wide, layers=3)
+        *alternating_layers(inputs, narrow, wide, layers=3),
+        SpatialPyramid(),
+        *alternating_layers(4 * narrow, narrow, wide, layers=3),
     )
 
 
-def repeated(blocks: int, depth: float) -> int:
+def scaled_depth(blocks: int, depth: float) -> int:
     """`blocks * depth`, rounded; at least 1."""
     return max(1, round(blocks * depth))
 
 
-def scaled(channels: int, width: float) -> int:
+def scaled_width(channels: int, width: float) -> int:
     """`channels * width`, rounded to an even number so that a block can be split in halves; at least 2."""
     return max(2, 2 * round(channels * width / 2))
 
@@ -165,7 +167,7 @@ def as_batch(images: Tensor | Sequence[Tensor], stride: int) -> tuple[Tensor, li
     return batch, sizes
 
 
-def widened(output: Tensor) -> Tensor:
+def at_least_float32(output: Tensor) -> Tensor:
     """A head tensor in float32 at least: half precision is too coarse for pixels."""
     return output.to(torch.promote_types(output.dtype, torch.float32))
 

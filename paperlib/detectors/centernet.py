@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlib.detectors.base import Assignment, HeadResponses, Targets
-from paperlib.detectors.blocks import scaled, widened
+from paperlib.detectors.blocks import at_least_float32, scaled_width
 from paperlib.detectors.heatmap import draw_peaks, focal_weights, gaussian_radius
-from paperlib.detectors.one_stage import OneStage, candidates, flattened
+from paperlib.detectors.one_stage import OneStage, best_candidates, flatten_targets
 from paperlib.detectors.resnet import RESNET_50, ResNetTrunk, initialise_convolutions_
 
 STRIDE = 4
@@ -36,9 +36,9 @@ class Deconvolution(nn.Module):
         self.deconv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(outputs)
         self.act = nn.ReLU(inplace=True)
-        self.initialise()
+        self.initialise_weights()
 
-    def initialise(self) -> None:
+    def initialise_weights(self) -> None:
         """Fresh weights: channels mixed by He's rule, each pair's kernel bilinear, so that it starts by interpolating.
 
         From kernels of noise, peaks take clearly longer to find their places.
@@ -72,9 +72,9 @@ class CenterNetHead(nn.Module):
         self.act = nn.ReLU(inplace=True)
         self.out = nn.Conv2d(hidden, outputs, 1)
         self.start = start
-        self.initialise()
+        self.initialise_weights()
 
-    def initialise(self) -> None:
+    def initialise_weights(self) -> None:
         """Fresh weights, small ones in the output, whose bias is `start`."""
         initialise_convolutions_(self)
         nn.init.normal_(self.out.weight, std=0.01)
@@ -104,11 +104,11 @@ class CenterNet(OneStage):
     def __init__(self, num_classes: int, *, width: float = 1.0, depth: float = 1.0) -> None:
         super().__init__(num_classes)
         self.trunk = ResNetTrunk(RESNET_50, width=width, depth=depth, early_stride=True)
-        c256, c128, c64 = (scaled(c, width) for c in DECONVOLUTIONS)
+        c256, c128, c64 = (scaled_width(c, width) for c in DECONVOLUTIONS)
         self.up1 = Deconvolution(self.trunk.channels[-1], c256)
         self.up2 = Deconvolution(c256, c128)
         self.up3 = Deconvolution(c128, c64)
-        hidden = scaled(HEAD, width)
+        hidden = scaled_width(HEAD, width)
         self.heatmap = CenterNetHead(c64, hidden, num_classes, start=math.log(PEAK_PRIOR / (1 - PEAK_PRIOR)))
         self.size = CenterNetHead(c64, hidden, 2)
         self.offset = CenterNetHead(c64, hidden, 2)
@@ -137,23 +137,23 @@ class CenterNet(OneStage):
             ValueError: the head tensors do not belong to an image of that size.
         """
         self._check_sizes(outputs, image_size)
-        heatmap, size, offset = (widened(output).flatten(2).transpose(1, 2) for output in outputs)
+        heatmap, size, offset = (at_least_float32(output).flatten(2).transpose(1, 2) for output in outputs)
         place = torch.arange(heatmap.shape[1], device=heatmap.device)
         width = image_size[1] // STRIDE
         centre = torch.stack([place % width, place // width], 1) + offset
         half = size.clamp(min=0) / 2
         return torch.cat([centre - half, centre + half], -1) * STRIDE, heatmap.sigmoid()
 
-    def assign(self, outputs: list[Tensor], targets: Targets) -> Assignment:
+    def assign_targets(self, outputs: list[Tensor], targets: Targets) -> Assignment:
         """A box belongs to the cell that holds its centre; a cell that holds several answers for each of them."""
         height, width = outputs[0].shape[2:]
-        boxes, labels, image, _ = flattened(targets, widened(outputs[0]))
+        boxes, labels, image, _ = flatten_targets(targets, at_least_float32(outputs[0]))
         column, line = ((boxes[:, :2] + boxes[:, 2:]) / 2 / STRIDE).long().unbind(1)
         row = line.clamp(0, height - 1) * width + column.clamp(0, width - 1)
         ignored = torch.zeros((len(targets), height * width), dtype=torch.bool, device=boxes.device)
         return Assignment(image, row, boxes, labels - 1, ignored)
 
-    def losses(self, outputs: list[Tensor], assignment: Assignment) -> dict[str, Tensor]:
+    def compute_losses(self, outputs: list[Tensor], assignment: Assignment) -> dict[str, Tensor]:
         """The detector's own loss: `heatmap` (penalty-reduced focal loss), `offset` and `size` (L1)."""
         logits, peaks, weights = self._answers(outputs[0], assignment)
         found, true = self._regression(outputs, assignment)
@@ -165,7 +165,7 @@ class CenterNet(OneStage):
             "size": distance[2:].sum(),
         }
 
-    def responses(self, outputs: list[Tensor], assignment: Assignment) -> HeadResponses:
+    def head_responses(self, outputs: list[Tensor], assignment: Assignment) -> HeadResponses:
         """What distillation compares (Eqs. 10-12): heatmap logits, their weights in the loss, regressions of positives.
 
         The weights of the heatmap's cross entropy carry the focal modulation, that is `(1 - p)^2` at peaks and
@@ -189,7 +189,7 @@ class CenterNet(OneStage):
 
     def _answers(self, heatmap: Tensor, assignment: Assignment) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the heatmap, 1 at the peaks that it should have, and each logit's weight; `[B, C, H/4, W/4]`."""
-        logits = widened(heatmap)
+        logits = at_least_float32(heatmap)
         images, classes, height, width = logits.shape
         plane = assignment.image * classes + assignment.labels
         cell = torch.stack([assignment.row % width, assignment.row // width], 1)
@@ -199,7 +199,7 @@ class CenterNet(OneStage):
 
     def _regression(self, outputs: list[Tensor], assignment: Assignment) -> tuple[Tensor, Tensor]:
         """What the positives' cells say and should say, `[P, 4]` each, in the regression space."""
-        size, offset = (widened(o).flatten(2)[assignment.image, :, assignment.row] for o in outputs[1:])
+        size, offset = (at_least_float32(o).flatten(2)[assignment.image, :, assignment.row] for o in outputs[1:])
         low, high = assignment.boxes[:, :2] / STRIDE, assignment.boxes[:, 2:] / STRIDE
         width = outputs[0].shape[3]
         cell = torch.stack([assignment.row % width, assignment.row // width], 1)
@@ -215,6 +215,6 @@ class CenterNet(OneStage):
         scores = scores.masked_fill(~peaks.flatten(2).transpose(1, 2), 0.0)
         found = []
         for *one, size in zip(boxes, scores, sizes, strict=True):
-            box, label, score = candidates(*one, size, self.score_threshold, self.max_detections)
+            box, label, score = best_candidates(*one, size, self.score_threshold, self.max_detections)
             found.append({"boxes": box, "labels": label + 1, "scores": score})
         return found

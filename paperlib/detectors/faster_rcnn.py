@@ -19,7 +19,7 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiSc
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from paperlib.detectors.base import Detector, HeadResponses, Targets
-from paperlib.detectors.blocks import repeated, scaled
+from paperlib.detectors.blocks import scaled_depth, scaled_width
 from paperlib.detectors.regions import (
     RegionAssignment,
     RegionHead,
@@ -62,8 +62,8 @@ class FasterRcnnResNet101(Detector):
         ValueError: not fifteen anchors, or one without an area.
     """
 
-    traced_method = "wiring"
-    counted_method = "workload"
+    traced_method = "channel_wiring"
+    counted_method = "full_workload"
     usual_anchors = ANCHORS
 
     def __init__(
@@ -76,12 +76,12 @@ class FasterRcnnResNet101(Detector):
         if len(self.anchors) != len(ANCHORS) or not all(w > 0 and h > 0 for w, h in self.anchors):
             raise ValueError(f"Faster R-CNN needs fifteen anchors (width, height) of at least some area, not {anchors}")
         self.trunk = ResNetTrunk(RESNET_101, width=width, depth=depth)
-        channels, representation = scaled(256, width), scaled(1024, width)
+        channels, representation = scaled_width(256, width), scaled_width(1024, width)
         self.neck = FeaturePyramidNetwork(self.trunk.channels, channels, LastLevelMaxPool(), nn.BatchNorm2d)
         self.rpn = self._proposal_network(channels)
-        box_head = self._box_head(channels, representation, repeated(4, depth))
+        box_head = self._box_head(channels, representation, scaled_depth(4, depth))
         self.roi_heads = self._region_heads(box_head, FastRCNNPredictor(representation, num_classes + 1))
-        self.initialise()
+        self.initialise_weights()
 
     def _proposal_network(self, channels: int) -> RegionProposalNetwork:
         shapes = [self.anchors[first : first + SHAPES] for first in range(0, len(self.anchors), SHAPES)]
@@ -120,7 +120,7 @@ class FasterRcnnResNet101(Detector):
             bbox_reg_weights=None, score_thresh=0.01, nms_thresh=0.5, detections_per_img=100,
         )  # fmt: skip
 
-    def initialise(self) -> None:
+    def initialise_weights(self) -> None:
         """Fresh weights in neck and box head; trunk and proposal head have their own."""
         initialise_convolutions_(self.neck)
         initialise_convolutions_(self.roi_heads.box_head)
@@ -134,8 +134,8 @@ class FasterRcnnResNet101(Detector):
         self, outputs: RegionOutputs, image_size: tuple[int, int], sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         """The best of what the second stage makes of the first one's proposals."""
-        proposals = self.propose(outputs)
-        logits, deltas = self.judge(outputs, proposals)
+        proposals = self.propose_regions(outputs)
+        logits, deltas = self.classify_regions(outputs, proposals)
         found = self.roi_heads.postprocess_detections(logits, deltas.flatten(1), proposals, sizes)
         return [dict(zip(("boxes", "scores", "labels"), image, strict=True)) for image in zip(*found, strict=True)]
 
@@ -149,14 +149,14 @@ class FasterRcnnResNet101(Detector):
         return RegionOutputs(levels, anchors, objectness, flat_rows(deltas, 4), sizes)
 
     @torch.no_grad()
-    def propose(self, outputs: RegionOutputs) -> list[Tensor]:
+    def propose_regions(self, outputs: RegionOutputs) -> list[Tensor]:
         """The first stage's proposals, per image `[k, 4]` xyxy pixels inside it: the best after suppression."""
         anchors = [outputs.anchors] * len(outputs.sizes)
         boxes = self.rpn.box_coder.decode(outputs.deltas, anchors).view_as(outputs.deltas)
         rows = [SHAPES * level[0, 0].numel() for level in outputs.levels]
         return self.rpn.filter_proposals(boxes, outputs.objectness, outputs.sizes, rows)[0]
 
-    def judge(self, outputs: RegionOutputs, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def classify_regions(self, outputs: RegionOutputs, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The second stage's answers to K proposals in all: class logits `[K, C+1]`, deltas per class `[K, C+1, 4]`.
 
         The proposals need not be the detector's own; class 0 is the background.
@@ -168,7 +168,7 @@ class FasterRcnnResNet101(Detector):
         return logits.to(outputs.anchors.dtype), deltas.to(outputs.anchors.dtype).unflatten(1, (-1, 4))
 
     @torch.no_grad()
-    def assign(self, outputs: RegionOutputs, targets: Targets) -> RegionAssignment:
+    def assign_targets(self, outputs: RegionOutputs, targets: Targets) -> RegionAssignment:
         """Draw the anchors and proposals that the losses look at, and decide which answer for which box."""
         anchors, device = outputs.anchors, outputs.anchors.device
         targets = [{"boxes": t["boxes"].to(anchors), "labels": t["labels"].to(device)} for t in targets]
@@ -177,21 +177,21 @@ class FasterRcnnResNet101(Detector):
         image, row = (positive | negative).nonzero(as_tuple=True)
         objects = positive[image, row]
         anchor_boxes = torch.stack([each.to(anchors) for each in boxes])[image[objects], row[objects]]
-        proposals, matched, labels, _ = self.roi_heads.select_training_samples(self.propose(outputs), targets)
+        proposals, matched, labels, _ = self.roi_heads.select_training_samples(self.propose_regions(outputs), targets)
         proposal_boxes = torch.cat(
             [t["boxes"][index[label > 0]] for t, index, label in zip(targets, matched, labels, strict=True)]
         )
         return RegionAssignment(image, row, objects, anchor_boxes, proposals, torch.cat(labels), proposal_boxes)
 
-    def losses(self, outputs: RegionOutputs, assignment: RegionAssignment) -> dict[str, Tensor]:
+    def compute_losses(self, outputs: RegionOutputs, assignment: RegionAssignment) -> dict[str, Tensor]:
         """The detector's own loss: `rpn_objectness`, `rpn_box`, `classes` and `box`, each a mean over its sample."""
         boxes = {
             name: F.smooth_l1_loss(found, wanted, beta=BOX_BETA, reduction="sum") / count
             for name, (found, wanted, count) in self._regressions(outputs, assignment).items()
         }
-        return self.responses(outputs, assignment).hard_losses() | boxes
+        return self.head_responses(outputs, assignment).hard_losses() | boxes
 
-    def responses(self, outputs: RegionOutputs, assignment: RegionAssignment) -> HeadResponses:
+    def head_responses(self, outputs: RegionOutputs, assignment: RegionAssignment) -> HeadResponses:
         """What distillation compares (Eqs. 10-12), in both stages, on proposals that may be another detector's.
 
         Objectness is a choice between background and object. The regression space is each stage's own, over the root
@@ -200,7 +200,7 @@ class FasterRcnnResNet101(Detector):
         logits = outputs.objectness[assignment.image, assignment.row]
         logits = {
             "rpn_objectness": torch.stack([torch.zeros_like(logits), logits], 1),
-            "classes": self._judged(outputs, assignment)[0],
+            "classes": self._classified(outputs, assignment)[0],
         }
         answers = {"rpn_objectness": assignment.objects.long(), "classes": assignment.labels}
         regressions = [
@@ -218,7 +218,7 @@ class FasterRcnnResNet101(Detector):
             regression_weight=1.0,
         )
 
-    def wiring(self, batch: Tensor) -> list[Tensor]:
+    def channel_wiring(self, batch: Tensor) -> list[Tensor]:
         """How channels are joined, for `torch.fx`, which cannot follow proposals: not what a detection computes.
 
         Every level goes through the one proposal head, and, pooled whole in place of its regions, through the one box
@@ -233,7 +233,7 @@ class FasterRcnnResNet101(Detector):
             found += [self.roi_heads.box_predictor.cls_score(seen), self.roi_heads.box_predictor.bbox_pred(seen)]
         return found
 
-    def workload(self, batch: Tensor) -> None:
+    def full_workload(self, batch: Tensor) -> None:
         """Run each layer as often as a detection does that finds all the proposals it may have: for counting."""
         levels = self._levels(batch)
         self.rpn.head(levels)
@@ -244,10 +244,10 @@ class FasterRcnnResNet101(Detector):
     def _levels(self, batch: Tensor) -> list[Tensor]:
         return list(self.neck(OrderedDict(enumerate(self.trunk(batch)))).values())
 
-    def _judged(self, outputs: RegionOutputs, assignment: RegionAssignment) -> tuple[Tensor, Tensor]:
-        if outputs.judged is None or outputs.judged[0] is not assignment:
-            outputs.judged = (assignment, *self.judge(outputs, assignment.proposals))
-        return outputs.judged[1:]
+    def _classified(self, outputs: RegionOutputs, assignment: RegionAssignment) -> tuple[Tensor, Tensor]:
+        if outputs.classified is None or outputs.classified[0] is not assignment:
+            outputs.classified = (assignment, *self.classify_regions(outputs, assignment.proposals))
+        return outputs.classified[1:]
 
     def _regressions(
         self, outputs: RegionOutputs, assignment: RegionAssignment
@@ -256,7 +256,7 @@ class FasterRcnnResNet101(Detector):
         image, row = assignment.image[assignment.objects], assignment.row[assignment.objects]
         wanted = self.rpn.box_coder.encode_single(assignment.anchor_boxes, outputs.anchors[row])
         positive = assignment.labels > 0
-        found = self._judged(outputs, assignment)[1][positive, assignment.labels[positive]]
+        found = self._classified(outputs, assignment)[1][positive, assignment.labels[positive]]
         proposals = torch.cat(assignment.proposals)[positive]
         return {
             "rpn_box": (outputs.deltas[image, row], wanted, max(1, len(assignment.row))),

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from paperlib.detectors import outline
+from paperlib.detectors import build_without_weights
 from paperlib.files import replacing
 from paperlib.structure import describe
 
@@ -53,7 +53,7 @@ def load_detector(path: str | Path) -> nn.Module:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: its metadata does not say {FORMAT!r}; it is no detector of this package")
     try:
-        detector = outline(**json.loads(metadata["build"]), structure=json.loads(metadata["structure"]))
+        detector = build_without_weights(**json.loads(metadata["build"]), structure=json.loads(metadata["structure"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: its structure cannot be rebuilt ({error})") from error
     _check_tensors(tensors, detector.state_dict(), path)

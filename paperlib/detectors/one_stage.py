@@ -35,7 +35,7 @@ class OneStage(Detector):
             raise ValueError(f"head tensors of sizes {found} do not belong to an image of {image_size}")
 
 
-def flattened(targets: Targets, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def flatten_targets(targets: Targets, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All N boxes of a batch `[N, 4]`, their labels in 1..C and images `[N]`, and each image's number of boxes.
 
     Boxes get the type of `like`, everything its device.
@@ -47,7 +47,7 @@ def flattened(targets: Targets, like: Tensor) -> tuple[Tensor, Tensor, Tensor, T
     return boxes, labels, image, counts
 
 
-def candidates(
+def best_candidates(
     boxes: Tensor, scores: Tensor, size: tuple[int, int], threshold: float, most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One image's best pairs of a box and a class, best first: boxes `[N, 4]`, classes in 0..C-1 and scores `[N]`.

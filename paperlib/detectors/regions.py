@@ -16,7 +16,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import Conv2dNormActivation
 
-from paperlib.detectors.blocks import widened
+from paperlib.detectors.blocks import at_least_float32
 from paperlib.detectors.resnet import initialise_convolutions_
 
 Shape = tuple[float, float]
@@ -34,7 +34,7 @@ class RegionOutputs:
         objectness: `[B, R]` logits.
         deltas: `[B, R, 4]` from an anchor to its box: centre offset in anchor sides, and log size over the anchor's.
         sizes: each image's own `(height, width)` inside the batch.
-        judged: an assignment and the second stage's answers to it, so that nothing is computed twice.
+        classified: an assignment and the second stage's answers to it, so that nothing is computed twice.
     """
 
     levels: list[Tensor]
@@ -42,7 +42,7 @@ class RegionOutputs:
     objectness: Tensor
     deltas: Tensor
     sizes: list[tuple[int, int]]
-    judged: tuple[RegionAssignment, Tensor, Tensor] | None = None
+    classified: tuple[RegionAssignment, Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +94,9 @@ class RegionHead(RPNHead):
     def __init__(self, channels: int, anchors: int) -> None:
         super().__init__(channels, anchors)
         self.conv = Conv2dNormActivation(channels, channels, norm_layer=nn.BatchNorm2d)
-        self.initialise()
+        self.initialise_weights()
 
-    def initialise(self) -> None:
+    def initialise_weights(self) -> None:
         """Fresh weights, small ones in the output convolutions; every anchor starts at a low objectness."""
         initialise_convolutions_(self.conv)
         initialise_output_(self.cls_logits, std=0.01)
@@ -124,4 +124,4 @@ def initialise_output_(layer: nn.Conv2d | nn.Linear, std: float) -> None:
 def flat_rows(levels: Sequence[Tensor], values: int) -> Tensor:
     """Lay head tensors `[B, A*values, h, w]` into one `[B, R, values]` table, in float32 at least."""
     rows = [level.permute(0, 2, 3, 1).reshape(len(level), -1, values) for level in levels]
-    return widened(torch.cat(rows, 1))
+    return at_least_float32(torch.cat(rows, 1))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from paperlib.detectors.blocks import INITIAL_GAMMA, repeated, scaled
+from paperlib.detectors.blocks import INITIAL_GAMMA, scaled_depth, scaled_width
 from paperlib.structure import describe, reshape_
 
 RESNET_50, RESNET_101 = (3, 4, 6, 3), (3, 4, 23, 3)
@@ -36,7 +36,7 @@ class ResNetTrunk(nn.Module):
         self, blocks: Sequence[int], *, width: float = 1.0, depth: float = 1.0, early_stride: bool = False
     ) -> None:
         super().__init__()
-        whole = ResNet(Bottleneck, [repeated(count, depth) for count in blocks])
+        whole = ResNet(Bottleneck, [scaled_depth(count, depth) for count in blocks])
         del whole.fc, whole.avgpool
         for name, child in whole.named_children():
             self.add_module(name, child)
@@ -45,10 +45,10 @@ class ResNetTrunk(nn.Module):
                 stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
         if width != 1.0:
             reshape_(self, {name: _scaled_shape(shape, width) for name, shape in describe(self).items()})
-        self.channels = tuple(scaled(channels, width) for channels in (256, 512, 1024, 2048))
-        self.initialise()
+        self.channels = tuple(scaled_width(channels, width) for channels in (256, 512, 1024, 2048))
+        self.initialise_weights()
 
-    def initialise(self) -> None:
+    def initialise_weights(self) -> None:
         """Fresh weights: He's rule, gamma at `INITIAL_GAMMA`, beta at 0."""
         initialise_convolutions_(self)
 
@@ -76,4 +76,4 @@ def initialise_convolutions_(module: nn.Module) -> None:
 
 def _scaled_shape(shape: dict[str, int], width: float) -> dict[str, int]:
     """A layer's shape with scaled channels; the image's three and the groups stay."""
-    return {key: n if key == "groups" or n == 3 else scaled(n, width) for key, n in shape.items()}
+    return {key: n if key == "groups" or n == 3 else scaled_width(n, width) for key, n in shape.items()}

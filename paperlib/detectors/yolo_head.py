@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, complete_box_iou_loss
 
 from paperlib.detectors.base import Assignment, HeadResponses, Targets
-from paperlib.detectors.blocks import paired_iou, widened
-from paperlib.detectors.one_stage import OneStage, candidates, flattened
+from paperlib.detectors.blocks import at_least_float32, paired_iou
+from paperlib.detectors.one_stage import OneStage, best_candidates, flatten_targets
 
 Anchor = tuple[float, float]
 OBJECTNESS_PRIOR = 0.01
@@ -100,7 +100,7 @@ class Yolo(OneStage):
         boxes = self._boxes(table, self._rows(outputs))
         return boxes, table[..., 4:5].sigmoid() * table[..., 5:].sigmoid()
 
-    def assign(self, outputs: list[Tensor], targets: Targets) -> Assignment:
+    def assign_targets(self, outputs: list[Tensor], targets: Targets) -> Assignment:
         """Decide which row answers for which box; vectorised over the batch.
 
         A box belongs to the cell that holds its centre, and there to the anchor of the most similar shape and to
@@ -108,22 +108,22 @@ class Yolo(OneStage):
         for it are marked to be ignored.
         """
         rows = self._rows(outputs)
-        boxes, labels, image, counts = flattened(targets, rows.anchor)
+        boxes, labels, image, counts = flatten_targets(targets, rows.anchor)
         which, row = self._matches(boxes, outputs)
         with torch.no_grad():
             ignored = self._ignored(self._boxes(self._table(outputs).detach(), rows), boxes, image, counts)
         ignored[image[which], row] = False
         return Assignment(image[which], row, boxes[which], labels[which] - 1, ignored)
 
-    def losses(self, outputs: list[Tensor], assignment: Assignment) -> dict[str, Tensor]:
+    def compute_losses(self, outputs: list[Tensor], assignment: Assignment) -> dict[str, Tensor]:
         """The detector's own loss: `box` (1 - CIoU), `objectness` and `classes` (binary cross entropies)."""
         table = self._table(outputs)
         boxes = self._boxes(table, self._rows(outputs))[assignment.image, assignment.row]
         box = complete_box_iou_loss(boxes, assignment.boxes, reduction="sum")
-        hard = self.responses(outputs, assignment).hard_losses()
+        hard = self.head_responses(outputs, assignment).hard_losses()
         return {"box": self.gains.box * box / assignment.count, **hard}
 
-    def responses(self, outputs: list[Tensor], assignment: Assignment) -> HeadResponses:
+    def head_responses(self, outputs: list[Tensor], assignment: Assignment) -> HeadResponses:
         """What distillation compares (Eqs. 10-12): logits, their weights in the loss, regressions of positives.
 
         The regression space is YOLO's own: centre offset in cells, and log size over the anchor's.
@@ -156,7 +156,7 @@ class Yolo(OneStage):
     def _table(self, outputs: list[Tensor]) -> Tensor:
         """Lay head tensors into one `[B, R, 5+C]` table, in float32 at least."""
         parts = [o.permute(0, 2, 3, 1).reshape(o.shape[0], -1, 5 + self.num_classes) for o in outputs]
-        return widened(torch.cat(parts, 1))
+        return at_least_float32(torch.cat(parts, 1))
 
     def _rows(self, outputs: list[Tensor]) -> Rows:
         grids = tuple((o.shape[2], o.shape[3]) for o in outputs)
@@ -208,7 +208,7 @@ class Yolo(OneStage):
         return [self._select(*found, size) for *found, size in zip(boxes, scores, sizes, strict=True)]
 
     def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-        boxes, label, score = candidates(boxes, scores, size, self.score_threshold, MAX_CANDIDATES)
+        boxes, label, score = best_candidates(boxes, scores, size, self.score_threshold, MAX_CANDIDATES)
         kept = batched_nms(boxes.float(), score.float(), label, self.nms_iou)[: self.max_detections]
         return {"boxes": boxes[kept], "labels": label[kept] + 1, "scores": score[kept]}
 
@@ -240,9 +240,9 @@ class YoloHead(nn.Conv2d):
     def __init__(self, inputs: int, anchors: int, num_classes: int) -> None:
         super().__init__(inputs, anchors * (5 + num_classes), 1)
         self.num_classes = num_classes
-        self.initialise()
+        self.initialise_weights()
 
-    def initialise(self) -> None:
+    def initialise_weights(self) -> None:
         """Small weights, and biases that start every row at a low objectness and even class probabilities."""
         nn.init.normal_(self.weight, std=0.01)
         bias = torch.zeros(self.out_channels // (5 + self.num_classes), 5 + self.num_classes)

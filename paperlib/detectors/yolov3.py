@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from paperlib.detectors.blocks import ConvBlock, ResidualBlock, alternating, pyramid_neck, repeated, scaled
+from paperlib.detectors.blocks import (
+    ConvBlock,
+    ResidualBlock,
+    alternating_layers,
+    pyramid_neck,
+    scaled_depth,
+    scaled_width,
+)
 from paperlib.detectors.yolo_head import Anchor, Yolo, YoloHead
 
 
@@ -23,11 +30,11 @@ class Darknet53(nn.Module):
         super().__init__()
         c = channels
         self.stem = ConvBlock(3, c[32], 3)
-        self.stage1 = _stage(c[32], c[64], repeated(1, depth))
-        self.stage2 = _stage(c[64], c[128], repeated(2, depth))
-        self.stage3 = _stage(c[128], c[256], repeated(8, depth))
-        self.stage4 = _stage(c[256], c[512], repeated(8, depth))
-        self.stage5 = _stage(c[512], c[1024], repeated(4, depth))
+        self.stage1 = _stage(c[32], c[64], scaled_depth(1, depth))
+        self.stage2 = _stage(c[64], c[128], scaled_depth(2, depth))
+        self.stage3 = _stage(c[128], c[256], scaled_depth(8, depth))
+        self.stage4 = _stage(c[256], c[512], scaled_depth(8, depth))
+        self.stage5 = _stage(c[512], c[1024], scaled_depth(4, depth))
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map `[B, 3, H, W]` to the last three stages' outputs, at strides 8, 16 and 32."""
@@ -69,24 +76,24 @@ class YoloV3(Yolo):
         self, num_classes: int, *, width: float = 1.0, depth: float = 1.0, anchors: Sequence[Anchor] | None = None
     ) -> None:
         super().__init__(num_classes, anchors)
-        c = {channels: scaled(channels, width) for channels in (32, 64, 128, 256, 512, 1024)}
+        c = {channels: scaled_width(channels, width) for channels in (32, 64, 128, 256, 512, 1024)}
         self.trunk = Darknet53(c, depth)
         self.coarse_neck = self._coarse_neck(c[1024], c[512])
         self.coarse = ConvBlock(c[512], c[1024], 3)
         self.coarse_out = YoloHead(c[1024], 3, num_classes)
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
         self.middle_lateral = ConvBlock(c[512], c[256], 1)
-        self.middle_neck = alternating(c[256] + c[512], c[256], c[512], layers=5)
+        self.middle_neck = alternating_layers(c[256] + c[512], c[256], c[512], layers=5)
         self.middle = ConvBlock(c[256], c[512], 3)
         self.middle_out = YoloHead(c[512], 3, num_classes)
         self.fine_lateral = ConvBlock(c[256], c[128], 1)
-        self.fine_neck = alternating(c[128] + c[256], c[128], c[256], layers=5)
+        self.fine_neck = alternating_layers(c[128] + c[256], c[128], c[256], layers=5)
         self.fine = ConvBlock(c[128], c[256], 3)
         self.fine_out = YoloHead(c[256], 3, num_classes)
 
     @staticmethod
     def _coarse_neck(wide: int, narrow: int) -> nn.Sequential:
-        return alternating(wide, narrow, wide, layers=5)
+        return alternating_layers(wide, narrow, wide, layers=5)
 
     def head_outputs(self, batch: Tensor) -> list[Tensor]:
         """Raw head tensors `[B, 3*(5+C), H/s, W/s]`, s = 32, 16, 8, of a `[B, 3, H, W]` batch."""

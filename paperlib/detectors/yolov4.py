@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from paperlib.detectors.blocks import ConvBlock, ResidualBlock, alternating, pyramid_neck, repeated, scaled
+from paperlib.detectors.blocks import (
+    ConvBlock,
+    ResidualBlock,
+    alternating_layers,
+    pyramid_neck,
+    scaled_depth,
+    scaled_width,
+)
 from paperlib.detectors.yolo_head import Anchor, Yolo, YoloHead
 
 
@@ -50,11 +57,11 @@ class CspDarknet53(nn.Module):
         super().__init__()
         c = channels
         self.stem = ConvBlock(3, c[32], 3, activation="mish")
-        self.stage1 = CspStage(c[32], c[64], c[64], c[32], repeated(1, depth))
-        self.stage2 = CspStage(c[64], c[128], c[64], c[64], repeated(2, depth))
-        self.stage3 = CspStage(c[128], c[256], c[128], c[128], repeated(8, depth))
-        self.stage4 = CspStage(c[256], c[512], c[256], c[256], repeated(8, depth))
-        self.stage5 = CspStage(c[512], c[1024], c[512], c[512], repeated(4, depth))
+        self.stage1 = CspStage(c[32], c[64], c[64], c[32], scaled_depth(1, depth))
+        self.stage2 = CspStage(c[64], c[128], c[64], c[64], scaled_depth(2, depth))
+        self.stage3 = CspStage(c[128], c[256], c[128], c[128], scaled_depth(8, depth))
+        self.stage4 = CspStage(c[256], c[512], c[256], c[256], scaled_depth(8, depth))
+        self.stage5 = CspStage(c[512], c[1024], c[512], c[512], scaled_depth(4, depth))
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map `[B, 3, H, W]` to the last three stages' outputs, at strides 8, 16 and 32."""
@@ -88,24 +95,24 @@ class YoloV4(Yolo):
         self, num_classes: int, *, width: float = 1.0, depth: float = 1.0, anchors: Sequence[Anchor] | None = None
     ) -> None:
         super().__init__(num_classes, anchors)
-        c = {channels: scaled(channels, width) for channels in (32, 64, 128, 256, 512, 1024)}
+        c = {channels: scaled_width(channels, width) for channels in (32, 64, 128, 256, 512, 1024)}
         self.trunk = CspDarknet53(c, depth)
         self.neck = pyramid_neck(c[1024], c[512], c[1024])
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
         self.middle_reduce = ConvBlock(c[512], c[256], 1)
         self.middle_lateral = ConvBlock(c[512], c[256], 1)
-        self.middle_neck = alternating(2 * c[256], c[256], c[512], layers=5)
+        self.middle_neck = alternating_layers(2 * c[256], c[256], c[512], layers=5)
         self.fine_reduce = ConvBlock(c[256], c[128], 1)
         self.fine_lateral = ConvBlock(c[256], c[128], 1)
-        self.fine_neck = alternating(2 * c[128], c[128], c[256], layers=5)
+        self.fine_neck = alternating_layers(2 * c[128], c[128], c[256], layers=5)
         self.fine = ConvBlock(c[128], c[256], 3)
         self.fine_out = YoloHead(c[256], 3, num_classes)
         self.middle_down = ConvBlock(c[128], c[256], 3, stride=2)
-        self.middle_joint = alternating(2 * c[256], c[256], c[512], layers=5)
+        self.middle_joint = alternating_layers(2 * c[256], c[256], c[512], layers=5)
         self.middle = ConvBlock(c[256], c[512], 3)
         self.middle_out = YoloHead(c[512], 3, num_classes)
         self.coarse_down = ConvBlock(c[256], c[512], 3, stride=2)
-        self.coarse_joint = alternating(2 * c[512], c[512], c[1024], layers=5)
+        self.coarse_joint = alternating_layers(2 * c[512], c[512], c[1024], layers=5)
         self.coarse = ConvBlock(c[512], c[1024], 3)
         self.coarse_out = YoloHead(c[1024], 3, num_classes)
 

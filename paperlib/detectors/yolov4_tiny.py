@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from paperlib.detectors.blocks import ConvBlock, scaled
+from paperlib.detectors.blocks import ConvBlock, scaled_width
 from paperlib.detectors.yolo_head import Anchor, Yolo, YoloHead
 from paperlib.structure import ChannelSplit
 
@@ -58,7 +58,7 @@ class YoloV4Tiny(Yolo):
 
     def __init__(self, num_classes: int, *, width: float = 1.0, anchors: Sequence[Anchor] | None = None) -> None:
         super().__init__(num_classes, anchors)
-        c32, c64, c128, c256, c512 = (scaled(c, width) for c in (32, 64, 128, 256, 512))
+        c32, c64, c128, c256, c512 = (scaled_width(c, width) for c in (32, 64, 128, 256, 512))
         self.stem1 = ConvBlock(3, c32, 3, stride=2)
         self.stem2 = ConvBlock(c32, c64, 3, stride=2)
         self.block1, self.block2, self.block3 = CspBlock(c64), CspBlock(2 * c64), CspBlock(4 * c64)

@@ -51,12 +51,12 @@ class Distillation:
             ValueError: the teacher's answers do not compare with the student's: other classes or other anchors.
         """
         outputs = student.head_outputs(images)
-        assignment = student.assign(outputs, targets)
-        losses = student.losses(outputs, assignment)
+        assignment = student.assign_targets(outputs, targets)
+        losses = student.compute_losses(outputs, assignment)
         with torch.no_grad():
             teacher = self.teacher.head_outputs(images)
-            expert = self.teacher.responses(teacher, assignment)
-        pupil = student.responses(outputs, assignment)
+            expert = self.teacher.head_responses(teacher, assignment)
+        pupil = student.head_responses(outputs, assignment)
         _check_comparable(pupil, expert)
         soft = soft_losses(pupil, expert, self.temperature)
         for name, loss in soft.items():

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
-from paperlib.data.corruptions import CHANGES, changed
+from paperlib.data.corruptions import CORRUPTIONS, corrupt_dataset
 from paperlib.data.records import Dataset, Letterboxed
-from paperlib.data.slices import everything, slices_of
-from paperlib.data.tiles import Tiles, cut, merge
+from paperlib.data.slices import all_images, slices_of
+from paperlib.data.tiles import Tiles, cut_into_tiles, merge_detections
 from paperlib.evaluation.metrics import Metrics, compute_metrics, compute_slice_metrics, require_boxes
 from paperlib.progress import report as progress
 
@@ -51,7 +51,7 @@ def evaluate(
     image_size = image_size or 32 * -(-dataset.longest_side() // 32)
     how = {"image_size": image_size, "batch_size": batch_size}
     if whole:
-        found, dataset = detect_full_images(detector, dataset, **how), dataset.whole
+        found, dataset = detect_full_images(detector, dataset, **how), dataset.full_images
     else:
         found = detect(detector, dataset, **how)
     metrics = compute_metrics(found, dataset, confidence)
@@ -59,10 +59,10 @@ def evaluate(
         return metrics
     parts = {part.name: compute_slice_metrics(found, dataset, part, metrics.confidence) for part in slices_of(dataset)}
     if not whole:
-        for change in CHANGES:
-            view = changed(dataset, change)
+        for change in CORRUPTIONS:
+            view = corrupt_dataset(dataset, change)
             seen = detect(detector, view, **how)
-            parts[change] = compute_slice_metrics(seen, view, everything(view), metrics.confidence)
+            parts[change] = compute_slice_metrics(seen, view, all_images(view), metrics.confidence)
     return replace(metrics, slices={name: part for name, part in parts.items() if part})
 
 
@@ -76,7 +76,7 @@ def detect(detector: nn.Module, dataset: Dataset, *, image_size: int, batch_size
 
 
 def detect_full_images(detector: nn.Module, tiles: Tiles, *, image_size: int, batch_size: int = 16) -> Detections:
-    """Detections on every image that was cut into tiles, merged (see `paperlib.data.tiles.merge`).
+    """Detections on every image that was cut into tiles, merged (see `paperlib.data.tiles.merge_detections`).
 
     Every tile is looked at, also those that training leaves out; a batch of them is in memory at a time.
 
@@ -89,12 +89,12 @@ def detect_full_images(detector: nn.Module, tiles: Tiles, *, image_size: int, ba
     with _evaluating(detector):
         answers = (
             answer
-            for boxed in cut(tiles.whole, tiles.tiling).batches(image_size, batch_size)
+            for boxed in cut_into_tiles(tiles.full_images, tiles.tiling).letterboxed_batches(image_size, batch_size)
             for answer in _back_to_images(_answers_to(detector, boxed.images), boxed)
         )
-        for record in progress.bar(tiles.whole.records, f"detecting in {tiles.name}"):
-            parts = tiles.tiling.parts(*record.size())
-            merged.append(merge([next(answers) for _ in parts], parts, record.size()))
+        for record in progress.bar(tiles.full_images.records, f"detecting in {tiles.name}"):
+            parts = tiles.tiling.tile_bounds(*record.size())
+            merged.append(merge_detections([next(answers) for _ in parts], parts, record.size()))
     return merged
 
 

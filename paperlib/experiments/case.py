@@ -87,7 +87,7 @@ class Case:
             transfer_coco_weights(build_detector(blueprint.name, 1, **shape), blueprint.weights)
         for dataset in (self.splits.train, self.splits.val, self.splits.test):
             for record in progress.bar(dataset.records, f"checking {dataset.name}"):
-                record.pixels()
+                record.read_pixels()
 
     @cached_property
     def blueprint(self) -> Blueprint:

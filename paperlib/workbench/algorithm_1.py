@@ -143,9 +143,9 @@ def check_data(train: Dataset, val: Dataset) -> None:
     if train.classes != val.classes:
         listed = " and ".join(", ".join(map(repr, data.classes)) for data in (train, val))
         raise ValueError(f"{train.name} and {val.name} differ in their classes: {listed}")
-    if missing := [name for name, count in train.counts().items() if not count]:
+    if missing := [name for name, count in train.box_counts().items() if not count]:
         raise ValueError(f"{train.name}: category {missing[0]!r} has no boxes to learn from")
-    if not any(val.counts().values()):
+    if not any(val.box_counts().values()):
         raise ValueError(f"{val.name}: no boxes, so nothing to judge by")
 
 
