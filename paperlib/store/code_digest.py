@@ -1,187 +1,374 @@
-"""A digest of source code: equal as long as nothing changed that can change a number."""
+"""What code a number depends on, told by its content: moving or renaming a file makes no finished step stale.
+
+The unit is a package of paperlib (`training`, `pruning`, …) or a module at its root (`seeding`, `costs`, …). Its
+content is the set of its definitions, each as a syntax tree without docstrings. Comments, layout, names and order of
+files, and the paths by which paperlib's modules import each other do not enter; imports of other libraries do.
+A step depends on the units that its method mentions and, transitively, on the units that these import.
+"""
+
+from __future__ import annotations
 
 import ast
+import copy
 import hashlib
+import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import EllipsisType, FunctionType, ModuleType
+from types import FunctionType, MethodType
 from typing import NamedTuple
 
-ASIDE = frozenset({"paperlib.paths", "paperlib.progress.report", "paperlib.store.code_digest"})
-"""Modules that place, show or name things and cannot change a number: an import of them is not followed."""
+NOT_NUMERIC = frozenset({"claims", "cli", "figures", "files", "paths", "progress", "store"})
+"""Units that place, show or remember things and cannot change a number of a step. Every other unit counts."""
+NOT_IN_RESULTS = frozenset({"cli", "paths", "progress"})
+"""Units that cannot change what a notebook writes: besides numbers these are figures, tables and provenance."""
 
-_NAMED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_PACKAGE = Path(__file__).parent.parent
 _process_start_ns = time.time_ns()
 
 
-def code_digest(*parts: ModuleType | FunctionType | str, root: Path | None = None) -> str:
-    """Return a digest (64 hex digits) of the source that can change the numbers of `parts`.
+@dataclass(frozen=True)
+class Code:
+    """The state of the code that a step depends on.
 
-    It covers the given modules and, transitively, every module of the same package that they import anywhere in
-    their source, but for those that stand `ASIDE`. Comments, docstrings and layout do not enter; any other change of
-    code does. `from package.sub import module` takes in the module alone; `from package.sub import name` and `import
-    package.sub` take in the `__init__.py` of `package.sub` and all it imports. So an `__init__.py` must only gather
-    names, never set state. Of a given function its own source counts, not its module and not what it calls.
-
-    `root` is the folder of the package (default: paperlib's). Nothing is imported. Raises ValueError, naming file
-    and line, for a module that does not exist, does not parse, imports by a computed name (which cannot be
-    followed), or was edited after this process loaded it (what runs would not be what is recorded).
+    Attributes:
+        parts: where the search began: "module:Class.method", or "module" for the unit that holds it.
+        units: for each unit, a short digest of each of its definitions by name.
+        digest: 64 hex digits; equal as long as no definition changes, wherever it stands.
     """
-    package = _Package(Path(__file__).parent.parent if root is None else root)
-    functions = [part for part in parts if isinstance(part, FunctionType)]
-    found = {f"{part.__module__}:{part.__qualname__}": package.fingerprint(part) for part in functions}
-    pending = [part if isinstance(part, str) else part.__name__ for part in parts if part not in functions]
-    while pending:
-        name = pending.pop()
-        if name not in found:
-            source = package.source(name)
-            found[name] = source.fingerprint
-            pending.extend(package.imported_by(name, source))
-    return _sha256("\n".join(f"{name} {found[name]}" for name in sorted(found)))
+
+    parts: tuple[str, ...]
+    units: dict[str, dict[str, str]]
+    digest: str
 
 
-class _Import(NamedTuple):
-    """`from <level dots><module> import <name>`, or, without a name, `import <module>`."""
+def code_of(*parts: object, root: Path = _PACKAGE) -> Code:
+    """Return the state of the code that can change what `parts` compute. Nothing is imported.
 
-    level: int
-    module: str
-    name: str | None
+    Args:
+        parts: A function, a method or "module:qualified.name" stands for its source, the source of what it reaches in
+            its module, and the units that these mention. "package.module" stands for its unit. Any other object
+            stands for the units of its class and base classes. In all cases the units that these import count, too.
+        root: the folder of the package.
+
+    Raises:
+        ValueError: source that does not exist, does not parse, imports by a computed name (which cannot be followed),
+            or was edited after this process loaded it (what runs would not be what is recorded). Names the file.
+    """
+    package = _Package(root, NOT_NUMERIC)
+    names = sorted({name for part in parts for name in _names_of(part, root.name)})
+    reached: set[_Definition] = set()
+    units: set[str] = set()
+    for name in names:
+        module, _, function = name.partition(":")
+        if function:
+            definitions, mentioned = package.reached_by(module, function)
+            reached |= definitions
+            units |= mentioned
+        else:
+            package.file(module)  # raises ValueError if there is none
+            units |= package.units_of([module])
+    return package.state(names, units, reached)
+
+
+def code_digest(*parts: object, root: Path = _PACKAGE) -> str:
+    """Return the digest of the code that can change what `parts` compute; see `code_of`."""
+    return code_of(*parts, root=root).digest
+
+
+def notebook_code(notebook: Path, root: Path = _PACKAGE) -> Code:
+    """Return the state of the code that a notebook's cells import; the cells themselves do not enter.
+
+    Raises:
+        ValueError: source that does not parse or imports by a computed name. Names the file.
+    """
+    # Another process will run the notebook, so it does not matter what this one has loaded.
+    package = _Package(root, NOT_IN_RESULTS, refuse_edited=False)
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    lines = [line for cell in cells if cell["cell_type"] == "code" for line in "".join(cell["source"]).splitlines()]
+    source = _analyse("\n".join(line for line in lines if not line.startswith(("%", "!"))), notebook, "notebook")
+    return package.state([notebook.name], package.units_of(source.targets), set())
+
+
+def notebook_digest(notebook: Path, root: Path = _PACKAGE) -> str:
+    """Return the digest of the code that a notebook's cells import; see `notebook_code`."""
+    return notebook_code(notebook, root).digest
+
+
+class _Definition(NamedTuple):
+    unit: str
+    name: str
+    digest: str
 
 
 class _Source(NamedTuple):
-    fingerprint: str
-    imports: tuple[_Import, ...]
-    bound: frozenset[str]  # every name that the source binds, at whatever depth
-    computed: int | None  # line of an import by a computed name, which cannot be followed
+    """What one file defines and imports.
+
+    Attributes:
+        definitions: names of what is defined at the top of the file or in a class there, and their syntax trees.
+        contents: a digest for each of these names, and for each name that is imported from another library.
+        bound: names that imports bind, and what each stands for ("np": {"numpy"}).
+        targets: everything that is imported, by full name.
+    """
+
+    definitions: list[tuple[str, ast.stmt]]
+    contents: list[tuple[str, str]]
+    bound: dict[str, set[str]]
+    targets: set[str]
 
 
 class _Package:
-    """The modules below one folder, by their dotted names."""
+    """The units below one folder, without those that are ignored."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, ignored: frozenset[str], *, refuse_edited: bool = True) -> None:
         self.root = root
+        self.ignored = ignored
+        self.refuse_edited = refuse_edited
+        self.units = {path.stem for path in root.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
 
-    def file(self, name: str) -> Path | None:
-        top, *parts = name.split(".")
-        if top != self.root.name:
-            return None
-        path = self.root.joinpath(*parts)
-        candidates = [path / "__init__.py"] + ([path.with_name(f"{path.name}.py")] if parts else [])
-        return next((candidate for candidate in candidates if candidate.is_file()), None)
+    def state(self, parts: list[str], units: set[str], reached: set[_Definition]) -> Code:
+        """Return the state of the code of `units`, of all that they import, and of the definitions `reached` beside."""
+        closure = self._closure(units)
+        found = {each for each in reached if each.unit not in closure}
+        for unit, sources in closure.items():
+            found |= {_Definition(unit, *content) for source in sources for content in source.contents}
+        by_unit: dict[str, dict[str, str]] = {}
+        for unit, name, digest in sorted(found):
+            named = by_unit.setdefault(unit, {})
+            # Two files of a unit may both define `_read`.
+            named[name] = f"{named[name]} {digest[:12]}" if name in named else digest[:12]
+        return Code(tuple(parts), by_unit, _sha256(*sorted(each.digest for each in found)))
 
-    def source(self, name: str) -> _Source:
-        path = self.file(name)
-        if path is None:
-            raise ValueError(f"{self.root}: there is no module {name!r}")
+    def units_of(self, targets: Iterable[str]) -> set[str]:
+        """Return the units that hold "paperlib.unit.module.name", for names of this package."""
+        names = {tuple(target.split(".")[:2]) for target in targets}
+        found = {name[1] for name in names if name[0] == self.root.name and len(name) == 2}
+        # The package's face lends names of its units: `paperlib.Study` is in `paperlib.experiments`.
+        homes = _public_names(self.root / "__init__.py") if found - self.units else {}
+        return {name if name in self.units else homes[name] for name in found if name in self.units | homes.keys()}
+
+    def file(self, module: str) -> Path:
+        """Return the file of a module of this package. Raises ValueError if there is none."""
+        path = self.root.parent.joinpath(*module.split("."))
+        for candidate in (path / "__init__.py", path.with_suffix(".py")):
+            if candidate.is_file():
+                return candidate
+        raise ValueError(f"{self.root}: there is no module {module!r}")
+
+    def reached_by(self, module: str, function: str) -> tuple[set[_Definition], set[str]]:
+        """Return the definitions of a module that a function reaches, itself among them, and the units they mention."""
+        source = self._source(self.file(module))
+        unit = module.split(".")[1]
+        names = [name for name, _ in source.definitions]
+        pending = {function.partition(".<locals>")[0]}
+        seen: set[str] = set()
+        found: set[_Definition] = set()
+        units: set[str] = set()
+        while pending:
+            name = pending.pop()
+            seen.add(name)
+            for node in (node for other, node in source.definitions if name in other.split(", ")):
+                found.add(_Definition(unit, name, _digest_of(name, node)))
+                for mention in _mentions(node):
+                    first, *attributes = mention
+                    imported = source.bound.get(first)
+                    if imported:
+                        units |= self.units_of(".".join([target, *attributes]) for target in imported)
+                    else:
+                        pending |= set(_local_names(mention, name.rpartition(".")[0], names)) - seen
+        if not found:
+            raise ValueError(f"{self.file(module)}: defines no {function}")
+        return found, units - self.ignored
+
+    def _closure(self, units: set[str]) -> dict[str, list[_Source]]:
+        """Return the source of units and of all that they import, directly or not."""
+        found: dict[str, list[_Source]] = {}
+        pending = units - self.ignored
+        while pending:
+            unit = pending.pop()
+            found[unit] = self._sources(unit)
+            imported = self.units_of(target for source in found[unit] for target in source.targets)
+            pending |= imported - self.ignored - found.keys()
+        return found
+
+    def _sources(self, unit: str) -> list[_Source]:
+        folder = self.root / unit
+        paths = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+        return [self._source(path) for path in paths if path.is_file()]
+
+    def _source(self, path: Path) -> _Source:
         state = path.stat()
-        loaded = getattr(sys.modules.get(name), "__file__", None) or ""
-        if os.path.realpath(loaded) == os.path.realpath(path) and state.st_mtime_ns > _process_start_ns:
-            raise ValueError(f"{path}: edited after this process loaded it; restart the process (the kernel)")
-        return _parse(path, state.st_mtime_ns, state.st_size)
-
-    def imported_by(self, importer: str, source: _Source) -> Iterator[str]:
-        """Yield the modules of this package that `importer` asks for; what does not exist cannot change a number."""
-        if source.computed:
-            place = f"{self.file(importer)}, line {source.computed}"
-            raise ValueError(f"{place}: imports by a computed name; spell the name out")
-        for statement in source.imports:
-            base = self._absolute(importer, statement)
-            if statement.name is None:
-                wanted = [base]
-            else:
-                submodule = f"{base}.{statement.name}"
-                is_module = self.file(submodule) is not None
-                # A package may bind a name that is also one of its modules: then either may be meant.
-                is_attribute = not is_module or self._binds(base, statement.name)
-                wanted = [submodule] * is_module + [base] * is_attribute
-            yield from (name for name in wanted if name not in ASIDE and self.file(name) is not None)
-
-    def fingerprint(self, function: FunctionType) -> str:
-        """The source of one function, found by its qualified name."""
-        self.source(function.__module__)  # refuses a file that was edited since
-        node: ast.AST = ast.parse(self.file(function.__module__).read_bytes())
-        for name in function.__qualname__.replace("<locals>.", "").split("."):
-            node = next(inner for inner in ast.walk(node) if isinstance(inner, _NAMED) and inner.name == name)
-        return _sha256(_essence(node))
-
-    def _absolute(self, importer: str, statement: _Import) -> str:
-        if statement.level == 0:
-            return statement.module
-        path = self.file(importer)
-        is_package = path is not None and path.name == "__init__.py"
-        parts = importer.split(".")
-        anchor = parts[: len(parts) - statement.level + is_package]
-        return ".".join([*anchor, statement.module] if statement.module else anchor)
-
-    def _binds(self, name: str, attribute: str) -> bool:
-        return self.file(name) is not None and attribute in self.source(name).bound
+        parts = path.relative_to(self.root.parent).with_suffix("").parts
+        module = ".".join(parts).removesuffix(".__init__")
+        if self.refuse_edited and state.st_mtime_ns > _process_start_ns:
+            loaded = getattr(sys.modules.get(module), "__file__", None)
+            if loaded and os.path.samefile(loaded, path):
+                raise ValueError(f"{path}: edited after this process loaded it; restart the process (the kernel)")
+        package = module if parts[-1] == "__init__" else module.rpartition(".")[0]
+        return _read(path, package, state.st_mtime_ns, state.st_size)
 
 
 @cache
-def _parse(path: Path, mtime_ns: int, size: int) -> _Source:
-    """Parse a file once for each of its states (`mtime_ns` and `size` are there for the cache)."""
+def _read(path: Path, package: str, mtime_ns: int, size: int) -> _Source:
+    """Analyse a file once for each of its states (`mtime_ns` and `size` are there for the cache)."""
+    return _analyse(path.read_text(encoding="utf-8"), path, package)
+
+
+def _analyse(text: str, path: Path, package: str) -> _Source:
     try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
+        tree = _WithoutTexts().visit(ast.parse(text))
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
-    imports = tuple(found for node in ast.walk(tree) for found in _imports_of(node))
-    computed = next((node.lineno for node in ast.walk(tree) if _imports_computed(node)), None)
-    bound = frozenset(name for node in ast.walk(tree) for name in _names_bound_by(node))
-    return _Source(_sha256(_essence(tree)), imports, bound, computed)
+    bound: dict[str, set[str]] = {}
+    targets: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                targets.add(alias.name)
+                top = alias.name.partition(".")[0]
+                bound.setdefault(alias.asname or top, set()).add(alias.name if alias.asname else top)
+        elif isinstance(node, ast.ImportFrom):
+            origin = _origin(node, package)
+            for alias in node.names:
+                targets.add(f"{origin}.{alias.name}")
+                bound.setdefault(alias.asname or alias.name, set()).add(f"{origin}.{alias.name}")
+        elif isinstance(node, ast.Call) and _last_name(node.func) in ("import_module", "__import__"):
+            targets.add(_imported_by_call(node, path))
+    for first, *attributes in _mentions(tree):
+        # `import paperlib as pl` tells nothing; `pl.Study` does.
+        targets |= {".".join([target, *attributes]) for target in bound.get(first, ())}
+    definitions = list(_split(_WithoutImports().visit(tree)))
+    contents = [(name, _digest_of(name, node)) for name, node in definitions]
+    ours = (package.partition(".")[0], "__future__")
+    for name, origins in bound.items():
+        foreign = sorted(origin for origin in origins if origin.partition(".")[0] not in ours)
+        contents += [(f"import {name}", _sha256(name, origin)) for origin in foreign]
+    return _Source(definitions, contents, bound, targets)
 
 
-def _imports_of(node: ast.AST) -> Iterator[_Import]:
-    if isinstance(node, ast.ImportFrom):
-        for alias in node.names:
-            yield _Import(node.level, node.module or "", alias.name)
-    elif isinstance(node, ast.Import):
-        for alias in node.names:
-            yield _Import(0, alias.name, None)
-            if alias.asname is None:
-                # `import a.b` binds `a`, through which all that `a` gathers can be reached.
-                parts = alias.name.split(".")
-                yield from (_Import(0, ".".join(parts[:depth]), None) for depth in range(1, len(parts)))
-    elif (name := _dynamic_import(node)) and name is not ...:
-        yield _Import(0, name, None)
+def _origin(node: ast.ImportFrom, package: str) -> str:
+    if node.level == 0:
+        return node.module or ""
+    anchor = package.split(".")[: len(package.split(".")) - node.level + 1]
+    return ".".join([*anchor, node.module] if node.module else anchor)
 
 
-def _imports_computed(node: ast.AST) -> bool:
-    return _dynamic_import(node) is ...
-
-
-def _dynamic_import(node: ast.AST) -> str | EllipsisType | None:
-    """The name in `import_module("name")`; `...` where it is computed; None for any other node."""
-    function = getattr(node.func, "attr", getattr(node.func, "id", None)) if isinstance(node, ast.Call) else None
-    if function not in ("import_module", "__import__"):
-        return None
+def _imported_by_call(node: ast.Call, path: Path) -> str:
     name = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
-    return name if isinstance(name, str) and not name.startswith(".") else ...
+    if not isinstance(name, str) or name.startswith("."):
+        raise ValueError(f"{path}, line {node.lineno}: imports by a computed name; spell the name out")
+    return name
 
 
-def _names_bound_by(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, _NAMED):
-        yield node.name
-    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-        yield node.id
-    elif isinstance(node, ast.alias):
-        yield node.asname or node.name
+def _split(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
+    """Yield what a module defines, by name; methods apart from their class."""
+    for statement in tree.body:
+        if isinstance(statement, ast.ClassDef):
+            shell = copy.copy(statement)
+            shell.body = [inner for inner in statement.body if not isinstance(inner, _FUNCTIONS)]
+            yield statement.name, shell
+            for inner in statement.body:
+                if isinstance(inner, _FUNCTIONS):
+                    yield f"{statement.name}.{inner.name}", inner
+        elif isinstance(statement, _FUNCTIONS):
+            yield statement.name, statement
+        else:
+            nodes = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+            stored = [node.id for node in nodes if isinstance(node.ctx, ast.Store)]
+            yield ", ".join(stored) or type(statement).__name__.lower(), statement
 
 
-def _essence(tree: ast.AST) -> str:
-    return ast.dump(_WithoutDocstrings().visit(tree))
+def _mentions(node: ast.AST) -> Iterator[tuple[str, ...]]:
+    """Yield the dotted names in code: ("self", "plan"), ("np", "linalg", "norm"), ("", "to") for `f(x).to`.
+
+    Annotations are left out: a step does not depend on what only names its types.
+    """
+    attributes: list[str] = []
+    while isinstance(node, ast.Attribute):
+        attributes.insert(0, node.attr)
+        node = node.value
+    if isinstance(node, ast.Name):
+        yield (node.id, *attributes)
+        return
+    if attributes:
+        yield ("", *attributes)
+    for field, value in ast.iter_fields(node):
+        children = value if isinstance(value, list) else [value]
+        if field not in ("annotation", "returns"):
+            for child in children:
+                if isinstance(child, ast.AST):
+                    yield from _mentions(child)
 
 
-class _WithoutDocstrings(ast.NodeTransformer):
-    """Drop every bare string: docstrings, and the ones below attributes, do nothing when run."""
+def _local_names(mention: tuple[str, ...], own_class: str, names: list[str]) -> Iterator[str]:
+    """Yield which of the names that a module defines may be meant by a mention within `own_class`."""
+    first, *attributes = mention
+    owner = own_class if first in ("self", "cls") else first
+    if attributes and f"{owner}.{attributes[0]}" in names:
+        yield f"{owner}.{attributes[0]}"
+        return
+    for name in names:
+        class_name, _, method = name.rpartition(".")
+        is_method = method in attributes and class_name  # of what class the object is, nobody knows
+        is_special = class_name == first and method.startswith("__")
+        if is_method or is_special or first in name.split(", "):
+            yield name
 
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+
+@cache
+def _public_names(init: Path) -> dict[str, str]:
+    """Return the units of the names that a package's `__init__.py` lends: {"Study": "experiments"}."""
+    units = {}
+    for node in ast.walk(ast.parse(init.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                names = [each.value for each in ast.walk(value) if isinstance(each, ast.Constant)]
+                if isinstance(key, ast.Constant):
+                    units |= {str(name): str(key.value).split(".")[1] for name in names}
+    return units
+
+
+def _names_of(part: object, package: str) -> list[str]:
+    if isinstance(part, str):
+        return [part]
+    if isinstance(part, FunctionType | MethodType):
+        return [f"{part.__module__}:{part.__qualname__}"]
+    classes = part.__mro__ if isinstance(part, type) else type(part).__mro__
+    return [kind.__module__ for kind in classes if kind.__module__.partition(".")[0] == package]
+
+
+def _digest_of(name: str, node: ast.AST) -> str:
+    return _sha256(name, ast.dump(node))
+
+
+def _last_name(node: ast.AST) -> str | None:
+    return getattr(node, "attr", getattr(node, "id", None))
+
+
+def _sha256(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+class _WithoutTexts(ast.NodeTransformer):
+    """Drops what does nothing when run: bare strings, docstrings among them, and what only the type checker reads."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if is_text else node
+        return None if is_text else self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        return node.orelse if _last_name(node.test) == "TYPE_CHECKING" else node
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+class _WithoutImports(ast.NodeTransformer):
+    def visit_Import(self, node: ast.Import) -> None:
+        return None
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        return None

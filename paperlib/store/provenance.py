@@ -101,8 +101,9 @@ def code_version(package: Path = Path(__file__).parent.parent) -> dict[str, Any]
 
 
 def _numbers(release: str) -> str:
-    """A kernel's release without what its builder called it: that could name a place."""
-    return re.match(r"[\d.]*\d|", release)[0] or "unknown"
+    """Return a kernel's release without what its builder called it: that could name a place."""
+    numbers = re.match(r"[\d.]*\d", release)
+    return numbers[0] if numbers else "unknown"
 
 
 def utc_now() -> str:
