@@ -50,7 +50,7 @@ def workbench(name: str, seed: int, changes: dict[str, Any]) -> Workbench:
 
 def learn(name: str, bench: Workbench) -> list[dict[str, object]]:
     """One row for each model: trained, cut, fine-tuned."""
-    trained = bench.train_sparse(bench.new())
+    trained = bench.train_sparse(bench.build_detector())
     pruned = bench.prune(trained, RATIO)
     models = {"trained": trained, f"pruned {RATIO:.0%}": pruned, "fine-tuned": bench.fine_tune(pruned)}
     return [{"detector": name, "model": label, **_measured(bench, model)} for label, model in models.items()]

@@ -78,7 +78,7 @@ def main() -> None:
     print(f"{provenance.machine()}; {' '.join(chosen.set)}, seed {chosen.seed}: "
           f"{len(case.splits.train)} images to learn from, {len(case.splits.val)} to judge by")  # fmt: skip
     bench = case.workbench(chosen.seed)
-    model = (bench.train_sparse if chosen.sparse else bench.train)(bench.new())
+    model = (bench.train_sparse if chosen.sparse else bench.train)(bench.build_detector())
     rows = [judged(bench, "sparse" if chosen.sparse else "trained", model)]
     rows += [judged(bench, f"cut {ratio:.0%}", bench.prune(model, ratio)) for ratio in chosen.ratios]
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))

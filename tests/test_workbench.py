@@ -47,13 +47,13 @@ def watched():
 
 def every_step(steps):
     """One of each step, in the order of the paper, and its metrics."""
-    new = steps.new()
+    new = steps.build_detector()
     sparse = steps.train_sparse(new)
     pruned = steps.prune(sparse, 0.5)
     tuned = steps.fine_tune(pruned)
     distilled = steps.distil(pruned, sparse)
     models = {"new": new, "dense": steps.train(new), "sparse": sparse, "pruned": pruned, "tuned": tuned}
-    models |= {"distilled": distilled, "reset": steps.reset(pruned)}
+    models |= {"distilled": distilled, "reset": steps.reset_weights(pruned)}
     return models, steps.evaluate(distilled)
 
 
@@ -79,7 +79,10 @@ def test_a_step_is_done_once_and_then_remembered(done):
 def test_another_seed_or_setting_is_another_step(done):
     root, models, _ = done
     names = {path.name for path in root.glob("*-*")}
-    others = [bench(root, seed=1).new(), bench(root, blueprint=Blueprint("yolov4-tiny", 0.1)).new()]
+    others = [
+        bench(root, seed=1).build_detector(),
+        bench(root, blueprint=Blueprint("yolov4-tiny", 0.1)).build_detector(),
+    ]
     others.append(bench(root).prune(models["sparse"], 0.4))
     others.append(bench(root, pruning=PruningChoices(compensate="off")).prune(models["sparse"], 0.5))
     assert not names & {model.folder.name for model in others}
@@ -156,7 +159,7 @@ def test_reset_keeps_the_shape_and_draws_new_weights(done):
     kernels = [(old, new) for old, new in zip(pruned.parameters(), fresh.parameters(), strict=True) if old.ndim == 4]
     assert not any(torch.equal(old, new) for old, new in kernels)
     assert all(torch.all(m.weight == 0.5) for m in fresh.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    assert not tiny.equal(fresh, bench(root, seed=1).reset(models["pruned"]).detector())
+    assert not tiny.equal(fresh, bench(root, seed=1).reset_weights(models["pruned"]).detector())
 
 
 def test_the_confidence_for_the_test_split_is_chosen_on_validation(done):
@@ -164,7 +167,7 @@ def test_the_confidence_for_the_test_split_is_chosen_on_validation(done):
     still = {"zoom": 1.0, "shift": 0.0, "symmetries": False, "colour": 0.0}
     by_heart = tiny.recipe(epochs=40, learning_rate=1e-2, schedule="cosine", **still)
     steps = bench(root, recipe=by_heart, validation=tiny.dataset(count=4))
-    model = steps.train(steps.new())
+    model = steps.train(steps.build_detector())
     chosen, judged = steps.evaluate(model, "val"), steps.evaluate(model)
     records = [json.loads(path.read_text())["step"] for path in root.glob("evaluate-*/step.json")]
     [mine] = [r for r in records if r["parents"] == [model.digest] and r["data"] == steps.test.digest]
@@ -176,7 +179,7 @@ def test_the_confidence_for_the_test_split_is_chosen_on_validation(done):
 
 def baseline(root, results):
     steps = bench(root, train_set=watched(), recipe=tiny.recipe(epochs=10))
-    model = steps.train(steps.new())
+    model = steps.train(steps.build_detector())
     results.put((steps.train_set.looked_at, model.digest))
 
 
@@ -215,7 +218,7 @@ def leave(folder, *, fit_done=False, copied=(), tidied=False):
 )
 def test_killed_between_the_last_epoch_and_the_end_a_step_is_finished_without_training(moment, tmp_path):
     first = bench(tmp_path / "store")
-    new = first.new()
+    new = first.build_detector()
     model = first.train(new)
     weights, written = model.detector(), {p.name: p.read_bytes() for p in model.folder.iterdir()}
     fit(new.detector(), first.train_set, first.recipe, validation=first.validation, folder=tmp_path / "fit")
@@ -233,7 +236,7 @@ def test_a_weights_file_that_is_not_there_is_named(tmp_path):
     missing = tmp_path / "tiny.weights"
     steps = bench(tmp_path, blueprint=Blueprint("yolov4-tiny", weights=missing))
     with pytest.raises(FileNotFoundError, match=f"{missing}: no such weights file"):
-        steps.new()
+        steps.build_detector()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -246,14 +249,16 @@ def test_a_finished_model_cannot_be_changed(done):
 def test_anyones_detector_is_adopted_as_it_is_and_needs_neither_blueprint_nor_test_split(done, tmp_path):
     root, models, _ = done
     detector, steps = models["pruned"].detector(), bench(tmp_path, blueprint=None, test=None)
-    model = steps.adopt(detector)
-    assert tiny.equal(model.detector(), detector) and steps.adopt(load_detector(model.folder / DETECTOR)) == model
-    assert steps.adopt(models["tuned"].detector()) != model
+    model = steps.adopt_detector(detector)
+    assert (
+        tiny.equal(model.detector(), detector) and steps.adopt_detector(load_detector(model.folder / DETECTOR)) == model
+    )
+    assert steps.adopt_detector(models["tuned"].detector()) != model
     assert steps.evaluate(model, "val") == bench(root).evaluate(models["pruned"], "val")
     with pytest.raises(ValueError, match="without a test split"):
         steps.evaluate(model)
     with pytest.raises(ValueError, match="without a blueprint"):
-        steps.new()
+        steps.build_detector()
 
 
 def test_a_sparse_training_of_another_strength_is_another_step_and_of_the_benchs_own_the_same(done):

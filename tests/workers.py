@@ -22,9 +22,9 @@ def wait(folder, seed):
 
 def dense(bench, settings):
     """The shortest experiment."""
-    return {"dense": bench.train(bench.new())}
+    return {"dense": bench.train(bench.build_detector())}
 
 
 def untrained(bench, settings):
     """Less still."""
-    return {"untrained": bench.new()}
+    return {"untrained": bench.build_detector()}

@@ -196,7 +196,7 @@ def _first(order: Order) -> nn.Module:
 def _compress(order: Order, train: Dataset, val: Dataset, seed: int) -> tuple[Compressed, dict[str, Model]]:
     recipe = order.recipe.model_copy(update={"seed": seed})
     bench = algorithm_1.workbench(train, val, recipe, order.settings, Store(order.out / STEPS), _blueprint(order))
-    given = bench.adopt(load_detector(order.weights)) if order.comes_trained else bench.new()
+    given = bench.adopt_detector(load_detector(order.weights)) if order.comes_trained else bench.build_detector()
     compressed = algorithm_1.algorithm_1(bench, given, order.settings, rivals=order.controls)
     return compressed, algorithm_1.controls(compressed) if order.controls else {}
 

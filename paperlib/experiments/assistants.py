@@ -30,7 +30,7 @@ Links = tuple[int, ...]
 
 def start_here(bench: Workbench, settings: StartHere) -> Models:
     """Section 3 in five steps: a detector, trained with and without Eq. 4, cut, and tuned again."""
-    new = bench.new()
+    new = bench.build_detector()
     dense, sparse = bench.train(new), bench.train_sparse(new)
     pruned = bench.prune(sparse, settings.ratio)
     return {
@@ -43,7 +43,7 @@ def start_here(bench: Workbench, settings: StartHere) -> Models:
 
 def scale_factor(bench: Workbench, settings: ScaleFactor) -> Models:
     """Section 4.4.2, Fig. 5: one start, trained at each strength of Eq. 4; strength 0 is ordinary training."""
-    new, models = bench.new(), {}
+    new, models = bench.build_detector(), {}
     for strength in settings.sparsities:
         name, term = f"λ = {strength:g}", Sparsity(strength, settings.sparsity_method)
         models[name] = bench.train_sparse(new, name, sparsity=term) if strength else bench.train(new)
@@ -53,12 +53,12 @@ def scale_factor(bench: Workbench, settings: ScaleFactor) -> Models:
 def proximal_step(bench: Workbench, settings: ScaleFactor) -> Models:
     """The same start and the same term, minimised by a proximal step in place of Adam's."""
     terms = {f"λ = {strength:g}, proximal": Sparsity(strength, "proximal") for strength in settings.proximal}
-    return {name: bench.train_sparse(bench.new(), name, sparsity=term) for name, term in terms.items()}
+    return {name: bench.train_sparse(bench.build_detector(), name, sparsity=term) for name, term in terms.items()}
 
 
 def pruning_ratio(bench: Workbench, settings: PruningRatio) -> Models:
     """Section 4.4.3: one sparse model cut at each ratio, before and after fine-tuning; ordinary training beside it."""
-    new = bench.new()
+    new = bench.build_detector()
     models = {"baseline": bench.train(new), "sparse": bench.train_sparse(new)}
     for ratio in settings.ratios:
         models[f"pruned {ratio:.0%}"] = pruned = bench.prune(models["sparse"], ratio)
@@ -68,7 +68,7 @@ def pruning_ratio(bench: Workbench, settings: PruningRatio) -> Models:
 
 def baseline(bench: Workbench, settings: Components) -> Models:
     """Section 4.4.1, Table 1, first row: ordinary training."""
-    return {"baseline": bench.train(bench.new())}
+    return {"baseline": bench.train(bench.build_detector())}
 
 
 def components(bench: Workbench, settings: Components) -> Models:
@@ -77,7 +77,7 @@ def components(bench: Workbench, settings: Components) -> Models:
     The teacher is the sparsely trained original, as in Algorithm 1; the assistants are the models kept on the
     way to the student. A row that the paper leaves out: sparse training alone.
     """
-    teacher = bench.train_sparse(bench.new())
+    teacher = bench.train_sparse(bench.build_detector())
     *assistants, student = prune_iteratively(bench, teacher, settings.ratios)
     link = teacher
     for number, assistant in enumerate(assistants, 1):
@@ -93,13 +93,13 @@ def components(bench: Workbench, settings: Components) -> Models:
 
 def controls(bench: Workbench, settings: Components) -> Models:
     """What Table 1 leaves out: the student's shape trained from scratch, as long as the original was."""
-    *_, student = prune_iteratively(bench, bench.train_sparse(bench.new()), settings.ratios)
-    return {"scratch": bench.train(bench.reset(student), "train from scratch")}
+    *_, student = prune_iteratively(bench, bench.train_sparse(bench.build_detector()), settings.ratios)
+    return {"scratch": bench.train(bench.reset_weights(student), "train from scratch")}
 
 
 def compression(bench: Workbench, settings: Datasets) -> Models:
     """Section 4.5, Tables 2-4: the whole method; each compressed model is the assistant of the next smaller one."""
-    new = bench.new()
+    new = bench.build_detector()
     models = {"baseline": bench.train(new)}
     if settings.ratios:
         teacher = bench.train_sparse(new)
@@ -110,7 +110,7 @@ def compression(bench: Workbench, settings: Datasets) -> Models:
 
 def detectors(bench: Workbench, settings: Detectors) -> Models:
     """Section 4.7, Table 6: the method in one step on a detector of another kind."""
-    new = bench.new()
+    new = bench.build_detector()
     teacher = bench.train_sparse(new)
     pruned = bench.prune(teacher, settings.ratio)
     return {"baseline": bench.train(new), "pruned": pruned, "compressed": bench.distil(pruned, teacher)}
@@ -118,7 +118,7 @@ def detectors(bench: Workbench, settings: Detectors) -> Models:
 
 def cpu_timing(bench: Workbench, settings: CpuTiming) -> Models:
     """Section 4.8, Table 7: a detector, what is left of it without channels, and what without residual blocks."""
-    new = bench.new()
+    new = bench.build_detector()
     if settings.trained:
         baseline, sparse, tune = bench.train(new), bench.train_sparse(new), bench.fine_tune
     else:
@@ -140,7 +140,7 @@ def assistant_count(bench: Workbench, settings: AssistantCount) -> Models:
     All students start from the same pruned weights; SCP is the one that is fine-tuned without any teacher. An
     assistant is distilled once for all chains that are the same up to it.
     """
-    teacher = bench.train_sparse(bench.new())
+    teacher = bench.train_sparse(bench.build_detector())
     *assistants, student = prune_iteratively(bench, teacher, settings.ratios)
     models = {"teacher": teacher, "pruned": student, "SCP": bench.fine_tune(student)}
     taught = {(): teacher}
@@ -156,7 +156,7 @@ def assistant_count(bench: Workbench, settings: AssistantCount) -> Models:
 
 def pruning_methods(bench: Workbench, settings: PruningMethods) -> Models:
     """Section 4.6, Table 5: one sparse model, cut to one size by each criterion and fine-tuned equally long."""
-    new = bench.new()
+    new = bench.build_detector()
     baseline, sparse = bench.train(new), bench.train_sparse(new)
     cut = cut_to_size(bench, sparse, ("gamma", "l1", "l1-layerwise", "taylor"), settings.size_share)
     return {"baseline": baseline, "sparse": sparse, **cut}
@@ -165,7 +165,7 @@ def pruning_methods(bench: Workbench, settings: PruningMethods) -> Models:
 def without_sparsity(bench: Workbench, settings: PruningMethods) -> Models:
     """The rivals as their authors use them: on a network trained without Eq. 4."""
     rivals = ("l1", "l1-layerwise", "taylor")
-    return cut_to_size(bench, bench.train(bench.new()), rivals, settings.size_share, " without Eq. 4")
+    return cut_to_size(bench, bench.train(bench.build_detector()), rivals, settings.size_share, " without Eq. 4")
 
 
 def cut_to_size(bench: Workbench, model: Model, criteria: Sequence[str], share: float, suffix: str = "") -> Models:

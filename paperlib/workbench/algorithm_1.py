@@ -131,7 +131,7 @@ def compress(
     check_data(train, val)
     check_classes(detector, train)
     bench = workbench(train, val, recipe, settings, store)
-    return algorithm_1(bench, bench.adopt(detector), settings)
+    return algorithm_1(bench, bench.adopt_detector(detector), settings)
 
 
 def check_data(train: Dataset, val: Dataset) -> None:
@@ -257,7 +257,7 @@ def controls(compressed: Compressed) -> dict[str, Model]:
     shape and fresh weights.
     """
     bench, teacher, student = compressed.bench, compressed.chain[0].model, compressed.chain[-1].model
-    fresh = bench.reset(student)
+    fresh = bench.reset_weights(student)
     return {
         "original, without Eq. 4": bench.train(compressed.given, "control: train without sparsity"),
         "student, fine-tuned only": bench.fine_tune(student, "control: fine-tune without a teacher"),

@@ -64,7 +64,7 @@ class Workbench:
 
     Attributes:
         train_set, validation, test: the three splits; only `evaluate(..., "test")` ever looks at the last.
-        blueprint: the detector that `new` makes; `adopt` needs none.
+        blueprint: the detector that `build_detector` makes; `adopt_detector` needs none.
         recipe: long training, plain or sparse; its seed is this bench's seed.
         fine_tuning: after each pruning, and for each distillation.
         sparsity: the term of Eq. 4 that `train_sparse` and sparse fine-tuning add.
@@ -90,7 +90,7 @@ class Workbench:
         self.store = self.store or Store()
         self._trained = self._epochs_trained = 0
 
-    def new(self) -> Model:
+    def build_detector(self) -> Model:
         """A fresh detector, from scratch or from COCO weights (Section 4.3)."""
         plan = self.blueprint
         if plan is None:
@@ -123,8 +123,8 @@ class Workbench:
             code.append("paperlib.pruning.gamma_rescaling")
         return self._model("new", settings, (), make, *code)
 
-    def adopt(self, detector: nn.Module) -> Model:
-        """Anyone's detector as the first model, trained or not.
+    def adopt_detector(self, detector: nn.Module) -> Model:
+        """Store anyone's detector as the first model, trained or not.
 
         Raises:
             ValueError: it was not made by `build_detector` or `load_detector`, so no file could hold it.
@@ -153,7 +153,7 @@ class Workbench:
 
         return self._model("draw", {"seed": seed}, (model,), make, "paperlib.detectors.files")
 
-    def reset(self, model: Model) -> Model:
+    def reset_weights(self, model: Model) -> Model:
         """The same shape with fresh weights: the control that tells what the inherited weights are worth."""
         seed = self.recipe.seed
 
