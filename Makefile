@@ -18,8 +18,8 @@ help:
 	@echo "make lab         set up, then open the notebooks in JupyterLab"
 	@echo "make refresh     put the outputs of results/quick into the committed notebooks"
 	@echo "make scoreboard  put the verdicts of the committed results into the README"
-	@echo "make lint        check style and format of code and notebooks"
-	@echo "make format      put both right where that can be done by rule"
+	@echo "make lint        check style, format, imports between packages, and types"
+	@echo "make format      correct style and format, where a rule can"
 	@echo "make clean       remove .venv and caches; results and finished training steps stay"
 
 # pip's answer is the truth: a failed install leaves no stamp and is tried again.
@@ -33,8 +33,9 @@ reproduce: .venv/.installed
 
 test: unit notebooks
 
+# COVERAGE=1 also prints how much of the package the tests reach; processes that they start are not counted.
 unit: .venv/.installed
-	$(TEST) tests
+	$(TEST) $(if $(COVERAGE),--cov --cov-report=term) tests
 
 # A test leaves results/ to `make reproduce`, which alone keeps the executed notebooks there.
 notebooks: .venv/.installed
@@ -52,11 +53,13 @@ lab: .venv/.installed
 lint: .venv/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/basedpyright
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .coverage* *.egg-info
 	find paperlib tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

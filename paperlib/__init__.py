@@ -4,36 +4,84 @@ The public face: `import paperlib as pl`. Names are loaded when first used, so t
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
-_FACE = {
-    "paperlib.workbench.options": ("Compression",),
-    "paperlib.workbench.algorithm_1": ("Compressed", "compress"),
-    "paperlib.costs": ("Cost", "cost"),
-    "paperlib.data": ("Dataset", "load_dataset"),
-    "paperlib.detectors": ("build_detector", "load_darknet_weights"),
-    "paperlib.detectors.files": ("load_detector", "save_detector"),
-    "paperlib.distillation.assistants": ("Distillation",),
-    "paperlib.evaluation.evaluate": ("Metrics", "detect", "evaluate"),
-    "paperlib.deploy.onnx": ("export_onnx",),
-    "paperlib.pruning": ("PruningPlan", "Sparsity", "apply_plan", "plan_pruning"),
-    "paperlib.training.recipe": ("Recipe",),
-    "paperlib.claims.notebook": ("Review",),
-    "paperlib.experiments.study": ("Study",),
-    "paperlib.deploy.latency": ("Latency", "latency"),
-    "paperlib.training.loop": ("History", "fit"),
-    "paperlib.workbench.steps": ("Model", "Workbench"),
-}
-_HOME = {name: module for module, names in _FACE.items() for name in names}
+__all__ = [
+    "Compressed",
+    "Compression",
+    "Cost",
+    "Dataset",
+    "Distillation",
+    "History",
+    "Latency",
+    "Metrics",
+    "Model",
+    "PruningPlan",
+    "Recipe",
+    "Review",
+    "Sparsity",
+    "Study",
+    "Workbench",
+    "apply_plan",
+    "build_detector",
+    "compress",
+    "cost",
+    "detect",
+    "evaluate",
+    "export_onnx",
+    "fit",
+    "latency",
+    "load_darknet_weights",
+    "load_dataset",
+    "load_detector",
+    "plan_pruning",
+    "save_detector",
+]
 
-__all__ = sorted(_HOME)
+# The same names twice: imported for type checkers and editors, and as a table of what to import for the interpreter.
+if TYPE_CHECKING:
+    from paperlib.claims.notebook import Review
+    from paperlib.costs import Cost, cost
+    from paperlib.data import Dataset, load_dataset
+    from paperlib.deploy.latency import Latency, latency
+    from paperlib.deploy.onnx import export_onnx
+    from paperlib.detectors import build_detector, load_darknet_weights
+    from paperlib.detectors.files import load_detector, save_detector
+    from paperlib.distillation.assistants import Distillation
+    from paperlib.evaluation.evaluate import Metrics, detect, evaluate
+    from paperlib.experiments.study import Study
+    from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning
+    from paperlib.training.loop import History, fit
+    from paperlib.training.recipe import Recipe
+    from paperlib.workbench.algorithm_1 import Compressed, compress
+    from paperlib.workbench.options import Compression
+    from paperlib.workbench.steps import Model, Workbench
+else:
+    _MODULES = {
+        "paperlib.claims.notebook": ("Review",),
+        "paperlib.costs": ("Cost", "cost"),
+        "paperlib.data": ("Dataset", "load_dataset"),
+        "paperlib.deploy.latency": ("Latency", "latency"),
+        "paperlib.deploy.onnx": ("export_onnx",),
+        "paperlib.detectors": ("build_detector", "load_darknet_weights"),
+        "paperlib.detectors.files": ("load_detector", "save_detector"),
+        "paperlib.distillation.assistants": ("Distillation",),
+        "paperlib.evaluation.evaluate": ("Metrics", "detect", "evaluate"),
+        "paperlib.experiments.study": ("Study",),
+        "paperlib.pruning": ("PruningPlan", "Sparsity", "apply_plan", "plan_pruning"),
+        "paperlib.training.loop": ("History", "fit"),
+        "paperlib.training.recipe": ("Recipe",),
+        "paperlib.workbench.algorithm_1": ("Compressed", "compress"),
+        "paperlib.workbench.options": ("Compression",),
+        "paperlib.workbench.steps": ("Model", "Workbench"),
+    }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    def __getattr__(name: str) -> object:
+        for module, names in _MODULES.items():
+            if name in names:
+                return getattr(import_module(module), name)
         raise AttributeError(f"module 'paperlib' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return sorted({*globals(), *__all__})
