@@ -1,12 +1,12 @@
-# Everything that a person does with this repository. Plain `make` lists it.
+# The commands of this repository. `make` without a target lists them.
 
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 PROFILE ?= quick
 BIN := .venv/bin
 
-# Tests run one per core, so each gets one thread; those of a file share what it makes. A cell that waits longer than
-# this has a dead kernel.
+# One test process per core, so each gets one thread. The tests of a file share fixtures, so they run in one process.
+# A notebook cell that takes longer than CELL_TIMEOUT seconds has a dead kernel.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 CELL_TIMEOUT := 1200
 
@@ -16,13 +16,13 @@ help:
 	@echo "make reproduce   set up, then regenerate every figure and table (PROFILE=quick, CORES=all)"
 	@echo "make test        set up, then run the unit tests and the notebook regression tests"
 	@echo "make lab         set up, then open the notebooks in JupyterLab"
-	@echo "make refresh     put the outputs of results/quick into the committed notebooks"
-	@echo "make scoreboard  put the verdicts of the committed results into the README"
+	@echo "make refresh     copy the outputs of results/quick into the committed notebooks"
+	@echo "make scoreboard  write the verdicts of the committed results into the README"
 	@echo "make lint        check style, format, imports between packages, and types"
 	@echo "make format      correct style and format, where a rule can"
 	@echo "make clean       remove .venv and caches; results and finished training steps stay"
 
-# pip's answer is the truth: a failed install leaves no stamp and is tried again.
+# The stamp is written only after pip has succeeded, so a failed install is tried again.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
@@ -33,11 +33,11 @@ reproduce: .venv/.installed
 
 test: unit notebooks
 
-# COVERAGE=1 also prints how much of the package the tests reach; processes that they start are not counted.
+# COVERAGE=1 also prints the coverage of the package. It does not count processes that the tests start.
 unit: .venv/.installed
 	$(TEST) $(if $(COVERAGE),--cov --cov-report=term) tests
 
-# A test leaves results/ to `make reproduce`, which alone keeps the executed notebooks there.
+# Only `make reproduce` writes to results/; the notebook tests write to the cache of pytest.
 notebooks: .venv/.installed
 	PAPERLIB_RESULTS=$(CURDIR)/.pytest_cache/results $(TEST) --nbval-lax --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks
 
