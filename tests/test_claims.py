@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from paperlib import paths
-from paperlib.claims.schema import Claims, claims_path, load_claims, notebook, readme, scoreboard
+from paperlib.claims import notebook, readme, scoreboard
+from paperlib.claims.schema import Claims, claims_path, load_claims
 from paperlib.claims.verdicts import STUDENT_95, Verdict, decide, judge_all
 from paperlib.cli.main import app
 from paperlib.experiments.parameters import validate
