@@ -1,1 +1,73 @@
-"""Everything that draws, and tables."""
+"""All figures of the companion, by name: `from paperlib import figures`, then `figures.plot_share_bars(...)`.
+
+`plot_*` and `draw_*` return a matplotlib `Figure`; `write_figure` writes it. Tables are in `paperlib.figures.tables`.
+"""
+
+from paperlib.figures.comparisons import (
+    compute_shares,
+    plot_accuracy_over_size,
+    plot_class_scores,
+    plot_components,
+    plot_edge_cases,
+    plot_share_bars,
+    plot_speed_bars,
+)
+from paperlib.figures.compression import (
+    plot_channel_bars,
+    plot_class_changes,
+    plot_compression_chain,
+    plot_latency,
+)
+from paperlib.figures.detections import draw_contact_sheet, draw_detections
+from paperlib.figures.explorer import build_explorer, render_explorer, scan_ratios
+from paperlib.figures.pruning import (
+    count_channels,
+    plot_channels_left,
+    plot_criteria,
+    plot_kernel_surgery,
+    plot_ratio_curves,
+    plot_sensitivity,
+)
+from paperlib.figures.scale_factors import (
+    plot_gamma_histogram,
+    plot_gamma_panels,
+    plot_layer_gammas,
+    plot_sparsity_sweep,
+)
+from paperlib.figures.style import PAGE_WIDTH, use_style, write_figure
+from paperlib.figures.training import plot_assistants, plot_regression_bound, plot_training_curves
+
+__all__ = [
+    "PAGE_WIDTH",
+    "build_explorer",
+    "compute_shares",
+    "count_channels",
+    "draw_contact_sheet",
+    "draw_detections",
+    "plot_accuracy_over_size",
+    "plot_assistants",
+    "plot_channel_bars",
+    "plot_channels_left",
+    "plot_class_changes",
+    "plot_class_scores",
+    "plot_components",
+    "plot_compression_chain",
+    "plot_criteria",
+    "plot_edge_cases",
+    "plot_gamma_histogram",
+    "plot_gamma_panels",
+    "plot_kernel_surgery",
+    "plot_latency",
+    "plot_layer_gammas",
+    "plot_ratio_curves",
+    "plot_regression_bound",
+    "plot_sensitivity",
+    "plot_share_bars",
+    "plot_sparsity_sweep",
+    "plot_speed_bars",
+    "plot_training_curves",
+    "render_explorer",
+    "scan_ratios",
+    "use_style",
+    "write_figure",
+]

@@ -1,7 +1,8 @@
-"""Tables for readers: CSV for programs, Markdown for pages, LaTeX for papers; and the paper's own numbers."""
+"""Tables: CSV for programs, Markdown for pages, LaTeX for papers; and the paper's own numbers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -11,10 +12,13 @@ from paperlib.evaluation.metrics import Metrics
 
 METRICS = ("precision", "recall", "map50", "map")
 COUNTS = ("images", "objects")
+TITLES = {"precision": "P / %", "recall": "R / %", "map50": "mAP / %", "map": "COCO mAP / %"}
+NUMBER = re.compile(r"[-−+±]? ?\d.*|[–-]?|nan")
+"""A cell of a column of numbers: it begins with a number, or there is none."""
 
 
-def reported(name: str) -> pd.DataFrame:
-    """A table of the paper, transcribed exactly, from `results/reported/<name>.csv`.
+def load_reported(name: str) -> pd.DataFrame:
+    """Load a table of the paper, transcribed exactly, from `results/reported/<name>.csv`.
 
     Raises:
         FileNotFoundError: no such table has been transcribed.
@@ -22,73 +26,99 @@ def reported(name: str) -> pd.DataFrame:
     return pd.read_csv(paths.repository_root() / "results" / "reported" / f"{name}.csv", comment="#")
 
 
-def render(table: pd.DataFrame) -> dict[str, str]:
-    """A table as `csv`, `md` and `tex` text; the last two, which are for people, leave empty columns out."""
+def render_table(table: pd.DataFrame) -> dict[str, str]:
+    """Return a table as `csv`, `md` and `tex` text; the last two, which are for people, leave empty columns out."""
     shown = table.dropna(axis="columns", how="all")
     return {
         "csv": table.to_csv(index=False),
-        "md": shown.to_markdown(index=False) + "\n",
+        "md": to_markdown(shown) + "\n",
         "tex": shown.to_latex(index=False, escape=True),
     }
 
 
-def over_seeds(runs: pd.DataFrame, models: Sequence[str] | None = None) -> pd.DataFrame:
-    """Mean and sample standard deviation over the seeds, one row per model, in the order given.
+def to_markdown(table: pd.DataFrame) -> str:
+    """Return a table as Markdown without padding, so that a change in one row changes one line.
+
+    Columns of numbers are aligned on the right. Cells are written as they are: text that could hold markup must come
+    escaped.
+    """
+    rows = [[_format_cell(value) for value in row] for row in table.itertuples(index=False)]
+    sides = ["---:" if all(map(NUMBER.fullmatch, column)) else "---" for column in zip(*rows, strict=True)]
+    lines = [[str(name) for name in table.columns], sides or ["---"] * len(table.columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def average_by(runs: pd.DataFrame, key: str, columns: Sequence[str], *, sort: bool = False) -> pd.DataFrame:
+    """Return the means of columns for each value of `key`, in order of appearance, or sorted by it."""
+    # The call to DataFrame changes nothing: it tells type checkers what `mean` returns.
+    return pd.DataFrame(runs.groupby(key, sort=sort)[list(columns)].mean())
+
+
+def average_seeds(runs: pd.DataFrame, models: Sequence[str] | None = None) -> pd.DataFrame:
+    """Average over the seeds: mean and sample standard deviation, one row per model, in the order given.
 
     Args:
         runs: one row per model and seed (`Study.frame`).
-        models: which ones; by default all, in order of appearance.
+        models: models to show; by default all, in order of appearance.
 
     Returns:
         `model`, `seeds`, `mb`, `gmacs`, then per metric its mean and `<metric>_sd` (NaN for a single seed).
     """
     groups = runs.groupby("model", sort=False)
-    table = groups[["mb", "gmacs", *METRICS]].mean()
+    table = average_by(runs, "model", ["mb", "gmacs", *METRICS])
     table.insert(0, "seeds", groups.size())
     table = table.join(groups[list(METRICS)].std().add_suffix("_sd"))
-    return table.loc[list(models or table.index)].reset_index()
+    return table.loc[list(table.index if models is None else models)].reset_index()
 
 
-def in_words(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `over_seeds` for people: percentages with their spread, sizes rounded."""
+def format_averages(table: pd.DataFrame) -> pd.DataFrame:
+    """Format a table of `average_seeds` for people: percentages with their spread, sizes rounded."""
     shown = pd.DataFrame({"model": table["model"], "MB": table["mb"].round(2), "GMACs": table["gmacs"].round(3)})
-    titles = {"precision": "P / %", "recall": "R / %", "map50": "mAP / %", "map": "COCO mAP / %"}
-    for metric, title in titles.items():
-        shown[title] = [_with_spread(*pair) for pair in zip(table[metric], table[f"{metric}_sd"], strict=True)]
+    for metric, title in TITLES.items():
+        shown[title] = _with_spread(table[metric].tolist(), table[f"{metric}_sd"].tolist())
     return shown
 
 
-def by_slice(metrics: Mapping[str, Metrics]) -> pd.DataFrame:
-    """Average precision on edge cases and under changes (Section 4.5.4), one column per detector.
+def tabulate_slices(metrics: Mapping[str, Metrics]) -> pd.DataFrame:
+    """Tabulate average precision on edge cases and under corruptions (Section 4.5.4), one column per detector.
 
     Args:
-        metrics: by detector, what `evaluate(..., slices=True)` gave on one data set.
+        metrics: by detector, the result of `evaluate(..., slices=True)` on one data set.
 
     Returns:
         `slice`, `images`, `objects`, then per detector its mAP at IoU 0.5 in percent.
     """
     first = next(iter(metrics.values())).slices
-    table = pd.DataFrame({"slice": list(first), **{key: [int(part[key]) for part in first.values()] for key in COUNTS}})
+    table = pd.DataFrame({"slice": list(first)})
+    for count in COUNTS:
+        table[count] = [int(part[count]) for part in first.values()]
     for name, found in metrics.items():
         table[f"{name}: mAP / %"] = [round(100 * found.slices[part]["map50"], 1) for part in first]
     return table
 
 
-def by_class(metrics: Mapping[str, Sequence[Metrics]], boxes: Mapping[str, int]) -> pd.DataFrame:
-    """Average precision at IoU 0.5 of each class in percent, with its spread over the seeds, one column per detector.
+def tabulate_classes(metrics: Mapping[str, Sequence[Metrics]], boxes: Mapping[str, int]) -> pd.DataFrame:
+    """Tabulate the average precision at IoU 0.5 of each class in percent, with its spread over the seeds.
 
     Args:
-        metrics: by detector, one for each seed.
-        boxes: how many boxes each class is judged by.
+        metrics: by detector, one for each seed; each detector has a column.
+        boxes: number of ground-truth boxes of each class.
     """
     scores = {name: pd.DataFrame([each.per_class for each in found]) for name, found in metrics.items()}
-    kinds = list(next(iter(scores.values())))
-    table = pd.DataFrame({"class": kinds, "boxes": [boxes[kind] for kind in kinds]})
+    classes = list(next(iter(scores.values())))
+    table = pd.DataFrame({"class": classes, "boxes": [boxes[name] for name in classes]})
     for name, found in scores.items():
-        pairs = zip(found.mean(), found.std(), strict=True)
-        table[f"{name}: AP / %"] = [_with_spread(*pair) for pair in pairs]
+        table[f"{name}: AP / %"] = _with_spread(found.mean().tolist(), found.std().tolist())
     return table
 
 
-def _with_spread(mean: float, spread: float) -> str:
-    return f"{100 * mean:.1f}" if pd.isna(spread) else f"{100 * mean:.1f} ± {100 * spread:.1f}"
+def _with_spread(means: Sequence[float], spreads: Sequence[float]) -> list[str]:
+    """Return means of fractions in percent, each with its spread where there is more than one seed."""
+    texts = []
+    for mean, spread in zip(means, spreads, strict=True):
+        texts.append(f"{100 * mean:.1f}" if pd.isna(spread) else f"{100 * mean:.1f} ± {100 * spread:.1f}")
+    return texts
+
+
+def _format_cell(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
