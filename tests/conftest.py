@@ -91,9 +91,9 @@ def styled_figures():
     """The companion's style, without a screen, for one test."""
     import matplotlib.pyplot as plt  # here, since most tests draw nothing
 
-    from paperlib.figures import method
+    from paperlib import figures
 
     with plt.rc_context({"backend": "agg"}):
-        method.use_style()
+        figures.use_style()
         yield
         plt.close("all")

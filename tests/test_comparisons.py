@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import tiny
 
+from paperlib import figures
 from paperlib.evaluation.evaluate import Metrics
-from paperlib.figures import method, models
 from paperlib.pruning import apply_plan, plan_pruning
 
 BOXES = {"ship": 3, "tank": 5}
@@ -37,25 +37,25 @@ def speeds():
 
 
 DRAWINGS = {
-    "accuracy over size": lambda: models.accuracy_over_size(pd.concat([frame(), frame(map50=0.4)])),
-    "shares": lambda: models.share_bars(models.shares_of_the_original(frame(), {"a": ("a compressed", "a baseline")})),
-    "channels": lambda: models.channels_left(models.channels_of(pruned_tiny())),
-    "edge cases": lambda: models.edge_cases({"a": judged(0.4), "b": judged(0.5)}),
-    "classes": lambda: models.classes({"a": [judged(0.4), judged(0.6)], "b": [judged(0.7)]}, BOXES),
-    "speed": lambda: models.speed_bars(speeds(), ["a cut", "b cut"]),
+    "accuracy over size": lambda: figures.plot_accuracy_over_size(pd.concat([frame(), frame(map50=0.4)])),
+    "shares": lambda: figures.plot_share_bars(figures.compute_shares(frame(), {"a": ("a compressed", "a baseline")})),
+    "channels": lambda: figures.plot_channels_left(figures.count_channels(pruned_tiny())),
+    "edge cases": lambda: figures.plot_edge_cases({"a": judged(0.4), "b": judged(0.5)}),
+    "classes": lambda: figures.plot_class_scores({"a": [judged(0.4), judged(0.6)], "b": [judged(0.7)]}, BOXES),
+    "speed": lambda: figures.plot_speed_bars(speeds(), ["a cut", "b cut"]),
 }
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_a_figure_is_drawn_without_a_warning_and_names_what_its_axes_show(name, tmp_path):
     figure = DRAWINGS[name]()
-    method.write(figure, tmp_path / "figure.svg")
+    figures.write_figure(figure, tmp_path / "figure.svg")
     assert (tmp_path / "figure.svg").stat().st_size > 1000
     assert all(axis.get_xlabel() for axis in figure.axes)
 
 
 def test_a_class_stands_at_the_mean_of_the_seeds_and_says_how_many_boxes_judge_it():
-    figure = models.classes({"a": [judged(0.4), judged(0.6)], "b": [judged(0.7)]}, BOXES)
+    figure = figures.plot_class_scores({"a": [judged(0.4), judged(0.6)], "b": [judged(0.7)]}, BOXES)
     [axis] = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["ship (3)", "tank (5)"]
     marks = {line.get_label(): line.get_xdata().tolist() for line in axis.get_lines()}
@@ -64,13 +64,13 @@ def test_a_class_stands_at_the_mean_of_the_seeds_and_says_how_many_boxes_judge_i
 
 def test_shares_are_of_the_models_own_original():
     pairs = {"a 50%": ("a compressed", "a baseline"), "b": ("b baseline", "b baseline")}
-    shares = models.shares_of_the_original(frame(), pairs)
+    shares = figures.compute_shares(frame(), pairs)
     assert shares["model"].tolist() == ["a 50%", "b"]
     assert shares["size_share"].tolist() == [0.25, 1] and shares["compute_share"].tolist() == [0.5, 1]
 
 
 def test_channels_stand_in_the_order_of_the_layers():
     pruned = pruned_tiny()
-    channels = models.channels_of(pruned).set_index("layer")
+    channels = figures.count_channels(pruned).set_index("layer")
     assert (channels["cut"] <= channels["whole"]).all() and channels["cut"].sum() < channels["whole"].sum()
     assert channels["cut"]["neck.conv"] == pruned["cut"].get_submodule("neck.conv").out_channels

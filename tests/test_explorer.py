@@ -30,7 +30,7 @@ def steps_of(page):
 
 
 def test_every_place_of_the_slider_shows_the_plan_that_would_be_carried_out(detector, plans):
-    steps = steps_of(explorer.page(plans, ACCURACY))
+    steps = steps_of(explorer.render_explorer(plans, ACCURACY))
     assert len(steps) == len(plans) == 96
     for percent in (0, 50, 95):
         plan = plan_pruning(detector, percent / 100, image_size=tiny.SIDE, keep_floor=0.1)
@@ -46,7 +46,7 @@ def test_every_place_of_the_slider_shows_the_plan_that_would_be_carried_out(dete
 
 
 def test_the_page_stands_alone_and_its_parts_fit_together(plans):
-    page = explorer.page(plans, ACCURACY)
+    page = explorer.render_explorer(plans, ACCURACY)
     assert not re.search(r"https?:|//[a-z]|@import|\bsrc=|\bhref=|url\(", page)
     found = []
 
@@ -65,16 +65,16 @@ def test_the_page_stands_alone_and_its_parts_fit_together(plans):
 
 
 def test_dragging_in_a_notebook_draws_anew(plans):
-    handle, picture = explorer.slider(plans, ACCURACY).children
+    handle, picture = explorer.build_explorer(plans, ACCURACY).children
     assert isinstance(handle, ipywidgets.IntSlider)
     for percent in (50, 80, 0):
         handle.value = percent
-        for text in explorer.numbers(plans[percent]).values():
+        for text in explorer.describe_plan(plans[percent]).values():
             assert f'class="number">{text}<' in picture.value
 
 
 def test_names_of_layers_are_drawn_where_they_do_not_overlap(plans, monkeypatch):
-    assert ">neck</text>" in explorer.drawing(plans, {}, 50)
-    monkeypatch.setattr(explorer, "MOST_NAMES", 3)
-    crowded = explorer.drawing(plans, {}, 50)
+    assert ">neck</text>" in explorer.draw_explorer(plans, {}, 50)
+    monkeypatch.setattr(explorer, "MAX_NAMES", 3)
+    crowded = explorer.draw_explorer(plans, {}, 50)
     assert ">neck</text>" not in crowded and "<title>neck: " in crowded

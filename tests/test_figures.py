@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
+from paperlib import figures
 from paperlib.data import Dataset, Record
-from paperlib.figures import method, sweeps
 from paperlib.pruning import SensitivityScan, absolute_gammas, apply_plan, plan_pruning
 
 MODELS = ["baseline", "SCP", "SCP + TAKD"]
@@ -28,7 +28,7 @@ def draw_surgery():
     detector, layer = tiny.detector(), "block3.second.conv"
     plan = plan_pruning(detector, 0.5)
     before, after = (m.get_submodule(layer).weight.detach() for m in (detector, apply_plan(detector, plan)))
-    return method.surgery(before, after, plan.kept["block3.first.conv"], plan.kept[layer])
+    return figures.plot_kernel_surgery(before, after, plan.kept["block3.first.conv"], plan.kept[layer])
 
 
 def draw_detections():
@@ -36,7 +36,7 @@ def draw_detections():
     targets = [data[index][1] for index in range(len(data))]
     found = [{**t, "scores": torch.rand(len(t["labels"]), generator=generator)} for t in targets]
     found = [{key: answer[key] for key in ("boxes", "labels", "scores")} for answer in found]
-    return method.detections(data, [0, 2], {"baseline": found, "SCP": found}, {"baseline": 0.3, "SCP": 0.2})
+    return figures.draw_detections(data, [0, 2], {"baseline": found, "SCP": found}, {"baseline": 0.3, "SCP": 0.2})
 
 
 def over_strengths():
@@ -45,33 +45,33 @@ def over_strengths():
 
 
 DRAWINGS = {
-    "contact sheet": lambda: method.contact_sheet(tiny.dataset(), range(7)),
+    "contact sheet": lambda: figures.draw_contact_sheet(tiny.dataset(), range(7)),
     "detections": draw_detections,
-    "gamma": lambda: method.gamma_histogram({"λ = 0": torch.rand(99), "λ = 0.001": torch.rand(99) / 9}),
-    "gamma in panels": lambda: sweeps.gamma_panels({f"λ = {n}": torch.rand(99) / n for n in range(1, 6)}),
-    "sparsity": lambda: sweeps.sparsity_sweep(over_strengths()),
-    "assistants": lambda: sweeps.assistants(runs(model=["teacher", "SCP", "TK"]), {"TK": ["teacher", "TK"]}),
-    "criteria": lambda: sweeps.criteria(runs(model=["baseline", "l1", "l1 pruned"]), ["l1"], ["baseline"]),
-    "layer": lambda: method.gamma_of_layer(*[absolute_gammas(tiny.detector())["neck.conv"]] * 2, "neck.conv", 0.1),
-    "ratio": lambda: method.ratio_curves(
+    "gamma": lambda: figures.plot_gamma_histogram({"λ = 0": torch.rand(99), "λ = 0.001": torch.rand(99) / 9}),
+    "gamma in panels": lambda: figures.plot_gamma_panels({f"λ = {n}": torch.rand(99) / n for n in range(1, 6)}),
+    "sparsity": lambda: figures.plot_sparsity_sweep(over_strengths()),
+    "assistants": lambda: figures.plot_assistants(runs(model=["teacher", "SCP", "TK"]), {"TK": ["teacher", "TK"]}),
+    "criteria": lambda: figures.plot_criteria(runs(model=["baseline", "l1", "l1 pruned"]), ["l1"], ["baseline"]),
+    "layer": lambda: figures.plot_layer_gammas(*[absolute_gammas(tiny.detector())["neck.conv"]] * 2, "neck.conv", 0.1),
+    "ratio": lambda: figures.plot_ratio_curves(
         runs(ratio=[0.3, 0.5, 0.5], state=["pruned", "pruned", "fine-tuned"], channels=[70, 50, 50]),
         pd.Series({"map50": 0.7, "mb": 3.0, "gmacs": 0.4, "channels": 99}),
         0.72,
     ),
-    "cliff": lambda: method.cliff(
+    "cliff": lambda: figures.plot_sensitivity(
         SensitivityScan(0.6, pd.DataFrame({"ratio": [0.2, 0.4, 0.6], "score": [0.6, 0.5, 0.1]})), 0.05
     ),
-    "components": lambda: method.components(runs(model=MODELS), MODELS, {MODELS[1]: -2.0}),
-    "training": lambda: method.training_curves({name: history(epochs) for epochs, name in enumerate(MODELS, 2)}),
+    "components": lambda: figures.plot_components(runs(model=MODELS), MODELS, {MODELS[1]: -2.0}),
+    "training": lambda: figures.plot_training_curves({name: history(epochs) for epochs, name in enumerate(MODELS, 2)}),
     "surgery": draw_surgery,
-    "bound": method.bound,
+    "bound": figures.plot_regression_bound,
 }
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_a_figure_is_drawn_without_a_warning_and_names_what_its_axes_show(name, tmp_path):
     figure = DRAWINGS[name]()
-    method.write(figure, tmp_path / "figure.svg")
+    figures.write_figure(figure, tmp_path / "figure.svg")
     assert (tmp_path / "figure.svg").stat().st_size > 1000
     seen = [axis for axis in figure.axes if axis.axison]
     assert all(axis.get_title(loc="left") or axis.get_xlabel() for axis in seen)
@@ -81,7 +81,7 @@ def test_a_figure_is_drawn_without_a_warning_and_names_what_its_axes_show(name, 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_equal_figures_are_equal_files(suffix, tmp_path):
     for name in "ab":
-        method.write(method.bound(), tmp_path / f"{name}.{suffix}")
+        figures.write_figure(figures.plot_regression_bound(), tmp_path / f"{name}.{suffix}")
     assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
@@ -93,14 +93,14 @@ def test_rows_of_pictures_fill_the_page_without_gaps_whatever_their_shapes():
     ]
     data = Dataset("made", ("ship", "bridge"), records)
     found = [{"boxes": torch.tensor(r.boxes), "labels": torch.tensor([2]), "scores": torch.ones(1)} for r in records]
-    figure = method.detections(data, range(3), {"one": found, "two": found}, {"one": 0.3, "two": 0.3})
-    assert figure.get_figwidth() == method.PAGE_WIDTH
+    figure = figures.draw_detections(data, range(3), {"one": found, "two": found}, {"one": 0.3, "two": 0.3})
+    assert figure.get_figwidth() == figures.PAGE_WIDTH
     figure.draw_without_rendering()
     places = [axis.get_window_extent().transformed(figure.dpi_scale_trans.inverted()) for axis in figure.axes]
     first_column = places[::3]
     gaps = [above.y0 - below.y1 for above, below in zip(first_column, first_column[1:], strict=False)]
     assert all(0 <= gap < 0.15 for gap in gaps)
-    assert places[2].x1 - places[0].x0 > 0.97 * method.PAGE_WIDTH
+    assert places[2].x1 - places[0].x0 > 0.97 * figures.PAGE_WIDTH
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["bridge"]
 
@@ -115,15 +115,15 @@ def test_a_detection_below_the_confidence_is_not_drawn():
 
 def test_the_share_near_zero_that_a_panel_states_is_of_all_channels_below_the_limit():
     values = torch.tensor([0.0, 0.0099, 0.01, 0.5])
-    figure = sweeps.gamma_panels({"λ = 0": values, "λ = 1": torch.zeros(3)})
+    figure = figures.plot_gamma_panels({"λ = 0": values, "λ = 1": torch.zeros(3)})
     assert [axis.get_title("right") for axis in figure.axes] == ["50.0 % below 0.01", "100.0 % below 0.01"]
 
 
 def test_photographs_within_an_svg_are_jpeg_and_drawings_stay_exact(tmp_path):
     noise = torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
     photograph = Dataset("made", ("ship",), [Record("0", noise, np.zeros((0, 4), np.float32), np.zeros(0, int))])
-    for name, figure in {"photograph": method.contact_sheet(photograph, [0]), "drawing": draw_surgery()}.items():
-        method.write(figure, tmp_path / f"{name}.svg")
+    for name, figure in {"photograph": figures.draw_contact_sheet(photograph, [0]), "drawing": draw_surgery()}.items():
+        figures.write_figure(figure, tmp_path / f"{name}.svg")
     photograph, drawing = ((tmp_path / f"{name}.svg").read_text() for name in ("photograph", "drawing"))
     assert "data:image/jpeg" in photograph and "data:image/png" not in photograph
     assert "data:image/png" in drawing and "data:image/jpeg" not in drawing

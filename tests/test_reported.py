@@ -9,20 +9,20 @@ from paperlib.detectors import build_detector
 from paperlib.figures import tables
 
 NAMES = [f"table_{number}" for number in range(1, 8)]
-TEXT = tables.reported("text")
+TEXT = tables.load_reported("text")
 SAYS_SO = TEXT.dropna(subset="table")
 
 
 def worked_out(row):
-    table = tables.reported(row["table"])[row["column"]]
+    table = tables.load_reported(row["table"])[row["column"]]
     before, after = (table[int(row[place]) - 1] if row[place] == row[place] else None for place in ("before", "after"))
     return {"times": lambda: before / after, "points": lambda: after - before, "%": lambda: after}[row["unit"]]()
 
 
 def test_every_table_of_the_paper_is_there_and_nothing_in_it_is_missing():
-    rows = {name: len(tables.reported(name)) for name in NAMES}
+    rows = {name: len(tables.load_reported(name)) for name in NAMES}
     assert rows == dict(zip(NAMES, [4, 8, 8, 4, 8, 4, 2], strict=True))
-    assert not any(tables.reported(name).isna().any(axis=None) for name in NAMES)
+    assert not any(tables.load_reported(name).isna().any(axis=None) for name in NAMES)
 
 
 @pytest.mark.parametrize("row", [row for _, row in SAYS_SO.iterrows()], ids=lambda r: f"{r['place']} {r['subject']}")
@@ -49,7 +49,7 @@ def test_what_no_table_gives_says_so():
     ],
 )
 def test_the_same_model_has_the_same_numbers_in_two_tables(one, other):
-    first, second = (tables.reported(name).iloc[row - 1] for name, row in (one, other))
+    first, second = (tables.load_reported(name).iloc[row - 1] for name, row in (one, other))
     assert first[["mb", "gflops", "map"]].tolist() == second[["mb", "gflops", "map"]].tolist()
 
 
@@ -66,7 +66,7 @@ def test_the_same_model_has_the_same_numbers_in_two_tables(one, other):
 def test_a_baselines_size_and_compute_are_those_of_the_heads_that_the_readme_names(
     table, row, detector, classes_of_size, classes_of_compute
 ):
-    reported = tables.reported(table).iloc[row]
+    reported = tables.load_reported(table).iloc[row]
     with torch.device("meta"):
         size = cost(build_detector(detector, classes_of_size)).size_mb
         gmacs = cost(build_detector(detector, classes_of_compute)).gmacs
@@ -75,8 +75,8 @@ def test_a_baselines_size_and_compute_are_those_of_the_heads_that_the_readme_nam
 
 
 def test_table_7_has_the_columns_of_yolov4_and_yolov4_tiny_swapped():
-    compute = tables.reported("table_2").set_index("method")["gflops"]
-    times = tables.reported("table_7").set_index("dataset")
+    compute = tables.load_reported("table_2").set_index("method")["gflops"]
+    times = tables.load_reported("table_7").set_index("dataset")
     assert compute["YOLOv4 (baseline)"] > 8 * compute["YOLOv4-tiny (baseline)"]
     assert (times["yolov4_tiny"] > 15 * times["yolov4"]).all()
     gains = pd.concat([times[name] / times[f"pruned_{name}"] for name in ("yolov3", "yolov4", "yolov4_tiny")])

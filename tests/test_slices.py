@@ -185,7 +185,7 @@ def test_evaluate_reports_slices_and_changes_side_by_side_for_several_detectors(
     assert bold.slices["darker"]["map50"] == pytest.approx(1) and bold.slices["brighter"]["map50"] == 0
     assert timid.slices["all"]["map50"] == 0 and timid.slices["darker"]["map50"] == pytest.approx(1)
     assert "small" not in bold.slices and "cut by the border" not in bold.slices
-    table = tables.by_slice({"before": bold, "after": timid})
+    table = tables.tabulate_slices({"before": bold, "after": timid})
     assert table.columns.tolist() == ["slice", "images", "objects", "before: mAP / %", "after: mAP / %"]
     assert table["slice"].tolist() == list(bold.slices)
     assert table.set_index("slice").loc["darker"].tolist() == [8, 8, 100.0, 100.0]

@@ -18,25 +18,25 @@ def runs():
 
 
 def test_over_seeds_gives_mean_and_sample_deviation_in_the_order_of_appearance(runs):
-    table = tables.over_seeds(runs)
+    table = tables.average_seeds(runs)
     assert list(table["model"]) == ["SCP", "baseline"]
     assert list(table["seeds"]) == [2, 2]
     assert table["map50"].tolist() == pytest.approx([0.62, 0.7], rel=1e-12)
     assert table["map50_sd"].tolist() == pytest.approx([0.04 / 2**0.5, 0.0], abs=1e-12)
     assert table["mb"].tolist() == pytest.approx([1.1, 4.0], rel=1e-12)
-    assert list(tables.over_seeds(runs, ["baseline"])["model"]) == ["baseline"]
+    assert list(tables.average_seeds(runs, ["baseline"])["model"]) == ["baseline"]
 
 
 def test_in_words_a_spread_is_given_where_there_are_seeds_to_spread(runs):
-    many, one = tables.over_seeds(runs), tables.over_seeds(runs[runs["seed"] == 0])
-    assert tables.in_words(many)["mAP / %"].tolist() == ["62.0 ± 2.8", "70.0 ± 0.0"]
-    assert tables.in_words(one)["mAP / %"].tolist() == ["60.0", "70.0"]
-    assert tables.in_words(one)["GMACs"].tolist() == [0.123, 0.123]
+    many, one = tables.average_seeds(runs), tables.average_seeds(runs[runs["seed"] == 0])
+    assert tables.format_averages(many)["mAP / %"].tolist() == ["62.0 ± 2.8", "70.0 ± 0.0"]
+    assert tables.format_averages(one)["mAP / %"].tolist() == ["60.0", "70.0"]
+    assert tables.format_averages(one)["GMACs"].tolist() == [0.123, 0.123]
 
 
 def test_a_class_has_its_boxes_and_its_spread_over_the_seeds():
     found = [Metrics(0, 0, 0, 0, 0.5, {"ship": score, "tank": 0.25}) for score in (0.5, 0.7)]
-    table = tables.by_class({"whole": found, "cut": found[:1]}, {"ship": 3, "tank": 5})
+    table = tables.tabulate_classes({"whole": found, "cut": found[:1]}, {"ship": 3, "tank": 5})
     assert table.to_dict("list") == {
         "class": ["ship", "tank"],
         "boxes": [3, 5],
@@ -46,13 +46,13 @@ def test_a_class_has_its_boxes_and_its_spread_over_the_seeds():
 
 
 def test_csv_keeps_every_digit(runs):
-    table = tables.over_seeds(runs)
-    written = list(csv.DictReader(io.StringIO(tables.render(table)["csv"])))
+    table = tables.average_seeds(runs)
+    written = list(csv.DictReader(io.StringIO(tables.render_table(table)["csv"])))
     assert [float(row["map50_sd"]) for row in written] == table["map50_sd"].tolist()
     assert [row["model"] for row in written] == table["model"].tolist()
 
 
 def test_the_papers_tables_are_at_hand_and_others_are_named():
-    assert tables.reported("table_1").iloc[-1].tolist() == ["yes", "no", "yes", 9.4, 9.7, 81.3]
+    assert tables.load_reported("table_1").iloc[-1].tolist() == ["yes", "no", "yes", 9.4, 9.7, 81.3]
     with pytest.raises(FileNotFoundError, match=r"table_99\.csv"):
-        tables.reported("table_99")
+        tables.load_reported("table_99")

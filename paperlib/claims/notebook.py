@@ -19,11 +19,11 @@ from paperlib import paths
 from paperlib.claims import scoreboard
 from paperlib.claims.verdicts import Judgement, Verdict, judge_all
 from paperlib.experiments.study import Study
-from paperlib.figures import method
+from paperlib.figures import style
 
 LOOKS = {
-    Verdict.HOLDS: ("o", method.COLOURS[0]),
-    Verdict.FAILS: ("X", method.COLOURS[1]),
+    Verdict.HOLDS: ("o", style.COLOURS[0]),
+    Verdict.FAILS: ("X", style.COLOURS[1]),
     Verdict.UNDECIDED: ("s", "#767676"),
 }
 PANELS = {
@@ -77,7 +77,7 @@ def verdicts_figure(judgements: Sequence[Judgement]) -> Figure:
     groups = {unit: [one for one in judgements if one.values and one.claim.unit == unit] for unit in PANELS}
     groups = {unit: rows for unit, rows in groups.items() if rows} or {"points": []}
     heights = [len(rows) + 1.5 for rows in groups.values()]
-    size = (method.PAGE_WIDTH, 0.24 * sum(heights) + 0.6)
+    size = (style.PAGE_WIDTH, 0.24 * sum(heights) + 0.6)
     figure, axes = plt.subplots(
         len(groups), 1, figsize=size, height_ratios=heights, layout="constrained", squeeze=False
     )
@@ -106,13 +106,13 @@ def _panel(axis: Axes, rows: Sequence[Judgement]) -> None:
     for place, row in enumerate(rows):
         low, high = row.bounds.interval(row.claim.reported)
         inside = [max(left, low), min(right, high)]
-        axis.fill_betweenx([place - 0.4, place + 0.4], *inside, color=method.COLOURS[2], alpha=0.13, linewidth=0)
+        axis.fill_betweenx([place - 0.4, place + 0.4], *inside, color=style.COLOURS[2], alpha=0.13, linewidth=0)
     axis.set_xlim(left, right)
     axis.set_yticks(range(len(rows)), [row.claim.id for row in rows])
     axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axis.grid(visible=False, axis="y")
     if rows and rows[0].claim.unit == "points":
-        axis.axvline(0, color=method.GREY, linewidth=1)
+        axis.axvline(0, color=style.GREY, linewidth=1)
 
 
 def _legend(figure: Figure) -> None:
@@ -123,7 +123,7 @@ def _legend(figure: Figure) -> None:
     paper = {"marker": "D", "markerfacecolor": "none", "markeredgecolor": "black", "linewidth": 0}
     handles += [
         plt.Line2D([], [], **paper, label="the paper"),
-        Patch(color=method.COLOURS[2], alpha=0.13, label="asked"),
+        Patch(color=style.COLOURS[2], alpha=0.13, label="asked"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=5)
 

@@ -45,11 +45,11 @@ def ablation(scale: str) -> str:
         ValueError: they are damaged, or lack a model; the message names the file.
     """
     settings, runs = _results(paths.results_root() / scale / NOTEBOOK)
-    ours = tables.over_seeds(runs).set_index("model")
+    ours = tables.average_seeds(runs).set_index("model")
     map50 = 100 * runs.pivot(index="seed", columns="model", values="map50")
     change = map50.sub(map50["baseline"], axis=0)
-    table_1 = _reported(tables.reported("table_1").set_index(["scp", "kd", "takd"]), TABLE_1)
-    table_2 = _reported(tables.reported("table_2").set_index("method"), TABLE_2)
+    table_1 = _reported(tables.load_reported("table_1").set_index(["scp", "kd", "takd"]), TABLE_1)
+    table_2 = _reported(tables.load_reported("table_2").set_index("method"), TABLE_2)
     shown = pd.DataFrame({
         "": list(ROWS.values()),
         "paper, Table 1: YOLOv3": [table_1.get(name, "–") for name in ROWS],

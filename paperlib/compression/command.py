@@ -147,7 +147,7 @@ def hand_over(order: Order, runs: list[tuple[Compressed, dict[str, Model]]], beg
     frame = judged(runs)
     save_detector(student, out / "student.safetensors")
     faults = _export(order, compressed)
-    files.write_text_atomically(out / "table.csv", tables.render(compressed.table)["csv"])
+    files.write_text_atomically(out / "table.csv", tables.render_table(compressed.table)["csv"])
     files.write_json_atomically(out / "metrics.json", _metrics(compressed, frame))
     timing = _timing(order, compressed)
     unseen = [name for name, count in bench.validation.box_counts().items() if not count]

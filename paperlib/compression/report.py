@@ -18,9 +18,10 @@ import pandas as pd
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
+from paperlib import figures
 from paperlib.data.records import Dataset
 from paperlib.evaluation.evaluate import detect
-from paperlib.figures import method, report, tables
+from paperlib.figures import style, tables
 from paperlib.workbench.algorithm_1 import Compressed, Stage, channel_counts
 from paperlib.workbench.options import Compression
 
@@ -82,20 +83,20 @@ class Report:
         return {
             "chain": (
                 "Accuracy over size along the chain",
-                lambda: report.chain(self.compressed.table, self.settings.max_drop),
+                lambda: figures.plot_compression_chain(self.compressed.table, self.settings.max_drop),
                 "svg",
             ),
             "classes": (
                 "Average precision of each class",
-                lambda: report.classes(
+                lambda: figures.plot_class_changes(
                     self.teacher.metrics.per_class, self.student.metrics.per_class, data.box_counts()
                 ),
                 "svg",
             ),
-            "latency": ("Latency", lambda: report.latency(self.latency), "svg"),
+            "latency": ("Latency", lambda: figures.plot_latency(self.latency), "svg"),
             "channels": (
                 "Channels left in each layer",
-                lambda: report.channels(channel_counts(before), channel_counts(after)),
+                lambda: figures.plot_channel_bars(channel_counts(before), channel_counts(after)),
                 "svg",
             ),
             "detections": ("Detections side by side", self._draw_detections, "png"),
@@ -113,7 +114,7 @@ class Report:
         stages = {"before": self.teacher, "after": self.student}
         found = {name: detect(stage.final.detector(), chosen, image_size=side) for name, stage in stages.items()}
         confidence = {name: stage.metrics.confidence for name, stage in stages.items()}
-        return method.detections(chosen, range(len(chosen)), found, confidence)
+        return figures.draw_detections(chosen, range(len(chosen)), found, confidence)
 
     def _text(self, picture: Callable[[str], str], *, page: bool) -> str:
         bench = self.compressed.bench
@@ -131,7 +132,7 @@ class Report:
             classes=self._classes(),
             latency=self._latency(),
             layers=self._layers(),
-            rivals=tables.in_words(tables.over_seeds(self.runs)),
+            rivals=tables.format_averages(tables.average_seeds(self.runs)),
             seeds=sorted(self.runs["seed"].unique()),
             given=bench.evaluate(self.compressed.given, "val") if self.trained_before else None,
             training=pd.DataFrame(self.timing["training"]).round(2),
@@ -232,8 +233,8 @@ class _Markdown:
         return f"![{self.pictures[name][0]}][{name}]"
 
     def definitions(self) -> str:
-        with report.theme(report.LIGHT):
-            drawn = {name: report.as_address(draw(), kind) for name, (_, draw, kind) in self.pictures.items()}
+        with style.use_theme(style.LIGHT):
+            drawn = {name: style.encode_figure(draw(), kind) for name, (_, draw, kind) in self.pictures.items()}
         return "".join(f"[{name}]: {address}\n" for name, address in drawn.items())
 
 
@@ -246,9 +247,9 @@ class _Page:
     def picture(self, name: str) -> str:
         title, draw, kind = self.pictures[name]
         addresses = []
-        for colours in (report.LIGHT, report.DARK):
-            with report.theme(colours):
-                addresses.append(report.as_address(draw(), kind))
+        for colours in (style.LIGHT, style.DARK):
+            with style.use_theme(colours):
+                addresses.append(style.encode_figure(draw(), kind))
         light, dark = addresses
         dark = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
         return f'<picture>{dark}<img alt="{title}" src="{light}"></picture>'

@@ -23,14 +23,14 @@ import torch
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 
-from paperlib import files, paths
+from paperlib import figures, files, paths
 from paperlib.costs import Cost, cost
 from paperlib.evaluation.evaluate import Metrics
 from paperlib.experiments import assistants
 from paperlib.experiments.case import Case, cases_of
 from paperlib.experiments.parameters import validate
 from paperlib.experiments.settings import Settings
-from paperlib.figures import method, tables
+from paperlib.figures import tables
 from paperlib.progress.parallel import call_all
 from paperlib.store.provenance import certificate
 from paperlib.store.store import FinishedSteps, Store, UnfinishedError
@@ -88,7 +88,7 @@ class Study:
             ValueError: an unknown parameter, or one of a wrong type or range; one line says which and why.
             FileNotFoundError: the data set or the weights are not there.
         """
-        method.use_style()
+        figures.use_style()
         study = cls(notebook, validate(notebook, _parameters(notebook, namespace)))
         study.prepare()
         return study
@@ -158,7 +158,7 @@ class Study:
         """Write `figure_<name>.svg` and `.png` into the results."""
         for suffix in ("svg", "png"):
             with files.replacing(self._place(f"figure_{name}.{suffix}")) as target:
-                method.write(figure, target)
+                figures.write_figure(figure, target)
         return figure
 
     def save_page(self, page: str, name: str) -> None:
@@ -167,7 +167,7 @@ class Study:
 
     def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write `table_<name>.csv`, `.md` and `.tex` into the results."""
-        for suffix, text in tables.render(table).items():
+        for suffix, text in tables.render_table(table).items():
             files.write_text_atomically(self._place(f"table_{name}.{suffix}"), text)
         return table
 
