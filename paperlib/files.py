@@ -1,11 +1,13 @@
 """Files that are whole or absent: written beside their place, then renamed into it."""
 
+import hashlib
 import json
 import math
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -87,6 +89,18 @@ def map_leaves(value: Any, change: Callable[[Any, str], Any], place: str) -> Any
     if leaf is not None and not isinstance(leaf, str | int | float):
         raise ValueError(f"{place}: a {type(leaf).__name__} has no form in JSON")
     return leaf
+
+
+def file_digest(file: Path) -> bytes:
+    """Return the SHA-256 of a file, remembered as long as its time and length stay."""
+    state = file.stat()
+    return _file_digest(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=100_000)
+def _file_digest(file: Path, changed: int, length: int) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def sync_tree(folder: Path) -> None:

@@ -5,6 +5,7 @@ same architecture, `select_channels` cuts one layer down to chosen channels. `By
 """
 
 import copy
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -277,3 +278,13 @@ def _assign(layer: nn.Module, key: str, tensor: Tensor) -> None:
     if isinstance(old, nn.Parameter):
         tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
     setattr(layer, key, tensor)
+
+
+def module_digest(module: nn.Module) -> str:
+    """Return the SHA-256 over a module's own settings, such as anchors, and its parameters and buffers by name."""
+    settings = {name: value for name, value in vars(module).items() if name != "training" and name[0] != "_"}
+    total = hashlib.sha256(f"{type(module).__name__} {sorted(settings.items())}".encode())
+    for name, value in module.state_dict().items():
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

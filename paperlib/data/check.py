@@ -19,8 +19,9 @@ from tabulate import tabulate
 from paperlib import paths
 from paperlib.data import LAYOUTS
 from paperlib.data.layouts import Layout, not_in_split, split_path, stored_split
-from paperlib.data.records import decode_image, file_digest
+from paperlib.data.records import decode_image
 from paperlib.data.registry import Entry, entry_folder
+from paperlib.files import file_digest
 from paperlib.progress import report as progress
 
 FORMATS = {".jpg": "JPEG", ".png": "PNG"}

@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from paperlib import files
 from paperlib.progress import report as progress
 
 GREY = 127
@@ -66,7 +66,7 @@ class Record:
         """SHA-256 of the image file or of the pixels."""
         if isinstance(self.image, np.ndarray):
             return hashlib.sha256(self.image.tobytes()).digest()
-        return file_digest(self.image) if isinstance(self.image, Path) else self.image.fingerprint()
+        return files.file_digest(self.image) if isinstance(self.image, Path) else self.image.fingerprint()
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,18 +206,6 @@ def image_size(file: Path) -> tuple[int, int]:
             return opened.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file}: not an image ({error})") from error
-
-
-def file_digest(file: Path) -> bytes:
-    """SHA-256 of a file, remembered as long as its time and length stay."""
-    state = file.stat()
-    return _file_digest(file, state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=100_000)
-def _file_digest(file: Path, changed: int, length: int) -> bytes:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def trim_boxes(boxes: np.ndarray, size: tuple[int, int], overhang: float) -> np.ndarray:

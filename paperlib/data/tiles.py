@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_area, box_iou
 
-from paperlib.data.records import Dataset, Record, file_digest
+from paperlib.data.records import Dataset, Record
 from paperlib.data.row_reader import read_part
+from paperlib.files import file_digest
 
 Part = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the whole image."""

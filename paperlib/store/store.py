@@ -1,7 +1,7 @@
-"""Finished steps (train, prune, distil, …), addressed by what made them.
+"""Finished steps (train, prune, distil, …), found again by what made them.
 
-A step's folder is named by a digest of its kind, settings, parents, data, code and libraries. If the folder is there
-the step is done, and nothing in it is ever edited. A change in anything that can change a number gives another name.
+A step's folder is named by a digest of its kind, settings, parents, data, code and libraries. If the folder exists, the
+step is finished, and nothing in it is ever edited. A change of anything that can change a number gives another name.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from filelock import FileLock, Timeout
 
 from paperlib import files
 from paperlib.store import provenance
-from paperlib.store.code_digest import code_digest
-
-__all__ = ["LIBRARIES", "Step", "Store", "canonical_json", "code_digest"]
+from paperlib.store.code_digest import Code
 
 LIBRARIES = ("accelerate", "numpy", "pycocotools", "torch", "torchvision")
-"""Packages whose code the numbers pass through: another version is another step."""
+"""Libraries that compute the numbers: with another version of one it is another step."""
+CODE = "code"
+"""Folder in the store: for each state of the code that made a step, what that code was."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,18 +46,18 @@ def _libraries() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Step:
-    """What identifies a step. Raises ValueError if a part could not identify it again (NaN, an object, …)."""
+    """What identifies a step. Raises ValueError for a part that cannot identify it (NaN, an object, …)."""
 
     kind: str
     """What is done: "train", "prune", "distil", …; lower-case letters, digits and hyphens."""
     settings: dict[str, Any]
-    """All that was chosen, as JSON values; copied, so that later changes by the caller do not reach the step."""
+    """All that was chosen, as JSON values; copied, so that the caller's later changes do not reach the step."""
     parents: tuple[str, ...]
-    """Digests of the steps this one starts from; their order counts (a teacher is not a student)."""
+    """Digests of the steps that this one starts from; their order counts (a teacher is not a student)."""
     data: str
-    """Digest of the data, "" if none is used."""
+    """Digest of the data, "" for a step that reads none."""
     code: str
-    """`code_digest` of the modules that can change the step's numbers."""
+    """Digest of the code that can change the step's numbers (see `code_of`)."""
     libraries: dict[str, str] = field(default_factory=_libraries)
     """Installed versions of `LIBRARIES`."""
 
@@ -72,12 +72,12 @@ class Step:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (64 hex digits) of the step's canonical JSON."""
+        """Return the SHA-256 (64 hex digits) of the step's canonical JSON."""
         return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()
 
     @property
     def name(self) -> str:
-        """Name of the step's folder: "<kind>-<first 16 digits of the digest>"."""
+        """Return the name of the step's folder: "<kind>-<first 16 digits of the digest>"."""
         return f"{self.kind}-{self.digest[:16]}"
 
 
@@ -91,13 +91,14 @@ class Store:
             root = store_root()
         self.root = Path(root).absolute()
 
-    def get(self, step: Step, make: Callable[[Path], None]) -> Path:
-        """Return the folder of the finished step; `make(folder)` fills it if it is not there yet.
+    def get(self, step: Step, make: Callable[[Path], None], code: Code | None = None) -> Path:
+        """Return the folder of the finished step; `make(folder)` fills it if it does not exist yet.
 
-        `make` works in "<name>.partial", which is renamed once it returns. Killed or failed, the partial folder stays
-        and the next call hands it to `make` as it was, so that a resumable training continues. One process makes a
-        step at a time; the others wait. `step.json` in the folder belongs to the store: the step, its digest, when,
-        how long and on what machine it was made.
+        `make` works in "<name>.partial", which is renamed once it returns. If it is killed or fails, the partial folder
+        stays, and the next call gives it to `make` as it was, so that a resumable training continues. One process makes
+        a step at a time; the others wait. `step.json` in the folder belongs to the store: the step, its digest, when,
+        how long and on what machine it was made. `code`, the state behind `step.code`, is written beside the steps, so
+        that `paperlib store why` can tell what changed.
 
         Raises ValueError, naming the folder, if it holds no readable `step.json` or that of another step; and
         whatever `make` raises.
@@ -106,26 +107,31 @@ class Store:
         if not final.exists():
             with _alone(final):
                 if not final.exists():
+                    self._record(code)
                     _make(step, final, make)
         _check(final, step.digest)
         return final
 
+    def _record(self, code: Code | None) -> None:
+        if code and not (path := self.root / CODE / f"{code.digest}.json").exists():
+            files.write_json_atomically(path, asdict(code))
+
 
 class UnfinishedError(LookupError):
-    """A step that is not there yet was asked of a store that makes none."""
+    """A step that is not finished was asked of a store that makes none."""
 
 
 class FinishedSteps(Store):
-    """A store that only looks: what is not finished is not made."""
+    """A store that only looks: it makes no step that is not finished."""
 
-    def get(self, step: Step, make: Callable[[Path], None]) -> Path:
+    def get(self, step: Step, make: Callable[[Path], None], code: Code | None = None) -> Path:
         """Return the folder of the finished step.
 
-        Raises UnfinishedError if it is not there, and what `Store.get` raises for a damaged one.
+        Raises UnfinishedError if it does not exist, and what `Store.get` raises for a damaged one.
         """
         if not (self.root / step.name).exists():
             raise UnfinishedError(step.name)
-        return super().get(step, make)
+        return super().get(step, make, code)
 
 
 @contextmanager
@@ -158,28 +164,28 @@ def _make(step: Step, final: Path, make: Callable[[Path], None]) -> None:
     except Exception as error:
         error.add_note(f"What was done so far is kept in {partial}; delete that folder to start afresh.")
         raise
-    birth = {
+    made = {
         "finished": provenance.utc_now(),
         "wall_seconds": round(time.perf_counter() - start, 3),
         "resumed": resumed,
         "versions": provenance.versions(),
         "machine": provenance.machine(),
     }
-    files.write_json_atomically(partial / "step.json", identity | birth)
+    files.write_json_atomically(partial / "step.json", identity | made)
     files.sync_tree(partial)
     os.rename(partial, final)
     files.sync(final.parent)
 
 
 def _check(folder: Path, digest: str) -> None:
-    mend = "delete this folder and run again to make the step anew"
+    remedy = "delete this folder and run again to repeat the step"
     try:
         record = files.read_json(folder / "step.json")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: no readable step.json ({error}); {mend}") from None
+        raise ValueError(f"{folder}: no readable step.json ({error}); {remedy}") from None
     found = record.get("digest") if isinstance(record, dict) else None
     if found != digest:
-        raise ValueError(f"{folder}: step.json is of another step (digest {found}, not {digest}); {mend}")
+        raise ValueError(f"{folder}: step.json is of another step (digest {found}, not {digest}); {remedy}")
 
 
 def _plain(value: Any, place: str = "value") -> Any:

@@ -1,8 +1,7 @@
-"""What training asks of a network's weights: an identity, a summary of the scale factors, fitting statistics."""
+"""What training asks of a network's weights: a summary of the scale factors, fitting statistics."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import torch
@@ -12,16 +11,6 @@ from torch.optim.swa_utils import update_bn
 from paperlib.data.records import Dataset
 from paperlib.detectors.base import Targets
 from paperlib.seeding import seeded_rng
-
-
-def module_digest(module: nn.Module) -> str:
-    """SHA-256 over a module's own settings, such as anchors, and its parameters and buffers by name."""
-    settings = {name: value for name, value in vars(module).items() if name != "training" and name[0] != "_"}
-    total = hashlib.sha256(f"{type(module).__name__} {sorted(settings.items())}".encode())
-    for name, value in module.state_dict().items():
-        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
 
 
 def gamma_statistics(detector: nn.Module) -> dict[str, float]:

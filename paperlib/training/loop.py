@@ -33,7 +33,8 @@ from paperlib.evaluation.evaluate import evaluate
 from paperlib.progress import report as progress
 from paperlib.seeding import derive_seed, seeded_rng
 from paperlib.store.code_digest import code_digest
-from paperlib.training.batchnorm import gamma_statistics, module_digest, recalibrate_batch_norm_
+from paperlib.structure import module_digest
+from paperlib.training.batchnorm import gamma_statistics, recalibrate_batch_norm_
 from paperlib.training.recipe import Recipe
 
 Objective = Callable[[nn.Module, Tensor, Targets], dict[str, Tensor]]

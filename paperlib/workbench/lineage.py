@@ -1,4 +1,4 @@
-"""What a result rests on: the finished steps behind it, walked from parent to parent through their store."""
+"""The finished steps behind a result, found from parent to parent in their store."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from paperlib.training.loop import HISTORY
 
 
 def steps_behind(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folder and identity of finished steps and of all their ancestors, each once.
+    """Yield the folder and the identity of finished steps and of all their ancestors, each once.
 
     Raises:
-        FileNotFoundError: an ancestor is no longer in the store.
+        FileNotFoundError: an ancestor is missing from the store.
     """
-    waiting, seen = [*folders], set()
-    while waiting:
-        if (folder := waiting.pop()) in seen:
-            continue
-        seen.add(folder)
-        step = files.read_json(folder / "step.json")["step"]
-        yield folder, step
-        waiting += [step_folder(folder.parent, parent) for parent in step["parents"]]
+    pending = [*folders]
+    seen = set()
+    while pending:
+        folder = pending.pop()
+        if folder not in seen:
+            seen.add(folder)
+            step = files.read_json(folder / "step.json")["step"]
+            yield folder, step
+            pending += [step_folder(folder.parent, parent) for parent in step["parents"]]
 
 
 def step_folder(store: Path, digest: str) -> Path:
-    """Where a store keeps the step of a digest.
+    """Return the folder in which a store keeps the step of a digest.
 
     Raises:
-        FileNotFoundError: it has none.
+        FileNotFoundError: the store has no such step.
     """
     found = [path for path in store.glob(f"*-{digest[:16]}") if path.is_dir()]
     if not found:
@@ -41,6 +42,9 @@ def step_folder(store: Path, digest: str) -> Path:
 
 
 def training_seconds(folders: Iterable[Path]) -> float:
-    """What all trainings behind finished steps took together, validations included, whenever that was."""
-    histories = [folder / HISTORY for folder, _ in steps_behind(folders)]
-    return float(sum(pd.read_json(path, lines=True)["seconds"].sum() for path in histories if path.exists()))
+    """Return the seconds that all trainings behind finished steps took in total, validation included."""
+    total = 0.0
+    for folder, _ in steps_behind(folders):
+        if (folder / HISTORY).exists():
+            total += pd.read_json(folder / HISTORY, lines=True)["seconds"].to_numpy().sum()
+    return float(total)

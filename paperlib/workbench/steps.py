@@ -1,7 +1,7 @@
-"""The steps of the paper - new or adopt, train, prune, fine-tune, distil, evaluate - each remembered by the store.
+"""The steps of the paper: build a detector, train, prune, fine-tune, distil, evaluate; finished ones are kept.
 
-The one place where detectors, training, pruning, distillation and evaluation meet. Experiments and Algorithm 1 are
-written in these steps and nothing else, so they read like the paper and resume for free.
+Detectors, training, pruning, distillation and evaluation meet only here. Experiments and Algorithm 1 consist of these
+steps alone, so they read like the paper, and when they are interrupted they continue where they stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib import files
-from paperlib.data.records import Dataset, file_digest
+from paperlib.data.records import Dataset
 from paperlib.detectors import build_detector, reinitialise_, transfer_coco_weights
 from paperlib.detectors.base import Targets
 from paperlib.detectors.files import load_detector, save_detector
@@ -28,10 +28,10 @@ from paperlib.progress import report as progress
 from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning, rescale_gamma_
 from paperlib.pruning.importance import CALIBRATED
 from paperlib.seeding import seeded_rng
-from paperlib.store.store import Step, Store, canonical_json, code_digest
-from paperlib.structure import describe
-from paperlib.training.batchnorm import module_digest
-from paperlib.training.loop import BEST, HISTORY, LAST, fit
+from paperlib.store.code_digest import code_of
+from paperlib.store.store import Step, Store, canonical_json
+from paperlib.structure import describe, module_digest
+from paperlib.training.loop import BEST, HISTORY, LAST, Objective, Regulariser, fit
 from paperlib.training.recipe import Recipe
 from paperlib.workbench.options import Blueprint, DistillationChoices, PruningChoices
 
@@ -46,31 +46,31 @@ class Model:
     folder: Path
 
     def detector(self) -> nn.Module:
-        """The detector, in evaluation mode."""
+        """Load the detector, in evaluation mode."""
         return load_detector(self.folder / DETECTOR)
 
     def history(self) -> pd.DataFrame:
-        """One row per epoch of the training that made it."""
+        """Return one row per epoch of the training that made the model."""
         return pd.read_json(self.folder / HISTORY, lines=True)
 
     def plan(self) -> PruningPlan:
-        """The plan by which it was cut."""
+        """Return the plan by which the model was pruned."""
         return PruningPlan.from_dict(files.read_json(self.folder / PLAN))
 
 
 @dataclass
 class Workbench:
-    """The steps, for one data set, one detector and one seed.
+    """The steps for one data set, one detector and one seed.
 
     Attributes:
-        train_set, validation, test: the three splits; only `evaluate(..., "test")` ever looks at the last.
-        blueprint: the detector that `build_detector` makes; `adopt_detector` needs none.
-        recipe: long training, plain or sparse; its seed is this bench's seed.
-        fine_tuning: after each pruning, and for each distillation.
-        sparsity: the term of Eq. 4 that `train_sparse` and sparse fine-tuning add.
-        pruning, distillation: choices beside how much is to go and the teacher.
-        trainings, epochs: how many are expected in all, for the progress display.
-        store: where finished steps are kept.
+        train_set, validation, test: the three splits; only `evaluate(..., "test")` reads the last.
+        blueprint: the detector that `build_detector` builds; `adopt_detector` needs none.
+        recipe: the recipe of long training, plain or sparse; its seed is the seed of all steps.
+        fine_tuning: the recipe of the training after each pruning, and of each distillation.
+        sparsity: the term of Eq. 4 that `train_sparse` and sparse fine-tuning add to the loss.
+        pruning, distillation: options that stay the same from step to step.
+        trainings, epochs: how many are expected in total, for the progress display.
+        store: where finished steps are kept; by default the store that all notebooks share.
     """
 
     train_set: Dataset
@@ -87,44 +87,24 @@ class Workbench:
     store: Store | None = None
 
     def __post_init__(self) -> None:
-        self.store = self.store or Store()
+        self._store = self.store or Store()
         self._trained = self._epochs_trained = 0
 
     def build_detector(self) -> Model:
-        """A fresh detector, from scratch or from COCO weights (Section 4.3)."""
-        plan = self.blueprint
-        if plan is None:
+        """Build a new detector, from scratch or with COCO weights (Section 4.3).
+
+        Raises:
+            ValueError: the workbench has no blueprint.
+            FileNotFoundError: the weights file does not exist.
+        """
+        if self.blueprint is None:
             raise ValueError("a workbench without a blueprint makes no new detector")
-        seed, classes = self.recipe.seed, len(self.train_set.classes)
-        settings = {
-            "name": plan.name,
-            "classes": classes,
-            "width": plan.width,
-            "depth": plan.depth,
-            "anchors": plan.anchors,
-            "weights": weights_digest(plan.weights) if plan.weights else None,
-            "gamma_level": plan.gamma_level,
-            "seed": seed,
-        }
-
-        def make(folder: Path) -> None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                shape = {"width": plan.width, "depth": plan.depth, "anchors": plan.anchors}
-                detector = build_detector(plan.name, classes, **shape)
-                if plan.weights:
-                    transfer_coco_weights(detector, plan.weights)
-                if plan.gamma_level:
-                    rescale_gamma_(detector, plan.gamma_level)
-            save_detector(detector, folder / DETECTOR)
-
-        code = ["paperlib.detectors", "paperlib.detectors.files"]
-        if plan.gamma_level:
-            code.append("paperlib.pruning.gamma_rescaling")
-        return self._model("new", settings, (), make, *code)
+        model = self._build(self.blueprint)
+        # A step of its own, so that a change in `pruning` makes only those detectors stale that need it.
+        return self._rescale_gamma(model, self.blueprint.gamma_level) if self.blueprint.gamma_level else model
 
     def adopt_detector(self, detector: nn.Module) -> Model:
-        """Store anyone's detector as the first model, trained or not.
+        """Store a detector from elsewhere, trained or not, as the first model.
 
         Raises:
             ValueError: it was not made by `build_detector` or `load_detector`, so no file could hold it.
@@ -137,10 +117,10 @@ class Workbench:
         def make(folder: Path) -> None:
             save_detector(detector, folder / DETECTOR)
 
-        return self._model("adopt", settings, (), make, "paperlib.detectors.files")
+        return self._model("adopt", Workbench.adopt_detector, settings, (), make)
 
     def draw_gammas(self, model: Model) -> Model:
-        """Scale factors drawn at random in place of trained ones: for what depends on shapes alone, such as time."""
+        """Replace the scale factors by random ones: enough for what depends on shapes alone, such as latency."""
         seed = self.recipe.seed
 
         def make(folder: Path) -> None:
@@ -151,10 +131,10 @@ class Workbench:
                     nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
             save_detector(detector, folder / DETECTOR)
 
-        return self._model("draw", {"seed": seed}, (model,), make, "paperlib.detectors.files")
+        return self._model("draw", Workbench.draw_gammas, {"seed": seed}, (model,), make)
 
     def reset_weights(self, model: Model) -> Model:
-        """The same shape with fresh weights: the control that tells what the inherited weights are worth."""
+        """Return the same shape with new random weights: the control that shows what inherited weights are worth."""
         seed = self.recipe.seed
 
         def make(folder: Path) -> None:
@@ -164,30 +144,35 @@ class Workbench:
                 reinitialise_(detector)
             save_detector(detector, folder / DETECTOR)
 
-        return self._model("reset", {"seed": seed}, (model,), make, "paperlib.detectors", "paperlib.detectors.files")
+        return self._model("reset", Workbench.reset_weights, {"seed": seed}, (model,), make)
 
     def train(self, model: Model, label: str = "train", *, times: int = 1) -> Model:
-        """Ordinary training, `times` as long as the recipe says."""
+        """Train without any extra term, `times` as long as the recipe says."""
         recipe = self.recipe.model_copy(update={"epochs": times * self.recipe.epochs})
-        return self._fit(model, recipe, label)
+        return self._fit(Workbench.train, model, recipe, label)
 
     def train_sparse(self, model: Model, label: str = "sparse training", *, sparsity: Sparsity | None = None) -> Model:
-        """Training with L1 on the scale factors (Eq. 4), by `sparsity` in place of the bench's own."""
-        return self._fit(model, self.recipe, label, sparsity=sparsity or self.sparsity)
+        """Train with the L1 term on scale factors (Eq. 4); `sparsity` replaces the workbench's own term."""
+        return self._fit(Workbench.train_sparse, model, self.recipe, label, regulariser=sparsity or self.sparsity)
 
     def fine_tune(self, model: Model, label: str = "fine-tune", *, sparse: bool = False) -> Model:
-        """Short training after pruning; `sparse` keeps Eq. 4's term on, for a model that will be pruned again."""
-        return self._fit(model, self.fine_tuning, label, sparsity=self.sparsity if sparse else None)
+        """Train shortly after pruning; `sparse` keeps the term of Eq. 4, for a model that will be pruned again."""
+        term = self.sparsity if sparse else None
+        return self._fit(Workbench.fine_tune, model, self.fine_tuning, label, regulariser=term)
 
     def distil(self, student: Model, teacher: Model, label: str = "distil") -> Model:
-        """Short training of the student by the teacher (Eqs. 10-12)."""
-        return self._fit(student, self.fine_tuning, label, teacher=teacher)
+        """Train the student shortly with the answers of the teacher (Eqs. 10-12)."""
+
+        def make_objective() -> Distillation:
+            return Distillation(teacher.detector(), **vars(self.distillation))
+
+        return self._fit(Workbench.distil, student, self.fine_tuning, label, teacher=teacher, objective=make_objective)
 
     def plan(
         self, model: Model, ratio: float | None = None, *, layers: int = 0, importance: str | None = None,
-        original: Model | None = None, **target: float,
+        original: Model | None = None, **target: Any,
     ) -> PruningPlan:  # fmt: skip
-        """What `prune` would do."""
+        """Return the plan by which `prune` would prune, for the same arguments."""
         choices, calibration = self._choices(importance), None
         if choices.importance in CALIBRATED:
             calibration = self._calibration(choices.calibration_images)
@@ -201,17 +186,17 @@ class Workbench:
 
     def prune(
         self, model: Model, ratio: float | None = None, *, layers: int = 0, importance: str | None = None,
-        original: Model | None = None, **target: float,
+        original: Model | None = None, **target: Any,
     ) -> Model:  # fmt: skip
         """Remove the least important channels and blocks (Section 3.1); no training.
 
         Args:
-            model: what is cut.
-            ratio: share of its prunable channels to remove. Exactly one of this and `target` is given.
+            model: the model to prune.
+            ratio: fraction of its prunable channels to remove. Exactly one of this and `target` is given.
             layers: number of residual blocks to remove first.
-            importance: a criterion in place of the bench's choice.
-            original: what the floor is a share of; by default `model`.
-            target: `size_mb`, `gmacs` or `channels` to come down to (see `plan_pruning`).
+            importance: the criterion, if not the one of the workbench's options.
+            original: the model that the smallest share of channels to keep refers to; by default `model`.
+            target: the `size_mb`, `gmacs` or `channels` to reach (see `plan_pruning`).
         """
         choices = self._choices(importance)
 
@@ -222,37 +207,69 @@ class Workbench:
 
         settings = {"ratio": ratio, **target, "layers": layers, "image_size": self.recipe.image_size, **vars(choices)}
         parents = (model, original) if original else (model,)
-        code = (Workbench.plan, "paperlib.pruning.planner", "paperlib.pruning.surgery", "paperlib.detectors.files")
-        data = ""
+        data = None
         if choices.importance in CALIBRATED:
             settings |= {"seed": self.recipe.seed, "batch_size": self.recipe.batch_size, **self._machine()}
-            data, code = self.train_set.digest, (*code, Workbench._calibration, "paperlib.data.records")
-        return self._model("prune", settings, parents, make, *code, data=data)
+            data = self.train_set
+        digest = data.digest if data else ""
+        return self._model("prune", Workbench.prune, settings, parents, make, uses=(data,), data=digest)
 
     def evaluate(self, model: Model, split: Literal["val", "test"] = "test", *, slices: bool = False) -> Metrics:
-        """Metrics of a model, and of its edge cases; the confidence of precision and recall is chosen on validation."""
-        if split == "test" and self.test is None:
-            raise ValueError("a workbench without a test split judges on validation only")
+        """Measure a model on a split and, with `slices`, on its edge cases.
+
+        The confidence at which precision and recall are measured is chosen on the validation split.
+
+        Raises:
+            ValueError: the workbench has no test split.
+        """
         confidence = self.evaluate(model, "val").confidence if split == "test" else None
         dataset = self.test if split == "test" else self.validation
-        how = {"image_size": self.recipe.image_size, "confidence": confidence, "slices": slices}
+        if dataset is None:
+            raise ValueError("a workbench without a test split judges on validation only")
+        how: dict[str, Any] = {"image_size": self.recipe.image_size, "confidence": confidence, "slices": slices}
 
         def make(folder: Path) -> None:
             progress.report(f"evaluate on {split}, seed {self.recipe.seed}", self._trained, self.trainings)
             metrics = evaluate(model.detector().to(_device()), dataset, **how)
             files.write_json_atomically(folder / METRICS, metrics.to_dict())
 
-        code = code_digest(make, "paperlib.evaluation.evaluate", "paperlib.detectors.files")
-        step = Step("evaluate", how | self._machine(), (model.digest,), dataset.digest, code)
-        return Metrics(**files.read_json(self.store.get(step, make) / METRICS))
+        settings = how | self._machine()
+        made = self._model("evaluate", Workbench.evaluate, settings, (model,), make, data=dataset.digest)
+        return Metrics(**files.read_json(made.folder / METRICS))
+
+    def _build(self, plan: Blueprint) -> Model:
+        seed = self.recipe.seed
+        classes = len(self.train_set.classes)
+        shape: dict[str, Any] = {"width": plan.width, "depth": plan.depth, "anchors": plan.anchors}
+        weights = weights_digest(plan.weights) if plan.weights else None
+
+        def make(folder: Path) -> None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                detector = build_detector(plan.name, classes, **shape)
+                if plan.weights:
+                    transfer_coco_weights(detector, plan.weights)
+            save_detector(detector, folder / DETECTOR)
+
+        settings = {"name": plan.name, "classes": classes, **shape, "weights": weights, "seed": seed}
+        return self._model("new", Workbench._build, settings, (), make)
+
+    def _rescale_gamma(self, model: Model, level: float) -> Model:
+        def make(folder: Path) -> None:
+            detector = model.detector()
+            rescale_gamma_(detector, level)
+            save_detector(detector, folder / DETECTOR)
+
+        return self._model("rescale", Workbench._rescale_gamma, {"level": level}, (model,), make)
 
     def _fit(
-        self, model: Model, recipe: Recipe, label: str,
-        *, sparsity: Sparsity | None = None, teacher: Model | None = None,
+        self, method: Callable[..., Model], model: Model, recipe: Recipe, label: str,
+        *, regulariser: Regulariser | None = None, teacher: Model | None = None,
+        objective: Callable[[], Objective] | None = None,
     ) -> Model:  # fmt: skip
         settings = {
             "recipe": recipe.model_dump(),
-            "sparsity": sparsity.describe() if sparsity else None,
+            "sparsity": regulariser.describe() if regulariser else None,
             "distillation": vars(self.distillation) if teacher else None,
             **self._machine(),
         }
@@ -261,26 +278,22 @@ class Workbench:
             progress.report(f"{label}, seed {recipe.seed}", self._trained, self.trainings)
             # The detector is put in place last: once it is there, only the optimiser's state remains to be dropped.
             if not (folder / DETECTOR).exists():
-                objective = Distillation(teacher.detector(), **vars(self.distillation)) if teacher else None
                 fit(
-                    model.detector(), self.train_set, recipe, objective=objective, regulariser=sparsity,
-                    validation=self.validation, folder=folder / "fit",
+                    model.detector(), self.train_set, recipe, objective=objective() if objective else None,
+                    regulariser=regulariser, validation=self.validation, folder=folder / "fit",
                 )  # fmt: skip
                 for source, target in ((HISTORY, HISTORY), (BEST, BEST), (LAST, DETECTOR)):
                     with files.replacing(folder / target) as copy:
                         shutil.copyfile(folder / "fit" / source, copy)
             shutil.rmtree(folder / "fit", ignore_errors=True)  # absent if killed right after this
 
+        kind = "distil" if teacher else "train"
         parents = (model, teacher) if teacher else (model,)
-        code = ["paperlib.training.loop"]
-        if sparsity:
-            code.append("paperlib.pruning.sparsity")
-        if teacher:
-            code.append("paperlib.distillation.assistants")
         data = hashlib.sha256((self.train_set.digest + self.validation.digest).encode()).hexdigest()
         progress.weigh(self._epochs_trained, recipe.epochs, self.epochs)
-        made = self._model("distil" if teacher else "train", settings, parents, make, *code, data=data)
-        self._trained, self._epochs_trained = self._trained + 1, self._epochs_trained + recipe.epochs
+        made = self._model(kind, method, settings, parents, make, uses=(regulariser,), data=data)
+        self._trained += 1
+        self._epochs_trained += recipe.epochs
         progress.weigh(self._epochs_trained, 0, self.epochs)
         return made
 
@@ -288,7 +301,7 @@ class Workbench:
         return replace(self.pruning, importance=importance) if importance else self.pruning
 
     def _calibration(self, images: int) -> Iterator[tuple[Tensor, Targets]]:
-        """Training images as they are, spread evenly over the data set, in batches."""
+        """Yield batches of training images, not augmented, spread evenly over the data set."""
         boxed = self.train_set.letterboxed(self.recipe.image_size)
         chosen = torch.tensor(self.train_set.spaced_indices(images))
         for part in chosen.split(self.recipe.batch_size):
@@ -296,13 +309,16 @@ class Workbench:
             yield boxed.images[part].to(_device()).float() / 255, targets
 
     def _model(
-        self, kind: str, settings: dict[str, Any], parents: tuple[Model, ...], make: Callable[[Path], None],
-        *code: str | Callable, data: str = "",
+        self, kind: str, method: Callable, settings: dict[str, Any], parents: tuple[Model, ...],
+        make: Callable[[Path], None], *, uses: tuple[object, ...] = (), data: str = "",
     ) -> Model:  # fmt: skip
-        """The model of a step; its numbers depend on the source of `make` and of what `code` names."""
-        code = code_digest(make, *code)
-        step = Step(kind, settings, tuple(parent.digest for parent in parents), data, code)
-        return Model(step.digest, self.store.get(step, make))
+        """Return the model of a step; `make` writes it to the folder that it is given, unless it is finished.
+
+        The step depends on the code of `method` and on that of the objects that it `uses`.
+        """
+        code = code_of(method, *uses)
+        step = Step(kind, settings, tuple(parent.digest for parent in parents), data, code.digest)
+        return Model(step.digest, self._store.get(step, make, code))
 
     @staticmethod
     def _machine() -> dict[str, Any]:
@@ -314,7 +330,7 @@ def _device() -> torch.device:
 
 
 def weights_digest(path: Path) -> str:
-    """SHA-256 of a weights file. Raises FileNotFoundError if there is none."""
+    """Return the SHA-256 of a weights file. Raises FileNotFoundError if it does not exist."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
-    return file_digest(path).hex()
+    return files.file_digest(path).hex()
