@@ -132,7 +132,7 @@ def test_a_split_is_drawn_once_and_then_read_as_it_was_drawn(tmp_path, monkeypat
     monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
     times = []
     monkeypatch.setattr(album, "draw_split", lambda split: times.append(split) or draw_split(split, count=20))
-    drawn, read = album.scenes("val"), album.scenes("val")
+    drawn, read = album.load_scenes("val"), album.load_scenes("val")
     assert times == ["val"] and digest(read) == digest(drawn)
     assert [[part.dtype for part in scene] for scene in read] == [[part.dtype for part in scene] for scene in drawn]
 
@@ -140,7 +140,7 @@ def test_a_split_is_drawn_once_and_then_read_as_it_was_drawn(tmp_path, monkeypat
 def test_a_damaged_album_is_drawn_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
     monkeypatch.setattr(album, "draw_split", lambda split: draw_split(split, count=3))
-    drawn = album.scenes("val")
+    drawn = album.load_scenes("val")
     (file,) = (tmp_path / "toy-aerial").iterdir()
     file.write_bytes(file.read_bytes()[:-1000])
-    assert digest(album.scenes("val")) == digest(drawn)
+    assert digest(album.load_scenes("val")) == digest(drawn)

@@ -32,7 +32,7 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Datas
         FileNotFoundError: the data set is not there.
     """
     if name == "toy-aerial":
-        records = [Record(f"{split}-{index:04d}", *scene) for index, scene in enumerate(album.scenes(split))]
+        records = [Record(f"{split}-{index:04d}", *scene) for index, scene in enumerate(album.load_scenes(split))]
         return Dataset(f"toy-aerial/{split}", aerial.CLASSES, records)
     if name in LAYOUTS:
         layout = LAYOUTS[name]

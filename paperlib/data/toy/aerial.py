@@ -6,7 +6,6 @@ index) and of nothing else: the same three give the same bytes, whatever was dra
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import pi, sin
 
 import numpy as np
@@ -18,40 +17,47 @@ from paperlib.data.toy.places import EMPTY_PLACES, PLACES
 __all__ = ["CLASSES", "SIZES", "draw_scene", "draw_split"]
 
 SIZES: dict[str, int] = {"train": 320, "val": 80, "test": 120}
+"""Number of images of each split."""
 SIDE = 160
 """Side of an image in pixels, unless asked for otherwise."""
 EMPTY_EVERY = 20
-VISIBLE_SHARE = 0.25
+"""One image in so many shows scenery without objects."""
+VISIBLE_RATIO = 0.25
+"""Part of an object that must show for it to be annotated."""
 VISIBLE_PIXELS = 12
 """Square scene units of an object that must show for it to be annotated."""
 
 Scene = tuple[np.ndarray, np.ndarray, np.ndarray]
-_Render = tuple[np.ndarray, np.ndarray, list[int], list[int]]
+"""Image uint8 [side, side, 3], boxes float32 [N, 4] in xyxy pixels, labels int64 [N] in 1 … 10."""
 
 
 def draw_scene(seed: int, split: str, index: int, *, side: int = SIDE) -> Scene:
     """Draw one image with its annotation.
 
-    Returns a uint8 RGB image [side, side, 3], float32 boxes [N, 4] (xmin, ymin, xmax, ymax in pixels, the
-    exact bounds of the visible pixels) and int64 labels [N] in 1 … 10: positions in `CLASSES`, from one.
-    An object of which less than a quarter, or fewer than `VISIBLE_PIXELS` square scene units, shows is not annotated.
+    Boxes are the exact bounds of the visible pixels; labels are positions in `CLASSES`, from one. An object of which
+    less than a quarter, or fewer than `VISIBLE_PIXELS` square scene units, shows is not annotated.
 
-    Raises ValueError for an unknown split, a negative seed or index, or a side below one.
+    Raises:
+        ValueError: an unknown split, a negative seed or index, or a side below one.
     """
-    image, owners, whole, labels = _render(seed, split, index, side)
-    boxes, kept = _annotate(owners, whole, VISIBLE_PIXELS * (side / EXTENT) ** 2)
+    image, owners, areas, labels = _render(seed, split, index, side)
+    boxes, kept = _annotate(owners, areas, VISIBLE_PIXELS * (side / EXTENT) ** 2)
     return image, boxes, np.array([labels[i] for i in kept], dtype=np.int64)
 
 
 def draw_split(split: str, *, count: int | None = None, seed: int = 0, side: int = SIDE) -> list[Scene]:
-    """The first `count` images of a split (by default `SIZES[split]`), each as `draw_scene` returns it."""
-    _check(seed, split, 0, side)
+    """Draw the first `count` images of a split (by default `SIZES[split]`), each as `draw_scene` does.
+
+    Raises:
+        ValueError: as `draw_scene`, or a count below one.
+    """
+    _check_arguments(seed, split, 0, side)
     if count is not None and count < 1:
         raise ValueError(f"toy-aerial: count must be at least 1, got {count}")
     return [draw_scene(seed, split, index, side=side) for index in range(count or SIZES[split])]
 
 
-def _check(seed: int, split: str, index: int, side: int) -> None:
+def _check_arguments(seed: int, split: str, index: int, side: int) -> None:
     if split not in SIZES:
         raise ValueError(f"toy-aerial: unknown split {split!r}, expected one of {', '.join(SIZES)}")
     for name, value, least in (("seed", seed, 0), ("index", index, 0), ("side", side, 1)):
@@ -59,34 +65,30 @@ def _check(seed: int, split: str, index: int, side: int) -> None:
             raise ValueError(f"toy-aerial: {name} must be at least {least}, got {value}")
 
 
-def _render(seed: int, split: str, index: int, side: int) -> _Render:
-    """Image, owner of each pixel (`FIRST_OBJECT` + i for object i), uncovered area of each object, labels."""
-    _check(seed, split, index, side)
+def _render(seed: int, split: str, index: int, side: int) -> tuple[np.ndarray, np.ndarray, list[int], list[int]]:
+    """Return image, owner of each pixel (`FIRST_OBJECT` + i for object i), uncovered area of each object, labels."""
+    _check_arguments(seed, split, index, side)
     stream = np.random.SeedSequence((seed, list(SIZES).index(split), index))
     generator = np.random.Generator(np.random.PCG64(stream))
     canvas = Canvas(side, generator)
-    _place(index)(canvas)
-    image, owners = canvas.reduced()
-    return _expose(image, owners, generator), owners, [n // FINER**2 for n in canvas.whole], canvas.labels
-
-
-def _place(index: int) -> Callable[[Canvas], object]:
-    """Places take turns, so that every split holds every class; each twentieth image is bare scenery."""
+    # Places take turns, so that every split holds every class.
     turn, rest = divmod(index, EMPTY_EVERY)
     if rest == EMPTY_EVERY - 1:
-        return EMPTY_PLACES[turn % len(EMPTY_PLACES)]
-    return PLACES[index % len(PLACES)]
+        EMPTY_PLACES[turn % len(EMPTY_PLACES)](canvas)
+    else:
+        PLACES[index % len(PLACES)](canvas)
+    image, owners = canvas.image_and_owners()
+    return _expose(image, owners, generator), owners, [area // FINER**2 for area in canvas.areas], canvas.labels
 
 
-def _annotate(owners: np.ndarray, whole: list[int], least: float) -> tuple[np.ndarray, list[int]]:
-    """Boxes [N, 4] of the objects visible enough, and their numbers."""
+def _annotate(owners: np.ndarray, areas: list[int], least: float) -> tuple[np.ndarray, list[int]]:
+    """Return boxes [N, 4] of the objects visible enough, and their numbers."""
     seen = np.bincount(owners.ravel(), minlength=256)[FIRST_OBJECT:]
-    kept = [i for i, area in enumerate(whole) if seen[i] >= max(1, least, VISIBLE_SHARE * area)]
+    kept = [i for i, area in enumerate(areas) if seen[i] >= max(1, least, VISIBLE_RATIO * area)]
     boxes = np.zeros((len(kept), 4), dtype=np.float32)
     for bounds, i in zip(boxes, kept, strict=True):
-        visible = owners == FIRST_OBJECT + i
-        rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
-        bounds[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        rows, columns = np.nonzero(owners == FIRST_OBJECT + i)
+        bounds[:] = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     return boxes, kept
 
 
@@ -110,21 +112,21 @@ _SWING = np.array([_TEXTURE.get(v, _OBJECT_TEXTURE) for v in range(256)], dtype=
 
 
 def _noise(generator: np.random.Generator, cells: int, side: int) -> np.ndarray:
-    """Smooth noise, int16 [side, side] in -128 … 127, about `cells` bumps across; integer arithmetic only."""
+    """Draw smooth noise, int16 [side, side] in -128 … 127, about `cells` bumps across; integer arithmetic only."""
     coarse = generator.integers(0, 256, (cells + 2, cells + 2), dtype=np.uint8)
     smooth = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(smooth).astype(np.int16) - 128
 
 
 def _tufts(generator: np.random.Generator, side: int) -> np.ndarray:
-    """Isotropic noise int16 [side, side] with bumps of two to three units: blades, waves, stains."""
+    """Draw isotropic noise int16 [side, side] with bumps of two to three units: blades, waves, stains."""
     speckle = Image.fromarray(generator.integers(0, 256, (side, side), dtype=np.uint8))
     smooth = speckle.filter(ImageFilter.GaussianBlur(1.1 * side / EXTENT))
     return ((np.asarray(smooth).astype(np.int16) - 128) * 3).clip(-128, 127)
 
 
 def _stripes(generator: np.random.Generator, side: int) -> np.ndarray:
-    """Parallel furrows or ripples in some direction, at least 2.5 units apart."""
+    """Draw parallel furrows or ripples, int16 [side, side], in some direction, at least 2.5 units apart."""
     table = np.array([round(127 * sin(2 * pi * i / 256)) for i in range(256)], dtype=np.int16)
     step = generator.integers(-70, 71, 2)
     along = np.arange(side) * EXTENT // side
@@ -132,12 +134,16 @@ def _stripes(generator: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _expose(image: np.ndarray, owners: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Texture, light, haze, blur and sensor noise, in integer arithmetic."""
+    """Add texture, light, haze, blur and sensor noise to a drawing.
+
+    The arithmetic is in integers, so that every machine gives the same bytes.
+    """
     side, random = len(image), generator.random
-    fields = (_noise(generator, 4, side), _noise(generator, 20, side), _tufts(generator, side))
-    grain = generator.integers(-128, 128, (side, side), dtype=np.int16)
+    broad, patchy = _noise(generator, 4, side), _noise(generator, 20, side)
+    tufty = _tufts(generator, side)
+    grainy = generator.integers(-128, 128, (side, side), dtype=np.int16)
     shift = np.zeros(image.shape, dtype=np.int16)
-    for swing, field in zip(_SWING, (*fields, _stripes(generator, side), grain), strict=True):
+    for swing, field in zip(_SWING, (broad, patchy, tufty, _stripes(generator, side), grainy), strict=True):
         shift += swing[owners] * field[:, :, None] >> 7
     gain, cast = 215 + int(85 * random()), [int(-8 + 16 * random()) for _ in range(3)]
     lift = np.array(cast, dtype=np.int32) + int(-14 + 40 * random()) + 118

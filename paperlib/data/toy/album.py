@@ -1,4 +1,4 @@
-"""The scenes of `toy-aerial` as they were drawn once, on disk: drawing them takes seconds, reading them none."""
+"""The cache of `toy-aerial` on disk: drawing the scenes takes half a minute, reading them less than a second."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from paperlib.data.toy.aerial import Scene, draw_split
 from paperlib.store.code_digest import code_digest
 
 
-def scenes(split: str) -> list[Scene]:
-    """A split as `draw_split` gives it; read, if the same code and libraries have drawn it before.
+def load_scenes(split: str) -> list[Scene]:
+    """Return a split as `draw_split` does; read it from the store if the same code and libraries drew it before.
 
-    The scenes are kept in the store. A file there that is damaged is drawn anew, and a store that cannot be written
-    to costs nothing but time.
+    A damaged file in the store is drawn again. If the store cannot be written to, the split is drawn every time.
 
-    Raises ValueError for an unknown split.
+    Raises:
+        ValueError: an unknown split.
     """
     drawn_by = "-".join([code_digest("paperlib.data.toy.aerial")[:16], np.__version__, PIL.__version__])
     file = paths.store_root() / "toy-aerial" / f"{split}-{drawn_by}.npz"
@@ -34,13 +34,15 @@ def scenes(split: str) -> list[Scene]:
 
 def _read(file: Path) -> list[Scene]:
     with file.open("rb") as opened, np.load(opened, allow_pickle=False) as album:
-        images, boxes, labels, counts = (album[name] for name in ("images", "boxes", "labels", "counts"))
-    ends = counts.cumsum()[:-1]
-    return list(zip(images, np.split(boxes, ends), np.split(labels, ends), strict=True))
+        ends = album["counts"].cumsum()[:-1]
+        boxes, labels = np.split(album["boxes"], ends), np.split(album["labels"], ends)
+        return list(zip(album["images"], boxes, labels, strict=True))
 
 
 def _write(file: Path, drawn: list[Scene]) -> None:
     images, boxes, labels = zip(*drawn, strict=True)
-    parts = {"images": np.stack(images), "boxes": np.concatenate(boxes), "labels": np.concatenate(labels)}
+    counts = np.array([len(each) for each in labels])
     with files.replacing(file) as album:
-        np.savez(album, **parts, counts=[len(each) for each in labels])
+        np.savez(
+            album, images=np.stack(images), boxes=np.concatenate(boxes), labels=np.concatenate(labels), counts=counts
+        )
