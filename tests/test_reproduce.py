@@ -1,6 +1,5 @@
 """`paperlib reproduce` on a small project: real Snakemake, real papermill, real kernels, no training."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,8 +12,6 @@ import psutil
 import pytest
 
 import paperlib
-from paperlib.progress import display
-from paperlib.progress import report as progress
 
 PACKAGE = Path(paperlib.__file__).resolve().parent
 WORKFLOW = PACKAGE.parent / "workflow"
@@ -23,13 +20,15 @@ RUN = """
 import time
 from pathlib import Path
 from paperlib import paths
-from paperlib.progress import report as progress
+from paperlib.progress.report import begin_step, end_step, plan_work, track_items
 folder = paths.results_root() / profile / {name!r}
 log = paths.repository_root() / "started.txt"
 log.open("a").write({name!r} + "\\n")
-for step in progress.bar(range(10), "epoch"):
-    progress.report("sleep", step, 10)
+plan_work(10)
+begin_step("sleep", epochs=10)
+for _ in track_items(range(10), "epoch"):
     time.sleep({seconds} / 10)
+end_step(10)
 """
 DONE = "(folder / 'metrics.json').write_text('{}')"
 
@@ -106,10 +105,12 @@ def test_a_second_call_does_nothing_and_says_so(project):
     write_notebook(project, "00_start_here")
     status, out, err = reproduce(project)
     assert (status, err) == (0, "")
-    assert "00_start_here 0/10 steps · starting" in out or "00_start_here starting" in out
+    assert "00_start_here · starting" in out
     results = project / "results" / "quick" / "00_start_here"
     assert f"Look in {results.relative_to(project).parent}" in out and "metrics.json" in out.splitlines()[-1]
-    assert {path.name for path in results.iterdir()} >= {"metrics.json", "00_start_here.ipynb"}
+    assert {path.name for path in results.iterdir()} >= {"metrics.json", "00_start_here.ipynb", "progress.log"}
+    logged = (results / "progress.log").read_text().splitlines()
+    assert [line.split("  ")[1] for line in logged] == ["starting", "sleep"]
 
     status, out, _ = reproduce(project)
     assert (status, started(project)) == (0, ["00_start_here"])
@@ -178,28 +179,3 @@ def test_a_failing_notebook_stops_only_the_scoreboard_and_shows_its_error(projec
     results = project / "results" / "quick"
     assert (results / "00_start_here" / "00_start_here.ipynb").is_file()
     assert [path.parent.name for path in results.glob("*/metrics.json")] == ["03_components"]
-
-
-def test_what_a_notebook_reports_can_be_read_at_any_moment(tmp_path, monkeypatch):
-    target = tmp_path / "state.json"
-    monkeypatch.setenv(progress.VARIABLE, str(target))
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_WRITES", 0.0)
-    progress.weigh(0, 0, 0)  # whatever this process has trained before
-    progress.report("fine-tune, seed 1", 1, 4)
-    said = [progress.read(target) for _ in progress.bar(range(2), "epoch")]
-    assert [state["detail"] for state in said] == ["epoch 1/2", "epoch 2/2"]
-    assert [state["fraction"] for state in said] == [0.25, 0.375]
-    worker = {"step": "seed 2", "done": 0, "of": 0, "detail": "epoch 2/2", "fraction": 0.5}
-    Path(f"{target}.17").write_text(json.dumps(worker))
-    progress.report("distil", 2, 4)
-    assert progress.read(target)["detail"] == "seed 2 · epoch 2/2"
-    assert progress.read(target)["fraction"] == 0.625
-
-
-def test_the_time_left_follows_the_notebooks_that_have_finished(tmp_path):
-    slow = display.Run("slow", tmp_path / "slow", expected=100.0, started=0.0, ended=200.0)
-    waiting = display.Run("waiting", tmp_path / "waiting", expected=50.0)
-    half = display.Run("half", tmp_path / "half", 40.0, started=0.0, said={"fraction": 0.5})
-    assert display.remaining([waiting, slow], cores=1, now=200.0) == 100.0
-    assert display.remaining([half], cores=2, now=40.0) == 30.0
-    assert display.remaining([waiting, half], cores=1, now=40.0) == 80.0

@@ -22,8 +22,8 @@ from paperlib.experiments import assistants as experiments
 from paperlib.experiments.case import Splits
 from paperlib.experiments.parameters import validate
 from paperlib.experiments.study import Study
-from paperlib.progress import report as progress
-from paperlib.progress.parallel import call_all
+from paperlib.progress.processes import run_jobs
+from paperlib.progress.report import VARIABLE
 
 TINY = {
     "width": 0.1, "image_size": tiny.SIDE, "epochs": 1, "fine_tune_epochs": 1, "batch_size": 4, "warmup_epochs": 0.0,
@@ -162,14 +162,14 @@ def test_the_pruning_ratio_is_scanned_from_one_sparse_model(places):
     assert list(runs) == ["baseline", "sparse", "pruned 30%", "fine-tuned 30%", "pruned 90%", "fine-tuned 90%"]
     sizes = [runs[name].cost.size_mb for name in runs]
     assert sizes[0] == sizes[1] > sizes[2] == sizes[3] > sizes[4] == sizes[5]
-    assert trainings(places) == experiments.TRAININGS[experiments.pruning_ratio](made.settings) == 4
+    assert trainings(places) == experiments.TRAININGS[experiments.pruning_ratio](made.settings).count == 4
 
 
 def test_table_1_compares_students_of_one_shape_that_start_from_the_same_weights(places):
     made = study("03_components", ratios=[0.3, 0.6])
     parts = (experiments.baseline, experiments.components)
     first = made.run(*parts)[0]
-    assert trainings(places) == sum(experiments.TRAININGS[part](made.settings) for part in parts) == 7
+    assert trainings(places) == sum(experiments.TRAININGS[part](made.settings).count for part in parts) == 7
     runs = first | made.run(experiments.controls)[0]
     assert trainings(places) == 8, "the control starts from the student's shape, which is there"
     students = ("pruned", "SCP", "SCP + KD", "SCP + TAKD", "scratch")
@@ -195,7 +195,7 @@ def test_figure_5_differs_in_the_term_of_eq_4_alone(places):
     runs = made.run(experiments.scale_factor, experiments.proximal_step)[0]
     assert list(runs) == ["λ = 0", "λ = 0.001", "λ = 0.001, proximal", "λ = 2, proximal"]
     parts = (experiments.scale_factor, experiments.proximal_step)
-    counts = [experiments.TRAININGS[part](made.settings) for part in parts]
+    counts = [experiments.TRAININGS[part](made.settings).count for part in parts]
     assert trainings(places) == sum(counts) == 4
     steps = [json.loads((run.model.folder / "step.json").read_text())["step"] for run in runs.values()]
     terms = [step["settings"].pop("sparsity") for step in steps]
@@ -218,7 +218,7 @@ def test_the_assistants_of_a_chain_are_spread_evenly():
 def test_figure_8_teaches_one_student_through_each_chain_and_distils_no_assistant_twice(places):
     made = study("04_assistant_count", ratios=[0.2, 0.4, 0.6])
     runs = made.run(experiments.assistant_count)[0]
-    assert trainings(places) == experiments.TRAININGS[experiments.assistant_count](made.settings)
+    assert trainings(places) == experiments.TRAININGS[experiments.assistant_count](made.settings).count
     students = ["pruned", "SCP", "TK", "TAK1", "TAK2"]
     assert len({runs[name].cost for name in students}) == 1
     taught_by = {"TK": "teacher", "TAK1": "TAK1: assistant 40%", "TAK2": "TAK2: assistant 40%"}
@@ -235,7 +235,7 @@ def test_table_5_cuts_the_same_weights_to_one_size_by_each_criterion(places):
     parts = (experiments.pruning_methods, experiments.without_sparsity)
     runs = made.run(*parts)[0]
     assert trainings(places) == 9, "the second part finds the baseline in the store"
-    assert [experiments.TRAININGS[part](made.settings) for part in parts] == [6, 4]
+    assert [experiments.TRAININGS[part](made.settings).count for part in parts] == [6, 4]
     share = {name: run.cost.size_mb / runs["baseline"].cost.size_mb for name, run in runs.items()}
     for model, names in {
         "sparse": ["gamma", "l1", "l1-layerwise", "taylor"],
@@ -251,7 +251,7 @@ def test_table_5_cuts_the_same_weights_to_one_size_by_each_criterion(places):
 
 def test_seeds_in_processes_give_the_numbers_that_they_give_one_after_the_other(begun, two_seeds, places, monkeypatch):
     begun.run(workers.dense, workers.untrained)
-    assert progress.VARIABLE not in os.environ
+    assert VARIABLE not in os.environ
     monkeypatch.setenv("PAPERLIB_STORE", str(places / "other"))
     alone = Study("00_start_here", validate("00_start_here", two_seeds | {"workers": 1}))
     alone.case.splits = begun.case.splits
@@ -270,15 +270,15 @@ def still_alive(folder):
 
 def test_a_seed_that_fails_ends_the_others_and_its_error_is_raised(tmp_path):
     with pytest.raises(ValueError, match="seed 1 does not like its data"):
-        call_all(workers.wait_or_fail, [(str(tmp_path), seed) for seed in (0, 1)], 2)
+        run_jobs(workers.wait_or_fail, [(str(tmp_path), seed) for seed in (0, 1)], [1, 1], 2)
     assert len(list(tmp_path.glob("*.pid"))) == 1
     assert not still_alive(tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is needed")
 def test_the_processes_of_the_seeds_die_with_the_one_that_started_them(tmp_path):
-    script = "import sys, workers\nfrom paperlib.progress.parallel import call_all\n"
-    script += "if __name__ == '__main__': call_all(workers.wait, [(sys.argv[1], 0), (sys.argv[1], 1)], 2)\n"
+    script = "import sys, workers\nfrom paperlib.progress.processes import run_jobs\n"
+    script += "if __name__ == '__main__': run_jobs(workers.wait, [(sys.argv[1], 0), (sys.argv[1], 1)], [1, 1], 2)\n"
     (tmp_path / "main.py").write_text(script)
     places = [Path(workers.__file__).parent, Path(tiny.__file__).parents[1]]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places))}

@@ -151,7 +151,7 @@ class _Batch:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Make sure that nobody else, dead or alive, writes these results."""
-        lock = processes.hold(self.folder / "batch.lock")
+        lock = processes.hold_lock(self.folder / "batch.lock")
         if lock is None:
             raise ValueError(f"{self.shown} is being reproduced by another process; wait for it or stop it")
         try:
@@ -190,12 +190,12 @@ class _Batch:
 
     def run(self, names: list[str], pending: list[str], force: bool) -> int:
         runs = [self.watched(name) for name in pending]
-        expected = display.duration(display.remaining(runs, self.cores, 0.0))
+        expected = display.format_duration(display.summarise_runs(runs, self.cores).total)
         print(f"Reproducing {', '.join(pending)} at the {self.profile} scale: about {expected}.", flush=True)
         began = time.monotonic()
         try:
             command = self.snakemake(pending, *["--force"] * force, asked=names)
-            status = self.wait(command, display.Line(runs, self.cores))
+            status = self.wait(command, display.BatchLine(runs, self.cores))
         except KeyboardInterrupt:
             self.stop_leftovers()
             print("\nInterrupted. The same command continues where this stopped.", flush=True)
@@ -205,19 +205,19 @@ class _Batch:
             print(f"FAILED: see {relative(self.folder / 'snakemake.log', Path.cwd())}")
         for run in failed:
             print(self.failure(run, len(failed) - 1))
-        took, done = display.duration(time.monotonic() - began), len(pending) - len(failed)
+        took, done = display.format_duration(time.monotonic() - began), len(pending) - len(failed)
         print(f"{done} of {len(pending)} notebooks done in {took}. Look in {self.shown}:")
         for name in names:
             print(self.listing(name))
         return 1 if status or failed else 0
 
-    def watched(self, name: str) -> display.Run:
+    def watched(self, name: str) -> display.NotebookRun:
         profile = read_profile(name, self.settings(name))
-        run = display.Run(name, self.folder / name, profile.expected, profile.cores)
-        run.forget()
+        run = display.NotebookRun(name, self.folder / name, profile.expected, profile.cores)
+        run.remove_traces()
         return run
 
-    def wait(self, command: list[str], line: display.Line) -> int:
+    def wait(self, command: list[str], line: display.BatchLine) -> int:
         """Run Snakemake to its end, showing the live line. Raises KeyboardInterrupt on Ctrl-C and SIGTERM."""
         with open(self.folder / "snakemake.log", "wb") as log, _terminated_is_interrupted():
             # A session of its own: Ctrl-C reaches this process only, which then stops the others in order.
@@ -232,15 +232,15 @@ class _Batch:
                 preexec_fn=processes.die_with_parent,
             )
             while process.poll() is None:
-                line.update()
+                line.update_line()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-            line.close()
+            line.screen.clear_line()
             return process.returncode
 
     def folder_of(self, name: str) -> Path:
         return self.results / self.profile / name
 
-    def failure(self, run: display.Run, others: int) -> str:
+    def failure(self, run: display.NotebookRun, others: int) -> str:
         """Say what went wrong in a notebook: its error, else the last line of the log that should tell."""
         if run.name == SCOREBOARD and run.started is None and others:
             return f"NOT RUN {run.name}: it waits for the notebooks that failed"

@@ -22,8 +22,8 @@ from paperlib.deploy.onnx import export_onnx
 from paperlib.detectors import USUAL_SIDE, build_detector, transfer_coco_weights, usual_anchors
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.figures import tables
-from paperlib.progress import live
-from paperlib.progress import report as progress
+from paperlib.progress.display import show_progress
+from paperlib.progress.report import begin_job, begin_step, plan_work
 from paperlib.store.provenance import certificate, machine
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe
@@ -33,6 +33,10 @@ from paperlib.workbench.lineage import training_seconds
 from paperlib.workbench.options import Blueprint, Compression
 from paperlib.workbench.steps import Model, Workbench, weights_digest
 
+PROGRESS_LOG = "progress.log"
+"""The file that gets a line for each step and epoch, with its time."""
+EXPORT_SECONDS = 15.0
+"""Expected time to write one detector as ONNX, for the progress display."""
 STEPS = "steps"
 """The folder of finished steps, inside the folder that is handed over."""
 GAMMA_LEVEL = 0.5
@@ -89,13 +93,11 @@ def deliver(order: Order) -> int:
         ValueError, FileNotFoundError: a fault of data, weights or settings, before any training.
     """
     began = time.perf_counter()
-    outlook = live.Outlook(order.seeds)
     try:
-        with live.shown(outlook):
+        with show_progress(order.out / PROGRESS_LOG):
+            plan_work(0, seconds=EXPORT_SECONDS + _timing_seconds(order))
             train, val = read(order)
-            runs = []
-            for outlook.round in range(order.seeds):
-                runs.append(_compress(order, train, val, order.recipe.seed + outlook.round))
+            runs = [_compress(order, train, val, number) for number in range(order.seeds)]
             faults = hand_over(order, runs, began)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command continues where this stopped.", flush=True)
@@ -133,7 +135,7 @@ def read(order: Order) -> tuple[Dataset, Dataset]:
         raise ValueError(
             f"{val.name}: image {shared.name} is also in {train.name}; nothing is judged by what it learned"
         )
-    progress.report("read the images", 0, 0)
+    begin_step("read the images")
     for data in (train, val):
         data.letterboxed(side)
     return train, val
@@ -193,10 +195,12 @@ def _first(order: Order) -> nn.Module:
     return detector
 
 
-def _compress(order: Order, train: Dataset, val: Dataset, seed: int) -> tuple[Compressed, dict[str, Model]]:
-    recipe = order.recipe.model_copy(update={"seed": seed})
+def _compress(order: Order, train: Dataset, val: Dataset, number: int) -> tuple[Compressed, dict[str, Model]]:
+    recipe = order.recipe.model_copy(update={"seed": order.recipe.seed + number})
     bench = algorithm_1.workbench(train, val, recipe, order.settings, Store(order.out / STEPS), _blueprint(order))
     given = bench.adopt_detector(load_detector(order.weights)) if order.comes_trained else bench.build_detector()
+    seeds_after_this = order.seeds - number - 1
+    begin_job(later=seeds_after_this * algorithm_1.most_epochs(bench, order.settings, rivals=order.controls))
     compressed = algorithm_1.algorithm_1(bench, given, order.settings, rivals=order.controls)
     return compressed, algorithm_1.controls(compressed) if order.controls else {}
 
@@ -214,7 +218,7 @@ def _blueprint(order: Order) -> Blueprint | None:
 def _export(order: Order, compressed: Compressed) -> list[str]:
     """Write the student as ONNX. Hours of training are not thrown away because that fails."""
     path, bench = order.out / "student.onnx", compressed.bench
-    progress.report("write student.onnx", bench.trainings, bench.trainings)
+    begin_step("write student.onnx", seconds=EXPORT_SECONDS)
     path.unlink(missing_ok=True)
     try:
         export_onnx(compressed.student, path, bench.recipe.image_size, classes=bench.train_set.classes)
@@ -245,14 +249,20 @@ def _timing(order: Order, compressed: Compressed) -> dict[str, Any]:
     return timing
 
 
+def _timing_seconds(order: Order) -> float:
+    models = 2
+    return models * (EXPORT_SECONDS + len(RUNTIMES) * order.timing_seconds)
+
+
 def _latencies(order: Order, bench: Workbench, models: dict[str, Model], folder: Path) -> list[dict[str, Any]]:
     """One row per runtime and model; files for the runtimes go to `folder`."""
     side, rows = bench.recipe.image_size, []
     detectors = {name: model.detector() for name, model in models.items()}
+    begin_step("export for timing", seconds=len(models) * EXPORT_SECONDS)
     exported = {name: export_for_timing(each, folder, side, name) for name, each in detectors.items()}
     for runtime in RUNTIMES:
         for name, detector in detectors.items():
-            progress.report(f"time {runtime}", bench.trainings, bench.trainings)
+            begin_step(f"time {runtime}", seconds=order.timing_seconds)
             options = {"threads": 1, "seconds": order.timing_seconds, "exported": exported[name]}
             rows.append({"model": name, **asdict(latency(detector, side, runtime=runtime, **options))})
     return rows

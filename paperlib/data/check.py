@@ -22,7 +22,7 @@ from paperlib.data.layouts import Layout, not_in_split, split_path, stored_split
 from paperlib.data.records import decode_image
 from paperlib.data.registry import Entry, entry_folder
 from paperlib.files import file_digest
-from paperlib.progress import report as progress
+from paperlib.progress.report import track_items
 
 FORMATS = {".jpg": "JPEG", ".png": "PNG"}
 NAMED = 5
@@ -98,7 +98,7 @@ def check_entry(name: str, entry: Entry, folder: Path) -> Report:
         report.faults.append(f"{folder}: {present:,} of {entry.images:,} published images")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = pool.map(lambda image: _read(layout, folder, image), names)
-        images = [found for _, found in zip(progress.bar(names, f"checking {entry.title}"), done, strict=True)]
+        images = [found for _, found in zip(track_items(names, f"checking {entry.title}"), done, strict=True)]
     _gather(images, report)
     total = sum((image.counts for image in images), Counter())
     report.table = _table(layout, entry, total, complete=len(images) == entry.images, report=report)

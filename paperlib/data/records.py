@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from paperlib import files
-from paperlib.progress import report as progress
+from paperlib.progress.report import track_items
 
 GREY = 127
 
@@ -150,7 +150,7 @@ class Dataset(torch.utils.data.Dataset):
         if side not in self._squares:
             slow = not all(isinstance(record.image, np.ndarray) for record in self.records)
             everything = range(len(self))
-            indices = progress.bar(everything, f"reading {self.name}") if slow else everything
+            indices = track_items(everything, f"reading {self.name}") if slow else everything
             self._squares = {side: self._letterbox(indices, len(self), side)}
         return self._squares[side]
 

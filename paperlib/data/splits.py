@@ -18,7 +18,7 @@ from paperlib import paths
 from paperlib.data.layouts import Layout, draw_command, split_path
 from paperlib.data.records import Record
 from paperlib.files import write_text_atomically
-from paperlib.progress import report as progress
+from paperlib.progress.report import track_items
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 SEED = 0
@@ -68,7 +68,7 @@ def _counts(bundle: Sequence[Record], num_classes: int) -> np.ndarray:
 def draw_split_file(layout: Layout, root: Path) -> dict[str, Any]:
     """The content of `data/splits/<name>.json`, drawn from the data set in `root`."""
     records = [
-        layout.read_record(root, name) for name in progress.bar(layout.image_names(root), f"reading {layout.title}")
+        layout.read_record(root, name) for name in track_items(layout.image_names(root), f"reading {layout.title}")
     ]
     how = f"{draw_command(layout)}: stratified by class, images of equal content kept together"
     drawn = draw_splits(records, len(layout.classes))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from paperlib.deploy.onnx import INPUT, ImageSize, OneStage, TwoStage, export_onnx, make_deployable, open_onnx_session
-from paperlib.progress import report as progress
+from paperlib.progress.report import track_items
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 UNTRAINED_TOLERANCE = 0.05
@@ -132,7 +132,7 @@ def compare_latencies(
                     watches[name, runtime] = make_file_timer(file, images, runtime, threads)
     turns = [
         {key: 1e3 * watch.blocked_autorange(min_run_time=seconds).median for key, watch in watches.items()}
-        for _ in progress.bar(range(rounds), "timing")
+        for _ in track_items(range(rounds), "timing")
     ]
     times = pd.DataFrame(turns)
     spread = times.quantile(0.75) - times.quantile(0.25)

@@ -15,7 +15,7 @@ from paperlib.data.records import Dataset, Letterboxed
 from paperlib.data.slices import all_images, slices_of
 from paperlib.data.tiles import Tiles, cut_into_tiles, merge_detections
 from paperlib.evaluation.metrics import Metrics, compute_metrics, compute_slice_metrics, require_boxes
-from paperlib.progress import report as progress
+from paperlib.progress.report import track_items
 
 Detections = list[dict[str, Tensor]]
 
@@ -92,7 +92,7 @@ def detect_full_images(detector: nn.Module, tiles: Tiles, *, image_size: int, ba
             for boxed in cut_into_tiles(tiles.full_images, tiles.tiling).letterboxed_batches(image_size, batch_size)
             for answer in _back_to_images(_answers_to(detector, boxed.images), boxed)
         )
-        for record in progress.bar(tiles.full_images.records, f"detecting in {tiles.name}"):
+        for record in track_items(tiles.full_images.records, f"detecting in {tiles.name}"):
             parts = tiles.tiling.tile_bounds(*record.size())
             merged.append(merge_detections([next(answers) for _ in parts], parts, record.size()))
     return merged

@@ -5,8 +5,9 @@ Each takes a workbench (one seed) and its notebook's settings and gives the mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 from paperlib.costs import cost
 from paperlib.experiments.parameters import (
@@ -215,19 +216,37 @@ def _assistants_distilled(total: int) -> int:
     return len({links[: number + 1] for links in chains(total).values() for number in range(len(links))})
 
 
-TRAININGS = {
-    start_here: lambda settings: 3,
-    scale_factor: lambda settings: len(settings.sparsities),
-    proximal_step: lambda settings: len(settings.proximal),
-    pruning_ratio: lambda settings: 2 + len(settings.ratios),
-    baseline: lambda settings: 1,
-    components: lambda settings: 2 + 2 * len(settings.ratios),
-    controls: lambda settings: 1 + len(settings.ratios),
-    compression: lambda settings: 1 + 2 * len(settings.ratios),
-    detectors: lambda settings: 3,
-    cpu_timing: lambda settings: 3 + (settings.layers > 0) if settings.trained else 0,
-    assistant_count: lambda settings: 1 + 2 * len(settings.ratios) + _assistants_distilled(len(settings.ratios) - 1),
-    pruning_methods: lambda settings: 6,
-    without_sparsity: lambda settings: 4,
+class Trainings(NamedTuple):
+    """How many trainings an experiment takes: long ones from scratch, and short ones such as fine-tuning."""
+
+    long: int
+    short: int = 0
+
+    @property
+    def count(self) -> int:
+        """Both kinds together."""
+        return self.long + self.short
+
+    def epochs(self, long: int, short: int) -> int:
+        """Return the epochs of all trainings, from those of a long and of a short one."""
+        return self.long * long + self.short * short
+
+
+TRAININGS: dict[Callable[..., Models], Callable[[Any], Trainings]] = {
+    start_here: lambda settings: Trainings(2, 1),
+    scale_factor: lambda settings: Trainings(len(settings.sparsities)),
+    proximal_step: lambda settings: Trainings(len(settings.proximal)),
+    pruning_ratio: lambda settings: Trainings(2, len(settings.ratios)),
+    baseline: lambda settings: Trainings(1),
+    components: lambda settings: Trainings(1, 1 + 2 * len(settings.ratios)),
+    controls: lambda settings: Trainings(2, len(settings.ratios) - 1),
+    compression: lambda settings: Trainings(1 + bool(settings.ratios), max(2 * len(settings.ratios) - 1, 0)),
+    detectors: lambda settings: Trainings(2, 1),
+    cpu_timing: lambda settings: Trainings(2, 1 + (settings.layers > 0)) if settings.trained else Trainings(0),
+    assistant_count: lambda settings: Trainings(
+        1, 2 * len(settings.ratios) + _assistants_distilled(len(settings.ratios) - 1)
+    ),
+    pruning_methods: lambda settings: Trainings(2, 4),
+    without_sparsity: lambda settings: Trainings(1, 3),
 }
 """How many trainings each experiment takes, for the progress display."""

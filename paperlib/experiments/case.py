@@ -13,7 +13,7 @@ from paperlib.data import Dataset, load_dataset
 from paperlib.detectors import DETECTORS, build_detector, transfer_coco_weights, usual_anchors
 from paperlib.evaluation.evaluate import detect
 from paperlib.experiments.settings import Settings
-from paperlib.progress import report as progress
+from paperlib.progress.report import track_items
 from paperlib.pruning import Sparsity
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe
@@ -86,7 +86,7 @@ class Case:
             shape = {"width": blueprint.width, "depth": blueprint.depth}
             transfer_coco_weights(build_detector(blueprint.name, 1, **shape), blueprint.weights)
         for dataset in (self.splits.train, self.splits.val, self.splits.test):
-            for record in progress.bar(dataset.records, f"checking {dataset.name}"):
+            for record in track_items(dataset.records, f"checking {dataset.name}"):
                 record.read_pixels()
 
     @cached_property
@@ -103,7 +103,7 @@ class Case:
         anchors = usual_anchors(chosen.detector, scale=chosen.anchor_scale)
         return Blueprint(chosen.detector, chosen.width, chosen.depth, anchors, weights, chosen.gamma_level)
 
-    def workbench(self, seed: int, trainings: int = 0, store: Store | None = None) -> Workbench:
+    def workbench(self, seed: int, store: Store | None = None) -> Workbench:
         """The steps for one seed, remembered by the usual store or another."""
         chosen = self.settings
         return Workbench(
@@ -116,7 +116,6 @@ class Case:
             sparsity=Sparsity(chosen.sparsity, chosen.sparsity_method),
             pruning=PruningChoices("gamma", chosen.keep_floor, chosen.round_to, chosen.compensate),
             distillation=_pick(DistillationChoices, chosen),
-            trainings=trainings,
             store=store,
         )
 

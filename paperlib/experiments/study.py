@@ -31,7 +31,8 @@ from paperlib.experiments.case import Case, cases_of
 from paperlib.experiments.parameters import validate
 from paperlib.experiments.settings import Settings
 from paperlib.figures import tables
-from paperlib.progress.parallel import call_all
+from paperlib.progress.processes import run_jobs
+from paperlib.progress.report import begin_job, expect_work, plan_work
 from paperlib.store.provenance import certificate
 from paperlib.store.store import FinishedSteps, Store, UnfinishedError
 from paperlib.workbench.lineage import training_seconds
@@ -127,12 +128,16 @@ class Study:
             By seed, by model name, which begins with the name of the case.
         """
         jobs = [(part, case, seed) for part in parts for case in self.cases for seed in self.settings.seeds]
+        epochs = [self._expected_epochs(part, case) for part, case, _ in jobs]
+        plan_work(sum(epochs))
         made = self._found(jobs)
         if made is None:
             if (workers := min(len(jobs), self.settings.workers)) > 1:
                 # The processes fill the store; then everything is found finished.
-                call_all(_run_job, [(self.notebook, self.settings, *job) for job in jobs], workers)
-            made = [run for job in jobs for run in self._run(*job)]
+                run_jobs(_run_job, [(self.notebook, self.settings, *job) for job in jobs], epochs, workers)
+                made = [run for job in jobs for run in self._run(*job)]
+            else:
+                made = self._run_in_turn(jobs, epochs)
         fresh = {(run.name, run.seed): run for run in made}
         # A cell that is run again replaces its runs; doubled, they would count as more seeds.
         self.runs = [run for run in self.runs if (run.name, run.seed) not in fresh] + [*fresh.values()]
@@ -220,10 +225,26 @@ class Study:
         except UnfinishedError:
             return None
 
+    def _expected_epochs(self, experiment: Experiment, case: str) -> int:
+        """Return about how many epochs an experiment trains for one seed."""
+        settings = self.cases[case].settings
+        count = assistants.TRAININGS.get(experiment)
+        if count is None:  # a reader's own experiment
+            return settings.epochs
+        return count(settings).epochs(settings.epochs, settings.fine_tune_epochs)
+
+    def _run_in_turn(self, jobs: list[Job], epochs: list[int]) -> list[Run]:
+        made = []
+        plan_work(sum(epochs))
+        for number, job in enumerate(jobs):
+            begin_job(later=sum(epochs[number + 1 :]))
+            expect_work(epochs[number])
+            made += self._run(*job)
+        return made
+
     def _run(self, experiment: Experiment, case: str, seed: int, store: Store | None = None) -> list[Run]:
         here = self.cases[case]
-        count = assistants.TRAININGS.get(experiment)  # unknown for a reader's own experiment
-        bench = here.workbench(seed, count(here.settings) if count else 0, store)
+        bench = here.workbench(seed, store)
         models = experiment(bench, here.settings)
         return [self._judge(bench, case, name, model) for name, model in models.items()]
 

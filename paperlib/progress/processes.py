@@ -1,21 +1,41 @@
-"""Start a command that nobody else is running and that does not outlive whoever started it.
+"""Child processes: one command under a lock, or a pool of jobs; none outlives the process that started it.
 
-    python -m paperlib.progress.processes STATE COMMAND…
+    python -m paperlib.progress.processes STATE LOG COMMAND…
 
-`STATE.lock` is held until the command ends, however it ends; `STATE.json` is where it reports its progress.
-The workflow starts every notebook this way: killed children of a killed batch would otherwise go on writing.
+`STATE.lock` is held until the command ends, however it ends; `STATE.json` is where it reports its progress, and `LOG`
+gets a line for each of its steps. The workflow starts every notebook this way: killed children of a killed batch would
+otherwise go on writing.
 """
+
+from __future__ import annotations
 
 import ctypes
 import fcntl
+import gc
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from paperlib.progress import report as progress
+from paperlib.progress.report import (
+    LOG_VARIABLE,
+    VARIABLE,
+    begin_step,
+    end_job,
+    found_work,
+    plan_work,
+    read_report,
+    report_file,
+    withdraw_report,
+)
 
 PR_SET_PDEATHSIG = 1
+SECONDS_BETWEEN_LOOKS = 1.0
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 
 
 def die_with_parent() -> None:
@@ -24,7 +44,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def hold(lock: Path) -> int | None:
+def hold_lock(lock: Path) -> int | None:
     """Lock `lock` until this process ends and return its descriptor; None if another process holds it."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
@@ -37,24 +57,85 @@ def hold(lock: Path) -> int | None:
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a process holds `lock`. A lock that does not exist is not held."""
+    """Return whether a process holds `lock`. A lock that does not exist is not held."""
     if not lock.exists():
         return False
-    descriptor = hold(lock)
+    descriptor = hold_lock(lock)
     if descriptor is not None:
         os.close(descriptor)
     return descriptor is None
 
 
-def main(state: str, *command: str) -> None:
+def run_jobs(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], epochs: Sequence[float], workers: int) -> None:
+    """Call `work(*job)` for every job, `workers` at a time, each in a process of its own.
+
+    `work` must be importable and its arguments picklable; its result is what it puts into the store. The processes
+    die with this one.
+
+    Args:
+        work: the function to call.
+        jobs: its arguments, one tuple per call.
+        epochs: how much work each job is expected to be, for the progress display.
+        workers: how many processes there are.
+
+    Raises:
+        Exception: the first one that a job raised, after the other jobs were stopped.
+    """
+    with report_file() as (path, is_shown):
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent)
+        try:
+            futures = {
+                pool.submit(_run_job, work, job, weight): weight for job, weight in zip(jobs, epochs, strict=True)
+            }
+            _watch_jobs(futures, path, is_shown)
+        except BaseException:
+            # The executor has no public way to stop a job that runs.
+            for process in list((getattr(pool, "_processes", None) or {}).values()):
+                process.kill()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _run_job(work: Callable[..., None], job: tuple[Any, ...], epochs: float) -> float:
+    gc.freeze()  # imported objects stay, so the garbage collector need not visit them after each training
+    plan_work(epochs)
+    try:
+        work(*job)
+    finally:
+        withdraw_report()
+    return found_work()
+
+
+def _watch_jobs(jobs: dict[Future[float], float], path: Path, is_shown: bool) -> None:
+    """Show how far the jobs are until all are done; the first exception ends the watch at once."""
+    from tqdm.auto import tqdm
+
+    plan_work(sum(jobs.values()))
+    begin_step(f"{len(jobs)} jobs")
+    with tqdm(total=1.0, desc=f"{len(jobs)} jobs", leave=False, disable=is_shown, bar_format=BAR) as bar:
+        running = set(jobs)
+        while running:
+            finished, running = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+            for job in finished:
+                end_job(jobs[job], found=job.result())
+                begin_step(f"{len(jobs) - len(running)} of {len(jobs)} jobs done")
+            now = read_report(path)
+            if now and not is_shown:
+                bar.set_postfix_str(now.detail, refresh=False)
+                bar.update(max(now.done / now.total - bar.n, 0.0) if now.total else 0.0)
+
+
+def main(state: str, log: str, *command: str) -> None:
     """Become `command`, holding the lock. Exits with a message if the lock is held."""
     die_with_parent()
-    lock = hold(Path(f"{state}.lock"))
+    lock = hold_lock(Path(f"{state}.lock"))
     if lock is None:
         sys.exit(f"{state}.lock is held: this notebook is being run by another process")
     os.set_inheritable(lock, True)
-    os.environ[progress.VARIABLE] = os.path.abspath(f"{state}.json")
-    progress.report("starting", 0, 0)
+    os.environ[VARIABLE] = os.path.abspath(f"{state}.json")
+    os.environ[LOG_VARIABLE] = os.path.abspath(log)
+    begin_step("starting")
     os.execvp(command[0], command)
 
 

@@ -1,101 +1,227 @@
-"""How far a notebook is: a bar for the reader in JupyterLab, a line of JSON for the batch.
+"""What long work says of itself: a bar for the reader in JupyterLab, a small file for whoever watches a batch.
 
-In the batch the variable `PAPERLIB_PROGRESS` names a file. It holds one object,
+The variable `PAPERLIB_PROGRESS` names the file. It holds one JSON object, the fields of `Report`, and is always
+replaced as a whole, so that no reader sees half of one. A process that `multiprocessing` started writes beside it, to
+`<file>.<pid>`, until it withdraws. `PAPERLIB_PROGRESS_LOG` names a text file that gets one line per step and epoch.
+Without the variables nothing is written.
 
-    {"step": "fine-tune, seed 1", "done": 12, "of": 19, "detail": "epoch 5/12", "fraction": 0.652, "weight": 0}
-
-replaced as a whole, so that whoever reads it never sees half of one. A process that `multiprocessing` started
-writes beside it, to `<file>.<pid>`, until it withdraws. Without the variable nothing is written.
+Work is counted in epochs. What an earlier run has finished counts as `found`: it takes no time, so it must not enter
+the pace from which `paperlib.progress.display` estimates the time left.
 """
+
+from __future__ import annotations
 
 import json
 import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 VARIABLE = "PAPERLIB_PROGRESS"
+LOG_VARIABLE = "PAPERLIB_PROGRESS_LOG"
 SECONDS_BETWEEN_WRITES = 0.5
-
-_step: dict[str, str | int] = {}
-_weights: tuple[float, float, float] = (0, 0, 0)
-_bars: list[tuple[str, int, int]] = []
-_last_write = 0.0
+SECONDS_BETWEEN_PARTS = 2.0
 
 
-def report(step: str, done: int, of: int) -> None:
-    """Say that `step` begins now, after `done` of `of` steps are finished."""
-    _step.update(step=step, done=done, of=of)
+@dataclass(frozen=True)
+class Report:
+    """How far a process is.
+
+    Attributes:
+        step: what it does now ("fine-tune, seed 1").
+        detail: how far it is with that ("epoch 5/12, 40 % · loss 2.31 · mAP 41.2 %").
+        done, total: finished and expected work in epochs; `total` is 0 if it is not known.
+        found: the part of `done` that an earlier run had finished.
+        seconds: expected duration of what follows the epochs, such as export and timing.
+    """
+
+    step: str = ""
+    detail: str = ""
+    done: float = 0.0
+    found: float = 0.0
+    total: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The step and its detail in one line."""
+        return " · ".join(filter(None, [self.step, self.detail]))
+
+
+@dataclass
+class _Loop:
+    """A loop under way: `done` of `count` items (0: not known) are finished, and `part` of the next, 0 to 1."""
+
+    label: str
+    count: int
+    done: int = 0
+    part: float = 0.0
+
+    def describe(self) -> str:
+        number = min(self.done + 1, self.count) if self.count else self.done + 1
+        of = f"/{self.count}" if self.count else ""
+        part = f", {100 * self.part:.0f} %" if 0 < self.part < 1 else ""
+        return f"{self.label} {number}{of}{part}"
+
+
+@dataclass
+class _Work:
+    """All work of this process, in epochs."""
+
+    done: float = 0.0  # in finished steps
+    found: float = 0.0
+    job_end: float = 0.0  # `done` when the present job ends
+    later: float = 0.0  # the jobs after it
+    seconds: float = 0.0  # the steps that are counted in seconds and have not begun
+    step: str = ""
+    step_work: float = 0.0
+    step_seconds: float = 0.0
+    loops: list[_Loop] = field(default_factory=list)
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+_work = _Work()
+_last_write = float("-inf")
+
+
+def plan_work(epochs: float, seconds: float = 0.0) -> None:
+    """Begin work of so many epochs in all, followed by steps that take so many seconds."""
+    global _work
+    _work = _Work(job_end=epochs, seconds=seconds)
+
+
+def begin_job(later: float) -> None:
+    """Begin one of several jobs, after which `later` epochs of other jobs remain."""
+    _work.later = later
+
+
+def expect_work(epochs: float) -> None:
+    """Correct how many epochs the present job still needs."""
+    _work.job_end = _work.done + epochs
+
+
+def begin_step(step: str, *, epochs: float = 0.0, seconds: float = 0.0) -> None:
+    """Begin a step that needs so many epochs, or that takes so many of the planned seconds."""
+    _work.seconds = max(_work.seconds - _work.step_seconds, 0.0)
+    _work.step = step
+    _work.step_work = epochs
+    _work.step_seconds = seconds
+    _work.numbers = {}
+    _write()
+    _append_to_log(step)
+
+
+def end_step(epochs: float) -> None:
+    """Count a step of so many epochs as done. If it was never begun, an earlier run has done it."""
+    _work.done += epochs
+    if not _work.step_work:
+        _work.found += epochs
+    _work.step_work = 0.0
     _write()
 
 
-def weigh(done: float, step: float, of: float) -> None:
-    """Say how much work, in any unit, lies behind the step that is reported next, in it, and in all (0: not known).
-
-    Without this, all steps count alike.
-    """
-    global _weights
-    _weights = (done, step, of)
+def end_job(epochs: float, found: float) -> None:
+    """Count a job of so many epochs, done by another process, which found some of them finished."""
+    _work.done += epochs
+    _work.found += min(found, epochs)
+    _write()
 
 
-def withdraw() -> None:
-    """Say that this worker has nothing more to report."""
-    if _is_worker() and (target := _target()):
-        Path(target).unlink(missing_ok=True)
+def found_work() -> float:
+    """Return how many epochs this process found finished."""
+    return _work.found
 
 
-def bar(iterable: Iterable[Item], desc: str) -> Iterable[Item]:
-    """Pass `iterable` on and show how much of it is done; `desc` names one item ("epoch", "image").
+def track_items(items: Iterable[Item], label: str, *, first: int = 0) -> Iterable[Item]:
+    """Yield `items` and show how many are done.
 
-    Bars may be nested. In the batch they fill in the `detail` of the step last reported.
+    Args:
+        items: what is worked on, one after the other. Such loops may be nested.
+        label: the name of one item ("epoch", "image").
+        first: how many items before these an earlier run has finished.
     """
     if os.environ.get(VARIABLE):
-        return _reported(iterable, desc)
+        return _report_items(items, label, first)
     from tqdm.auto import tqdm
 
-    step = _step.get("step")
-    return tqdm(iterable, desc=f"{step}: {desc}" if step else desc, leave=False)
+    total = first + len(items) if isinstance(items, Sized) else None
+    title = f"{_work.step}: {label}" if _work.step else label
+    return tqdm(items, title, total, initial=first, leave=False)
+
+
+def is_due() -> bool:
+    """Return whether it is time for `report_part`. Reading a loss off an accelerator has its price: ask this first."""
+    return bool(_target()) and time.monotonic() - _last_write >= SECONDS_BETWEEN_PARTS
+
+
+def report_part(part: float, **numbers: float) -> None:
+    """Report that `part` (0 to 1) of the current item is done, with the latest `loss` or `map50` (0 to 1)."""
+    _work.numbers.update(numbers)
+    if _work.loops:
+        _work.loops[-1].part = part
+    _write()
+
+
+def report_epoch(**numbers: float) -> None:
+    """Report that the current item is done, and add it to the log with its `loss` and `map50` (0 to 1)."""
+    report_part(1.0, **numbers)
+    _append_to_log(f"{_work.step} · {_describe_detail(numbers)}")
+
+
+def withdraw_report() -> None:
+    """Remove the report of this process if it is a worker."""
+    target = _target()
+    if target and _is_worker():
+        target.unlink(missing_ok=True)
 
 
 @contextmanager
-def reporting() -> Iterator[tuple[Path, bool]]:
-    """The file that progress goes to, and whether somebody else shows it (the batch) or the caller must."""
-    if place := os.environ.get(VARIABLE):
-        yield Path(place), True
+def report_file(log: Path | None = None) -> Iterator[tuple[Path, bool]]:
+    """Yield the file that progress goes to, and whether the batch shows it, so that the caller need not.
+
+    Unless the batch has chosen a log, `log` is the one.
+    """
+    if target := os.environ.get(VARIABLE):
+        yield Path(target), True
         return
     with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
-        place = Path(folder) / "progress.json"
-        os.environ[VARIABLE] = str(place)
+        target = Path(folder) / "progress.json"
+        os.environ[VARIABLE] = str(target)
+        if log:
+            os.environ[LOG_VARIABLE] = str(log.absolute())
         try:
-            yield place, False
+            yield target, False
         finally:
             del os.environ[VARIABLE]
+            os.environ.pop(LOG_VARIABLE, None)
 
 
-def read(path: Path) -> dict | None:
-    """Return what was last reported to `path`, with what the workers are at; None if nothing was."""
-    said = _load(path)
-    if said is None:
+def read_report(path: Path) -> Report | None:
+    """Return what was last reported to `path`, together with what its workers do; None if nothing was."""
+    report = _load_report(path)
+    if report is None:
         return None
-    workers = [worker for file in sorted(path.parent.glob(f"{path.name}.*[0-9]")) if (worker := _load(file))]
-    for worker in workers:
-        at = " · ".join(filter(None, [worker["step"], worker["detail"]]))
-        said["detail"] = ", ".join(filter(None, [said["detail"], at]))
-    if said["of"]:
-        ahead = sum(worker["fraction"] for worker in workers) / said["of"]
-        said["fraction"] = min(said["fraction"] + ahead, 1.0)
-    return said
+    details = [report.detail]
+    done, found = report.done, report.found
+    for file in sorted(path.parent.glob(f"{path.name}.*[0-9]")):
+        # A worker may withdraw its report between the listing and the reading.
+        if worker := _load_report(file):
+            details.append(worker.text)
+            done += min(worker.done, worker.total)
+            found += min(worker.found, worker.total)
+    return replace(report, detail=", ".join(filter(None, details)), done=done, found=found)
 
 
-def _load(path: Path) -> dict | None:
+def _load_report(path: Path) -> Report | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return Report(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
 
@@ -104,26 +230,32 @@ def _is_worker() -> bool:
     return multiprocessing.parent_process() is not None
 
 
-def _target() -> str | None:
+def _target() -> Path | None:
     target = os.environ.get(VARIABLE)
-    return f"{target}.{os.getpid()}" if target and _is_worker() else target
+    if target and _is_worker():
+        return Path(f"{target}.{os.getpid()}")
+    return Path(target) if target else None
 
 
-def _reported(iterable: Iterable[Item], desc: str) -> Iterator[Item]:
-    of = len(iterable) if hasattr(iterable, "__len__") else 0
-    _bars.append((desc, 0, of))
-    depth = len(_bars)
+def _report_items(items: Iterable[Item], label: str, first: int) -> Iterator[Item]:
+    count = first + len(items) if isinstance(items, Sized) else 0
+    loop = _Loop(label, count, first)
+    if first and not _work.loops:
+        _work.found += _work.step_work * first / count
+    depth = len(_work.loops)
+    _work.loops.append(loop)
     try:
-        for done, item in enumerate(iterable):
-            _bars[depth - 1 :] = [(desc, done, of)]
+        for item in items:
+            del _work.loops[depth + 1 :]
             if time.monotonic() - _last_write >= SECONDS_BETWEEN_WRITES:
                 _write()
             yield item
-        # What is over stays in view, so that nobody sees work undone until something new is reported.
-        _bars[depth - 1 :] = [(desc, of, of)]
+            loop.done += 1
+            loop.part = 0.0
+        # Inner loops that are over stay in view until something new begins, so that no work seems undone.
         _write()
     finally:
-        del _bars[depth - 1 :]
+        del _work.loops[depth:]
 
 
 def _write() -> None:
@@ -131,20 +263,37 @@ def _write() -> None:
     target = _target()
     if not target:
         return
-    at = [(desc, min(done + 1, of) if of else done + 1, of) for desc, done, of in _bars]
-    detail = " · ".join(f"{desc} {number}/{of}" if of else f"{desc} {number}" for desc, number, of in at)
-    state = {"step": "", "done": 0, "of": 0, **_step, "detail": detail, "fraction": _fraction(), "weight": _weights[2]}
+    total = max(_work.job_end + _work.later, 0.0)
+    done = _work.done + _work.step_work * _loops_done()
+    detail = _describe_detail(_work.numbers)
+    report = Report(_work.step, detail, done, _work.found, total, _work.seconds)
     temporary = Path(f"{target}.tmp")
-    temporary.write_text(json.dumps(state), encoding="utf-8")
+    temporary.write_text(json.dumps(asdict(report)), encoding="utf-8")
     os.replace(temporary, target)
     _last_write = time.monotonic()
 
 
-def _fraction() -> float:
-    fraction = 0.0
-    for _, done, of in reversed(_bars):
-        fraction = (done + fraction) / of if of else fraction
-    done, step, of = _weights
-    if not of:
-        done, step, of = _step.get("done", 0), 1, _step.get("of", 0)
-    return min((done + step * fraction) / of if of else fraction, 1.0)
+def _loops_done() -> float:
+    """Return the finished part, 0 to 1, of the outermost loop; inner loops are a part of its current item."""
+    part = 0.0
+    for loop in reversed(_work.loops):
+        part = min((loop.done + max(loop.part, part)) / loop.count, 1.0) if loop.count else part
+    return part
+
+
+def _describe_detail(numbers: dict[str, float]) -> str:
+    parts = [loop.describe() for loop in _work.loops]
+    if "loss" in numbers:
+        parts.append(f"loss {numbers['loss']:.3g}")
+    if "map50" in numbers:
+        parts.append(f"mAP {100 * numbers['map50']:.1f} %")
+    return " · ".join(parts)
+
+
+def _append_to_log(text: str) -> None:
+    log = os.environ.get(LOG_VARIABLE)
+    # The folder is missing as long as nothing has been finished: input that is refused leaves no trace.
+    if log and Path(log).parent.is_dir():
+        # Workers share the file: one short line, appended by one call, is not torn apart.
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")

@@ -30,7 +30,7 @@ from paperlib.data.records import Dataset
 from paperlib.detectors.base import Targets
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.evaluation.evaluate import evaluate
-from paperlib.progress import report as progress
+from paperlib.progress.report import is_due, report_epoch, report_part, track_items
 from paperlib.seeding import derive_seed, seeded_rng
 from paperlib.store.code_digest import code_digest
 from paperlib.structure import module_digest
@@ -125,10 +125,9 @@ def fit(
     run = _Run(detector, dataset, recipe, objective or own_loss, regulariser, validation)
     known = objective is None or hasattr(objective, "describe") or folder is not None
     run.open(folder or paths.store_root() / "fit" / run.identity[:16], resume and known)
-    for epoch in progress.bar(range(recipe.epochs), "epoch"):
-        if epoch >= run.finished:
-            run.train_epoch(epoch)
-            run.save()
+    for epoch in track_items(range(run.finished, recipe.epochs), "epoch", first=run.finished):
+        run.train_epoch(epoch)
+        run.save()
     return run.close()
 
 
@@ -191,6 +190,9 @@ class _Run:
                 for name, value in self._update(images, targets, rate).items():
                     sums[name] = sums.get(name, 0.0) + value
                 batches += 1
+                if is_due():
+                    # To read the loss is to wait for the accelerator, so it is read now and then, not at every batch.
+                    report_part(batches / self._batch_count(), loss=float(sum(sums.values())) / batches)
         losses = {name: float(total) / batches for name, total in sums.items()}
         if not math.isfinite(sum(losses.values())):
             raise ValueError(f"epoch {epoch + 1}: the loss is not finite: {losses}; try a smaller learning rate")
@@ -199,6 +201,7 @@ class _Run:
             row["penalty"] = float(self.regulariser.penalty(self.detector))
         row |= gamma_statistics(self.detector)
         self.rows.append({**row, **self._validate(epoch), "seconds": time.perf_counter() - started})
+        report_epoch(**{name: self.rows[-1][name] for name in ("loss", "map50") if name in self.rows[-1]})
 
     def save(self) -> None:
         """Put the history on disk and, when it is time, the state: whole, and only then in place of the one before."""
@@ -237,7 +240,7 @@ class _Run:
         generator = torch.Generator().manual_seed(derive_seed(self.recipe.seed, epoch))
         order = torch.randperm(len(self.dataset), generator=generator)
         size = min(self.recipe.batch_size, len(order))
-        count = len(order) // size
+        count = self._batch_count()
         for number in range(count):
             mine = order[number * size : (number + 1) * size][rank::world]
             chance = torch.Generator().manual_seed(derive_seed(self.recipe.seed, epoch, number, rank))
@@ -245,6 +248,9 @@ class _Run:
             pixels = boxed.images[mine].to(self.accelerator.device)
             images, targets = augment(pixels, *chosen, self.recipe.augmentation(), chance)
             yield number / count, images.contiguous(memory_format=torch.channels_last), targets
+
+    def _batch_count(self) -> int:
+        return max(len(self.dataset) // self.recipe.batch_size, 1)
 
     def _update(self, images: Tensor, targets: Targets, rate: float) -> dict[str, Tensor]:
         for group in self.optimiser.param_groups:

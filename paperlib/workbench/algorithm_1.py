@@ -18,6 +18,7 @@ from torch import nn
 from paperlib.costs import Cost, cost
 from paperlib.data.records import Dataset
 from paperlib.evaluation.evaluate import Metrics
+from paperlib.progress.report import expect_work
 from paperlib.pruning import Sparsity, trace_channels
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe
@@ -184,11 +185,11 @@ def workbench(
 
 def algorithm_1(bench: Workbench, given: Model, settings: Compression, *, rivals: bool = False) -> Compressed:
     """The listing, from line 2 to its end; `rivals` tells the progress display that `controls` will follow."""
-    _expect(bench, *_most_trainings(settings), rivals)
+    expect_work(most_epochs(bench, settings, rivals=rivals))
     teacher = bench.train_sparse(given)
     stages, stopped = prune_and_keep(bench, teacher, settings)
     stages = thinned(stages, settings)
-    _expect(bench, len(stages) - 1, sum(stage.role in ("assistant", "student") for stage in stages), rivals)
+    expect_work(_epochs(bench, 0, sum(stage.role in ("assistant", "student") for stage in stages), rivals))
     return Compressed(distilled(bench, stages), stopped, given, bench)
 
 
@@ -297,12 +298,16 @@ def _most_trainings(settings: Compression) -> tuple[int, int]:
     return len(sizes) - 1, len(unlike(sizes, settings.similar)) - 1
 
 
-def _expect(bench: Workbench, iterations: int, links: int, rivals: bool) -> None:
-    """Tell the progress display what there is to do in all."""
+def most_epochs(bench: Workbench, settings: Compression, *, rivals: bool = False) -> int:
+    """Return how many epochs Algorithm 1 takes at most, for the progress display; `rivals` counts `controls`, too."""
+    return _epochs(bench, 1, sum(_most_trainings(settings)), rivals)
+
+
+def _epochs(bench: Workbench, long: int, short: int, rivals: bool) -> int:
     # Of the five controls two are short, and one of the three long ones is twice as long.
-    bench.trainings = 1 + iterations + links + 5 * rivals
-    long, short = 1 + 4 * rivals, iterations + links + 2 * rivals
-    bench.epochs = long * bench.recipe.epochs + short * bench.fine_tuning.epochs
+    long += 4 * rivals
+    short += 2 * rivals
+    return long * bench.recipe.epochs + short * bench.fine_tuning.epochs
 
 
 def _row(stage: Stage) -> dict[str, str | int | float | None]:

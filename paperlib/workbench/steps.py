@@ -24,7 +24,7 @@ from paperlib.detectors.base import Targets
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.distillation.assistants import Distillation
 from paperlib.evaluation.evaluate import Metrics, evaluate
-from paperlib.progress import report as progress
+from paperlib.progress.report import begin_step, end_step
 from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning, rescale_gamma_
 from paperlib.pruning.importance import CALIBRATED
 from paperlib.seeding import seeded_rng
@@ -69,7 +69,6 @@ class Workbench:
         fine_tuning: the recipe of the training after each pruning, and of each distillation.
         sparsity: the term of Eq. 4 that `train_sparse` and sparse fine-tuning add to the loss.
         pruning, distillation: options that stay the same from step to step.
-        trainings, epochs: how many are expected in total, for the progress display.
         store: where finished steps are kept; by default the store that all notebooks share.
     """
 
@@ -82,13 +81,10 @@ class Workbench:
     sparsity: Sparsity
     pruning: PruningChoices = PruningChoices()
     distillation: DistillationChoices = DistillationChoices()
-    trainings: int = 0
-    epochs: int = 0
     store: Store | None = None
 
     def __post_init__(self) -> None:
         self._store = self.store or Store()
-        self._trained = self._epochs_trained = 0
 
     def build_detector(self) -> Model:
         """Build a new detector, from scratch or with COCO weights (Section 4.3).
@@ -229,7 +225,7 @@ class Workbench:
         how: dict[str, Any] = {"image_size": self.recipe.image_size, "confidence": confidence, "slices": slices}
 
         def make(folder: Path) -> None:
-            progress.report(f"evaluate on {split}, seed {self.recipe.seed}", self._trained, self.trainings)
+            begin_step(f"evaluate on {split}, seed {self.recipe.seed}")
             metrics = evaluate(model.detector().to(_device()), dataset, **how)
             files.write_json_atomically(folder / METRICS, metrics.to_dict())
 
@@ -275,7 +271,7 @@ class Workbench:
         }
 
         def make(folder: Path) -> None:
-            progress.report(f"{label}, seed {recipe.seed}", self._trained, self.trainings)
+            begin_step(f"{label}, seed {recipe.seed}", epochs=recipe.epochs)
             # The detector is put in place last: once it is there, only the optimiser's state remains to be dropped.
             if not (folder / DETECTOR).exists():
                 fit(
@@ -290,11 +286,8 @@ class Workbench:
         kind = "distil" if teacher else "train"
         parents = (model, teacher) if teacher else (model,)
         data = hashlib.sha256((self.train_set.digest + self.validation.digest).encode()).hexdigest()
-        progress.weigh(self._epochs_trained, recipe.epochs, self.epochs)
         made = self._model(kind, method, settings, parents, make, uses=(regulariser,), data=data)
-        self._trained += 1
-        self._epochs_trained += recipe.epochs
-        progress.weigh(self._epochs_trained, 0, self.epochs)
+        end_step(recipe.epochs)
         return made
 
     def _choices(self, importance: str | None) -> PruningChoices:
