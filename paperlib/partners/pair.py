@@ -1,0 +1,62 @@
+"""A convolution and its partner: the module that `extend` puts into a network and `fuse` takes out again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+Convolution = nn.Conv2d | nn.ConvTranspose2d
+SAMPLE_IMAGES, SAMPLE_SIDE = 8, 32
+
+
+class PartneredConv(nn.Module):
+    """Two convolutions of the same shape on one input, each with its batch norm, and the sum of their outputs.
+
+    It replaces the convolution; the place of the batch norm, `norm_name`, holds an `nn.Identity` meanwhile.
+
+    Args:
+        conv, norm: the convolution and its batch norm, as the network had them.
+        partner, partner_norm: the second convolution, without a bias, and its own batch norm.
+        norm_name: name of the batch norm in the network that was extended.
+
+    Attributes:
+        sample: a small part of the last training batch that came in, [b, C, h, w]; for `diversity(..., "output")`.
+    """
+
+    def __init__(
+        self, conv: Convolution, norm: nn.BatchNorm2d, partner: Convolution, partner_norm: nn.BatchNorm2d,
+        norm_name: str,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.conv, self.norm = conv, norm
+        self.partner, self.partner_norm = partner, partner_norm
+        self.norm_name = norm_name
+        self.sample: Tensor | None = None
+        self.training = conv.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C_in, H, W] to the sum of both normalised outputs, [B, C_out, H', W']."""
+        # A tracer of torch.fx hands over a stand-in that is no tensor.
+        if self.training and torch.is_grad_enabled() and isinstance(x, Tensor):
+            self.sample = x[:SAMPLE_IMAGES, :, :SAMPLE_SIDE, :SAMPLE_SIDE].detach().clone()
+        return self.norm(self.conv(x)) + self.partner_norm(self.partner(x))
+
+
+def find_partners(module: nn.Module) -> dict[str, PartneredConv]:
+    """Return the convolutions of `module` that have a partner, by name, in the order of `named_modules()`."""
+    return {name: each for name, each in module.named_modules() if isinstance(each, PartneredConv)}
+
+
+def to_filters(conv: Convolution, weight: Tensor) -> Tensor:
+    """Return a weight of the shape of `conv.weight` with one row for each output channel, [C_out, C_in / groups, k, k].
+
+    The weight of a transposed convolution, [C_in, C_out / groups, k, k], has its output channels on the second axis.
+    """
+    if not isinstance(conv, nn.ConvTranspose2d):
+        return weight
+    return weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def from_filters(conv: Convolution, filters: Tensor) -> Tensor:
+    """Return the weight of which `to_filters` made these filters."""
+    return to_filters(conv, filters)  # the exchange of two axes within each group undoes itself

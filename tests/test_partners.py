@@ -1,0 +1,342 @@
+"""Partners: extension changes nothing, fusion is exact, and the diversity losses have the minima that they should."""
+
+import warnings
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+from conftest import make_tiny_detector, snapshot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchvision.models import resnet50, resnet101, vgg16_bn
+
+from paperlib.costs import cost
+from paperlib.detectors import build_detector
+from paperlib.partners.diversity import diversity
+from paperlib.partners.extend import extend, skipped_convolutions
+from paperlib.partners.fuse import fuse
+from paperlib.partners.pair import PartneredConv, find_partners
+from paperlib.partners.partnership import Partnership
+from paperlib.pruning import plan_pruning, trace_channels
+from paperlib.structure import describe
+
+EXACT = 1e-12
+SIDE = 64
+
+
+def block(inputs: int, outputs: int, kernel: int = 3, *, transposed: bool = False, **options: object) -> nn.Sequential:
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    layer = kind(inputs, outputs, kernel, **{"bias": False, **options})
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs, eps=1e-3), nn.ReLU(inplace=True))
+
+
+def liven(net: nn.Module, seed: int = 0) -> nn.Module:
+    """Float64 and evaluation mode, with batch norms as unlike as training leaves them."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.double().eval().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean):
+                tensor.data.uniform_(-1, 1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return net
+
+
+@torch.no_grad()
+def outputs_of(net: nn.Module, seed: int = 0) -> Tensor:
+    first = next(m for m in net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d))
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(2, first.in_channels, SIDE, SIDE, generator=generator, dtype=first.weight.dtype)
+    out = getattr(net, getattr(net, "traced_method", "forward"))(images)
+    return torch.cat([part.flatten() for part in (out if isinstance(out, list) else [out])])
+
+
+def difference(net: nn.Module, other: nn.Module) -> float:
+    """The largest difference of the outputs, relative to the largest output."""
+    expected = outputs_of(net)
+    return float((outputs_of(other) - expected).abs().max() / expected.abs().max())
+
+
+def pair_of(own: list[list[float]], partner: list[list[float]]) -> nn.Sequential:
+    """An extended 3 x 3 block with these filters; what is left of the nine weights is 0."""
+    net = extend(nn.Sequential(block(1, len(own))).double(), preserve=False)
+    pair = net[0][0]
+    for conv, rows in ((pair.conv, own), (pair.partner, partner)):
+        conv.weight.data.zero_()
+        conv.weight.data.view(len(rows), 9)[:, : len(rows[0])] = torch.tensor(rows, dtype=torch.float64)
+    return net
+
+
+def level(net: nn.Module, kind: str = "orthogonal") -> float:
+    return diversity(net, kind).item()
+
+
+def slopes(net: nn.Module, kind: str) -> list[Tensor]:
+    pair = net[0][0]
+    return list(torch.autograd.grad(diversity(net, kind), [pair.conv.weight, pair.partner.weight]))
+
+
+SHAPES = [
+    *({"kernel": k, "stride": s, "padding": p} for k, s, p in product((1, 3, 5, 7), (1, 2), (0, 1, 3))),
+    {"kernel": 3, "dilation": 2},
+    {"kernel": 3, "groups": 3, "padding": 1},
+    {"kernel": 3, "groups": 6, "padding": 1},
+    {"kernel": 3, "bias": True},
+    {"kernel": 5, "padding": 2, "padding_mode": "reflect"},
+    {"kernel": 4, "stride": 2, "padding": 1, "transposed": True},
+    {"kernel": 3, "stride": 2, "groups": 3, "dilation": 2, "output_padding": 1, "transposed": True, "bias": True},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("norms", [True, False])
+def test_fusion_is_exact_for_every_kind_of_convolution(shape: dict[str, object], norms: bool) -> None:
+    net = liven(extend(nn.Sequential(block(6, 12, **shape)), kernels=(1, 3, 4, 5, 7)), seed=1)
+    assert difference(net, fuse(net, norms=norms)) < EXACT
+
+
+DETECTORS = {"yolov4-tiny": {}, "yolov3": {"depth": 0.25}, "centernet-resnet50": {"depth": 0.3}}
+
+
+@pytest.mark.parametrize(("name", "options"), DETECTORS.items(), ids=DETECTORS)
+def test_an_extended_detector_computes_the_same_and_fuses_to_what_it_was(name: str, options: dict[str, float]) -> None:
+    net = liven(build_detector(name, num_classes=3, width=0.125, **options))
+    before = snapshot(net)
+    extended = extend(net, kernels=(3, 4, 5))
+    assert torch.equal(outputs_of(extended), outputs_of(net)), "to the last bit"
+    fused = fuse(liven(extended, seed=2))
+    assert difference(extended, fused) < EXACT
+    assert type(fused) is type(net)
+    assert fused.state_dict().keys() == before.keys()
+    assert describe(fused) == describe(net)
+    assert cost(fused, SIDE) == cost(net, SIDE)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items()), (
+        "the original is untouched"
+    )
+
+
+def test_a_fresh_extension_fuses_to_the_same_scale_factors_and_the_same_training() -> None:
+    net = liven(nn.Sequential(block(3, 8), block(8, 8)))
+    fused = fuse(extend(net))
+    assert difference(net, fused) < EXACT
+    for at in (0, 1):
+        torch.testing.assert_close(fused[at][1].weight, net[at][1].weight.abs(), rtol=0, atol=0)
+    # In training mode batches have their own statistics, and these follow a filter's sign and scale.
+    assert difference(net.train(), fused.train()) < 1e-2
+
+
+def test_the_public_start_draws_both_kernels_by_the_seed_alone() -> None:
+    net = make_tiny_detector()
+    first, second, other = (extend(net, preserve=False, seed=seed) for seed in (5, 5, 6))
+    as_double = extend(net.double(), preserve=False, seed=5)
+    for name, pair in find_partners(first).items():
+        assert all((norm.weight == 0.5).all() and (norm.bias == 0).all() for norm in (pair.norm, pair.partner_norm))
+        assert all((norm.running_var == 1).all() for norm in (pair.norm, pair.partner_norm))
+        for conv in ("conv", "partner"):
+            drawn = first.get_parameter(f"{name}.{conv}.weight")
+            assert torch.equal(drawn, second.get_parameter(f"{name}.{conv}.weight"))
+            assert torch.equal(drawn.double(), as_double.get_parameter(f"{name}.{conv}.weight"))
+            assert not torch.equal(drawn, other.get_parameter(f"{name}.{conv}.weight"))
+        assert not torch.equal(pair.conv.weight, pair.partner.weight)
+
+
+PAIRS = {
+    "resnet50": (resnet50, 16),
+    "resnet101": (resnet101, 33),
+    "vgg16": (vgg16_bn, 13),
+    "yolov4-tiny": (make_tiny_detector, 14),
+}
+
+
+@pytest.mark.parametrize(("make", "count"), PAIRS.values(), ids=PAIRS)
+def test_how_many_convolutions_get_a_partner(make: Callable[[], nn.Module], count: int) -> None:
+    with torch.device("meta" if make is not make_tiny_detector else "cpu"):
+        net = make()
+    assert len(find_partners(extend(net))) == count
+    assert not skipped_convolutions(net)
+
+
+def test_partners_cost_one_more_pass_through_the_3x3_convolutions_of_resnet50() -> None:
+    with torch.device("meta"):
+        net = resnet50()
+    plain, extended = (cost(network, 256).gmacs for network in (net, extend(net)))
+    assert plain == pytest.approx(5.34, abs=0.005)
+    assert (extended - plain) / plain == pytest.approx(0.45, abs=0.005)
+
+
+def test_batch_norms_that_serve_several_calls_are_left_alone_with_a_note() -> None:
+    net = build_detector("faster-rcnn-resnet101", num_classes=2, width=0.125, depth=0.1)
+    with pytest.warns(UserWarning, match=r"without a partner: .*rpn.head.conv.0 \(its batch norm serves several calls"):
+        extended = extend(net)
+    assert "trunk.layer1.0.conv2" in find_partners(extended)
+    assert "rpn.head.conv.0" in skipped_convolutions(net)
+    bare = nn.Sequential(block(3, 4), nn.Conv2d(4, 4, 3))
+    assert skipped_convolutions(bare) == {"1": "no batch norm of its own follows it"}
+
+
+def test_misuse_is_refused_in_one_line() -> None:
+    net = nn.Sequential(block(3, 4))
+    extended = extend(net)
+    with pytest.raises(ValueError, match=r"^0.0 already has a partner; fuse the network before extending it again$"):
+        extend(extended)
+    with pytest.raises(ValueError, match="^Sequential has no partners to fuse; it was never extended$"):
+        fuse(net)
+    with pytest.raises(
+        ValueError, match="^Sequential has no 5 x 5 convolution with a batch norm of its own to extend$"
+    ):
+        extend(net, kernels=(5,))
+    with pytest.raises(ValueError, match="^0: its batch norm 0.1 is missing; fuse the network that was extended$"):
+        fuse(extended[0])
+    with pytest.raises(ValueError, match="^0.0 is torch.bfloat16; fuse a network in float32 or float64$"):
+        fuse(extended.to(torch.bfloat16))
+    with pytest.raises(ValueError, match="^diversity 'some' is not known; choose one of: orthogonal, public,"):
+        Partnership(0.01, "some")
+    with pytest.raises(ValueError, match="^diversity strength -1 must be >= 0$"):
+        Partnership(-1)
+    with pytest.raises(ValueError, match="^Sequential has no partners; extend it before training with Partnership$"):
+        Partnership().before_step(net, 0.1)
+    with pytest.raises(ValueError, match="^0.0 has seen no training batch yet"):
+        diversity(extend(net), "output")
+
+
+def test_identical_partners() -> None:
+    net = pair_of([[1, 2], [3, -1]], [[1, 2], [3, -1]])
+    pair = net[0][0]
+    assert level(net) == pytest.approx(1)
+    assert level(net, "absolute") == pytest.approx(1)
+    assert level(net, "public") == pytest.approx(2), "the worst of the public code"
+    fused = fuse(net.eval(), norms=False)
+    scale = 0.5 / (1 + pair.norm.eps) ** 0.5
+    torch.testing.assert_close(fused[0][0].weight, 2 * scale * pair.conv.weight)
+
+
+def test_opposite_partners_cancel_and_are_the_optimum_of_the_public_code_alone() -> None:
+    net = pair_of([[1.0, 2.0], [3.0, -1.0]], [[-3.7, -7.4], [-11.1, 3.7]])
+    assert level(net, "public") == pytest.approx(0, abs=1e-12)
+    assert level(net) == pytest.approx(1)
+    images = torch.rand(8, 1, 9, 9, dtype=torch.float64)
+    net[0][0].norm.bias.data.fill_(0.25)
+    net[0][0].partner_norm.bias.data.fill_(0.5)
+    # What epsilon leaves is no more than its share of the variances.
+    assert (net.train()(images) - 0.75).abs().max() < 1e-2
+    net[0][0].norm.eps = net[0][0].partner_norm.eps = 1e-30
+    torch.testing.assert_close(net(images), torch.full((8, 2, 7, 7), 0.75, dtype=torch.float64))
+    # Fused, such channels are known to be constant.
+    net[0][0].norm.running_var.copy_(net[0][0].partner_norm.running_var / 3.7**2)
+    fused = fuse(net.eval())
+    assert (fused[0][1].weight == 0).all()
+    assert difference(net, fused) < EXACT
+
+
+def test_orthogonal_partners_are_the_optimum_of_the_default_and_not_of_the_public_code() -> None:
+    net = pair_of([[1.0, 0.0], [0.0, 2.0]], [[0.0, 3.0], [-1.0, 0.0]])
+    assert level(net) == 0
+    assert level(net, "public") == pytest.approx(1)
+    assert all((slope == 0).all() for slope in slopes(net, "orthogonal"))
+    assert all((slope != 0).any() for slope in slopes(net, "public"))
+
+
+def test_the_public_code_is_blind_within_a_stage() -> None:
+    """Filters at cosine +1 and -1 are to it as good as orthogonal ones."""
+    mixed = pair_of([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, -1.0]])
+    orthogonal = pair_of([[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]])
+    assert level(mixed, "public") == level(orthogonal, "public") == 1
+    assert (level(mixed), level(orthogonal)) == (1, 0)
+
+
+@given(angle=st.floats(-3, 3))
+@settings(max_examples=20)
+def test_the_gradient_of_squared_cosine(angle: float) -> None:
+    t = torch.tensor(angle, dtype=torch.float64)
+    slope = slopes(pair_of([[1.0, 0.0]], [[t.cos().item(), t.sin().item()]]), "orthogonal")[1].flatten()[:2]
+    assert float(slope @ torch.stack([-t.sin(), t.cos()])) == pytest.approx(-(2 * t).sin().item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["orthogonal", "public", "absolute", "output"])
+def test_the_scale_of_a_kernel_does_not_matter(kind: str) -> None:
+    net = liven(extend(nn.Sequential(block(3, 4)), preserve=False)).train()
+    net(torch.rand(4, 3, 9, 9, dtype=torch.float64))
+    pair, before = net[0][0], diversity(net, kind)
+    for slope, conv in zip(slopes(net, kind), (pair.conv, pair.partner), strict=True):
+        assert (slope * conv.weight).sum().abs() < 1e-14, "no pull along the kernel itself"
+    pair.conv.weight.data *= 0.2
+    pair.partner.weight.data *= 7
+    torch.testing.assert_close(diversity(net, kind), before)
+
+
+def test_the_public_code_has_one_term_for_each_stage_and_ours_is_a_mean() -> None:
+    with torch.device("meta"):
+        net = extend(resnet50())
+    net = net.to_empty(device="cpu")
+    for pair in find_partners(net).values():
+        nn.init.ones_(pair.conv.weight)
+        nn.init.ones_(pair.partner.weight)
+    assert level(net, "public") == pytest.approx(4 * 2)
+    assert level(net) == pytest.approx(1)
+    assert diversity(nn.Sequential(block(3, 4))) == diversity(net, "none") == 0
+
+
+def test_feature_maps_are_compared_as_their_batch_norms_centre_them() -> None:
+    net = extend(nn.Sequential(block(1, 2, 3)).double(), preserve=False).train()
+    pair = net[0][0]
+    pair.conv.weight.data.zero_()[:, 0, 1, 1] = 1.0
+    # The second partner sees the same map through another weight, plus nothing: fully correlated though scaled.
+    pair.partner.weight.data.zero_()[0, 0, 1, 2] = 1.0
+    pair.partner.weight.data[1, 0, 1, 1] = -3.0
+    noise = torch.randn(8, 1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    net(5 + noise)
+    assert level(net, "output") == pytest.approx(0.5, abs=1e-3)
+    assert level(net) == pytest.approx(0.5, abs=1e-12)
+    smooth = (noise + noise.roll(1, 3)) / 2  # neighbours correlate by a half
+    net(smooth)
+    assert level(net, "output") == pytest.approx((1 + 0.25) / 2, abs=0.03), "kernels alone cannot tell"
+
+
+def test_the_regulariser_adds_the_gradient_of_its_penalty() -> None:
+    net = extend(make_tiny_detector(dtype=torch.float64), preserve=False)
+    regulariser = Partnership(0.1, "orthogonal")
+    pairs = find_partners(net).values()
+    kernels = [conv.weight for pair in pairs for conv in (pair.conv, pair.partner)]
+    kernels[0].grad = torch.ones_like(kernels[0])
+    with torch.no_grad():  # as far as it matters to the caller
+        regulariser.before_step(net, 0.1)
+    expected = torch.autograd.grad(0.1 * diversity(net), kernels)
+    torch.testing.assert_close(kernels[0].grad - 1, expected[0])
+    torch.testing.assert_close([kernel.grad for kernel in kernels[1:]], list(expected[1:]))
+    assert all(p.grad is None for p in net.parameters() if p.ndim == 1)
+    assert float(regulariser.penalty(net)) == pytest.approx(0.1 * level(net))
+    assert regulariser.describe() == {"strength": 0.1, "kind": "orthogonal"}
+
+
+def test_descending_the_public_loss_cancels_pairs_and_descending_ours_makes_them_orthogonal() -> None:
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    spread = {}
+    for kind in ("public", "orthogonal"):
+        net = extend(nn.Sequential(block(3, 16)), preserve=False).train()
+        optimiser = torch.optim.SGD([net[0][0].conv.weight, net[0][0].partner.weight], lr=3.0)
+        for _ in range(200):
+            Partnership(1.0, kind).before_step(net, 3.0)
+            optimiser.step()
+            optimiser.zero_grad()
+        spread[kind] = float(net(images).detach().std())
+        assert level(net, kind) < 0.02
+    assert spread["public"] < 0.2 * spread["orthogonal"]
+
+
+def prunable(net: nn.Module) -> int:
+    graph = trace_channels(net)
+    return sum(int((~graph.fixed[graph.layers[name].outputs]).sum()) for name in graph.prunable)
+
+
+def test_a_fused_network_can_be_pruned_as_before() -> None:
+    net = liven(make_tiny_detector())
+    fused = fuse(extend(net))
+    assert prunable(fused) == prunable(net)
+    assert plan_pruning(fused, 0.5, image_size=SIDE).kept == plan_pruning(net, 0.5, image_size=SIDE).kept
+
+
+def test_extension_warns_of_nothing_in_a_yolo() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(extend(make_tiny_detector()).get_submodule("stem1.conv"), PartneredConv)
