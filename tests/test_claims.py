@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from paperlib import paths
 from paperlib.claims import notebook, readme, scoreboard
 from paperlib.claims.schema import Claims, claims_path, load_claims
-from paperlib.claims.verdicts import STUDENT_95, Verdict, decide, judge_all
+from paperlib.claims.verdicts import STUDENT_95, Verdict, decide_verdict, evaluate_claims
 from paperlib.cli.main import app
 from paperlib.experiments.parameters import validate
 
@@ -93,7 +93,7 @@ def test_each_reported_number_meets_what_the_papers_own_scale_asks():
         (changed(holds={"quick": {}}), "holds.quick says nothing"),
         (changed(holds={"quick": {"above": 1, "below": 0}}), "holds.quick can never be met"),
         (changed(holds={"quick": {"over": 1}}), "claim takd-gain.holds.quick.over: unknown key"),
-        (changed(reported=None), "holds.paper is within so much of a number that is not reported"),
+        (changed(reported=None), "holds.paper has `within`, but the claim has no reported number"),
         (changed(measure=None), "needs either measure and holds, or the reason"),
         (changed(reason="too dear"), "needs either measure and holds, or the reason"),
         (changed(id="TAKD"), "claim TAKD.id: String should match"),
@@ -134,14 +134,14 @@ def test_a_claim_is_listed_once_and_every_unit_says_what_one_seed_is_worth(tmp_p
     ],
 )
 def test_a_verdict_needs_the_whole_interval_on_one_side(values, low, high, verdict):
-    assert decide(values, low, high, 4.7)[0] is verdict
+    assert decide_verdict(values, low, high, 4.7)[0] is verdict
 
 
 def test_the_interval_is_students():
-    _, reach = decide((1.0, 2.0, 3.0), 0, inf, 0.0)
-    assert reach == pytest.approx(2.920 * 1.0 / sqrt(3), rel=1e-12)
-    _, reach = decide((1.0, 2.0), 0, inf, 0.0)
-    assert reach == pytest.approx(6.314 * sqrt(0.5) / sqrt(2), rel=1e-12)
+    _, half_width = decide_verdict((1.0, 2.0, 3.0), 0, inf, 0.0)
+    assert half_width == pytest.approx(2.920 * 1.0 / sqrt(3), rel=1e-12)
+    _, half_width = decide_verdict((1.0, 2.0), 0, inf, 0.0)
+    assert half_width == pytest.approx(6.314 * sqrt(0.5) / sqrt(2), rel=1e-12)
     # the density of Student's t, integrated, leaves 5 % beyond each quantile
     for freedom, quantile in enumerate(STUDENT_95, 1):
         steps = 20000
@@ -155,13 +155,13 @@ def norm(freedom):
 
 @given(st.lists(FINITE, min_size=1, max_size=12), FINITE, st.floats(0, 10))
 def test_what_holds_above_a_bound_does_not_hold_below_it(values, bound, one_seed):
-    verdicts = {decide(values, *sides, one_seed)[0] for sides in ((bound, inf), (-inf, bound))}
+    verdicts = {decide_verdict(values, *sides, one_seed)[0] for sides in ((bound, inf), (-inf, bound))}
     assert Verdict.HOLDS not in verdicts or verdicts == {Verdict.HOLDS, Verdict.FAILS}
 
 
 def test_differences_are_taken_within_a_seed(results):
     results(table_1(0.030, 0.031, 0.029))  # the students themselves differ by 4 points
-    [judged] = judge_all("quick", listed(CLAIM))
+    [judged] = evaluate_claims("quick", listed(CLAIM))
     assert judged.verdict is Verdict.HOLDS
     assert judged.values == pytest.approx((3.0, 3.1, 2.9))
     assert (judged.mean, judged.spread) == (pytest.approx(3.0), pytest.approx(0.1))
@@ -169,7 +169,7 @@ def test_differences_are_taken_within_a_seed(results):
 
 def test_only_seeds_that_both_models_have_count(results):
     results([*table_1(0.03, 0.03), ("SCP + TAKD", 7, {"map50": 0.0})])
-    [judged] = judge_all("quick", listed(CLAIM))
+    [judged] = evaluate_claims("quick", listed(CLAIM))
     assert judged.values == pytest.approx((3.0, 3.0))
 
 
@@ -184,9 +184,9 @@ def test_each_unit_is_worked_out_as_the_list_says(results):
         changed(id="time", unit="times", measure={**pair, "metric": "seconds"}),
         changed(id="share", unit="%", measure=alone),
     )
-    judged = judge_all("quick", claims)
+    judged = evaluate_claims("quick", claims)
     assert [each.mean for each in judged] == pytest.approx([-10, 4.5, 2.5, 60])
-    assert [each.reach for each in judged] == pytest.approx([4.7, 0.45, 0.25, 3.3]), (
+    assert [each.half_width for each in judged] == pytest.approx([4.7, 0.45, 0.25, 3.3]), (
         "a ratio is trusted to a share of it"
     )
 
@@ -201,24 +201,24 @@ def test_each_unit_is_worked_out_as_the_list_says(results):
         ),
         (changed(measure={**CLAIM["measure"], "model": "other"}), "no seed of both other and SCP"),
         (changed(measure={**CLAIM["measure"], "notebook": "08_cpu_timing"}), "08_cpu_timing has not run"),
-        (changed(holds={"paper": {"above": 0}}), "asked of the scale paper alone"),
+        (changed(holds={"paper": {"above": 0}}), "only evaluated at the paper scale"),
         (changed(measure=None, holds=None, reason="too dear"), "too dear"),
     ],
 )
 def test_what_was_not_run_says_why(claim, reason, results):
     results([("SCP", 0, {"map50": 0.5, "metrics": {"sharp": None}}), ("other", 1, {"map50": 0.5})])
-    [judged] = judge_all("quick", listed(claim))
+    [judged] = evaluate_claims("quick", listed(claim))
     assert judged.verdict is Verdict.NOT_RUN
     assert reason in judged.reason
 
 
 def test_a_case_that_a_scale_leaves_out_is_named_and_counted(results):
     results([("gamma", 0, {"map50": 0.5})], notebook="06_pruning_methods", scale="laptop")
-    reasons = {judged.claim.id: judged.reason for judged in judge_all("laptop")}
+    reasons = {judged.claim.id: judged.reason for judged in evaluate_claims("laptop")}
     left_out = "06_pruning_methods leaves yolov3 gamma and yolov3 l1-layerwise out at this scale"
     assert left_out in reasons.values()
     assert "06_pruning_methods has no model l1-layerwise" in reasons.values()
-    told = scoreboard.excerpt("laptop")
+    told = scoreboard.render_excerpt("laptop")
     assert f"{left_out} (1)" in told and "05_datasets has not run (26)" in told
     assert "not measured at any scale (2)" in told
 
@@ -249,12 +249,12 @@ def test_the_command_prints_and_writes_every_claim(results):
 def test_the_readme_shows_the_results_that_are_committed_and_their_verdicts():
     root = paths.repository_root()
     text = (root / "README.md").read_text(encoding="utf-8")
-    assert readme.in_readme(text) == text, "bring it up to date: make scoreboard"
+    assert readme.update_blocks(text) == text, "bring it up to date: make scoreboard"
     assert {found[2] for found in readme.BLOCK.finditer(text)} == {"ablation", "scoreboard"}
-    page = scoreboard.page(judge_all("laptop"), "laptop")
+    page = scoreboard.render_page(evaluate_claims("laptop"), "laptop")
     assert (root / "results" / "laptop" / scoreboard.PAGE).read_text(encoding="utf-8") == page
     with pytest.raises(ValueError, match="marks no place"):
-        readme.in_readme("# A README\n")
+        readme.update_blocks("# A README\n")
 
 
 def test_the_ablation_shows_the_paper_beside_what_each_seed_lost(results):
@@ -268,7 +268,7 @@ def test_the_ablation_shows_the_paper_beside_what_each_seed_lost(results):
     settings = {"seeds": [0, 1], "detector": "yolov4-tiny", "image_size": 416, "epochs": 20, "fine_tune_epochs": 6}
     born = results(models).with_name("provenance.json")
     born.write_text(json.dumps({"settings": settings}))
-    lines = readme.ablation("quick").splitlines()
+    lines = readme.render_ablation("quick").splitlines()
     assert "| no compression | 83.8 % at 246.5 MB | 82.8 % at 24.3 MB | 7.00 | 1.50 | 81.0 ± 1.4 | – |" in lines
     assert "| … fine-tuned (SCP) | 78.6 % at 9.4 MB (−5.2) | – | 7.00 | 1.50 | 79.0 ± 0.0 | −2.0 ± 1.4 |" in lines
     recipe = "yolov4-tiny from random weights, 416 pixels, 20 epochs, 6 after each cut and for each distillation"
@@ -280,10 +280,10 @@ def test_an_ablation_that_lacks_a_model_or_its_settings_names_the_file(results):
     born = path.with_name("provenance.json")
     born.write_text("{}")
     with pytest.raises(ValueError, match=f"{born}: no settings"):
-        readme.ablation("quick")
+        readme.render_ablation("quick")
     born.write_text('{"settings": {"seeds": [0]}}')
     with pytest.raises(ValueError, match=f"{path}: no model baseline, sparse, pruned, SCP \\+ KD, scratch"):
-        readme.ablation("quick")
+        readme.render_ablation("quick")
 
 
 def test_every_claim_about_a_notebook_that_is_committed_finds_its_models():
@@ -291,7 +291,7 @@ def test_every_claim_about_a_notebook_that_is_committed_finds_its_models():
     ran = {path.parent.name for path in root.glob("laptop/*/metrics.json")}
     missed = [
         judged.reason
-        for judged in judge_all("laptop")
+        for judged in evaluate_claims("laptop")
         if judged.claim.measure and judged.claim.measure.notebook in ran and " has no " in judged.reason
     ]
     assert ran and not missed
@@ -299,21 +299,21 @@ def test_every_claim_about_a_notebook_that_is_committed_finds_its_models():
 
 def test_the_figure_shows_every_claim_that_was_measured(results):
     results(table_1(0.03, 0.031, 0.029))
-    judged = judge_all("quick", load_claims())
-    figure = notebook.verdicts_figure(judged)
+    judged = evaluate_claims("quick", load_claims())
+    figure = notebook.plot_verdicts(judged)
     labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
     assert labels == [one.claim.id for one in judged if one.values] == ["takd-gain"]
     low, high = figure.axes[0].get_xlim()
-    asked = [one.bounds.interval(one.claim.reported) for one in judged if one.values]
-    assert all(low < bound < high for bounds in asked for bound in bounds if isfinite(bound))
-    assert len(notebook.verdicts_figure([]).axes) == 1
+    intervals = [one.interval for one in judged if one.values]
+    assert all(low < bound < high for interval in intervals for bound in interval if isfinite(bound))
+    assert len(notebook.plot_verdicts([]).axes) == 1
     plt.close("all")
 
 
 def test_the_review_finishes_with_a_certificate_that_names_what_it_read_and_no_training(results):
     read = results(table_1(0.03, 0.031, 0.029))
     study = notebook.Review("99_claims", validate("99_claims", {}))
-    study.finish({"claims": len(study.table())})
+    study.finish({"claims": len(study.tabulate_claims())})
     born = json.loads((study.folder / "provenance.json").read_text())
     assert born["data_digest"] == {"03_components": hashlib.sha256(read.read_bytes()).hexdigest()}
     assert (born["training_seconds"], born["steps"]) == (0, [])

@@ -1,4 +1,4 @@
-"""The hand of `99_claims`: it trains nothing, it reads what the other notebooks found."""
+"""API of the notebook `99_claims`: it trains nothing, it reads the results of the other notebooks."""
 
 from __future__ import annotations
 
@@ -8,132 +8,131 @@ from functools import cached_property
 from math import isfinite
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from paperlib import paths
 from paperlib.claims import scoreboard
-from paperlib.claims.verdicts import Judgement, Verdict, judge_all
+from paperlib.claims.verdicts import ClaimResult, Verdict, evaluate_claims
 from paperlib.experiments.study import Study
-from paperlib.figures import style
+from paperlib.figures.style import COLOURS, GREY, make_axes
 
-LOOKS = {
-    Verdict.HOLDS: ("o", style.COLOURS[0]),
-    Verdict.FAILS: ("X", style.COLOURS[1]),
-    Verdict.UNDECIDED: ("s", "#767676"),
+MARKS: dict[Verdict, dict[str, Any]] = {
+    Verdict.HOLDS: {"marker": "o", "color": COLOURS[0]},
+    Verdict.FAILS: {"marker": "X", "color": COLOURS[1]},
+    Verdict.UNDECIDED: {"marker": "s", "color": "#767676"},
 }
+REPORTED: dict[str, Any] = {
+    "marker": "D", "markerfacecolor": "none", "markeredgecolor": "black", "linestyle": "none",
+}  # fmt: skip
+CRITERION: dict[str, Any] = {"color": COLOURS[2], "alpha": 0.13}
 PANELS = {
     "points": "change of accuracy / percentage points",
     "times": "times smaller, cheaper, faster",
     "%": "share / %",
 }
+"""Label of the axis of each unit."""
 
 
 class Review(Study):
-    """The verdicts at the scale that the parameters name."""
+    """The verdicts on the claims at one scale, with the same methods as any notebook's `Study`."""
 
     @cached_property
-    def judgements(self) -> list[Judgement]:
-        """A verdict on every claim."""
-        return judge_all(self.settings.profile)
+    def results(self) -> list[ClaimResult]:
+        """Return every claim with its verdict."""
+        return evaluate_claims(self.settings.profile)
 
-    def table(self) -> pd.DataFrame:
-        """Every claim with its verdict, in words."""
-        return scoreboard.table(self.judgements)
+    def tabulate_claims(self) -> pd.DataFrame:
+        """Return every claim with its verdict, in words."""
+        return scoreboard.tabulate_claims(self.results)
 
-    def figure(self) -> Figure:
-        """What was measured beside what the paper reports."""
-        return verdicts_figure(self.judgements)
+    def plot_verdicts(self) -> Figure:
+        """Plot the measured values beside the paper's numbers."""
+        return plot_verdicts(self.results)
 
     def write_page(self) -> Markdown:
-        """Write `results/<scale>/claims.md`, and show it."""
-        return Markdown(scoreboard.page(scoreboard.write_page(self.settings.profile), self.settings.profile))
+        """Write `results/<scale>/claims.md`, and return it for display."""
+        scale = self.settings.profile
+        return Markdown(scoreboard.render_page(scoreboard.write_page(scale), scale))
 
     def prepare(self) -> None:
-        """Nothing but to look whether there is such a scale."""
-        self.judgements  # noqa: B018
+        """Check that the scale exists; there is no data to prepare."""
+        self.results  # noqa: B018
 
     def origin(self) -> dict[str, Any]:
-        """The results that the verdicts rest on."""
+        """Return the digests of the results that the verdicts rest on."""
         found = sorted((paths.results_root() / self.settings.profile).glob("*/metrics.json"))
         others = [path for path in found if path.parent.name != self.notebook]
         digests = {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in others}
         return {"data_digest": digests, "seeds": [], "steps": [], "training_seconds": 0.0}
 
     def rows(self) -> dict[str, Any]:
-        """The verdicts, for programs."""
-        return {"verdicts": [_row(judgement) for judgement in self.judgements]}
+        """Return the verdicts as they are written to `metrics.json`."""
+        return {"verdicts": [_to_row(result) for result in self.results]}
 
 
-def verdicts_figure(judgements: Sequence[Judgement]) -> Figure:
-    """Every measured claim: the paper's number, ours, and the interval that decided.
+def plot_verdicts(results: Sequence[ClaimResult]) -> Figure:
+    """Plot every measured claim: the paper's number, ours, and the interval that decided.
 
-    One panel for each unit; the marks of those that hold, do not hold and are undecided differ in shape and colour.
+    There is one panel for each unit; the marks of the verdicts differ in shape and colour.
     """
-    groups = {unit: [one for one in judgements if one.values and one.claim.unit == unit] for unit in PANELS}
-    groups = {unit: rows for unit, rows in groups.items() if rows} or {"points": []}
-    heights = [len(rows) + 1.5 for rows in groups.values()]
-    size = (style.PAGE_WIDTH, 0.24 * sum(heights) + 0.6)
-    figure, axes = plt.subplots(
-        len(groups), 1, figsize=size, height_ratios=heights, layout="constrained", squeeze=False
-    )
-    for axis, (unit, rows) in zip(axes.flat, groups.items(), strict=True):
-        _panel(axis, rows)
+    groups: dict[str, list[ClaimResult]] = {unit: [] for unit in PANELS}
+    for result in results:
+        if result.values:
+            groups[result.claim.unit].append(result)
+    shown = {unit: rows for unit, rows in groups.items() if rows} or {"points": []}
+    heights = [len(rows) + 1.5 for rows in shown.values()]
+    figure, axes = make_axes(1, 0.24 * sum(heights) + 0.6, len(shown), height_ratios=heights)
+    for axis, (unit, rows) in zip(axes, shown.items(), strict=True):
+        _plot_panel(axis, unit, rows)
         axis.set(xlabel=PANELS[unit])
-    _legend(figure)
+    _add_legend(figure)
     return figure
 
 
-def _panel(axis: Axes, rows: Sequence[Judgement]) -> None:
-    if rows and rows[0].claim.unit == "times":
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g} ×")
+def _plot_panel(axis: Axes, unit: str, rows: Sequence[ClaimResult]) -> None:
     if not rows:
         axis.set_title("Nothing has been measured at this scale")
+    elif unit == "times":
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g} ×")
     for place, row in enumerate(rows):
-        marker, colour = LOOKS[row.verdict]
-        axis.errorbar(row.mean, place, xerr=row.reach, fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
+        axis.errorbar(row.mean, place, xerr=row.half_width, markersize=5, capsize=2, linewidth=1, **MARKS[row.verdict])
         if row.claim.reported is not None:
-            axis.plot(row.claim.reported, place, "D", markerfacecolor="none", markeredgecolor="black", markersize=6)
-        finite = [bound for bound in row.bounds.interval(row.claim.reported) if isfinite(bound)]
-        # Nothing to see, but what is asked stays in view where what was measured is far from it.
+            axis.plot(row.claim.reported, place, markersize=6, **REPORTED)
+        # Draws nothing, but keeps the criterion in view where the measured value is far from it.
+        finite = [bound for bound in row.interval if isfinite(bound)]
         axis.plot(finite, [place] * len(finite), linestyle="none")
     left, right = axis.get_xlim()
     for place, row in enumerate(rows):
-        low, high = row.bounds.interval(row.claim.reported)
-        inside = [max(left, low), min(right, high)]
-        axis.fill_betweenx([place - 0.4, place + 0.4], *inside, color=style.COLOURS[2], alpha=0.13, linewidth=0)
+        low, high = row.interval
+        axis.fill_betweenx([place - 0.4, place + 0.4], max(left, low), min(right, high), linewidth=0, **CRITERION)
     axis.set_xlim(left, right)
     axis.set_yticks(range(len(rows)), [row.claim.id for row in rows])
     axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axis.grid(visible=False, axis="y")
-    if rows and rows[0].claim.unit == "points":
-        axis.axvline(0, color=style.GREY, linewidth=1)
+    if rows and unit == "points":
+        axis.axvline(0, color=GREY, linewidth=1)
 
 
-def _legend(figure: Figure) -> None:
-    handles = [
-        plt.Line2D([], [], marker=marker, color=colour, linewidth=1, markersize=5, label=str(verdict))
-        for verdict, (marker, colour) in LOOKS.items()
+def _add_legend(figure: Figure) -> None:
+    handles: list[Any] = [
+        Line2D([], [], linewidth=1, markersize=5, label=str(verdict), **mark) for verdict, mark in MARKS.items()
     ]
-    paper = {"marker": "D", "markerfacecolor": "none", "markeredgecolor": "black", "linewidth": 0}
-    handles += [
-        plt.Line2D([], [], **paper, label="the paper"),
-        Patch(color=style.COLOURS[2], alpha=0.13, label="asked"),
-    ]
+    handles += [Line2D([], [], label="the paper", **REPORTED), Patch(label="criterion", **CRITERION)]
     figure.legend(handles=handles, loc="outside lower center", ncols=5)
 
 
-def _row(judgement: Judgement) -> dict[str, Any]:
+def _to_row(result: ClaimResult) -> dict[str, Any]:
     return {
-        "id": judgement.claim.id,
-        "verdict": str(judgement.verdict),
-        "reason": judgement.reason,
-        "reported": judgement.claim.reported,
-        "unit": judgement.claim.unit,
-        "values": list(judgement.values),
+        "id": result.claim.id,
+        "verdict": str(result.verdict),
+        "reason": result.reason,
+        "reported": result.claim.reported,
+        "unit": result.claim.unit,
+        "values": list(result.values),
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from statistics import fmean, stdev
+from typing import cast
 
 import pandas as pd
 
@@ -16,7 +17,7 @@ from paperlib.experiments.settings import Settings
 from paperlib.figures import tables
 
 BLOCK = re.compile(r"(<!-- (ablation|scoreboard): ([a-z]+) -->\n).*?(<!-- end of the \2 -->)", re.DOTALL)
-"""Where a README shows the results of a scale; what stands between the two lines is generated."""
+"""Where a README shows the results of a scale; the text between the two lines is generated."""
 NOTEBOOK = "03_components"
 ROWS = {
     "baseline": "no compression",
@@ -34,52 +35,69 @@ TABLE_1 = {
 }  # fmt: skip
 """Whether the paper's row has SCP, KD and TAKD."""
 TABLE_2 = {"baseline": "YOLOv4-tiny (baseline)", "SCP + TAKD": "YOLOv4-tiny (50% pruned)"}
-"""The paper's rows of the detector that stands in for YOLOv3 below its scale."""
+"""The paper's rows of the detector that replaces YOLOv3 below the paper scale."""
 
 
-def ablation(scale: str) -> str:
-    """What the paper reports of each part of the method beside our results at a scale, as Markdown.
+def render_ablation(scale: str) -> str:
+    """Return what the paper reports of each part of the method beside our results at a scale, as Markdown.
 
     Raises:
         FileNotFoundError: `03_components` has no results at that scale.
         ValueError: they are damaged, or lack a model; the message names the file.
     """
-    settings, runs = _results(paths.results_root() / scale / NOTEBOOK)
-    ours = tables.average_seeds(runs).set_index("model")
+    settings, runs = _load_results(paths.results_root() / scale / NOTEBOOK)
+    ours = tables.average_by(runs, "model", ["mb", "gmacs"])
     map50 = 100 * runs.pivot(index="seed", columns="model", values="map50")
-    change = map50.sub(map50["baseline"], axis=0)
-    table_1 = _reported(tables.load_reported("table_1").set_index(["scp", "kd", "takd"]), TABLE_1)
-    table_2 = _reported(tables.load_reported("table_2").set_index("method"), TABLE_2)
-    shown = pd.DataFrame({
-        "": list(ROWS.values()),
-        "paper, Table 1: YOLOv3": [table_1.get(name, "–") for name in ROWS],
-        "paper, Table 2: YOLOv4-tiny": [table_2.get(name, "–") for name in ROWS],
-        "here: MB": [f"{ours['mb'][name]:.2f}" for name in ROWS],
-        "here: GMACs": [f"{ours['gmacs'][name]:.2f}" for name in ROWS],
-        "here: mAP / %": [_spread(f"{map50[name].mean():.1f}", map50[name].std()) for name in ROWS],
-        "here: change": [_spread(_signed(change[name].mean()), change[name].std()) for name in ROWS],
-    })  # fmt: skip
-    shown.loc[shown.index[0], "here: change"] = "–"
-    without = f" The last row alone knows nothing of {settings.weights}." if settings.weights else ""
-    how = f"Paper: 800 pixels, 300 epochs, one run. Here: {_how(settings)}; test split.{without}"
-    return f"{scoreboard.markdown(shown)}\n\n{how}"
+    table_1 = _format_reported(tables.load_reported("table_1").set_index(["scp", "kd", "takd"]), TABLE_1)
+    table_2 = _format_reported(tables.load_reported("table_2").set_index("method"), TABLE_2)
+    rows = []
+    for name, words in ROWS.items():
+        change = "–" if name == "baseline" else _with_spread((map50[name] - map50["baseline"]).tolist(), "+.1f")
+        size, compute = ours.loc[name, ["mb", "gmacs"]]
+        paper = table_1.get(name, "–"), table_2.get(name, "–")
+        rows.append((words, *paper, f"{size:.2f}", f"{compute:.2f}", _with_spread(map50[name].tolist(), ".1f"), change))
+    titles = ("paper, Table 1: YOLOv3", "paper, Table 2: YOLOv4-tiny")
+    table = pd.DataFrame(rows, columns=["", *titles, "here: MB", "here: GMACs", "here: mAP / %", "here: change"])
+    start = f" Only the last row does not start from {settings.weights}." if settings.weights else ""
+    note = f"Paper: 800 pixels, 300 epochs, one run. Here: {_describe_recipe(settings)}; test split.{start}"
+    return f"{tables.to_markdown(table)}\n\n{note}"
 
 
-def _results(folder: Path) -> tuple[Settings, pd.DataFrame]:
-    """Settings and rows of Table 1. Raises ValueError naming the file in which something is missing."""
-    born, metrics = folder / "provenance.json", folder / "metrics.json"
-    settings = files.read_json(born).get("settings")
+def update_blocks(text: str) -> str:
+    """Return a README's text with the results of each scale brought up to date.
+
+    Raises:
+        ValueError: no place for results is marked.
+    """
+    if not BLOCK.search(text):
+        raise ValueError("the README marks no place for results")
+    parts = {"ablation": render_ablation, "scoreboard": scoreboard.render_excerpt}
+    return BLOCK.sub(lambda found: f"{found[1]}\n{parts[found[2]](found[3])}\n\n{found[4]}", text)
+
+
+def refresh_readme(path: Path) -> None:
+    """Bring the results in a README up to date, and with them `claims.md` of the scales whose verdicts it shows."""
+    text = path.read_text(encoding="utf-8")
+    for scale in {found[3] for found in BLOCK.finditer(text) if found[2] == "scoreboard"}:
+        scoreboard.write_page(scale)
+    files.write_text_atomically(path, update_blocks(text))
+
+
+def _load_results(folder: Path) -> tuple[Settings, pd.DataFrame]:
+    """Return the settings and the rows of Table 1. Raises ValueError naming the file in which something is missing."""
+    provenance, metrics = folder / "provenance.json", folder / "metrics.json"
+    settings = files.read_json(provenance).get("settings")
     if settings is None:
-        raise ValueError(f"{born}: no settings")
+        raise ValueError(f"{provenance}: no settings")
     runs = pd.DataFrame(files.read_json(metrics).get("models", []))
     found = set() if runs.empty else set(runs["model"])
     if missing := [name for name in ROWS if name not in found]:
         raise ValueError(f"{metrics}: no model {', '.join(missing)}")
-    return validate(NOTEBOOK, settings, str(born)), runs
+    return cast("Settings", validate(NOTEBOOK, settings, str(provenance))), runs
 
 
-def _how(settings: Settings) -> str:
-    """By which detector, recipe and seeds the rows were made."""
+def _describe_recipe(settings: Settings) -> str:
+    """Return the detector, recipe and seeds of the rows, in words."""
     seeds = len(settings.seeds)
     runs = f"{seeds} seeds, mean ± standard deviation" if seeds > 1 else "1 seed"
     start = f"from {settings.weights}" if settings.weights else "from random weights"
@@ -87,38 +105,23 @@ def _how(settings: Settings) -> str:
     return f"{settings.detector} {start}, {settings.image_size} pixels, {lengths}; {runs}"
 
 
-def _reported(table: pd.DataFrame, rows: Mapping[str, Any]) -> dict[str, str]:
-    """mAP, size and change of some of the paper's rows, the first of which is the uncompressed detector."""
-    whole = table.loc[next(iter(rows.values()))]
-    cells = {name: table.loc[row] for name, row in rows.items()}
-    texts = {name: f"{cell['map']:.1f} % at {cell['mb']:.1f} MB" for name, cell in cells.items()}
-    losses = {name: cell["map"] - whole["map"] for name, cell in cells.items()}
-    return {name: texts[name] + (f" ({_signed(loss)})" if loss else "") for name, loss in losses.items()}
+def _format_reported(table: pd.DataFrame, rows: Mapping[str, Hashable]) -> dict[str, str]:
+    """Return mAP, size and change of some of the paper's rows; the first of them is the uncompressed detector."""
+    cells = {name: dict(table.loc[[row]].iloc[0]) for name, row in rows.items()}
+    texts = {}
+    for name, cell in cells.items():
+        texts[name] = f"{cell['map']:.1f} % at {cell['mb']:.1f} MB"
+        if name != "baseline":
+            texts[name] += f" ({_signed(cell['map'] - cells['baseline']['map'], '+.1f')})"
+    return texts
 
 
-def in_readme(text: str) -> str:
-    """A README's text with what it shows of each scale brought up to date.
-
-    Raises:
-        ValueError: no place for anything is marked.
-    """
-    if not BLOCK.search(text):
-        raise ValueError("the README marks no place for results")
-    parts = {"ablation": ablation, "scoreboard": scoreboard.excerpt}
-    return BLOCK.sub(lambda found: f"{found[1]}\n{parts[found[2]](found[3])}\n\n{found[4]}", text)
+def _with_spread(values: list[float], form: str) -> str:
+    """Return the mean over the seeds in a number format, with its spread where there is more than one seed."""
+    mean = _signed(fmean(values), form)
+    return mean if len(values) == 1 else f"{mean} ± {stdev(values):.1f}"
 
 
-def refresh_readme(path: Path) -> None:
-    """Bring what a README shows up to date, and with it the pages of the scales whose verdicts it shows."""
-    text = path.read_text(encoding="utf-8")
-    for scale in {found[3] for found in BLOCK.finditer(text) if found[2] == "scoreboard"}:
-        scoreboard.write_page(scale)
-    files.write_text_atomically(path, in_readme(text))
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.1f}".replace("-", "−")
-
-
-def _spread(mean: str, deviation: float) -> str:
-    return mean if pd.isna(deviation) else f"{mean} ± {deviation:.1f}"
+def _signed(number: float, form: str) -> str:
+    """Return a formatted number with a typographer's minus."""
+    return f"{number:{form}}".replace("-", "−")

@@ -1,6 +1,6 @@
-"""The paper's claims, each once: what it reports, where it is measured, what counts as holding.
+"""The paper's claims: what the paper reports, where we measure it, what counts as holding.
 
-The list is `notebooks/claims.yaml`; `paperlib.claims.verdicts` judges it.
+The list is `notebooks/claims.yaml`; `paperlib.claims.verdicts` evaluates it.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from paperlib import files, paths
 
 Scale = Literal["quick", "laptop", "paper"]
 Unit = Literal["points", "%", "times"]
 COMPARES = {"points": True, "%": False, "times": True}
-"""Whether a unit is that of a comparison between two models."""
+"""Whether a value in this unit compares two models."""
 
 
 class _Entry(BaseModel):
@@ -24,29 +25,29 @@ class _Entry(BaseModel):
 
 
 class Measure(_Entry):
-    """Where a claim's number comes from: a metric of one model of a notebook, alone or against another's.
+    """The source of a claim's value: a metric of one model of a notebook, alone or against another model.
 
-    Rows stand in `results/<scale>/<notebook>/metrics.json`, under `models` and, what else was measured, `measured`.
+    The rows are in `results/<scale>/<notebook>/metrics.json`, under `models` and `measured`.
     """
 
     notebook: str
     metric: str
-    """A place in the model's row, such as `map50` or `metrics.per_class.ship`."""
+    """A path in the model's row, such as `map50` or `metrics.per_class.ship`."""
     model: str
     against: str | None = None
 
 
-class Bounds(_Entry):
-    """What counts as holding; of several bounds, all."""
+class Criterion(_Entry):
+    """What counts as holding; all bounds that are set must be met."""
 
     above: float = -inf
     below: float = inf
     within: Annotated[float, Field(gt=0)] | None = None
-    """At most so far from what the paper reports."""
+    """Largest distance from the paper's number."""
 
     def interval(self, reported: float | None) -> tuple[float, float]:
-        """Between which numbers a claim holds, both excluded."""
-        if self.within is None:
+        """Return the bounds between which a claim holds, both excluded."""
+        if self.within is None or reported is None:
             return self.above, self.below
         return max(self.above, reported - self.within), min(self.below, reported + self.within)
 
@@ -63,12 +64,12 @@ class Claim(_Entry):
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     section: str
     claim: str
-    """In our words."""
+    """The claim in our words."""
     reported: float | None = None
-    """The paper's number, in the claim's unit; none where it only names a direction."""
+    """The paper's number, in the claim's unit; None where the paper only names a direction."""
     unit: Unit
     measure: Measure | None = None
-    holds: dict[Scale, Bounds] = {}
+    holds: dict[Scale, Criterion] = {}
     reason: str | None = None
     """Why it is not measured."""
 
@@ -78,18 +79,18 @@ class Claim(_Entry):
             raise ValueError("needs either measure and holds, or the reason why there are none")
         if self.measure and COMPARES[self.unit] != (self.measure.against is not None):
             raise ValueError(f"unit {self.unit} {'needs' if COMPARES[self.unit] else 'allows no'} measure.against")
-        for scale, bounds in self.holds.items():
-            if bounds == Bounds():
+        for scale, criterion in self.holds.items():
+            if criterion == Criterion():
                 raise ValueError(f"holds.{scale} says nothing")
-            if bounds.within and self.reported is None:
-                raise ValueError(f"holds.{scale} is within so much of a number that is not reported")
-            low, high = bounds.interval(self.reported)
+            if criterion.within and self.reported is None:
+                raise ValueError(f"holds.{scale} has `within`, but the claim has no reported number")
+            low, high = criterion.interval(self.reported)
             if low >= high:
                 raise ValueError(f"holds.{scale} can never be met")
         return self
 
 
-def _distinct(claims: list[Claim]) -> list[Claim]:
+def _check_ids(claims: list[Claim]) -> list[Claim]:
     names = [claim.id for claim in claims]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{', '.join(twice)} occurs twice")
@@ -97,10 +98,10 @@ def _distinct(claims: list[Claim]) -> list[Claim]:
 
 
 class Claims(_Entry):
-    """The whole list, and how far the value of a single seed is trusted, for each unit."""
+    """The whole list, and the half-width assumed for the interval of a single seed, for each unit."""
 
     one_seed: dict[Unit, Annotated[float, Field(ge=0)]]
-    claims: Annotated[list[Claim], AfterValidator(_distinct)]
+    claims: Annotated[list[Claim], AfterValidator(_check_ids)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -110,12 +111,12 @@ class Claims(_Entry):
 
 
 def claims_path() -> Path:
-    """Where the claims are listed: beside the notebooks."""
+    """Return the path of the list of claims, beside the notebooks."""
     return paths.repository_root() / "notebooks" / "claims.yaml"
 
 
 def load_claims(path: Path | None = None) -> Claims:
-    """The paper's claims, from `notebooks/claims.yaml` or a file of the same form.
+    """Load the paper's claims from `notebooks/claims.yaml` or a file of the same form.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -126,14 +127,16 @@ def load_claims(path: Path | None = None) -> Claims:
     try:
         return Claims.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"{path}: {'; '.join(_fault(item, values) for item in error.errors())}") from None
+        raise ValueError(f"{path}: {'; '.join(_describe_fault(item, values) for item in error.errors())}") from None
 
 
-def _fault(item: dict[str, Any], values: Any) -> str:
-    place = list(item["loc"])
-    if place[:1] == ["claims"] and len(place) > 1:
-        entry = values["claims"][place[1]]
-        place[:2] = [f"claim {entry.get('id', place[1] + 1) if isinstance(entry, dict) else place[1] + 1}"]
+def _describe_fault(item: ErrorDetails, values: Any) -> str:
+    """Return place and fault in one line; a claim is named by its id, or by its number if it has none."""
+    place: list[int | str] = list(item["loc"])
+    if place[:1] == ["claims"] and isinstance(place[1], int):
+        number = place[1]
+        entry = values["claims"][number]
+        place[:2] = [f"claim {entry.get('id', number + 1) if isinstance(entry, dict) else number + 1}"]
     where = ".".join(str(part) for part in place)
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key"

@@ -1,4 +1,4 @@
-"""The verdicts on the paper's claims, for people: in the terminal, as a page, as an excerpt of it."""
+"""The verdicts on the paper's claims as text: in the terminal, as a page, as an excerpt for the README."""
 
 from __future__ import annotations
 
@@ -9,118 +9,114 @@ import pandas as pd
 
 from paperlib import files, paths
 from paperlib.claims.schema import Unit
-from paperlib.claims.verdicts import Judgement, Verdict, judge_all
+from paperlib.claims.verdicts import ClaimResult, Verdict, evaluate_claims
+from paperlib.figures.tables import to_markdown
 
 PAGE = "claims.md"
+COLUMNS = ["id", "section", "claim", "paper", "here", "criterion", "verdict", "reason"]
 HOW_TO_READ = (
-    "*Here* is the mean ± standard deviation over the seeds, *asked* what counts as holding at this scale: a direction "
-    "or an order, unless it is the paper's own. A verdict asks that the 90 % interval of the mean lies on one side of "
-    "that. Both, and how far one seed is trusted, stand in `notebooks/claims.yaml`. Differences are in percentage "
-    "points; *×* is times smaller, cheaper or faster."
+    "*Here* is the mean ± standard deviation over the seeds; *criterion* is what counts as holding at this scale: a "
+    "direction or an order, unless it is the paper's own number. A claim is decided if the 90 % interval of the mean "
+    "lies on one side of the criterion. The criteria, and the interval assumed for a single seed, are in "
+    "`notebooks/claims.yaml`. Differences are in percentage points; *×* means times smaller, cheaper or faster."
 )
 STAND_IN = (
-    "Below the paper's scale YOLOv4-tiny stands in for the YOLOv3 of Sections 3.1 and 4.4.1, and for the YOLOv4 of "
-    "Table 5."
+    "Below the paper scale, YOLOv4-tiny replaces the YOLOv3 of Sections 3.1 and 4.4.1, and the YOLOv4 of Table 5."
 )
 
 
-def counted(judgements: Sequence[Judgement], scale: str) -> str:
-    """How many claims met with which verdict, in a sentence."""
-    counts = Counter(judgement.verdict for judgement in judgements)
+def count_verdicts(results: Sequence[ClaimResult], scale: str) -> str:
+    """Return a sentence that says how many claims have which verdict."""
+    counts = Counter(result.verdict for result in results)
     words = {Verdict.HOLDS: "hold", Verdict.FAILS: "do not hold", Verdict.UNDECIDED: "are undecided"}
-    judged = ", ".join(f"{counts[verdict]} {phrase}" for verdict, phrase in words.items())
-    return f"Of {len(judgements)} claims {judged}, and {counts[Verdict.NOT_RUN]} were not run at the {scale} scale."
+    measured = ", ".join(f"{counts[verdict]} {phrase}" for verdict, phrase in words.items())
+    return f"Of {len(results)} claims {measured}, and {counts[Verdict.NOT_RUN]} were not run at the {scale} scale."
 
 
-def table(judgements: Sequence[Judgement]) -> pd.DataFrame:
-    """One row a claim, all in words."""
+def tabulate_claims(results: Sequence[ClaimResult]) -> pd.DataFrame:
+    """Return one row per claim, formatted for people."""
     rows = [
-        {
-            "id": judgement.claim.id,
-            "section": judgement.claim.section,
-            "claim": judgement.claim.claim,
-            "paper": _number(judgement.claim.reported, judgement.claim.unit),
-            "here": _here(judgement),
-            "asked": str(judgement.bounds or "–").replace("-", "−"),
-            "verdict": str(judgement.verdict),
-            "reason": judgement.reason,
-        }
-        for judgement in judgements
+        (
+            result.claim.id,
+            result.claim.section,
+            result.claim.claim,
+            _format_number(result.claim.reported, result.claim.unit),
+            _format_measured(result),
+            str(result.criterion or "–").replace("-", "−"),
+            str(result.verdict),
+            result.reason,
+        )
+        for result in results
     ]
-    return pd.DataFrame(rows, columns=["id", "section", "claim", "paper", "here", "asked", "verdict", "reason"])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def listing(judgements: Sequence[Judgement]) -> str:
-    """All claims for a terminal."""
-    return table(judgements).drop(columns=["section", "claim"]).to_markdown(index=False, tablefmt="simple")
+def format_listing(results: Sequence[ClaimResult]) -> str:
+    """Return all claims as a table for a terminal."""
+    return tabulate_claims(results).drop(columns=["section", "claim"]).to_markdown(index=False, tablefmt="simple")
 
 
-def page(judgements: Sequence[Judgement], scale: str) -> str:
-    """All claims as a Markdown page: first those with a verdict, then those without, and why."""
-    judged, open_ones = _by_fate(judgements)
-    parts = [f"# The paper's claims at the {scale} scale", counted(judgements, scale), f"{HOW_TO_READ} {STAND_IN}"]
-    if judged:
-        parts += ["## Measured", _judged(judged)]
-    if open_ones:
-        parts += ["## Not run at this scale", markdown(table(open_ones)[["section", "claim", "paper", "reason"]])]
+def render_page(results: Sequence[ClaimResult], scale: str) -> str:
+    """Return all claims as a Markdown page: first those with a verdict, then those without, and why."""
+    measured, not_run = _split_by_verdict(results)
+    parts = [f"# The paper's claims at the {scale} scale", count_verdicts(results, scale), f"{HOW_TO_READ} {STAND_IN}"]
+    if measured:
+        parts += ["## Measured", _measured_table(measured)]
+    if not_run:
+        shown = tabulate_claims(not_run).filter(["section", "claim", "paper", "reason"])
+        parts += ["## Not run at this scale", to_markdown(shown)]
     return "\n\n".join(parts) + "\n"
 
 
-def excerpt(scale: str) -> str:
-    """How many claims met with which verdict at a scale, those that have one, and why others have none."""
-    judgements = judge_all(scale)
-    judged, open_ones = _by_fate(judgements)
+def render_excerpt(scale: str) -> str:
+    """Return how many claims have which verdict at a scale, the measured ones, and why the others were not run."""
+    results = evaluate_claims(scale)
+    measured, not_run = _split_by_verdict(results)
     link = f"[results/{scale}/{PAGE}](results/{scale}/{PAGE}) lists all. {STAND_IN}"
-    shown = [_judged(judged)] if judged else []
-    return "\n\n".join([f"{counted(judgements, scale)} {link}", *shown, *_not_run(open_ones)])
+    parts = [f"{count_verdicts(results, scale)} {link}"]
+    if measured:
+        parts.append(_measured_table(measured))
+    if not_run:
+        # A claim that no scale measures has a long reason of its own.
+        reasons = Counter(one.reason if one.claim.measure else "not measured at any scale" for one in not_run)
+        counts = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+        parts.append(f"Not run, with the number of claims: {counts}.")
+    return "\n\n".join(parts)
 
 
-def _not_run(judgements: Sequence[Judgement]) -> list[str]:
-    """Why claims were not run, the commonest reason first, in a sentence; none if all were."""
-    never = "not measured at any scale"
-    reasons = Counter(one.reason if one.claim.measure else never for one in judgements)
-    counts = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-    return [f"Not run, with the number of claims: {counts}."] if counts else []
-
-
-def write_page(scale: str) -> list[Judgement]:
-    """Judge all claims at a scale and write `results/<scale>/claims.md`.
+def write_page(scale: str) -> list[ClaimResult]:
+    """Evaluate all claims at a scale and write `results/<scale>/claims.md`.
 
     Raises:
-        ValueError: there is no such scale, or what it rests on is damaged.
+        ValueError: there is no such scale, or the results that it reads are damaged.
     """
-    judgements = judge_all(scale)
-    files.write_text_atomically(paths.results_root() / scale / PAGE, page(judgements, scale))
-    return judgements
+    results = evaluate_claims(scale)
+    files.write_text_atomically(paths.results_root() / scale / PAGE, render_page(results, scale))
+    return results
 
 
-def _by_fate(judgements: Sequence[Judgement]) -> tuple[list[Judgement], list[Judgement]]:
-    judged = [judgement for judgement in judgements if judgement.verdict is not Verdict.NOT_RUN]
-    return judged, [judgement for judgement in judgements if judgement.verdict is Verdict.NOT_RUN]
+def _split_by_verdict(results: Sequence[ClaimResult]) -> tuple[list[ClaimResult], list[ClaimResult]]:
+    """Return the claims that were measured, and those that were not run."""
+    measured = [result for result in results if result.verdict is not Verdict.NOT_RUN]
+    return measured, [result for result in results if result.verdict is Verdict.NOT_RUN]
 
 
-def _judged(judgements: Sequence[Judgement]) -> str:
-    shown = table(judgements)
-    why = shown["verdict"].where(shown["reason"] == "", shown["verdict"] + ": " + shown["reason"])
-    return markdown(shown.assign(verdict=why)[["section", "claim", "paper", "here", "asked", "verdict"]])
+def _measured_table(results: Sequence[ClaimResult]) -> str:
+    shown = tabulate_claims(results)
+    shown["verdict"] = shown["verdict"].where(shown["reason"] == "", shown["verdict"] + ": " + shown["reason"])
+    return to_markdown(shown.drop(columns=["id", "reason"]))
 
 
-def markdown(shown: pd.DataFrame) -> str:
-    """A table of text, without padding: a change in one row is a change in one line."""
-    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _number(value: float | None, unit: Unit) -> str:
+def _format_number(value: float | None, unit: Unit) -> str:
     if value is None:
         return "–"
     text = {"points": f"{value:+.1f}", "%": f"{value:.1f} %", "times": f"{value:.3g} ×"}[unit]
     return text.replace("-", "−")
 
 
-def _here(judgement: Judgement) -> str:
-    if not judgement.values:
+def _format_measured(result: ClaimResult) -> str:
+    if not result.values:
         return "–"
-    seeds = len(judgement.values)
-    spread = "" if judgement.spread is None else f" ± {judgement.spread:.2g}"
-    return f"{_number(judgement.mean, judgement.claim.unit)}{spread} ({seeds} seed{'s' * (seeds > 1)})"
+    seeds = len(result.values)
+    spread = "" if result.spread is None else f" ± {result.spread:.2g}"
+    return f"{_format_number(result.mean, result.claim.unit)}{spread} ({seeds} seed{'s' * (seeds > 1)})"

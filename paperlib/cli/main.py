@@ -106,9 +106,9 @@ def claims(
     from paperlib import paths
     from paperlib.claims import scoreboard
 
-    judgements = scoreboard.write_page(profile)
-    typer.echo(scoreboard.listing(judgements))
-    typer.echo(scoreboard.counted(judgements, profile))
+    results = scoreboard.write_page(profile)
+    typer.echo(scoreboard.format_listing(results))
+    typer.echo(scoreboard.count_verdicts(results, profile))
     typer.echo(f"See {paths.results_root() / profile / scoreboard.PAGE}")
 
 

@@ -13,7 +13,7 @@ from paperlib.evaluation.metrics import Metrics
 METRICS = ("precision", "recall", "map50", "map")
 COUNTS = ("images", "objects")
 TITLES = {"precision": "P / %", "recall": "R / %", "map50": "mAP / %", "map": "COCO mAP / %"}
-NUMBER = re.compile(r"[-−+±]? ?\d.*|[–-]?|nan")
+NUMBER = re.compile(r"[-−+±]? ?\d+(\.\d+)?(e[-+]\d+)?([ %].*)?|[–-]?|nan")
 """A cell of a column of numbers: it begins with a number, or there is none."""
 
 
