@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paperlib.structure import shallow_copy
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
-_SHAPELESS = (nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.Mish, nn.SiLU, nn.Hardswish)
+_SHAPE_KEEPING = (nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.Mish, nn.SiLU, nn.Hardswish)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a detector costs.
+    """The cost of a detector.
 
     Attributes:
         parameters: number of learnable values.
         size_mb: 4 bytes x (parameters + BN running statistics) / 10^6: the size of a Darknet weights file.
         gmacs: multiply-accumulates of convolutions and linear layers / 10^9.
-        image_size: side of the square image that `gmacs` is for, in pixels.
+        image_size: side of the square image for which `gmacs` are counted, in pixels.
     """
 
     parameters: int
@@ -35,76 +35,83 @@ class Cost:
 def cost(detector: nn.Module, image_size: int = 800) -> Cost:
     """Count parameters and multiply-accumulates of one `[1, C, image_size, image_size]` pass.
 
-    A detector whose work depends on what it sees states a pass to be counted in a method that its `counted_method`
-    names; otherwise it is the one that its `traced_method` names, or `forward`.
+    If the work of a detector depends on the content of the image, its `counted_method` names a method whose pass is
+    counted. Otherwise the pass of the method that its `traced_method` names is counted, or that of `forward`.
 
     Raises:
-        ValueError: the network cannot take an image of that size.
+        ValueError: the network does not accept an image of that size.
     """
-    places = kernel_positions(detector, image_size)
-    macs = sum(detector.get_submodule(name).weight.numel() * count for name, count in places.items())
-    norms = (m for m in detector.modules() if isinstance(m, nn.BatchNorm2d))
-    statistics = sum(2 * norm.num_features for norm in norms)
+    macs = 0
+    for name, positions in kernel_positions(detector, image_size).items():
+        macs += detector.get_parameter(f"{name}.weight").numel() * positions
+    statistics = sum(2 * m.num_features for m in detector.modules() if isinstance(m, nn.BatchNorm2d))
     return make_cost(sum(p.numel() for p in detector.parameters()), statistics, macs, image_size)
 
 
 def make_cost(parameters: int, statistics: int, macs: int, image_size: int) -> Cost:
-    """Counts of learnable values, running statistics and multiply-accumulates in the paper's units."""
+    """Convert counts of learnable values, running statistics and multiply-accumulates to the paper's units."""
     return Cost(parameters, 4 * (parameters + statistics) / 1e6, macs / 1e9, image_size)
 
 
 def kernel_positions(detector: nn.Module, image_size: int) -> dict[str, int]:
-    """How often each convolution and linear layer uses each of its weights in one pass, by name.
+    """Count the positions at which each convolution and linear layer applies its kernel in one pass, by name.
 
-    Counted on the meta device: nothing is computed, so the largest detector takes milliseconds. Images have as many
-    channels as the first convolution reads.
+    The pass runs on the meta device: nothing is computed, so the largest detector takes milliseconds. Images have as
+    many channels as the first convolution reads.
 
     Raises:
-        ValueError: the network cannot take an image of that size.
+        ValueError: the network does not accept an image of that size.
     """
-    # What the memo of a deep copy names is taken for copied already: weights stay where they are, and layers that
-    # change no shape, which are slow on the meta device, drop out.
-    nothing, ghosts = nn.Identity(), {}
-    for module in detector.modules():
-        if isinstance(module, _SHAPELESS):
-            ghosts[id(module)] = nothing
-        elif isinstance(module, (*CONVOLUTIONS, nn.Linear)) and not module._modules:
-            ghosts[id(module)] = _ghost_layer(module)
-        else:
-            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-            ghosts |= {id(tensor): _ghost(tensor) for tensor in own}
-    ghost = copy.deepcopy(detector, ghosts).eval()
-    places: dict[str, int] = {}
+    meta = _meta_copy(detector)
+    positions: dict[str, int] = {}
 
-    def count(name: str, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        # A transposed convolution spends a kernel on each input position, an ordinary one on each output position.
-        at = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
-        channels = 1 if isinstance(module, CONVOLUTIONS) else -1
-        places[name] = places.get(name, 0) + at.numel() // at.shape[channels]
+    def count(name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        # A transposed convolution applies its kernel at each input position, an ordinary one at each output position.
+        tensor = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
+        channel_axis = 1 if isinstance(module, CONVOLUTIONS) else -1
+        positions[name] = positions.get(name, 0) + tensor.numel() // tensor.shape[channel_axis]
 
-    for name, module in ghost.named_modules():
+    for name, module in meta.named_modules():
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             module.register_forward_hook(partial(count, name))
-    first = next((m for m in ghost.modules() if isinstance(m, nn.Conv2d)), None)
+    first = next((m for m in meta.modules() if isinstance(m, nn.Conv2d)), None)
     shape = (1, first.in_channels if first else 3, image_size, image_size)
     dtype = first.weight.dtype if first else None
-    method = getattr(ghost, "counted_method", None) or getattr(ghost, "traced_method", "forward")
+    method = getattr(meta, "counted_method", None) or getattr(meta, "traced_method", "forward")
     try:
         with torch.no_grad():
-            getattr(ghost, method)(torch.zeros(shape, dtype=dtype, device="meta"))
+            getattr(meta, method)(torch.zeros(shape, dtype=dtype, device="meta"))
     except RuntimeError as error:
         fault = str(error).splitlines()[0]
-        raise ValueError(f"image_size {image_size}: {type(detector).__name__} cannot take it ({fault})") from error
-    return places
+        name = type(detector).__name__
+        raise ValueError(f"image_size {image_size}: {name} does not accept this image size ({fault})") from error
+    return positions
 
 
-def _ghost_layer(layer: nn.Module) -> nn.Module:
-    ghost = shallow_copy(layer)
-    for own in (ghost._parameters, ghost._buffers):
-        own.update({name: _ghost(tensor) for name, tensor in own.items() if tensor is not None})
-    return ghost
+def _meta_copy(detector: nn.Module) -> nn.Module:
+    """Copy a detector to the meta device, in evaluation mode, without the layers that change no shape."""
+    # deepcopy treats everything in its memo as copied already, so no weight is copied. Layers that keep the shape are
+    # slow on the meta device.
+    identity = nn.Identity()
+    memo = {}
+    for module in detector.modules():
+        if isinstance(module, _SHAPE_KEEPING):
+            memo[id(module)] = identity
+        elif isinstance(module, (*CONVOLUTIONS, nn.Linear)) and not module._modules:
+            memo[id(module)] = _meta_layer(module)
+        else:
+            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+            memo |= {id(tensor): _meta_tensor(tensor) for tensor in own}
+    return copy.deepcopy(detector, memo).eval()
 
 
-def _ghost(tensor: torch.Tensor) -> torch.Tensor:
+def _meta_layer(layer: nn.Module) -> nn.Module:
+    new = shallow_copy(layer)
+    for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
+        setattr(new, name, _meta_tensor(tensor))
+    return new
+
+
+def _meta_tensor(tensor: Tensor) -> Tensor:
     empty = torch.empty_like(tensor, device="meta")
     return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty

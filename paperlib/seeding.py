@@ -1,4 +1,4 @@
-"""Randomness as a function of numbers, so that what is interrupted or repeated draws the same again."""
+"""Randomness as a function of numbers, so that interrupted or repeated work draws the same numbers again."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 
 def derive_seed(*numbers: int) -> int:
-    """One seed out of several numbers."""
+    """Return one seed that depends on every one of `numbers`."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
 
 
 @contextlib.contextmanager
 def seeded_rng(seed: int) -> Iterator[None]:
-    """Inside, torch's global generators start from `seed`; afterwards they are as they were."""
+    """Start torch's global generators from `seed` inside the block, and restore their states afterwards."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)

@@ -1,7 +1,7 @@
 """The channel counts of a network as plain data, so that pruned shapes travel with their weights.
 
-Knows only torch.nn. `describe` reads the shapes of a module, `reshape_` gives them to another module of the
-same architecture, `select_channels` cuts one layer down to chosen channels. `Bypass` stands where a block was.
+Knows only torch.nn. `describe_structure` reads the shapes of a module, `reshape_` gives them to another module of the
+same architecture, `select_channels` reduces one layer to chosen channels. A `Bypass` replaces a removed block.
 """
 
 import copy
@@ -13,15 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Structure = dict[str, dict[str, Any]]
+Shape = dict[str, Any]
+Structure = dict[str, Shape]
+"""The shape of each layer, by the layer's name (see `describe_structure`)."""
 
-_FIELDS = {
-    "conv": {"in", "out", "groups"},
-    "linear": {"in", "out"},
-    "norm": {"channels"},
-    "split": {"sizes"},
-    "bypass": {"shift", "after"},
-}
+_BYPASS_FIELDS = {"shift", "after"}
 
 
 class ChannelSplit(nn.Module):
@@ -46,12 +42,12 @@ class ChannelSplit(nn.Module):
 
 
 class Bypass(nn.Module):
-    """What is left of a removed residual block: `after(x + shift)` of [B, C, H, W].
+    """The replacement of a removed residual block: `after(x + shift)` of [B, C, H, W].
 
     Args:
         block: the block, which is only read.
         after: name in `block` of the activation after its addition; None if there is none.
-        shift: [C], what the branch of the block adds to every pixel; None if nothing.
+        shift: [C], the constant that the branch of the block adds to every pixel; None if it adds nothing.
 
     Raises:
         ValueError: `after` is not the name of a module in `block`, or that of a layer with channels.
@@ -60,12 +56,12 @@ class Bypass(nn.Module):
     def __init__(self, block: nn.Module, after: str | None, shift: Tensor | None = None) -> None:
         super().__init__()
         self.after_name = after
-        self.after = None if after is None else _activation_of(block, after)
+        self.after = None if after is None else _copy_activation(block, after)
         self.shift = None if shift is None else nn.Parameter(shift.detach().clone())
         self.train(block.training)
 
     def initialise_weights(self) -> None:
-        """Fresh weights: no shift."""
+        """Set the shift to its initial value, zero."""
         if self.shift is not None:
             nn.init.zeros_(self.shift)
 
@@ -76,14 +72,15 @@ class Bypass(nn.Module):
         return x if self.after is None else self.after(x)
 
 
-def describe(module: nn.Module) -> Structure:
-    """The channel counts of every layer of `module` that has some, by name in `named_modules()`.
+def describe_structure(module: nn.Module) -> Structure:
+    """Return the channel counts of every layer of `module` that has channels, by name in `named_modules()`.
 
     Conv2d and ConvTranspose2d give in, out, groups; Linear gives in, out; batch norm gives channels;
     ChannelSplit gives sizes; Bypass gives shift (its channel count, 0 without one) and after. The result is
     JSON-able and is what `reshape_` takes.
     """
-    return {name: _shape_of(layer) for name, layer in module.named_modules() if _kind(layer) is not None}
+    shapes = {name: _shape_of(layer) for name, layer in module.named_modules()}
+    return {name: shape for name, shape in shapes.items() if shape is not None}
 
 
 def reshape_(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> None:
@@ -97,48 +94,35 @@ def reshape_(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> N
         ValueError: a layer of `structure` is unknown, one of `module` is missing, or an entry does not fit
             its layer. Nothing has been changed then.
     """
-    bypasses = _bypasses(module, structure)
-    present = {name: shape for name, shape in describe(module).items() if not _inside(name, bypasses)}
+    bypasses = _new_bypasses(module, structure)
+    present = {name for name in describe_structure(module) if not _is_inside(name, bypasses)}
     structure = {name: shape for name, shape in structure.items() if name not in bypasses}
-    if unknown := sorted(structure.keys() - present.keys()):
+    if unknown := sorted(structure.keys() - present):
         raise ValueError(f"structure names layers that do not exist: {', '.join(unknown)}")
-    if missing := sorted(present.keys() - structure.keys()):
+    if missing := sorted(present - structure.keys()):
         raise ValueError(f"structure does not name these layers: {', '.join(missing)}")
     for name, shape in structure.items():
         _check_shape(name, module.get_submodule(name), shape)
     for name, shape in structure.items():
-        _resize(module.get_submodule(name), shape)
+        _resize_layer(module.get_submodule(name), shape)
     for name, bypass in bypasses.items():
         module.set_submodule(name, bypass, strict=True)
 
 
 def select_channels(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> nn.Module:
-    """A copy of `layer` with the channels at the given positions alone (ascending int64 vectors).
+    """Copy `layer` with only the channels at the given positions (ascending int64 vectors).
 
     For a depthwise convolution, a batch norm, a split and a bypass, `inputs` and `outputs` are the same positions.
     """
-    shape, own = _shape_of(layer), _tensors(layer)
-    layer = shallow_copy(layer)
-    match _kind(layer):
-        case "conv" if layer.groups == 1:
-            shape.update({"in": len(inputs), "out": len(outputs)})
-        case "conv":
-            shape.update({"in": len(inputs), "out": len(outputs), "groups": len(outputs)})
-        case "linear":
-            shape.update({"in": len(inputs), "out": len(outputs)})
-        case "norm":
-            shape.update({"channels": len(outputs)})
-        case "split":
-            part = torch.bucketize(inputs.cpu(), torch.tensor(layer.sizes).cumsum(0), right=True)
-            shape.update({"sizes": torch.bincount(part, minlength=len(layer.sizes)).tolist()})
-    for key, tensor in own.items():
-        _assign(layer, key, _slice(layer, tensor, inputs, outputs))
-    _set_counts(layer, shape)
-    return layer
+    new = shallow_copy(layer)
+    for key, tensor in _channel_tensors(layer).items():
+        _assign_tensor(new, key, _select_slices(layer, tensor, inputs, outputs))
+    _set_counts(new, _selected_shape(layer, inputs, outputs))
+    return new
 
 
 def shallow_copy(layer: nn.Module) -> nn.Module:
-    """A copy of one layer, much faster than a deep one: it shares the tensors that have a channel axis."""
+    """Copy one layer much faster than `deepcopy`: the copy shares the tensors that have a channel axis."""
     new = copy.copy(layer)
     # torch.nn keeps parameters, buffers, submodules and hooks in such containers.
     vars(new).update({key: value.copy() for key, value in vars(layer).items() if isinstance(value, dict | set)})
@@ -147,8 +131,23 @@ def shallow_copy(layer: nn.Module) -> nn.Module:
     return new
 
 
-def _slice(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-    """A copy of `tensor` with the chosen channels alone."""
+def _selected_shape(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Shape:
+    match layer:
+        case nn.Conv2d() | nn.ConvTranspose2d():
+            groups = 1 if layer.groups == 1 else len(outputs)
+            return {"in": len(inputs), "out": len(outputs), "groups": groups}
+        case nn.Linear():
+            return {"in": len(inputs), "out": len(outputs)}
+        case _BatchNorm():
+            return {"channels": len(outputs)}
+        case ChannelSplit():
+            part = torch.bucketize(inputs.cpu(), torch.tensor(layer.sizes).cumsum(0), right=True)
+            return {"sizes": torch.bincount(part, minlength=len(layer.sizes)).tolist()}
+    return {}
+
+
+def _select_slices(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+    """Copy only the chosen channels of `tensor`, a parameter or buffer of `layer`."""
     transposed = isinstance(layer, nn.ConvTranspose2d) and tensor.dim() > 1
     rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
     tensor, rows, columns = tensor.detach(), rows.to(tensor.device), columns.to(tensor.device)
@@ -156,61 +155,52 @@ def _slice(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Tensor) ->
         return tensor.index_select(0, rows)
     if tensor.shape[2:].numel() == 1 or not tensor.is_contiguous():
         return tensor.index_select(0, rows).index_select(1, columns)
-    # Kernels of several weights lie together: picked one by one, they are copied once and twice as fast.
-    picked = (rows[:, None] * tensor.shape[1] + columns).flatten()
-    return tensor.flatten(0, 1).index_select(0, picked).unflatten(0, (len(rows), len(columns)))
+    # The weights of one kernel are contiguous: selecting kernel by kernel copies once and takes half the time.
+    selected = (rows[:, None] * tensor.shape[1] + columns).flatten()
+    return tensor.flatten(0, 1).index_select(0, selected).unflatten(0, (len(rows), len(columns)))
 
 
-def _kind(layer: nn.Module) -> str | None:
+def _shape_of(layer: nn.Module) -> Shape | None:
+    """Return the channel counts of one layer; None if it has no channels of its own."""
     match layer:
         case nn.Conv2d() | nn.ConvTranspose2d():
-            return "conv"
+            return {"in": layer.in_channels, "out": layer.out_channels, "groups": layer.groups}
         case nn.Linear():
-            return "linear"
+            return {"in": layer.in_features, "out": layer.out_features}
         case _BatchNorm():
-            return "norm"
+            return {"channels": layer.num_features}
         case ChannelSplit():
-            return "split"
+            return {"sizes": list(layer.sizes)}
         case Bypass():
-            return "bypass"
+            return {"shift": 0 if layer.shift is None else len(layer.shift), "after": layer.after_name}
     return None
 
 
-def _shape_of(layer: nn.Module) -> dict[str, Any]:
-    match _kind(layer):
-        case "conv":
-            return {"in": layer.in_channels, "out": layer.out_channels, "groups": layer.groups}
-        case "linear":
-            return {"in": layer.in_features, "out": layer.out_features}
-        case "norm":
-            return {"channels": layer.num_features}
-        case "bypass":
-            return {"shift": 0 if layer.shift is None else len(layer.shift), "after": layer.after_name}
-    return {"sizes": list(layer.sizes)}
-
-
 def _set_counts(layer: nn.Module, shape: Mapping[str, Any]) -> None:
-    match _kind(layer):
-        case "conv":
+    match layer:
+        case nn.Conv2d() | nn.ConvTranspose2d():
             layer.in_channels, layer.out_channels, layer.groups = shape["in"], shape["out"], shape["groups"]
-        case "linear":
+        case nn.Linear():
             layer.in_features, layer.out_features = shape["in"], shape["out"]
-        case "norm":
+        case _BatchNorm():
             layer.num_features = shape["channels"]
-        case "split":
+        case ChannelSplit():
             layer.sizes = tuple(shape["sizes"])
 
 
-def _bypasses(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> dict[str, Bypass]:
-    """A bypass for each block of `module` in whose place `structure` has one."""
-    blocks = {name: block for name, block in module.named_modules() if name and _kind(block) is None}
-    asked = (name for name, shape in structure.items() if isinstance(shape, Mapping) and "shift" in shape)
-    return {name: _bypass(name, blocks[name], structure[name]) for name in asked if name in blocks}
+def _new_bypasses(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> dict[str, Bypass]:
+    """Make a bypass for each block of `module` that `structure` replaces by one."""
+    blocks = {name: block for name, block in module.named_modules() if name and _shape_of(block) is None}
+    return {
+        name: _new_bypass(name, blocks[name], shape)
+        for name, shape in structure.items()
+        if name in blocks and isinstance(shape, Mapping) and "shift" in shape
+    }
 
 
-def _bypass(name: str, block: nn.Module, shape: Mapping[str, Any]) -> Bypass:
-    if set(shape) != _FIELDS["bypass"] or type(shape["shift"]) is not int or shape["shift"] < 0:
-        raise ValueError(f"structure of {name}: expected {sorted(_FIELDS['bypass'])}, found {dict(shape)}")
+def _new_bypass(name: str, block: nn.Module, shape: Mapping[str, Any]) -> Bypass:
+    if set(shape) != _BYPASS_FIELDS or type(shape["shift"]) is not int or shape["shift"] < 0:
+        raise ValueError(f"structure of {name}: expected {sorted(_BYPASS_FIELDS)}, found {dict(shape)}")
     weight = next(block.parameters(), torch.empty(0))
     try:
         return Bypass(block, shape["after"], weight.new_zeros(shape["shift"]) if shape["shift"] else None)
@@ -218,43 +208,43 @@ def _bypass(name: str, block: nn.Module, shape: Mapping[str, Any]) -> Bypass:
         raise ValueError(f"structure of {name}: {error}") from error
 
 
-def _activation_of(block: nn.Module, name: str) -> nn.Module:
-    """A copy of the module of that name that does not work in place, for others read x too."""
+def _copy_activation(block: nn.Module, name: str) -> nn.Module:
+    """Copy the module of that name. The copy does not work in place, because other modules read its input too."""
     found = dict(block.named_modules()).get(name)
-    if not name or found is None or _kind(found) is not None:
-        raise ValueError(f"{name!r} is no activation of the block")
+    if not name or found is None or _shape_of(found) is not None:
+        raise ValueError(f"{name!r} is not an activation of the block")
     found = copy.deepcopy(found)
-    if hasattr(found, "inplace"):
-        found.inplace = False
+    if getattr(found, "inplace", False):
+        vars(found)["inplace"] = False
     return found
 
 
-def _inside(name: str, blocks: Iterable[str]) -> bool:
+def _is_inside(name: str, blocks: Iterable[str]) -> bool:
     return any(name.startswith(f"{block}.") for block in blocks)
 
 
 def _check_shape(name: str, layer: nn.Module, shape: Mapping[str, Any]) -> None:
-    kind = _kind(layer)
-    if kind == "bypass":
-        if shape != _shape_of(layer):
-            raise ValueError(f"structure of {name}: the block is bypassed already, by {_shape_of(layer)}")
+    present = _shape_of(layer) or {}
+    if isinstance(layer, Bypass):
+        if shape != present:
+            raise ValueError(f"structure of {name}: the block is bypassed already, by {present}")
         return
-    if not isinstance(shape, Mapping) or set(shape) != _FIELDS[kind]:
-        raise ValueError(f"structure of {name}: expected {sorted(_FIELDS[kind])}, found {shape}")
-    counts = shape["sizes"] if kind == "split" else list(shape.values())
+    if not isinstance(shape, Mapping) or set(shape) != set(present):
+        raise ValueError(f"structure of {name}: expected {sorted(present)}, found {shape}")
+    counts = shape["sizes"] if isinstance(layer, ChannelSplit) else list(shape.values())
     if not isinstance(counts, list) or not counts or not all(type(n) is int and n > 0 for n in counts):
         raise ValueError(f"structure of {name}: {dict(shape)} are not all positive whole numbers")
-    if kind == "split" and len(counts) != len(layer.sizes):
+    if isinstance(layer, ChannelSplit) and len(counts) != len(layer.sizes):
         raise ValueError(f"structure of {name}: {len(counts)} split sizes, the layer has {len(layer.sizes)}")
-    if kind == "conv" and (shape["in"] % shape["groups"] or shape["out"] % shape["groups"]):
+    if "groups" in shape and (shape["in"] % shape["groups"] or shape["out"] % shape["groups"]):
         raise ValueError(f"structure of {name}: {shape['groups']} groups do not divide its channels")
 
 
-def _resize(layer: nn.Module, shape: Mapping[str, Any]) -> None:
-    for key, tensor in _tensors(layer).items():
+def _resize_layer(layer: nn.Module, shape: Mapping[str, Any]) -> None:
+    for key, tensor in _channel_tensors(layer).items():
         size = _tensor_size(layer, tensor, shape)
         if tensor.shape != torch.Size(size):
-            _assign(layer, key, tensor.new_zeros(size))
+            _assign_tensor(layer, key, tensor.new_zeros(size))
     _set_counts(layer, shape)
 
 
@@ -267,13 +257,13 @@ def _tensor_size(layer: nn.Module, tensor: Tensor, shape: Mapping[str, Any]) -> 
     return (rows, columns // shape.get("groups", 1), *tensor.shape[2:])
 
 
-def _tensors(layer: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of `layer` that have a channel axis."""
+def _channel_tensors(layer: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of `layer` that have a channel axis."""
     own = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
     return {key: tensor for key, tensor in own.items() if tensor.dim() > 0}
 
 
-def _assign(layer: nn.Module, key: str, tensor: Tensor) -> None:
+def _assign_tensor(layer: nn.Module, key: str, tensor: Tensor) -> None:
     old = getattr(layer, key)
     if isinstance(old, nn.Parameter):
         tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)

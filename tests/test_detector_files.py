@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.pruning import apply_plan, plan_pruning
-from paperlib.structure import describe
+from paperlib.structure import describe_structure
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_what_is_loaded_is_what_was_saved(pruned, tmp_path):
     assert torch.equal(torch.get_rng_state(), chance)
     assert not loaded.training and detector.training
     assert loaded.build_arguments == detector.build_arguments
-    assert describe(loaded) == describe(detector)
+    assert describe_structure(loaded) == describe_structure(detector)
     before, after = detector.state_dict(), loaded.state_dict()
     assert list(before) == list(after)
     for name, value in after.items():

@@ -64,13 +64,13 @@ def test_a_dead_channel_is_left_alone():
 def test_an_activation_that_does_not_scale_is_refused_and_nothing_is_changed(activation):
     module = everything(activation)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    with pytest.raises(ValueError, match=f"cannot level gamma: {activation.__name__} at .* does not scale"):
+    with pytest.raises(ValueError, match=f"cannot rescale gamma: {activation.__name__} at .* does not scale"):
         rescale_gamma_(module)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 def test_a_level_of_zero_is_refused():
-    with pytest.raises(ValueError, match="not above 0"):
+    with pytest.raises(ValueError, match="must be > 0"):
         rescale_gamma_(everything(nn.ReLU), 0.0)
 
 

@@ -59,7 +59,7 @@ def test_l1_norms_ranked_by_layer_cut_every_layer_by_the_same_share_and_its_smal
     whole = {
         name: detector.get_submodule(name).weight.detach().abs().sum((1, 2, 3)) for name in absolute_gammas(detector)
     }
-    plan = plan_pruning(detector, 0.5, importance="l1-layerwise", keep_floor=0.0)
+    plan = plan_pruning(detector, 0.5, importance="l1-layerwise", min_keep_ratio=0.0)
     for name, kept in plan.kept.items():
         norms = whole[name]
         assert len(kept) == len(norms) / 2

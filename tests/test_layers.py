@@ -24,7 +24,7 @@ from paperlib.pruning import (
     rescale_gamma_,
     trace_channels,
 )
-from paperlib.structure import Bypass, describe, reshape_
+from paperlib.structure import Bypass, describe_structure, reshape_
 
 seeds = st.integers(0, 2**31)
 
@@ -209,9 +209,9 @@ def test_only_blocks_that_become_an_identity_are_offered() -> None:
             1,
             "YoloV4Tiny has no residual block that can be removed",
         ),
-        (Darknet, 6, "layers 6: Darknet has 5 residual blocks that can go"),
-        (Darknet, -1, "layers -1 is not a whole number of at least 0"),
-        (Darknet, 1.5, "layers 1.5 is not a whole number of at least 0"),
+        (Darknet, 6, "layers 6: Darknet has only 5 removable residual blocks"),
+        (Darknet, -1, "layers -1 is not a whole number ≥ 0"),
+        (Darknet, 1.5, "layers 1.5 is not a whole number ≥ 0"),
     ],
 )
 def test_blocks_that_are_not_there_cannot_be_asked_for(make: Callable, layers: int, message: str) -> None:
@@ -222,8 +222,8 @@ def test_blocks_that_are_not_there_cannot_be_asked_for(make: Callable, layers: i
 @pytest.mark.parametrize(
     ("blocks", "kept", "message"),
     [
-        (["stage1"], {}, "the plan removes stage1, which is no residual block that can go"),
-        (["stage3.0"], {}, "the plan removes stage3.0, which is no residual block that can go"),
+        (["stage1"], {}, "the plan removes stage1, which is not a removable residual block"),
+        (["stage3.0"], {}, "the plan removes stage3.0, which is not a removable residual block"),
         (["stage2.1"], {"stage2.1.first.0": [0]}, "keeps channels of stage2.1.first.0, and removes stage2.1, of which"),
     ],
 )
@@ -240,10 +240,10 @@ def test_structure_and_weights_rebuild_a_network_without_its_blocks(make: type[n
     pruned = apply_plan(net, plan_pruning(net, 0.4, layers=2, image_size=64), compensate="exact")
     assert digest(net) == before
     assert not any(module.training for module in pruned.modules())
-    structure = json.loads(json.dumps(describe(pruned)))
+    structure = json.loads(json.dumps(describe_structure(pruned)))
     rebuilt = randomise(make(), 4)
     reshape_(rebuilt, structure)
-    assert describe(rebuilt) == structure
+    assert describe_structure(rebuilt) == structure
     rebuilt.load_state_dict(pruned.state_dict())
     assert torch.equal(outputs_of(rebuilt), outputs_of(pruned))
 
@@ -253,8 +253,11 @@ def test_structure_and_weights_rebuild_a_network_without_its_blocks(make: type[n
     [
         (lambda s: s.pop("trunk.layer2.1"), "structure does not name these layers: trunk.layer2.1.bn1"),
         (lambda s: s["trunk.layer2.1"].update(shift=-1), "structure of trunk.layer2.1: expected .'after', 'shift'."),
-        (lambda s: s["trunk.layer2.1"].update(after="bn1"), "structure of trunk.layer2.1: 'bn1' is no activation"),
-        (lambda s: s["trunk.layer2.1"].update(after="gelu"), "structure of trunk.layer2.1: 'gelu' is no activation"),
+        (lambda s: s["trunk.layer2.1"].update(after="bn1"), "structure of trunk.layer2.1: 'bn1' is not an activation"),
+        (
+            lambda s: s["trunk.layer2.1"].update(after="gelu"),
+            "structure of trunk.layer2.1: 'gelu' is not an activation",
+        ),
         (lambda s: s.update({"trunk.layer9": s["trunk.layer2.1"]}), "layers that do not exist: trunk.layer9"),
         (lambda s: s.update({"neck.0": s["trunk.layer2.1"]}), "structure of neck.0: expected .'groups', 'in', 'out'."),
         (lambda s: s.update({"trunk.layer2.1.bn1": {"channels": 2}}), "do not exist: trunk.layer2.1.bn1"),
@@ -263,7 +266,7 @@ def test_structure_and_weights_rebuild_a_network_without_its_blocks(make: type[n
 def test_an_edited_bypass_is_refused_by_name_and_changes_nothing(change: Callable, message: str) -> None:
     net = ResNet()
     plan = PruningPlan({}, 0.0, 0.0, "by hand", ["trunk.layer2.1"])
-    structure = describe(apply_plan(net, plan))
+    structure = describe_structure(apply_plan(net, plan))
     change(structure)
     before = digest(net)
     with pytest.raises(ValueError, match=message):

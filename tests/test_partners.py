@@ -20,7 +20,7 @@ from paperlib.partners.fuse import fuse
 from paperlib.partners.pair import PartneredConv, find_partners
 from paperlib.partners.partnership import Partnership
 from paperlib.pruning import plan_pruning, trace_channels
-from paperlib.structure import describe
+from paperlib.structure import describe_structure
 
 EXACT = 1e-12
 SIDE = 64
@@ -109,7 +109,7 @@ def test_an_extended_detector_computes_the_same_and_fuses_to_what_it_was(name: s
     assert difference(extended, fused) < EXACT
     assert type(fused) is type(net)
     assert fused.state_dict().keys() == before.keys()
-    assert describe(fused) == describe(net)
+    assert describe_structure(fused) == describe_structure(net)
     assert cost(fused, SIDE) == cost(net, SIDE)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items()), (
         "the original is untouched"

@@ -55,13 +55,13 @@ class Tied(nn.Module):
 
 @given(ratio=ratios)
 def test_exactly_the_ratio_goes_where_nothing_is_tied_and_no_floor_binds(ratio: float) -> None:
-    plan = plan_pruning(chain((48,)), ratio, keep_floor=0)
+    plan = plan_pruning(chain((48,)), ratio, min_keep_ratio=0)
     assert plan.channels_total - plan.channels_kept == int(Decimal(repr(ratio)) * 48)
 
 
 def test_the_threshold_is_the_least_importance_kept_and_shares_are_decimal() -> None:
     net = chain((100,))
-    plan = plan_pruning(net, 0.29, keep_floor=0)
+    plan = plan_pruning(net, 0.29, min_keep_ratio=0)
     gammas = net[1].weight.detach().abs().numpy()
     assert plan.threshold == 30.0
     assert plan.kept == {"0": np.flatnonzero(gammas >= 30).tolist()}
@@ -83,7 +83,7 @@ def test_equal_gammas_never_block_the_ratio(value: float) -> None:
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.constant_(module.weight, value)
-    plan = plan_pruning(net, 0.5, keep_floor=0.0)
+    plan = plan_pruning(net, 0.5, min_keep_ratio=0.0)
     assert plan.kept["0"] == [6], "the first layers empty first, down to one channel"
     assert plan.channels_kept == 24 + 2
 
@@ -94,19 +94,19 @@ def test_tied_channels_go_only_if_all_are_candidates() -> None:
         net.bn_a.weight.copy_(torch.arange(16) + 1.0)
         net.bn_b.weight.copy_(16.0 - torch.arange(16))
         net.bn_c.weight.fill_(100.0)
-    plan = plan_pruning(net, 0.5, keep_floor=0)
+    plan = plan_pruning(net, 0.5, min_keep_ratio=0)
     # The 20 lowest of 1,1,2,2,…,16,16 are 1…10 twice: both members are among them in positions 6…9.
     assert plan.kept["a"] == plan.kept["b"] == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
 
 
-@given(ratio=ratios, keep_floor=st.floats(0, 1))
+@given(ratio=ratios, min_keep_ratio=st.floats(0, 1))
 @settings(max_examples=40)
-def test_layers_and_parts_of_splits_keep_their_floor(ratio: float, keep_floor: float) -> None:
+def test_layers_and_parts_of_splits_keep_their_floor(ratio: float, min_keep_ratio: float) -> None:
     net = set_gammas(Tied())
-    plan = plan_pruning(net, ratio, keep_floor=keep_floor)
+    plan = plan_pruning(net, ratio, min_keep_ratio=min_keep_ratio)
     kept = plan.kept["a"]
     for count, total in [(len(kept), 16), (sum(c < 6 for c in kept), 6), (len(plan.kept["c"]), 8)]:
-        assert count >= max(1, keep_floor * total * (1 - 1e-12))
+        assert count >= max(1, min_keep_ratio * total * (1 - 1e-12))
     removed_channels(trace_channels(net), plan)
 
 
@@ -114,12 +114,12 @@ def test_layers_and_parts_of_splits_keep_their_floor(ratio: float, keep_floor: f
 def test_a_floor_of_the_original_does_not_compound_when_pruning_is_repeated(make) -> None:
     net = original = make()
     for _ in range(4):
-        plan = plan_pruning(net, 0.9, keep_floor=0.25, original=original)
+        plan = plan_pruning(net, 0.9, min_keep_ratio=0.25, original=original)
         net = apply_plan(net, plan, compensate="off")
     counts = [(len(s.channels), len(t.channels)) for s, t in _segments(net, original)]
     assert all(left >= 0.25 * before for left, before in counts)
     assert any(left < 0.3 * before for left, before in counts)
-    again = plan_pruning(net, 0.9, keep_floor=0.25)
+    again = plan_pruning(net, 0.9, min_keep_ratio=0.25)
     assert again.channels_kept < plan.channels_kept, "a floor of what is left lets more go"
     with pytest.raises(ValueError, match="the original network has no layer"):
         plan_pruning(net, 0.5, original=nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)))
@@ -133,7 +133,7 @@ def test_the_floor_brings_back_the_most_important_and_says_so() -> None:
     net = chain()
     with torch.no_grad():
         net[4].weight.copy_(torch.arange(12) * 1e-3)
-    plan = plan_pruning(net, 0.4, keep_floor=0.25)
+    plan = plan_pruning(net, 0.4, min_keep_ratio=0.25)
     assert plan.kept["3"] == [9, 10, 11]
     summary = plan.summary().set_index("layer")
     assert summary.held_by_floor.to_dict() == {"0": False, "3": True, "6": False, "9": False}
@@ -174,8 +174,8 @@ def test_a_plan_survives_json() -> None:
         ({"ratio": 1.2}, r"ratio 1.2 is not in \[0, 1\)"),
         ({"ratio": 1.0}, r"ratio 1.0 is not in \[0, 1\)"),
         ({"ratio": float("nan")}, r"ratio nan is not in \[0, 1\)"),
-        ({"ratio": 0.5, "keep_floor": -0.1}, r"keep_floor -0.1 is not in \[0, 1\]"),
-        ({"ratio": 0.5, "round_to": 0}, "round_to 0 is not a whole number of at least 1"),
+        ({"ratio": 0.5, "min_keep_ratio": -0.1}, r"min_keep_ratio -0.1 is not in \[0, 1\]"),
+        ({"ratio": 0.5, "round_to": 0}, "round_to 0 is not a whole number ≥ 1"),
         ({"ratio": 0.5, "importance": "beta"}, "importance 'beta' is not known; choose one of: gamma, l1"),
     ],
 )
@@ -214,8 +214,14 @@ def test_a_plan_that_does_not_fit_the_network_is_refused_by_name(kept: dict, mes
 
 
 def test_plans_made_together_are_those_made_one_by_one():
-    net, choices = set_gammas(Tied()), {"keep_floor": 0.2, "round_to": 2, "image_size": 32}
+    net, choices = set_gammas(Tied()), {"min_keep_ratio": 0.2, "round_to": 2, "image_size": 32}
     asked = [0.0, 0.3, 0.29, 0.9]
     assert plan_ratios(net, asked, **choices) == [plan_pruning(net, ratio, **choices) for ratio in asked]
     with pytest.raises(ValueError, match=r"ratio 1.2 is not in \[0, 1\)"):
         plan_ratios(net, [0.5, 1.2])
+
+
+def test_the_former_name_of_the_floor_still_works() -> None:
+    net = set_gammas(Tied())
+    assert plan_pruning(net, 0.9, keep_floor=0.4) == plan_pruning(net, 0.9, min_keep_ratio=0.4)
+    assert plan_ratios(net, [0.9], keep_floor=0.4) == plan_ratios(net, [0.9], min_keep_ratio=0.4)

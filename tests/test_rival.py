@@ -12,7 +12,7 @@ from torch import nn
 
 from paperlib.detectors import build_detector
 from paperlib.pruning import PruningPlan, apply_plan, plan_pruning, trace_channels
-from paperlib.structure import describe
+from paperlib.structure import describe_structure
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -54,7 +54,7 @@ def test_both_make_the_same_network_of_the_same_plan(make: Callable[[], nn.Modul
     net = randomise(make(), 0)
     plan = plan_pruning(net, ratio, image_size=SIDE)
     ours, theirs = apply_plan(net, plan, compensate="off"), by_torch_pruning(net, plan)
-    assert describe(ours) == describe(theirs)
+    assert describe_structure(ours) == describe_structure(theirs)
     assert gap(ours, theirs) < TOLERANCE
 
 

@@ -55,5 +55,5 @@ def test_bad_questions_are_refused() -> None:
         scan_sensitivity(tiny.detector(), [], score)
     with pytest.raises(ValueError, match=r"ratio 1.5 is not in \[0, 1\)"):
         scan_sensitivity(tiny.detector(), [0.5, 1.5], score)
-    with pytest.raises(ValueError, match="drop -0.1 is not at least 0"):
+    with pytest.raises(ValueError, match="drop -0.1 must be ≥ 0"):
         SensitivityScan(0.8, pd.DataFrame({"ratio": [0.1], "score": [0.8]})).safe_ratio(-0.1)

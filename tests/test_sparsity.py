@@ -114,7 +114,7 @@ def test_a_traced_network_is_not_kept_alive() -> None:
 
 
 def test_bad_settings_are_named_and_good_ones_described() -> None:
-    with pytest.raises(ValueError, match=r"sparsity strength -0.1 is not at least 0"):
+    with pytest.raises(ValueError, match=r"sparsity strength -0.1 must be ≥ 0"):
         Sparsity(-0.1)
     with pytest.raises(ValueError, match=r"sparsity method 'l2' is not known; choose one of: subgradient, proximal"):
         Sparsity(0.1, "l2")

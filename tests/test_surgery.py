@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from paperlib.detectors import build_detector
 from paperlib.pruning import PruningPlan, apply_plan, mask_plan, plan_pruning, trace_channels
-from paperlib.structure import ChannelSplit, describe, reshape_
+from paperlib.structure import ChannelSplit, describe_structure, reshape_
 
 TOLERANCE = 1e-10
 SIDE = 64
@@ -239,7 +239,9 @@ def test_bias_compensation_is_exact_where_nothing_is_padded() -> None:
     assert gap(apply_plan(net, plan, compensate="bias"), reference) < TOLERANCE
     assert gap(apply_plan(net, plan, compensate="off"), reference) > 1e-3
     exact = apply_plan(net, plan, compensate="exact")
-    assert describe(exact) == describe(apply_plan(net, plan)), "no carrier is spent where a bias will do"
+    assert describe_structure(exact) == describe_structure(apply_plan(net, plan)), (
+        "no carrier is spent where a bias will do"
+    )
 
 
 def test_bias_compensation_is_wrong_on_a_padded_border_and_right_inside() -> None:
@@ -308,7 +310,7 @@ def test_a_consumer_without_a_bias_to_shift_is_named() -> None:
 
 
 def digest(net: nn.Module) -> str:
-    state = hashlib.sha256(json.dumps(describe(net)).encode())
+    state = hashlib.sha256(json.dumps(describe_structure(net)).encode())
     for name, tensor in net.state_dict().items():
         state.update(name.encode() + tensor.numpy().tobytes())
     return state.hexdigest()
@@ -342,10 +344,10 @@ def test_a_pruned_network_can_be_pruned_again() -> None:
 def test_structure_and_weights_rebuild_a_pruned_network(make: Callable[[], nn.Module]) -> None:
     net = randomise(make(), 7)
     pruned = apply_plan(net, plan_pruning(net, 0.5), compensate="exact")
-    structure = json.loads(json.dumps(describe(pruned)))
+    structure = json.loads(json.dumps(describe_structure(pruned)))
     rebuilt = randomise(make(), 8)
     reshape_(rebuilt, structure)
-    assert describe(rebuilt) == structure
+    assert describe_structure(rebuilt) == structure
     rebuilt.load_state_dict(pruned.state_dict())
     assert torch.equal(outputs_of(rebuilt), outputs_of(pruned))
 
@@ -365,7 +367,7 @@ def test_a_structure_of_another_network_is_refused_and_changes_nothing(
     change: Callable[[dict], None], message: str
 ) -> None:
     net = Branches()
-    structure = describe(net)
+    structure = describe_structure(net)
     structure["stem.0"]["out"] = 5
     change(structure)
     before = digest(net)

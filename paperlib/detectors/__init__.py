@@ -17,7 +17,7 @@ from paperlib.detectors.faster_rcnn import FasterRcnnResNet101
 from paperlib.detectors.yolov3 import YoloV3, YoloV3Spp
 from paperlib.detectors.yolov4 import YoloV4
 from paperlib.detectors.yolov4_tiny import YoloV4Tiny
-from paperlib.structure import describe, reshape_
+from paperlib.structure import describe_structure, reshape_
 
 DETECTORS: dict[str, type[nn.Module]] = {
     "yolov3": YoloV3,
@@ -113,7 +113,7 @@ def transfer_coco_weights(detector: nn.Module, path: str | Path) -> None:
         ValueError: the file does not fit the detector's 80-class form (see `load_darknet_weights`), or the detector
             has been pruned. It is untouched then.
     """
-    if describe(detector) != describe(build_without_weights(**detector.build_arguments)):
+    if describe_structure(detector) != describe_structure(build_without_weights(**detector.build_arguments)):
         raise ValueError("official weights fit a whole detector only; this one has been pruned")
     source = build_detector(**{**detector.build_arguments, "num_classes": COCO_CLASSES})
     load_darknet_weights(source, path)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from paperlib.detectors import build_without_weights
 from paperlib.files import replacing
-from paperlib.structure import describe
+from paperlib.structure import describe_structure
 
 FORMAT = "paperlib-detector-1"
 
@@ -24,7 +24,7 @@ def save_detector(detector: nn.Module, path: str | Path) -> None:
     metadata = {
         "format": FORMAT,
         "build": json.dumps(detector.build_arguments),
-        "structure": json.dumps(describe(detector)),
+        "structure": json.dumps(describe_structure(detector)),
     }
     metadata["seal"] = _seal(metadata)
     tensors = {name: value.contiguous().cpu() for name, value in detector.state_dict().items()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from paperlib.detectors.blocks import INITIAL_GAMMA, scaled_depth, scaled_width
-from paperlib.structure import describe, reshape_
+from paperlib.structure import describe_structure, reshape_
 
 RESNET_50, RESNET_101 = (3, 4, 6, 3), (3, 4, 23, 3)
 """Bottleneck blocks of the four stages."""
@@ -44,7 +44,7 @@ class ResNetTrunk(nn.Module):
             for stage in (self.layer2, self.layer3, self.layer4):
                 stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
         if width != 1.0:
-            reshape_(self, {name: _scaled_shape(shape, width) for name, shape in describe(self).items()})
+            reshape_(self, {name: _scaled_shape(shape, width) for name, shape in describe_structure(self).items()})
         self.channels = tuple(scaled_width(channels, width) for channels in (256, 512, 1024, 2048))
         self.initialise_weights()
 

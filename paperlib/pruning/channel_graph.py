@@ -1,8 +1,8 @@
-"""Which channels must go together: the channel graph of a network (Section 3.1, Fig. 2).
+"""Which channels must be removed together: the channel graph of a network (Section 3.1, Fig. 2).
 
-The network is traced with torch.fx and every channel of every tensor gets a number. A convolution makes new
-numbers; a shortcut ties the numbers of its operands; concatenation and `ChannelSplit` rearrange them. Whoever
-removes a channel then reads off which filters, batch norm entries and input slices carry its number.
+The network is traced with torch.fx and every channel of every tensor gets a number. A convolution makes new numbers; a
+shortcut ties the numbers of its operands; concatenation and `ChannelSplit` rearrange them. The filters, batch norm
+entries and input slices that carry the number of a removed channel are removed with it.
 
 The channel counts of `torch.chunk`, `torch.split` and slices `x[:, a:b]` are constants in the traced code and
 cannot be changed from outside: channels that reach one are never pruned. Use `ChannelSplit` instead.
@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from paperlib.pruning.fx_ops import Walk, classify_node, flattens_channels, joins_channels, trace
+from paperlib.pruning.fx_ops import (
+    GraphWalk,
+    classify_node,
+    describe_target,
+    flattens_channels,
+    joins_channels,
+    target_name,
+    trace_graph,
+)
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -36,7 +44,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Segment:
-    """Channels of which some must stay: a prunable convolution's outputs, or one part of a split."""
+    """Channels that may not all be removed: a prunable convolution's outputs, or one part of a split."""
 
     layer: str
     channels: IntArray
@@ -44,7 +52,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """The channels of a network and what couples them; made by `trace_channels`.
+    """The channels of a network and their couplings; made by `trace_channels`.
 
     Attributes:
         layers: every convolution, linear layer, batch norm, split and shift that the trace reaches, by name.
@@ -64,12 +72,12 @@ class ChannelGraph:
 
 
 def trace_channels(module: nn.Module) -> ChannelGraph:
-    """The channel graph of `module`, traced through the method that its `traced_method` names (or `forward`).
+    """Trace the channel graph of `module` through the method that its `traced_method` names, or `forward`.
 
     Raises:
         ValueError: a prunable channel flows through an operation whose effect on channels is not known.
     """
-    return _Numbering(module, trace(module)).graph()
+    return _ChannelWalk(module, trace_graph(module)).build_graph()
 
 
 @dataclass(frozen=True)
@@ -87,97 +95,106 @@ class _Ties:
     count: int = 0
     pairs: list[IntArray] = field(default_factory=lambda: [np.empty((2, 0), dtype=np.int64)])
 
-    def new(self, count: int) -> IntArray:
+    def new_numbers(self, count: int) -> IntArray:
         self.count += count
         return np.arange(self.count - count, self.count)
 
-    def tie(self, left: IntArray, right: IntArray) -> None:
+    def tie_numbers(self, left: IntArray, right: IntArray) -> None:
         self.pairs.append(np.stack([left, right]))
 
-    def roots(self) -> IntArray:
-        """For each number, the least one that it is tied to, directly or through others."""
-        roots, pairs = np.arange(self.count), np.concatenate(self.pairs, axis=1)
+    def find_roots(self) -> IntArray:
+        """Return for each number the least one that it is tied to, directly or through others."""
+        roots = np.arange(self.count)
+        pairs = np.concatenate(self.pairs, axis=1)
         while (roots[pairs[0]] != roots[pairs[1]]).any():
             ends = roots[pairs]
             np.minimum.at(roots, ends.ravel(), np.tile(ends.min(axis=0), 2))
+            # Shorten every chain of roots before the next round of pairs.
             while (roots[roots] != roots).any():
                 roots = roots[roots]
         return roots
 
 
-class _Numbering(Walk):
-    """Gives every tensor its channel numbers; None stands for an opaque value, where nothing is prunable."""
+class _ChannelWalk(GraphWalk):
+    """Gives every tensor its channel numbers; None stands for an opaque value, which holds no prunable channel."""
 
     def __init__(self, module: nn.Module, recorded: fx.Graph) -> None:
         super().__init__(module, recorded)
         self.ties = _Ties()
         self.layers: dict[str, Layer] = {}
-        self.norms: dict[str, set[str | None]] = {}
+        self.followers: dict[str, set[str | None]] = {}
         self.fixed: list[IntArray] = []
         self.unknown: list[tuple[fx.Node, IntArray]] = []
 
-    def graph(self) -> ChannelGraph:
-        self.run()
+    def build_graph(self) -> ChannelGraph:
+        self.visit_all()
         norm_of = self._sole_norms()
-        for name in self.norms.keys() - norm_of.keys():
+        for name in self.followers.keys() - norm_of.keys():
             if self.layers[name].kind == "conv":
                 self.fixed.append(self.layers[name].outputs)
-        roots = self.ties.roots()
+        roots = self.ties.find_roots()
         fixed = np.zeros(len(roots), dtype=bool)
         for numbers in self.fixed:
             fixed[roots[numbers]] = True
         self._refuse_unknown(fixed[roots])
         layers = {
-            name: Layer(at.kind, roots[at.inputs], roots[at.outputs], norm_of.get(name))
-            for name, at in self.layers.items()
+            name: Layer(layer.kind, roots[layer.inputs], roots[layer.outputs], norm_of.get(name))
+            for name, layer in self.layers.items()
         }
         prunable = {name: norm for name, norm in norm_of.items() if not fixed[layers[name].outputs].all()}
         opaque = frozenset(node for node, value in self.values.items() if value is None)
         return ChannelGraph(layers, fixed, prunable, self._segments(layers, prunable), self.recorded, opaque)
 
     def _sole_norms(self) -> dict[str, str]:
-        """Convolutions that one batch norm, serving no other, follows at every call."""
-        found = {name: next(iter(norms)) for name, norms in self.norms.items() if len(norms) == 1}
+        """Map each convolution to the batch norm that follows it at every call and follows no other."""
         calls = [node.target for node in self.recorded.nodes if node.op == "call_module"]
-        return {name: bn for name, bn in found.items() if bn is not None and calls.count(bn) == calls.count(name)}
+        found = {}
+        for name, followers in self.followers.items():
+            norm = next(iter(followers))
+            if len(followers) == 1 and norm is not None and calls.count(norm) == calls.count(name):
+                found[name] = norm
+        return found
 
     def _refuse_unknown(self, fixed: BoolArray) -> None:
         for node, numbers in self.unknown:
             if not fixed[numbers].all():
-                what = self.modules[node.target] if node.op == "call_module" else node.target
-                what = type(what).__name__ if isinstance(what, nn.Module) else getattr(what, "__name__", what)
-                raise ValueError(f"cannot prune through {node.name}: what {what} does to channels is not known")
+                operation = describe_target(node, self.modules)
+                raise ValueError(f"cannot prune through {node.name}: the effect of {operation} on channels is unknown")
 
     def _segments(self, layers: dict[str, Layer], prunable: dict[str, str]) -> list[Segment]:
-        parts = [
-            Segment(name, part)
-            for name, layer in layers.items()
-            if layer.kind == "split"
-            for part in np.split(layer.outputs, np.cumsum(self.modules[name].sizes)[:-1])
-        ]
-        return parts + [Segment(name, layers[name].outputs) for name in prunable]
+        segments = []
+        for name, layer in layers.items():
+            if layer.kind == "split":
+                segments += [Segment(name, part) for part in self._split_parts(name, layer.outputs)]
+        return segments + [Segment(name, layers[name].outputs) for name in prunable]
+
+    def _split_parts(self, name: str, numbers: IntArray) -> list[IntArray]:
+        sizes: Any = self.modules[name].sizes
+        return np.split(numbers, np.cumsum(sizes)[:-1])
 
     def _axis(self, node: fx.Node, count: int) -> _Axis:
-        """The axis that `node` reads, or new fixed numbers where it reads an opaque value."""
-        axis = self.inputs(node)[0]
+        """Return the axis that `node` reads, or new fixed numbers if it reads an opaque value."""
+        axis = self.input_values(node)[0]
         if isinstance(axis, _Axis):
             return axis
-        numbers = self.ties.new(count)
+        numbers = self.ties.new_numbers(count)
         self.fixed.append(numbers)
         return _Axis(numbers)
 
     def _record(self, node: fx.Node, kind: str, inputs: IntArray, outputs: IntArray) -> None:
-        if known := self.layers.get(node.target):
-            self.ties.tie(known.inputs, inputs)
-            self.ties.tie(known.outputs, outputs)
+        """Add a layer. At every further call of it, tie its channels to those of the first call."""
+        name = target_name(node)
+        if known := self.layers.get(name):
+            self.ties.tie_numbers(known.inputs, inputs)
+            self.ties.tie_numbers(known.outputs, outputs)
         else:
-            self.layers[node.target] = Layer(kind, inputs, outputs)
+            self.layers[name] = Layer(kind, inputs, outputs)
 
-    def _follow(self, node: fx.Node) -> None:
+    def _record_follower(self, node: fx.Node) -> None:
         """Note which batch norm, if any, is the only reader of this call of a convolution."""
         users = list(node.users)
-        follower = users[0].target if len(users) == 1 and classify_node(users[0], self.modules) == "norm" else None
-        self.norms.setdefault(node.target, set()).add(follower)
+        is_norm = len(users) == 1 and classify_node(users[0], self.modules) == "norm"
+        self.followers.setdefault(target_name(node), set()).add(target_name(users[0]) if is_norm else None)
 
     def _all_axes(self, value: Any) -> list[_Axis]:
         if isinstance(value, _Axis):
@@ -188,92 +205,94 @@ class _Numbering(Walk):
         return None
 
     def visit_unknown(self, node: fx.Node) -> None:
-        self.unknown += [(node, axis.numbers) for axis in self._all_axes(tuple(self.inputs(node)))]
+        self.unknown += [(node, axis.numbers) for axis in self._all_axes(tuple(self.input_values(node)))]
 
-    def visit_hard_sized(self, node: fx.Node) -> None:
-        self.fixed += [axis.numbers for axis in self._all_axes(tuple(self.inputs(node)))]
+    def visit_fixed_size(self, node: fx.Node) -> None:
+        self.fixed += [axis.numbers for axis in self._all_axes(tuple(self.input_values(node)))]
 
-    visit_output = visit_hard_sized
+    visit_output = visit_fixed_size
 
     def visit_conv(self, node: fx.Node) -> _Axis:
-        conv = self.modules[node.target]
-        inputs, outputs = self._axis(node, conv.in_channels).numbers, self.ties.new(conv.out_channels)
+        conv = self.module_of(node)
+        inputs = self._axis(node, conv.in_channels).numbers
+        outputs = self.ties.new_numbers(conv.out_channels)
         self._record(node, "conv", inputs, outputs)
-        self._follow(node)
+        self._record_follower(node)
         return _Axis(outputs)
 
     def visit_depthwise(self, node: fx.Node) -> _Axis:
-        axis = self._axis(node, self.modules[node.target].in_channels)
+        axis = self._axis(node, self.module_of(node).in_channels)
         self._record(node, "depthwise", axis.numbers, axis.numbers)
-        self._follow(node)
+        self._record_follower(node)
         return axis
 
     def visit_linear(self, node: fx.Node) -> _Axis | None:
-        linear = self.modules[node.target]
+        linear = self.module_of(node)
         axis = self._axis(node, linear.in_features)
         positions, rest = divmod(linear.in_features, len(axis.numbers))
-        if rest or not (axis.flat or self.inputs(node)[0] is None):
+        if rest or not (axis.flat or self.input_values(node)[0] is None):
             return self.visit_unknown(node)
-        outputs = self.ties.new(linear.out_features)
+        outputs = self.ties.new_numbers(linear.out_features)
         self.fixed.append(outputs)
         self._record(node, "linear", np.repeat(axis.numbers, positions), outputs)
         return _Axis(outputs, flat=True)
 
     def visit_norm(self, node: fx.Node) -> _Axis:
-        axis = self._axis(node, self.modules[node.target].num_features)
+        axis = self._axis(node, self.module_of(node).num_features)
         self._record(node, "norm", axis.numbers, axis.numbers)
         return axis
 
     def visit_activation(self, node: fx.Node) -> _Axis | None:
-        return self.inputs(node)[0]
+        return self.input_values(node)[0]
 
     visit_pass_through = visit_activation
 
     def visit_flatten(self, node: fx.Node) -> _Axis | None:
-        axis = self.inputs(node)[0]
+        axis = self.input_values(node)[0]
         if axis is None or not flattens_channels(node, self.modules):
             return self.visit_unknown(node)
         return _Axis(axis.numbers, flat=True)
 
     def visit_split(self, node: fx.Node) -> tuple[_Axis, ...]:
-        sizes = self.modules[node.target].sizes
-        axis = self._axis(node, sum(sizes))
+        axis = self._axis(node, sum(self.module_of(node).sizes))
         self._record(node, "split", axis.numbers, axis.numbers)
-        return tuple(_Axis(part) for part in np.split(axis.numbers, np.cumsum(sizes)[:-1]))
+        return tuple(_Axis(part) for part in self._split_parts(target_name(node), axis.numbers))
 
     def visit_bypass(self, node: fx.Node) -> _Axis | None:
-        shift = self.modules[node.target].shift
+        shift = self.module_of(node).shift
         if shift is None:
-            return self.inputs(node)[0]
+            return self.input_values(node)[0]
         axis = self._axis(node, len(shift))
         self._record(node, "bypass", axis.numbers, axis.numbers)
         return axis
 
     def visit_item(self, node: fx.Node) -> Any:
-        value = self.inputs(node)[0]
-        if isinstance(value, tuple) and isinstance(node.args[1], int):
-            return value[node.args[1]]
-        return self.visit_hard_sized(node)
+        value, index = self.input_values(node)[0], node.args[1]
+        if isinstance(value, tuple) and isinstance(index, int):
+            return value[index]
+        return self.visit_fixed_size(node)
 
     def visit_concatenation(self, node: fx.Node) -> _Axis | None:
-        tensors = node.args[0] if node.args else node.kwargs["tensors"]
+        tensors: Any = node.args[0] if node.args else node.kwargs["tensors"]
+        # Not `input_values`: that names a tensor only once, even if it is joined to itself.
         parts = [self.values[tensor] for tensor in tensors]
         if not joins_channels(node):
             return self.visit_unknown(node)
         if not all(isinstance(part, _Axis) and not part.flat for part in parts):
-            return self.visit_hard_sized(node)
+            return self.visit_fixed_size(node)
         return _Axis(np.concatenate([part.numbers for part in parts]))
 
     def visit_arithmetic(self, node: fx.Node) -> _Axis | None:
-        axes = self.inputs(node)
+        axes = self.input_values(node)
         if not all(isinstance(axis, _Axis) for axis in axes):
-            return self.visit_hard_sized(node)
+            return self.visit_fixed_size(node)
         widest = max(axes, key=lambda axis: len(axis.numbers))
         for axis in axes:
             if axis.flat != widest.flat or len(axis.numbers) not in (1, len(widest.numbers)):
                 return self.visit_unknown(node)
             if len(axis.numbers) == len(widest.numbers):
-                self.ties.tie(widest.numbers, axis.numbers)
+                self.ties.tie_numbers(widest.numbers, axis.numbers)
             else:
+                # One channel that is broadcast to all cannot be removed.
                 self.fixed.append(axis.numbers)
         return widest

@@ -1,4 +1,4 @@
-"""A plan: which channels and blocks of a network go, why, and what that saves (Section 3.1)."""
+"""A plan: which channels and blocks of a network are removed, why, and what that saves (Section 3.1)."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -13,14 +13,15 @@ from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, IntArray
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """One prunable convolution before pruning, and what the plan saves there.
+    """Statistics of one prunable convolution before pruning, and what the plan saves there.
 
     Attributes:
         total: its output channels before.
         minimum, lower_quartile, median, upper_quartile, maximum: quantiles of their importance.
         held_by_floor: whether the floor kept channels here that the threshold would have removed.
-        parameters_saved: learnable values of the convolution and its batch norm that go; inputs that it loses count.
-        macs_saved: multiply-accumulates of the convolution that go.
+        parameters_saved: removed learnable values of the convolution and its batch norm, those of its lost inputs
+            included.
+        macs_saved: saved multiply-accumulates of the convolution.
     """
 
     total: int
@@ -36,20 +37,20 @@ class LayerStatistics:
 
 @dataclass(frozen=True, repr=False)
 class PruningPlan:
-    """Which output channels each convolution keeps, and which blocks go as a whole.
+    """Which output channels each convolution keeps, and which blocks are removed.
 
     Attributes:
         kept: name of each prunable convolution in `named_modules()` -> its kept output channels, ascending.
             In a plan made by hand, a convolution that is not named keeps all. Convolutions inside a removed block
             have no entry.
         threshold: importance of the least important channel that the ratio alone would keep.
-        ratio: share of the prunable channels, those of removed blocks apart, that were candidates.
+        ratio: fraction of the prunable channels, without those of removed blocks, that were candidates.
         importance: name of the criterion.
         blocks: names of the residual blocks that are removed.
         layers: statistics of each convolution, in forward order.
-        cost_before, cost_after: the network's cost without the plan and with it, compensation apart; None in a plan
+        cost_before, cost_after: the network's cost before and after pruning, without compensation; None in a plan
             made by hand.
-        notes: what a reader should know before the knife, one sentence each; printing the plan shows them.
+        notes: what a reader should know before pruning, one sentence each; printing the plan shows them.
     """
 
     kept: dict[str, list[int]]
@@ -64,12 +65,12 @@ class PruningPlan:
 
     @property
     def channels_kept(self) -> int:
-        """Number of channels that stay, over all layers of the plan."""
+        """Count the channels that are kept, over all layers of the plan."""
         return sum(len(channels) for channels in self.kept.values())
 
     @property
     def channels_total(self) -> int:
-        """Number of channels before pruning, over all layers of the plan, those in removed blocks included."""
+        """Count the channels before pruning, over all layers of the plan, those in removed blocks included."""
         return sum(layer.total for layer in self.layers.values())
 
     def __repr__(self) -> str:
@@ -83,41 +84,49 @@ class PruningPlan:
         return "\n".join([f"{head})", *(f"  note: {note}" for note in self.notes)])
 
     def summary(self) -> pd.DataFrame:
-        """One row a convolution: channels, quantiles of their importance, whether the floor held it back, savings.
+        """Return a table with one row per convolution: channels, quantiles of their importance, the floor, savings.
 
-        What layers that are not pruned themselves save by their lost inputs stands in `cost_after` alone.
+        The savings of layers that are not pruned themselves but lose inputs are counted only in `cost_after`.
         """
-        first = ["layer", "total", "kept", "share_kept"]
-        rows = [{"layer": name, "kept": len(self.kept.get(name, [])), **asdict(at)} for name, at in self.layers.items()]
-        columns = [*first, *(f.name for f in fields(LayerStatistics) if f.name not in first)]
-        frame = pd.DataFrame(rows, columns=[column for column in columns if column != "share_kept"])
-        return frame.assign(share_kept=frame["kept"] / frame["total"])[columns]
+        rows = []
+        for name, layer in self.layers.items():
+            kept = len(self.kept.get(name, []))
+            counts = {"layer": name, "total": layer.total, "kept": kept, "share_kept": kept / layer.total}
+            rows.append({**counts, **asdict(layer)})
+        statistics = [f.name for f in fields(LayerStatistics) if f.name != "total"]
+        return pd.DataFrame(rows, columns=["layer", "total", "kept", "share_kept", *statistics])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, fit for JSON."""
+        """Return the plan as plain data for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The plan that `to_dict` described."""
+        """Make the plan that `to_dict` described."""
         layers = {name: LayerStatistics(**layer) for name, layer in data["layers"].items()}
         costs = {key: data[key] and Cost(**data[key]) for key in ("cost_before", "cost_after")}
         return cls(**{**data, "layers": layers, **costs})
 
 
 def removed_channels(graph: ChannelGraph, plan: PruningPlan) -> BoolArray:
-    """For each channel number of `graph`, that of the network without the plan's blocks, whether `plan` removes it.
+    """Tell for each channel number whether `plan` removes it.
+
+    Args:
+        graph: the channels of the network without the plan's blocks.
+        plan: the plan.
 
     Raises:
         ValueError: the plan names an unknown layer or channel, or one channel twice; empties a layer or part
-            of a split; removes a channel that must stay; or breaks a coupling.
+            of a split; removes a channel that must be kept; or breaks a coupling.
     """
-    removed, kept = np.zeros_like(graph.fixed), np.zeros_like(graph.fixed)
+    removed = np.zeros_like(graph.fixed)
+    kept = np.zeros_like(graph.fixed)
     for name in plan.kept:
         _check_kept(graph, name, plan)
     for name, ids in prunable_outputs(graph):
-        stays = np.isin(np.arange(len(ids)), plan.kept.get(name, range(len(ids))))
-        kept[ids[stays]] = removed[ids[~stays]] = True
+        is_kept = np.isin(np.arange(len(ids)), plan.kept.get(name, range(len(ids))))
+        kept[ids[is_kept]] = True
+        removed[ids[~is_kept]] = True
     _check_coupling(graph, kept, removed)
     for segment in graph.segments:
         if removed[segment.channels].all():
@@ -126,15 +135,16 @@ def removed_channels(graph: ChannelGraph, plan: PruningPlan) -> BoolArray:
 
 
 def prunable_outputs(graph: ChannelGraph) -> Iterator[tuple[str, IntArray]]:
-    """Each prunable convolution with the numbers of its output channels, in forward order."""
-    return ((name, graph.layers[name].outputs) for name in graph.prunable)
+    """Yield each prunable convolution with the numbers of its output channels, in forward order."""
+    for name in graph.prunable:
+        yield name, graph.layers[name].outputs
 
 
 def _check_kept(graph: ChannelGraph, name: str, plan: PruningPlan) -> None:
     kept = plan.kept[name]
     for block in plan.blocks:
         if name.startswith(f"{block}."):
-            raise ValueError(f"the plan keeps channels of {name}, and removes {block}, of which it is a part")
+            raise ValueError(f"the plan keeps channels of {name}, but removes the block {block} that contains it")
     if name not in graph.prunable:
         kind = "not a prunable convolution" if name in graph.layers else "not a layer of this network"
         raise ValueError(f"the plan names {name}, which is {kind}")
@@ -152,5 +162,5 @@ def _check_coupling(graph: ChannelGraph, kept: BoolArray, removed: BoolArray) ->
     for number in np.flatnonzero(removed & (graph.fixed | kept)):
         names = sorted(name for name, ids in prunable_outputs(graph) if number in ids)
         if graph.fixed[number]:
-            raise ValueError(f"the plan removes a channel of {', '.join(names)} that must stay")
+            raise ValueError(f"the plan removes a channel of {', '.join(names)} that must be kept")
         raise ValueError(f"the plan keeps some and removes others of the tied channels of {', '.join(names)}")

@@ -1,8 +1,8 @@
-"""Which channels go: a global threshold, held back by what is tied and by a floor (Section 3.1, Algorithm 1).
+"""Which channels are removed: a global threshold, limited by ties and by a floor (Section 3.1, Algorithm 1).
 
-The paper ranks all gammas and cuts under a threshold. What it leaves open is settled here: N counts every
-prunable batch norm channel; tied channels go only together; layers and parts of splits keep a share. Blocks go
-before channels, and N counts what is left.
+The paper ranks all gammas and removes those under a threshold. It leaves some questions open, which are settled here: N
+counts every prunable batch norm channel; tied channels are removed only together; layers and parts of splits keep a
+minimum ratio of their channels. Blocks are removed before channels, and N counts the channels that remain then.
 """
 
 from collections.abc import Iterable
@@ -32,162 +32,225 @@ def plan_pruning(
     layers: int = 0,
     importance: str = "gamma",
     calibration: Batches | None = None,
-    keep_floor: float = 0.1,
+    min_keep_ratio: float = 0.1,
     original: nn.Module | None = None,
     round_to: int = 1,
     image_size: int = 800,
+    keep_floor: float | None = None,
 ) -> PruningPlan:
     """Plan the removal of the least important blocks and channels (Section 3.1; Algorithm 1, lines 12-14).
 
     Of all N prunable channels the floor(ratio * N) least important are candidates, in a stable order, so that
-    equal values never stand in the way. Tied channels go only if all of them are candidates. With a target in place
-    of the ratio, as few are candidates as it takes to reach it.
+    equal values cause no difficulty. Tied channels are removed only if all of them are candidates. If a target is
+    given instead of the ratio, there are as few candidates as the target needs.
 
     Args:
         detector: any network that `trace_channels` can read.
-        ratio: share of the prunable channels to remove, in [0, 1). Exactly one of this and the next three is given.
-        size_mb: what the pruned network may weigh at most (`Cost.size_mb`), compensation apart.
-        gmacs: what one pass of it may cost at most (`Cost.gmacs`), compensation apart.
-        channels: how many prunable channels it may have at most.
+        ratio: fraction of the prunable channels to remove, in [0, 1). Exactly one of this and the next three is given.
+        size_mb: largest size of the pruned network (`Cost.size_mb`), without compensation.
+        gmacs: largest cost of one pass of it (`Cost.gmacs`), without compensation.
+        channels: largest number of its prunable channels.
         layers: number of residual blocks to remove: those whose branch ends in the batch norm of the lowest mean
-            |gamma|, whatever the criterion for channels (the paper's second contribution). With `ratio` 0 nothing
-            else goes.
+            |gamma|, whatever the criterion for channels (the paper's second contribution). With `ratio` 0 only they
+            are removed.
         importance: `gamma`, `l1`, `l1-layerwise` or `taylor`.
-        calibration: batches `(images, targets)` for `taylor`; the others take none.
-        keep_floor: share, in [0, 1], which convolutions and parts of splits keep; one channel at least.
-        original: the network whose channels `keep_floor` is a share of; by default `detector`. One that is pruned
-            again and again needs it: a tenth of a tenth is a hundredth.
-        round_to: the kept channels of each of them are rounded up to a multiple of this, or to all.
-        image_size: side in pixels of the square image that multiply-accumulates are counted for.
+        calibration: batches `(images, targets)` for `taylor`; the other criteria take none.
+        min_keep_ratio: fraction of their channels, in [0, 1], that convolutions and parts of splits keep at least;
+            one channel is always kept.
+        original: the network whose channel counts `min_keep_ratio` refers to; by default `detector`. Repeated pruning
+            needs it: a tenth of a tenth is a hundredth.
+        round_to: the number of kept channels of each of them is rounded up to a multiple of this, or to all.
+        image_size: side in pixels of the square image for which multiply-accumulates are counted.
+        keep_floor: the former name of `min_keep_ratio`.
 
     Raises:
-        ValueError: an argument is out of its range; the target cannot be reached, with the least that can be;
-            nothing in the network can be pruned; or `original` lacks one of its layers.
+        ValueError: an argument is out of its range; the target cannot be reached (the message names the least cost
+            that can); nothing in the network can be pruned; or `original` lacks one of its layers.
     """
-    target = _the_target(ratio=ratio, size_mb=size_mb, gmacs=gmacs, channels=channels)
+    target = _single_target(ratio=ratio, size_mb=size_mb, gmacs=gmacs, channels=channels)
     planner = Planner(
-        detector, layers=layers, importance=importance, calibration=calibration,
-        keep_floor=keep_floor, original=original, round_to=round_to, image_size=image_size,
+        detector, layers=layers, importance=importance, calibration=calibration, min_keep_ratio=min_keep_ratio,
+        original=original, round_to=round_to, image_size=image_size, keep_floor=keep_floor,
     )  # fmt: skip
-    return planner.plan(_candidates(planner.ranking, planner.costs, *target), ratio)
+    return planner.make_plan(*target)
 
 
-def plan_ratios(detector: nn.Module, ratios: Iterable[float], **choices: Any) -> list[PruningPlan]:
-    """What `plan_pruning` gives for each ratio, traced and scored once for all.
+def plan_ratios(detector: nn.Module, ratios: Iterable[float], **options: Any) -> list[PruningPlan]:
+    """Return the plan of `plan_pruning` for each ratio; the network is traced and scored only once.
 
     Args:
         detector: as for `plan_pruning`.
-        ratios: shares of the prunable channels to remove, each in [0, 1).
-        choices: what else `plan_pruning` takes, the other targets apart.
+        ratios: fractions of the prunable channels to remove, each in [0, 1).
+        options: the other arguments of `plan_pruning`, except the targets.
 
     Raises:
         ValueError: as `plan_pruning`.
     """
-    targets = [_the_target(ratio=ratio) for ratio in ratios]
-    planner = Planner(detector, **choices)
-    return [planner.plan(_candidates(planner.ranking, planner.costs, *target), target[1]) for target in targets]
+    targets = [_single_target(ratio=ratio) for ratio in ratios]
+    planner = Planner(detector, **options)
+    return [planner.make_plan(*target) for target in targets]
 
 
 class Planner:
-    """All that plans for one network have in common (arguments as for `plan_pruning`)."""
+    """What all plans for one network have in common (arguments as for `plan_pruning`)."""
 
     def __init__(
         self, detector: nn.Module, *, layers: int = 0, importance: str = "gamma", calibration: Batches | None = None,
-        keep_floor: float = 0.1, original: nn.Module | None = None, round_to: int = 1, image_size: int = 800,
+        min_keep_ratio: float = 0.1, original: nn.Module | None = None, round_to: int = 1, image_size: int = 800,
+        keep_floor: float | None = None,
     ) -> None:  # fmt: skip
-        _check_settings(keep_floor, round_to)
+        if keep_floor is not None:
+            min_keep_ratio = keep_floor
+        if not 0 <= min_keep_ratio <= 1:
+            raise ValueError(f"min_keep_ratio {min_keep_ratio} is not in [0, 1]")
+        if round_to != int(round_to) or round_to < 1:
+            raise ValueError(f"round_to {round_to} is not a whole number ≥ 1")
         self.importance = importance
         self.blocks = least_important_blocks(detector, layers)
-        whole = without_blocks(detector, make_bypasses(detector, self.blocks, shifted=False))
-        self.everything = trace_channels(detector)
-        self.graph = trace_channels(whole) if self.blocks else self.everything
+        # The network that channels are removed from: `detector` without the removed blocks.
+        base = without_blocks(detector, make_bypasses(detector, self.blocks, shifted=False))
+        full_graph = trace_channels(detector)
+        self.graph = trace_channels(base) if self.blocks else full_graph
         if not self.graph.prunable:
             raise ValueError(f"{type(detector).__name__} has no prunable channel: no convolution with a batch norm")
-        self.scores = score_channels(importance, detector, self.everything.prunable | self.graph.prunable, calibration)
-        whole_segments = self.graph.segments if original is None else trace_channels(original).segments
-        floors = _floors(self.graph.segments, whole_segments, keep_floor)
-        self.ranking = Ranking(self.graph, self.scores, floors, round_to)
-        places = kernel_positions(detector, image_size)
-        self.present = CostModel(detector, self.everything, places, image_size)
-        self.costs = CostModel(whole, self.graph, places, image_size) if self.blocks else self.present
+        self.scores = score_channels(importance, detector, full_graph.prunable | self.graph.prunable, calibration)
+        segments = self.graph.segments if original is None else trace_channels(original).segments
+        minimum = _minimum_counts(self.graph.segments, segments, min_keep_ratio)
+        self.ranking = Ranking(self.graph, self.scores, minimum, round_to)
+        positions = kernel_positions(detector, image_size)
+        self.costs = CostModel(base, self.graph, positions, image_size)
+        costs_before = CostModel(detector, full_graph, positions, image_size) if self.blocks else self.costs
+        nothing = np.zeros_like(full_graph.fixed)
+        self.cost_before = costs_before.total_cost(nothing)
+        self.layer_costs_before = costs_before.layer_costs(nothing)
 
-    def plan(self, candidates: int, ratio: float | None) -> PruningPlan:
-        """The plan for so many candidates, which `ratio` asked for, or a target if that is None."""
+    def make_plan(self, target: str, value: float) -> PruningPlan:
+        """Plan for a target by name (`ratio`, `size_mb`, `gmacs` or `channels`) and its value."""
         ranking = self.ranking
-        floored = ranking.floored(candidates)
-        removed, nothing = ranking.rounded(floored), np.zeros_like(self.everything.fixed)
-        held = ranking.held(candidates, floored)
-        before, after = self.present.by_layer(nothing), self.costs.by_layer(removed)
+        candidates = self._count_candidates(target, value)
+        floored = ranking.apply_floor(candidates)
+        removed = ranking.apply_rounding(floored)
         return PruningPlan(
             kept={name: np.flatnonzero(~removed[ids]).tolist() for name, ids in prunable_outputs(self.graph)},
             threshold=float(ranking.values[candidates]),
-            ratio=candidates / ranking.count if ratio is None else float(ratio),
+            ratio=float(value) if target == "ratio" else candidates / ranking.count,
             importance=self.importance,
             blocks=self.blocks,
-            layers=_statistics(self.scores, held, before, after),
-            cost_before=self.present.of(nothing),
-            cost_after=self.costs.of(removed),
-            notes=ranking.notes(candidates, asked=ratio is not None),
+            layers=self._layer_statistics(ranking.held_layers(candidates, floored), removed),
+            cost_before=self.cost_before,
+            cost_after=self.costs.total_cost(removed),
+            notes=ranking.write_notes(candidates, by_ratio=target == "ratio"),
         )
+
+    def _count_candidates(self, target: str, value: float) -> int:
+        """Return how many of the least important channels are candidates under a target."""
+        ranking = self.ranking
+        if target == "ratio":
+            return floor(_exact_fraction(value) * ranking.count)
+
+        def reached_value(candidates: int) -> float:
+            removed = ranking.apply_rounding(ranking.apply_floor(candidates))
+            if target == "channels":
+                return ranking.count_kept(removed)
+            return getattr(self.costs.total_cost(removed), target)
+
+        return fewest_candidates(reached_value, value, ranking.count - 1, target)
+
+    def _layer_statistics(self, held: set[str], removed: BoolArray) -> dict[str, LayerStatistics]:
+        after = self.costs.layer_costs(removed)
+        found = {}
+        for name, values in self.scores.items():
+            # Convolutions in removed blocks have no cost after pruning.
+            saved = np.subtract(self.layer_costs_before[name], after.get(name, (0, 0)))
+            low, lower, median, upper, high = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist()
+            found[name] = LayerStatistics(
+                len(values), low, lower, median, upper, high, name in held, int(saved[0]), int(saved[1])
+            )
+        return found
 
 
 class Ranking:
-    """The prunable channels of a network in the order of their removal, and what holds them back.
+    """The prunable channels of a network in the order of their removal, and what limits it.
 
     Attributes:
         values: importance of all N prunable channels, ascending.
         count: N.
     """
 
-    def __init__(self, graph: ChannelGraph, scores: Scores, floors: list[int], round_to: int) -> None:
-        self.graph, self.floors, self.round_to = graph, floors, round_to
-        self.rank, self.values = _rank(graph, scores)
+    def __init__(self, graph: ChannelGraph, scores: Scores, minimum: list[int], round_to: int) -> None:
+        self.graph = graph
+        self.minimum = minimum
+        self.round_to = round_to
+        self.rank, self.values = _rank_channels(graph, scores)
         self.count = len(self.values)
 
-    def floored(self, candidates: int) -> BoolArray:
-        """For each channel number, whether ties and the floor let it go when so many channels are candidates."""
+    def apply_floor(self, candidates: int) -> BoolArray:
+        """Tell for each channel number whether ties and the floor let it be removed, given the number of candidates."""
         removed = self.rank < candidates
-        for segment, floor_here in zip(self.graph.segments, self.floors, strict=True):
-            _restore(removed, self.rank, segment.channels, floor_here)
+        for segment, minimum in zip(self.graph.segments, self.minimum, strict=True):
+            self._restore(removed, segment.channels, minimum)
         return removed
 
-    def rounded(self, floored: BoolArray) -> BoolArray:
-        """For each channel number, whether it goes once kept counts are rounded up, too."""
+    def apply_rounding(self, floored: BoolArray) -> BoolArray:
+        """Tell for each channel number whether it is removed after kept counts are rounded up to `round_to`."""
         removed = floored.copy()
-        if self.round_to > 1:
-            _round_up(removed, self.rank, self.graph, self.round_to)
+        changed = self.round_to > 1
+        # A channel that is restored in one segment may be tied into another, which then has to be rounded again.
+        while changed:
+            before = removed.copy()
+            for segment in self.graph.segments:
+                kept = int((~removed[segment.channels]).sum())
+                wanted = min(-(-kept // self.round_to) * self.round_to, len(segment.channels))
+                self._restore(removed, segment.channels, wanted)
+            changed = bool((removed != before).any())
         return removed
 
-    def held(self, candidates: int, floored: BoolArray) -> set[str]:
-        """Convolutions in which the floor keeps candidates that nothing else would."""
+    def held_layers(self, candidates: int, floored: BoolArray) -> set[str]:
+        """Return the convolutions in which only the floor keeps candidates."""
         under = self.rank < candidates
         return {name for name, ids in prunable_outputs(self.graph) if (floored[ids] != under[ids]).any()}
 
-    def notes(self, candidates: int, *, asked: bool) -> list[str]:
-        """What was asked for and cannot be had; `asked`, if it was this number of candidates."""
+    def write_notes(self, candidates: int, *, by_ratio: bool) -> list[str]:
+        """Describe which part of the request cannot be fulfilled; `by_ratio` if a ratio set the candidates."""
         under = self.rank < candidates
-        whole = [name for name, ids in prunable_outputs(self.graph) if under[ids].all()]
-        found = []
-        if whole:
-            layers = whole[0] if len(whole) == 1 else f"{len(whole)} layers"
-            names = f" ({', '.join(whole[:3])}{', ...' if len(whole) > 3 else ''})" if len(whole) > 1 else ""
-            found.append(f"every channel of {layers}{names} was to go; the floor keeps a share of each")
-        if asked and candidates > (limit := self._most()):
-            found.append(f"{candidates} of {self.count} channels were to go; the floor lets {limit} go at most")
-        return found
+        emptied_layers = [name for name, ids in prunable_outputs(self.graph) if under[ids].all()]
+        notes = []
+        if emptied_layers:
+            layers = emptied_layers[0]
+            if len(emptied_layers) > 1:
+                names = ", ".join(emptied_layers[:3]) + (", ..." if len(emptied_layers) > 3 else "")
+                layers = f"{len(emptied_layers)} layers ({names})"
+            notes.append(f"the request would remove every channel of {layers}; min_keep_ratio keeps some in each")
+        limit = self._most_removable() if by_ratio else candidates
+        if candidates > limit:
+            notes.append(
+                f"the request would remove {candidates} of {self.count} channels; min_keep_ratio allows removing at "
+                f"most {limit}"
+            )
+        return notes
 
-    def left(self, removed: BoolArray) -> int:
-        """How many prunable channels stay without the channel numbers at `removed`."""
+    def _most_removable(self) -> int:
+        """Count the channels that are removed if all are candidates."""
+        total = sum(len(ids) for _, ids in prunable_outputs(self.graph))
+        return total - self.count_kept(self.apply_rounding(self.apply_floor(self.count)))
+
+    def count_kept(self, removed: BoolArray) -> int:
+        """Count the prunable channels that are kept without the channel numbers at `removed`."""
         return sum(int((~removed[ids]).sum()) for _, ids in prunable_outputs(self.graph))
 
-    def _most(self) -> int:
-        """How many channels go if all are candidates."""
-        total = sum(len(ids) for _, ids in prunable_outputs(self.graph))
-        return total - self.left(self.rounded(self.floored(self.count)))
+    def _restore(self, removed: BoolArray, channels: IntArray, wanted: int) -> None:
+        """Restore the most important of `channels`, with all that is tied to them, until `wanted` are kept."""
+        if len(channels) - np.count_nonzero(removed[channels]) >= wanted:
+            return
+        numbers, copies = np.unique(channels[removed[channels]], return_counts=True)
+        order = np.argsort(-self.rank[numbers], kind="stable")
+        # How many are kept before each of them is restored; one number may stand for several of the channels.
+        before = len(channels) - copies.sum() + np.cumsum(copies[order]) - copies[order]
+        removed[numbers[order][before < wanted]] = False
 
 
-def _the_target(**targets: float | None) -> tuple[str, float]:
-    """The one target that is given, by name."""
+def _single_target(**targets: float | None) -> tuple[str, float]:
+    """Return name and value of the only target that is given."""
     given = [(name, value) for name, value in targets.items() if value is not None]
     if len(given) != 1:
         found = " and ".join(name for name, _ in given) or "none"
@@ -198,44 +261,29 @@ def _the_target(**targets: float | None) -> tuple[str, float]:
     return name, value
 
 
-def _candidates(ranking: Ranking, costs: CostModel, target: str, value: float) -> int:
-    """How many of the least important channels a target makes candidates."""
-    if target == "ratio":
-        return floor(_exact(value) * ranking.count)
-
-    def reached(count: int) -> float:
-        removed = ranking.rounded(ranking.floored(count))
-        return ranking.left(removed) if target == "channels" else getattr(costs.of(removed), target)
-
-    return fewest_candidates(reached, value, ranking.count - 1, target)
-
-
-def _check_settings(keep_floor: float, round_to: int) -> None:
-    if not 0 <= keep_floor <= 1:
-        raise ValueError(f"keep_floor {keep_floor} is not in [0, 1]")
-    if round_to != int(round_to) or round_to < 1:
-        raise ValueError(f"round_to {round_to} is not a whole number of at least 1")
-
-
-def _floors(segments: list[Segment], originals: list[Segment], keep_floor: float) -> list[int]:
-    """How many channels each segment keeps at least: a share of what it had in the original network."""
+def _minimum_counts(segments: list[Segment], originals: list[Segment], min_keep_ratio: float) -> list[int]:
+    """Return how many channels each segment keeps at least: a fraction of its channels in the original network."""
     counts: dict[str, list[int]] = {}
     for segment in reversed(originals):
         counts.setdefault(segment.layer, []).append(len(segment.channels))
-    if strange := next((s.layer for s in segments if not counts.get(s.layer)), None):
-        raise ValueError(f"the original network has no layer {strange} to compare with")
-    return [max(1, ceil(_exact(keep_floor) * counts[segment.layer].pop())) for segment in segments]
+    minimum = []
+    for segment in segments:
+        if not counts.get(segment.layer):
+            raise ValueError(f"the original network has no layer {segment.layer} to compare with")
+        # A split has several segments, in the same order in both networks.
+        minimum.append(max(1, ceil(_exact_fraction(min_keep_ratio) * counts[segment.layer].pop())))
+    return minimum
 
 
-def _exact(share: float) -> Fraction:
-    """The decimal number that was written: 0.29 of 100 channels is 29, though 0.29 * 100 < 29 in binary."""
-    return Fraction(str(float(share)))
+def _exact_fraction(value: float) -> Fraction:
+    """Return the decimal number as written: 0.29 of 100 channels is 29, though 0.29 * 100 < 29 in binary."""
+    return Fraction(str(float(value)))
 
 
-def _rank(graph: ChannelGraph, scores: Scores) -> tuple[IntArray, NDArray[np.float64]]:
-    """Each channel number's place in the order of removal, and the sorted scores of all N channels.
+def _rank_channels(graph: ChannelGraph, scores: Scores) -> tuple[IntArray, NDArray[np.float64]]:
+    """Return the rank of each channel number in the order of removal, and the sorted scores of all N channels.
 
-    Tied channels share the place of their most important member; a fixed channel comes after all.
+    Tied channels share the rank of their most important member; a fixed channel comes after all.
     """
     ids = np.concatenate([ids for _, ids in prunable_outputs(graph)])
     values = np.concatenate([scores[name] for name in graph.prunable])
@@ -245,37 +293,3 @@ def _rank(graph: ChannelGraph, scores: Scores) -> tuple[IntArray, NDArray[np.flo
     np.maximum.at(rank, ids[order], np.arange(len(values)))
     # Numbers that no batch norm ranks are aliases of a tied channel; they are never looked up.
     return np.where(rank < 0, len(values), rank), values[order]
-
-
-def _restore(removed: BoolArray, rank: IntArray, channels: IntArray, wanted: int) -> None:
-    """Bring back the most important of `channels`, with all that is tied to them, until `wanted` are kept."""
-    if len(channels) - np.count_nonzero(removed[channels]) >= wanted:
-        return
-    gone, copies = np.unique(channels[removed[channels]], return_counts=True)
-    order = np.argsort(-rank[gone], kind="stable")
-    before = len(channels) - copies.sum() + np.cumsum(copies[order]) - copies[order]
-    removed[gone[order][before < wanted]] = False
-
-
-def _round_up(removed: BoolArray, rank: IntArray, graph: ChannelGraph, multiple: int) -> None:
-    """Round the kept channels of every segment up; what comes back in one may be tied into another."""
-    changed = True
-    while changed:
-        before = removed.copy()
-        for segment in graph.segments:
-            kept = int((~removed[segment.channels]).sum())
-            wanted = min(-(-kept // multiple) * multiple, len(segment.channels))
-            _restore(removed, rank, segment.channels, wanted)
-        changed = bool((removed != before).any())
-
-
-def _statistics(
-    scores: Scores, held: set[str], before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]
-) -> dict[str, LayerStatistics]:
-    """One entry for each scored convolution; of `after`, those in removed blocks are missing."""
-    found = {}
-    for name, values in scores.items():
-        saved = np.subtract(before[name], after.get(name, (0, 0))).tolist()
-        quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist()
-        found[name] = LayerStatistics(len(values), *quantiles, name in held, *saved)
-    return found

@@ -30,7 +30,7 @@ from paperlib.pruning.importance import CALIBRATED
 from paperlib.seeding import seeded_rng
 from paperlib.store.code_digest import code_of
 from paperlib.store.store import Step, Store, canonical_json
-from paperlib.structure import describe, module_digest
+from paperlib.structure import describe_structure, module_digest
 from paperlib.training.loop import BEST, HISTORY, LAST, Objective, Regulariser, fit
 from paperlib.training.recipe import Recipe
 from paperlib.workbench.options import Blueprint, DistillationChoices, PruningChoices
@@ -107,7 +107,7 @@ class Workbench:
         """
         if not hasattr(detector, "build_arguments"):
             raise ValueError(f"{type(detector).__name__} was not made by build_detector or load_detector")
-        shape = hashlib.sha256(canonical_json(describe(detector)).encode()).hexdigest()
+        shape = hashlib.sha256(canonical_json(describe_structure(detector)).encode()).hexdigest()
         settings = {"weights": module_digest(detector), "structure": shape}
 
         def make(folder: Path) -> None:
