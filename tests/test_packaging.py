@@ -43,6 +43,32 @@ def test_the_conda_environment_asks_for_what_pyproject_asks_for():
     assert {entry for entry in entries if isinstance(entry, str)} == {"python>=3.11", "pip"}
 
 
+def test_hooks_before_a_commit_run_the_tools_of_the_local_environment():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    assert {hook["language"] for hook in repository["hooks"]} == {"system"}
+    tools = {hook["entry"].split()[0] for hook in repository["hooks"]}
+    assert tools == {f".venv/bin/{tool}" for tool in ("ruff", "lint-imports", "basedpyright")}
+    lint = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    assert all(tool.removeprefix(".venv/bin/") in lint for tool in tools)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.stem)
+def test_files_for_github_are_valid_yaml(path):
+    content = yaml.safe_load(path.read_text())
+    if path.parent.name == "ISSUE_TEMPLATE" and path.stem != "config":
+        assert {"name", "description", "body"} <= content.keys()
+        assert len({field["id"] for field in content["body"]}) == len(content["body"])
+
+
+def test_every_file_that_contributing_names_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:paperlib|tests|notebooks|data|\.ci)/[^`\s]*)`", text)
+    concrete = [name for name in named if not re.search(r"[A-Z]{4}|NN_", name)]
+    assert len(concrete) > 10
+    assert not [name for name in concrete if not (ROOT / name).exists()]
+
+
 def test_the_citation_names_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
