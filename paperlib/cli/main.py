@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from paperlib.cli import data
+from paperlib.cli import data, store
 
 
 class OneLineErrors(TyperGroup):
@@ -33,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(store.app, name="store")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,6 +1,6 @@
-"""The birth certificate of a result: what made it, from which code and data, on what machine.
+"""The certificate of a result: what made it, from which code and data, on what machine.
 
-A certificate is published beside the result, so it names no person and no place: no host, no user, no absolute path.
+It is published beside the result, so it names no person and no place: no host, no user, no absolute path.
 """
 
 import os
@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from paperlib.files import map_leaves
+from paperlib.store.code_digest import Code
 
 PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "pycocotools", "paperlib")
 _ALL_BUT_RESULTS = (":(top)", ":(top,exclude)results")
@@ -30,29 +31,46 @@ def certificate(
     training_seconds: float,
     steps: Sequence[str] = (),
     weights_digest: Mapping[str, str] | None = None,
+    code: Code | None = None,
 ) -> dict[str, Any]:
-    """Return the certificate of a result as a dict that JSON can hold.
+    """Return the certificate of a result as a dict that JSON can hold. Absolute paths among the settings keep only
+    their last name ("…/yolov4-tiny.weights").
 
-    `data_digest` is one for all the data, or one a split. `steps` are the digests of the stored steps the result
-    rests on; their own `step.json` says when and where each was made. `training_seconds` is what all trainings behind
-    the result took together, whenever that was; `wall_seconds` and `code` are of this run. `weights_digest` is the
-    SHA-256 of each weights file that a detector started from. Absolute paths among the settings
-    keep only their last name ("…/yolov4-tiny.weights").
-    Raises ValueError naming a setting that JSON cannot hold.
+    Args:
+        settings: all settings of the result.
+        data_digest: one digest for all the data, or one for each split.
+        seeds: the seeds of its runs.
+        wall_seconds: what this run took.
+        training_seconds: what all trainings behind the result took together, whenever they ran.
+        steps: digests of the stored steps that the result rests on; their `step.json` says when and where each was made.
+        weights_digest: SHA-256 of each weights file that a detector started from, by its name.
+        code: the state of the code of this run, if it is known.
+
+    Raises:
+        ValueError: a setting that JSON cannot hold; names it.
     """
     return {
-        "settings": map_leaves(settings, _without_folder, "settings"),
+        "settings": hide_folders(settings),
         "data_digest": data_digest,
         "weights_digest": dict(weights_digest or {}),
         "seeds": [int(seed) for seed in seeds],
         "steps": list(steps),
-        "code": code_version(),
+        "code": code_version() | ({"digest": code.digest} if code else {}),
         "versions": versions(),
         "machine": machine(),
         "finished": utc_now(),
         "wall_seconds": round(wall_seconds, 3),
         "training_seconds": round(training_seconds, 3),
     }
+
+
+def hide_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as a certificate holds them: of absolute paths only the last name.
+
+    Raises:
+        ValueError: a setting that JSON cannot hold; names it.
+    """
+    return map_leaves(settings, _without_folder, "settings")
 
 
 def versions() -> dict[str, str]:
@@ -69,7 +87,7 @@ def package_version(name: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return what decides the last bits of a number: threads, processor, instruction set, GPU, system."""
+    """Return what decides the last digits of a number: threads, processor, instruction set, GPU, system."""
     import torch  # slow to import, and only wanted here
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -40,7 +40,8 @@ def canonical_json(value: Any) -> str:
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _libraries() -> dict[str, str]:
+def installed_libraries() -> dict[str, str]:
+    """Return the installed versions of `LIBRARIES`."""
     return {name: provenance.package_version(name) for name in LIBRARIES}
 
 
@@ -58,7 +59,7 @@ class Step:
     """Digest of the data, "" for a step that reads none."""
     code: str
     """Digest of the code that can change the step's numbers (see `code_of`)."""
-    libraries: dict[str, str] = field(default_factory=_libraries)
+    libraries: dict[str, str] = field(default_factory=installed_libraries)
     """Installed versions of `LIBRARIES`."""
 
     def __post_init__(self) -> None:
@@ -107,12 +108,13 @@ class Store:
         if not final.exists():
             with _alone(final):
                 if not final.exists():
-                    self._record(code)
+                    self.record_code(code)
                     _make(step, final, make)
         _check(final, step.digest)
         return final
 
-    def _record(self, code: Code | None) -> None:
+    def record_code(self, code: Code | None) -> None:
+        """Write down the state of the code, by its digest, unless the store has it already."""
         if code and not (path := self.root / CODE / f"{code.digest}.json").exists():
             files.write_json_atomically(path, asdict(code))
 

@@ -1,0 +1,110 @@
+"""The commands `paperlib store …`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="List finished steps, explain why one is out of date, remove what no result needs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Store = Annotated[
+    Path | None, typer.Option("--store", metavar="DIR", help="The store. Default: PAPERLIB_STORE, else .store.")
+]
+
+
+@app.command("list")
+def list_(
+    store: Store = None,
+    kind: Annotated[str | None, typer.Option(help="Only steps of this kind, e.g. train.")] = None,
+) -> None:
+    """Print the finished steps: kind, size, age, and which results rest on them."""
+    from paperlib import paths
+    from paperlib.store import inspect
+
+    typer.echo(inspect.list_steps(_existing(store), paths.results_root(), kind))
+
+
+@app.command()
+def why(
+    name: Annotated[str, typer.Argument(metavar="STEP|NOTEBOOK", help="Begin of a step's name or digest; a notebook.")],
+    profile: Annotated[str, typer.Option(help="The scale of the notebook's results.")] = "quick",
+    store: Store = None,
+) -> None:
+    """Say whether a step or a notebook's results are up to date and, if not, what changed since they were made."""
+    from paperlib.store import staleness
+
+    lines = _explain_notebook(name, profile, store) or staleness.explain_step(_existing(store), name)
+    typer.echo("\n".join(lines))
+
+
+@app.command()
+def prune(
+    store: Store = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove the steps that no result rests on, and what processes that have ended left behind."""
+    from paperlib import paths
+    from paperlib.store import inspect
+
+    folder = _existing(store)
+    found = inspect.find_removable(folder, paths.results_root())
+    if found.in_use:
+        typer.echo(f"Kept: {found.in_use} that running processes are making, and what these start from.")
+    if not found.steps and not found.leftovers:
+        typer.echo(f"Nothing to remove: every step in {folder} belongs to a result.")
+        return
+    typer.echo(
+        f"{len(found.steps)} steps that no result rests on and {len(found.leftovers)} leftovers, "
+        f"{found.megabytes:.2f} MB, in {folder}"
+    )
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ValueError("store prune asks before it removes anything; without a terminal, say --yes")
+        typer.confirm("Remove them?", abort=True)
+    typer.echo(f"Removed {inspect.remove(found)} steps.")
+
+
+def _existing(store: Path | None) -> Path:
+    from paperlib import paths
+
+    folder = (store or paths.store_root()).absolute()
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no store yet")
+    return folder
+
+
+def _explain_notebook(name: str, profile: str, store: Path | None) -> list[str]:
+    """Return what `why` prints for a notebook; nothing if there is no notebook of this name."""
+    from paperlib import files, paths
+    from paperlib.data import load_dataset
+    from paperlib.experiments.parameters import load_profile
+    from paperlib.store import staleness
+    from paperlib.store.code_digest import notebook_code
+
+    root = paths.repository_root() / "notebooks"
+    notebook = root / f"{name.removesuffix('.ipynb')}.ipynb"
+    if not notebook.is_file():
+        return []
+    certificate_path = paths.results_root() / profile / notebook.stem / "provenance.json"
+    if not certificate_path.is_file():
+        return [f"{profile}/{notebook.stem} has no results yet: {certificate_path} does not exist."]
+    certificate = files.read_json(certificate_path)
+    settings = load_profile(notebook.stem, root / "profiles" / profile / f"{notebook.stem}.yaml").model_dump()
+    folder = (store or paths.store_root()).absolute()
+    lines = staleness.explain_notebook(folder, certificate, settings, notebook_code(notebook))
+    for dataset, digests in certificate["data_digest"].items():
+        if dataset == "toy-aerial":
+            now = {split: load_dataset(dataset, split).digest for split in digests}
+            lines += [f"data {dataset}, {split}, changed" for split in digests if now[split] != digests[split]]
+        else:
+            lines.append(f"data {dataset} not compared, because to read it takes long")
+    verdict = "out of date:" if lines else "up to date."
+    return [
+        f"{profile}/{notebook.stem}, made {certificate['finished']}, is {verdict}",
+        *(f"  {each}" for each in lines),
+    ]

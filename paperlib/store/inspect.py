@@ -1,0 +1,225 @@
+"""What is in a store: the finished steps, which results they belong to, and what can be removed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from paperlib import files
+from paperlib.store.store import CODE
+
+_FOLDER = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{16}")
+_REMOVED = ".removed-"
+"""How the name of a folder begins that is being removed: a kill must not leave half a step under its own name."""
+
+
+@dataclass(frozen=True)
+class StoredStep:
+    """A finished step and what its `step.json` says; `record` is empty if that cannot be read."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Return the digits of the digest that stand in the folder's name."""
+        return self.folder.name[-16:]
+
+    @property
+    def kind(self) -> str:
+        """Return what was done: "train", "prune", …"""
+        return self.folder.name[:-17]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies the step: its settings, parents, data, code and libraries."""
+        return self.record.get("step", {})
+
+    @property
+    def parents(self) -> list[str]:
+        """Return the keys of the steps that this one starts from."""
+        return [digest[:16] for digest in self.identity.get("parents", ())]
+
+    @property
+    def finished(self) -> datetime:
+        """Return when the step was finished; if that is unknown, when its folder was changed last."""
+        if "finished" in self.record:
+            return datetime.fromisoformat(self.record["finished"])
+        return datetime.fromtimestamp(self.folder.stat().st_mtime, UTC)
+
+
+@dataclass(frozen=True)
+class Removable:
+    """What `paperlib store prune` removes.
+
+    Attributes:
+        steps: finished steps that no result refers to.
+        leftovers: unfinished steps and locks of processes that have ended, and code that made no step that is left.
+        megabytes: size of both.
+        in_use: how many steps running processes are making at the moment.
+    """
+
+    steps: list[StoredStep]
+    leftovers: list[Path]
+    megabytes: float
+    in_use: int
+
+
+def find_steps(store: Path) -> list[StoredStep]:
+    """Return the finished steps of a store, by kind, the newest first."""
+    folders = [path for path in store.glob("*-*") if _FOLDER.fullmatch(path.name) and path.is_dir()]
+    steps = [StoredStep(folder, _read_record(folder)) for folder in folders]
+    return sorted(steps, key=lambda step: (step.kind, -step.finished.timestamp(), step.key))
+
+
+def find_results(results: Path, store: Path) -> dict[str, Path]:
+    """Return `provenance.json` of every result by "scale/notebook", and that of the folder around the store, if any."""
+    found = {f"{path.parts[-3]}/{path.parts[-2]}": path for path in sorted(results.glob("*/*/provenance.json"))}
+    beside = store.parent / "provenance.json"  # `paperlib compress --out DIR` keeps its steps in DIR/steps
+    return found | ({store.parent.name: beside} if beside.is_file() else {})
+
+
+def find_users(steps: Iterable[StoredStep], results: dict[str, Path]) -> dict[str, list[str]]:
+    """Return which results rest on each step, by its key: directly, or because a step that they name started from it.
+
+    Raises:
+        ValueError: a `provenance.json` cannot be read, so that nobody can tell what its result rests on.
+    """
+    by_key = {step.key: step for step in steps}
+    users: dict[str, list[str]] = {key: [] for key in by_key}
+    for name, path in results.items():
+        named = files.read_json(path).get("steps", [])
+        reached = _ancestors((digest[:16] for digest in named), by_key)
+        # A result names its models only; a measurement belongs to the model that was measured.
+        reached |= {key for key, step in by_key.items() if step.kind == "evaluate" and reached & {*step.parents}}
+        for key in sorted(reached):
+            users[key].append(name)
+    return users
+
+
+def list_steps(store: Path, results: Path, kind: str | None = None) -> str:
+    """Return a table of finished steps with size, age and the results that rest on them, and the totals.
+
+    Raises:
+        ValueError: there is no step of this kind.
+    """
+    steps = find_steps(store)
+    users = find_users(steps, find_results(results, store))
+    kinds = sorted({step.kind for step in steps})
+    if kind is not None and kind not in kinds:
+        raise ValueError(f"no step of kind {kind!r} in {store}; there are {', '.join(kinds) or 'none'}")
+    shown = [step for step in steps if kind in (None, step.kind)]
+    sizes = {step.key: measure_megabytes(step.folder) for step in shown}
+    width = max((len(step.folder.name) for step in shown), default=4)
+    lines = [f"{'step':{width}}  {'MB':>9}  {'age':>7}  used by"]
+    for step in shown:
+        age = format_age((datetime.now(UTC) - step.finished).total_seconds())
+        lines.append(f"{step.folder.name:{width}}  {sizes[step.key]:9.2f}  {age:>7}  {_shorten(users[step.key])}")
+    unused = [step.key for step in shown if not users[step.key]]
+    lines.append(f"{len(shown)} steps, {sum(sizes.values()):.2f} MB")
+    lines.append(f"{len(unused)} of them, {sum(sizes[key] for key in unused):.2f} MB, belong to no result")
+    return "\n".join(lines)
+
+
+def find_removable(store: Path, results: Path) -> Removable:
+    """Return what no result refers to, neither directly nor through a later step, and no running process is making.
+
+    Raises:
+        ValueError: a `provenance.json` cannot be read, so that nobody can tell what its result rests on.
+    """
+    steps = find_steps(store)
+    users = find_users(steps, find_results(results, store))
+    locks = sorted(store.glob("*.lock"))
+    held = {lock.stem for lock in locks if _is_held(lock)}
+    # The steps that a running step starts from are needed, though no result names them yet.
+    started_from = [StoredStep(folder, _read_record(folder)).parents for folder in store.glob("*.partial")
+                    if folder.stem in held]  # fmt: skip
+    needed = _ancestors((key for keys in started_from for key in keys), {step.key: step for step in steps})
+    unused = [step for step in steps if not users[step.key] and step.key not in needed and step.folder.name not in held]
+    stay = {step.identity.get("code") for step in steps if step not in unused}
+    stay |= {_read_record(store / f"{name}.partial").get("step", {}).get("code") for name in held}
+    leftovers = [path for path in [*store.glob("*.partial"), *locks] if path.stem not in held]
+    leftovers += [*store.glob(f"{_REMOVED}*")]
+    leftovers += [path for path in (store / CODE).glob("*.json") if path.stem not in stay]
+    total = sum(measure_megabytes(path) for path in [*leftovers, *(step.folder for step in unused)])
+    return Removable(unused, sorted(leftovers), total, len(held))
+
+
+def remove(found: Removable) -> int:
+    """Remove what was found, except for what a process began to make meanwhile; return how many steps were removed."""
+    for path in found.leftovers:
+        if path.suffix == ".json":
+            path.unlink(missing_ok=True)
+        elif path.suffix != ".lock":
+            _remove_folder(path)
+    removed = sum(_remove_folder(step.folder) for step in found.steps)
+    for lock in (path for path in found.leftovers if path.suffix == ".lock"):
+        if not _is_held(lock):
+            lock.unlink(missing_ok=True)
+    return removed
+
+
+def measure_megabytes(path: Path) -> float:
+    """Return the size of a file, or of all files in a folder, in megabytes (10^6 bytes)."""
+    paths = path.rglob("*") if path.is_dir() else [path]
+    return sum(each.stat().st_size for each in paths if each.is_file()) / 1e6
+
+
+def format_age(seconds: float) -> str:
+    """Return a span of time in its largest unit: "3 d", "5 h", "12 min"."""
+    for unit, length in (("d", 86400), ("h", 3600)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 60:.0f} min"
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        record = files.read_json(folder / "step.json")
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _ancestors(keys: Iterable[str], by_key: dict[str, StoredStep]) -> set[str]:
+    """Return those of the steps that are in the store, and all steps behind them."""
+    pending = set(keys) & by_key.keys()
+    found: set[str] = set()
+    while pending:
+        key = pending.pop()
+        found.add(key)
+        pending |= by_key.keys() & by_key[key].parents - found
+    return found
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _remove_folder(folder: Path) -> bool:
+    """Remove a folder of the store, unless a process is at work in it; return whether it is gone."""
+    lock = FileLock(folder.with_name(f"{folder.name.removesuffix('.partial')}.lock"), timeout=0)
+    try:
+        with lock:
+            doomed = folder.with_name(f"{_REMOVED}{folder.name.removeprefix(_REMOVED)}")
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+            Path(lock.lock_file).unlink(missing_ok=True)
+            return True
+    except Timeout:
+        return False
+
+
+def _shorten(names: list[str]) -> str:
+    return f"{', '.join(names[:2])} and {len(names) - 2} more" if len(names) > 3 else ", ".join(names) or "-"
