@@ -81,7 +81,6 @@ def _existing(store: Path | None) -> Path:
 def _explain_notebook(name: str, profile: str, store: Path | None) -> list[str]:
     """Return what `why` prints for a notebook; nothing if there is no notebook of this name."""
     from paperlib import files, paths
-    from paperlib.data import load_dataset
     from paperlib.experiments.parameters import load_profile
     from paperlib.store import staleness
     from paperlib.store.code_digest import notebook_code
@@ -90,21 +89,36 @@ def _explain_notebook(name: str, profile: str, store: Path | None) -> list[str]:
     notebook = root / f"{name.removesuffix('.ipynb')}.ipynb"
     if not notebook.is_file():
         return []
-    certificate_path = paths.results_root() / profile / notebook.stem / "provenance.json"
-    if not certificate_path.is_file():
-        return [f"{profile}/{notebook.stem} has no results yet: {certificate_path} does not exist."]
-    certificate = files.read_json(certificate_path)
+    results = paths.results_root() / profile
+    if not (results / notebook.stem / "provenance.json").is_file():
+        return [f"{profile}/{notebook.stem} has no results yet."]
+    certificate = files.read_json(results / notebook.stem / "provenance.json")
     settings = load_profile(notebook.stem, root / "profiles" / profile / f"{notebook.stem}.yaml").model_dump()
     folder = (store or paths.store_root()).absolute()
-    lines = staleness.explain_notebook(folder, certificate, settings, notebook_code(notebook))
-    for dataset, digests in certificate["data_digest"].items():
-        if dataset == "toy-aerial":
-            now = {split: load_dataset(dataset, split).digest for split in digests}
-            lines += [f"data {dataset}, {split}, changed" for split in digests if now[split] != digests[split]]
+    changes = staleness.explain_notebook(folder, certificate, settings, notebook_code(notebook))
+    unread = []
+    for source, digests in certificate["data_digest"].items():
+        if isinstance(digests, str):  # of the scoreboard, which reads the results of the other notebooks
+            changes += _changed_results(source, results / source / "metrics.json", digests)
+        elif source == "toy-aerial":
+            changes += _changed_splits(source, digests)
         else:
-            lines.append(f"data {dataset} not compared, because to read it takes long")
-    verdict = "out of date:" if lines else "up to date."
-    return [
-        f"{profile}/{notebook.stem}, made {certificate['finished']}, is {verdict}",
-        *(f"  {each}" for each in lines),
-    ]
+            unread.append(f"Not compared: the data of {source}, because to read them takes long.")
+    verdict = "out of date:" if changes else "up to date."
+    headline = f"{profile}/{notebook.stem}, made {certificate['finished']}, is {verdict}"
+    return [headline, *(f"  {change}" for change in changes), *unread]
+
+
+def _changed_results(name: str, metrics: Path, digest: str) -> list[str]:
+    from paperlib.files import file_digest
+
+    if not metrics.is_file():
+        return [f"results {name}: gone"]
+    return [f"results {name}: changed"] if file_digest(metrics).hex() != digest else []
+
+
+def _changed_splits(dataset: str, digests: dict[str, str]) -> list[str]:
+    from paperlib.data import load_dataset
+
+    changed = [split for split, digest in digests.items() if load_dataset(dataset, split).digest != digest]
+    return [f"data {dataset}, {split}: changed" for split in changed]

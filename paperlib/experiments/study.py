@@ -33,6 +33,7 @@ from paperlib.experiments.settings import Settings
 from paperlib.figures import tables
 from paperlib.progress.processes import run_jobs
 from paperlib.progress.report import begin_job, expect_work, plan_work
+from paperlib.store.code_digest import notebook_code
 from paperlib.store.provenance import certificate
 from paperlib.store.store import FinishedSteps, Store, UnfinishedError
 from paperlib.workbench.lineage import training_seconds
@@ -185,7 +186,10 @@ class Study:
                 for each quantity. Claims find it there (`notebooks/claims.yaml`).
         """
         wall = time.perf_counter() - self._started
-        born = certificate(settings=self.settings.model_dump(), wall_seconds=wall, **self.origin())
+        notebook = paths.repository_root() / "notebooks" / f"{self.notebook}.ipynb"
+        code = notebook_code(notebook) if notebook.is_file() else None
+        Store().record_code(code)
+        born = certificate(settings=self.settings.model_dump(), wall_seconds=wall, code=code, **self.origin())
         files.write_json_atomically(self._place("provenance.json"), born)
         beside = [] if measured is None else measured.to_dict("records")
         files.write_json_atomically(self._place(DONE), {"summary": summary, **self.rows(), "measured": beside})

@@ -61,7 +61,7 @@ class Removable:
 
     Attributes:
         steps: finished steps that no result refers to.
-        leftovers: unfinished steps and locks of processes that have ended, and code that made no step that is left.
+        leftovers: unfinished steps and locks of processes that have ended, and records of code that made nothing left.
         megabytes: size of both.
         in_use: how many steps running processes are making at the moment.
     """
@@ -135,21 +135,24 @@ def find_removable(store: Path, results: Path) -> Removable:
         ValueError: a `provenance.json` cannot be read, so that nobody can tell what its result rests on.
     """
     steps = find_steps(store)
-    users = find_users(steps, find_results(results, store))
-    locks = sorted(store.glob("*.lock"))
-    held = {lock.stem for lock in locks if _is_held(lock)}
-    # The steps that a running step starts from are needed, though no result names them yet.
-    started_from = [StoredStep(folder, _read_record(folder)).parents for folder in store.glob("*.partial")
-                    if folder.stem in held]  # fmt: skip
-    needed = _ancestors((key for keys in started_from for key in keys), {step.key: step for step in steps})
-    unused = [step for step in steps if not users[step.key] and step.key not in needed and step.folder.name not in held]
-    stay = {step.identity.get("code") for step in steps if step not in unused}
-    stay |= {_read_record(store / f"{name}.partial").get("step", {}).get("code") for name in held}
-    leftovers = [path for path in [*store.glob("*.partial"), *locks] if path.stem not in held]
-    leftovers += [*store.glob(f"{_REMOVED}*")]
-    leftovers += [path for path in (store / CODE).glob("*.json") if path.stem not in stay]
+    found = find_results(results, store)
+    users = find_users(steps, found)
+    held = {lock.stem for lock in store.glob("*.lock") if _is_held(lock)}
+    running = [StoredStep(store / name, _read_record(store / f"{name}.partial")) for name in held]
+    # What a running step starts from is needed, though no result names it yet.
+    started_from = {key for step in running for key in step.parents}
+    needed = _ancestors(started_from, {step.key: step for step in steps}) | {step.key for step in running}
+    unused = [step for step in steps if not users[step.key] and step.key not in needed]
+    stay = [step for step in steps if step not in unused] + running
+    names = {step.folder.name for step in stay}
+    codes = {step.identity.get("code") for step in stay}
+    codes |= {files.read_json(path).get("code", {}).get("digest") for path in found.values()}
+    leftovers = [path for path in store.glob("*.partial") if path.stem not in held]
+    leftovers += [path for path in store.glob("*.lock") if path.stem not in names]
+    leftovers += [path for path in (store / CODE).glob("*.json") if path.stem not in codes]
+    leftovers += store.glob(f"{_REMOVED}*")
     total = sum(measure_megabytes(path) for path in [*leftovers, *(step.folder for step in unused)])
-    return Removable(unused, sorted(leftovers), total, len(held))
+    return Removable(unused, leftovers, total, len(held))
 
 
 def remove(found: Removable) -> int:
@@ -195,7 +198,7 @@ def _ancestors(keys: Iterable[str], by_key: dict[str, StoredStep]) -> set[str]:
     while pending:
         key = pending.pop()
         found.add(key)
-        pending |= by_key.keys() & by_key[key].parents - found
+        pending |= (by_key.keys() & set(by_key[key].parents)) - found
     return found
 
 

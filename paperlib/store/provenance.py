@@ -33,16 +33,15 @@ def certificate(
     weights_digest: Mapping[str, str] | None = None,
     code: Code | None = None,
 ) -> dict[str, Any]:
-    """Return the certificate of a result as a dict that JSON can hold. Absolute paths among the settings keep only
-    their last name ("…/yolov4-tiny.weights").
+    """Return the certificate of a result as a dict that JSON can hold.
 
     Args:
-        settings: all settings of the result.
+        settings: all settings of the result; of absolute paths only the last name is kept ("…/yolov4-tiny.weights").
         data_digest: one digest for all the data, or one for each split.
         seeds: the seeds of its runs.
         wall_seconds: what this run took.
-        training_seconds: what all trainings behind the result took together, whenever they ran.
-        steps: digests of the stored steps that the result rests on; their `step.json` says when and where each was made.
+        training_seconds: what all trainings behind the result took together.
+        steps: digests of the stored steps behind the result; their `step.json` says when and where each was made.
         weights_digest: SHA-256 of each weights file that a detector started from, by its name.
         code: the state of the code of this run, if it is known.
 

@@ -20,7 +20,7 @@ def find_step(store: Path, name: str) -> StoredStep:
     """Return the finished step whose digest or folder's name begins with `name`.
 
     Raises:
-        LookupError: there is none, or more than one.
+        ValueError: there is none, or more than one.
     """
     steps = find_steps(store)
     digest = name[:16]
@@ -28,17 +28,17 @@ def find_step(store: Path, name: str) -> StoredStep:
     if len(found) == 1:
         return found[0]
     if found:
-        raise LookupError(f"{name}: {len(found)} steps begin like this, such as {found[0].folder.name}")
+        raise ValueError(f"{name}: {len(found)} steps begin like this, such as {found[0].folder.name}")
     kinds = Counter(step.kind for step in steps)
     known = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
-    raise LookupError(f"{name}: no step in {store} is called so (finished steps: {known})")
+    raise ValueError(f"{name}: no step in {store} has a name or digest that begins so; finished steps: {known}")
 
 
 def explain_step(store: Path, name: str) -> list[str]:
     """Return in plain lines whether a step is up to date and, if not, what changed since it was made.
 
     Raises:
-        LookupError: there is no such step, or more than one.
+        ValueError: there is no such step, or more than one.
     """
     step = find_step(store, name)
     by_key = {each.key: each for each in find_steps(store)}
