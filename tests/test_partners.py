@@ -1,26 +1,38 @@
 """Partners: extension changes nothing, fusion is exact, and the diversity losses have the minima that they should."""
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 
 import pytest
+import tiny
 import torch
-from conftest import make_tiny_detector, snapshot
+from conftest import make_tiny_detector, same, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.models import resnet50, resnet101, vgg16_bn
 
 from paperlib.costs import cost
+from paperlib.deploy.onnx import export_onnx
 from paperlib.detectors import build_detector
+from paperlib.detectors.files import load_detector, save_detector
+from paperlib.pairs import PartneredConv, find_partners
 from paperlib.partners.diversity import diversity
 from paperlib.partners.extend import extend, skipped_convolutions
 from paperlib.partners.fuse import fuse
-from paperlib.partners.pair import PartneredConv, find_partners
 from paperlib.partners.partnership import Partnership
+<<<<<<< HEAD
 from paperlib.pruning import plan_pruning, trace_channels
 from paperlib.structure import describe_structure
+=======
+from paperlib.pruning import Sparsity, plan_pruning, trace_channels
+from paperlib.structure import describe
+from paperlib.training.loop import LAST, fit
+>>>>>>> 49adcba (Partners: training saves the fused network; saving and exporting with partners is refused with the remedy)
 
 EXACT = 1e-12
 SIDE = 64
@@ -340,3 +352,44 @@ def test_extension_warns_of_nothing_in_a_yolo() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(extend(make_tiny_detector()).get_submodule("stem1.conv"), PartneredConv)
+
+
+def test_a_training_with_partners_saves_what_loads_elsewhere(tmp_path: Path) -> None:
+    net = extend(tiny.detector())
+    before = net.get_parameter("neck.conv.partner.weight").clone()
+    train = {"validation": tiny.dataset("val", 4), "regulariser": Partnership(0.1), "folder": tmp_path}
+    history = fit(net, tiny.dataset(), tiny.recipe(epochs=2), **train)
+    assert not torch.equal(net.get_parameter("neck.conv.partner.weight"), before), "partners learn"
+    assert (history.epochs["penalty"] > 0).all()
+    fused = fuse(net)
+    assert same(snapshot(load_detector(tmp_path / LAST)), snapshot(fused))
+    assert difference(net.double(), fuse(net)) < EXACT
+
+    code = (
+        "import sys, torch; from paperlib.detectors.files import load_detector\n"
+        "torch.save(load_detector(sys.argv[1]).head_outputs(torch.ones(1, 3, 64, 64)), sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / LAST), str(tmp_path / "outputs.pt")], check=True)
+    found = torch.load(tmp_path / "outputs.pt", weights_only=True)
+    with torch.no_grad():
+        torch.testing.assert_close(found, fused.head_outputs(torch.ones(1, 3, SIDE, SIDE)))
+
+
+def test_what_still_has_partners_is_not_saved_exported_or_trained_by_mistake(tmp_path: Path) -> None:
+    net = extend(make_tiny_detector())
+    remedy = r"^stem1.conv still has a partner, which only training can use; fuse it first: pl.fuse\(detector\)$"
+    with pytest.raises(ValueError, match=remedy):
+        save_detector(net, tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=remedy):
+        export_onnx(net, tmp_path / "net.onnx", SIDE)
+    with pytest.raises(ValueError, match=r"^stem1.conv has a partner; train .* with regulariser=pl.Partnership\(\)$"):
+        fit(net, tiny.dataset(), tiny.recipe(), regulariser=Sparsity(0.01), folder=tmp_path)
+    with pytest.raises(ValueError, match=r"^stem1.bn was fused into its convolution, and no file holds that; save pl"):
+        save_detector(fuse(net, norms=False), tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_fused_forms_are_exported(tmp_path: Path) -> None:
+    net = extend(make_tiny_detector())
+    for norms in (True, False):
+        assert export_onnx(fuse(net, norms=norms), tmp_path / f"{norms}.onnx", SIDE) < 1e-4

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from paperlib.detectors.files import load_detector
 from paperlib.distillation.assistants import Distillation
 from paperlib.evaluation.evaluate import evaluate
+from paperlib.partners.extend import extend
+from paperlib.partners.partnership import Partnership
 from paperlib.pruning import Sparsity, absolute_gammas
 from paperlib.training import loop
 from paperlib.training.loop import BEST, HISTORY, LAST, fit
@@ -23,6 +25,7 @@ from paperlib.training.recipe import Recipe
 SPARSE = tiny.recipe(epochs=6, ema=0.9, mosaic=0.5, warmup_epochs=1.0, schedule="cosine", weight_decay=1e-3)
 DISTILLED = tiny.recipe(epochs=6, precision="bf16")
 SAMPLED = tiny.recipe(epochs=6, ema=0.9)
+PARTNERED = tiny.recipe(epochs=6, ema=0.8)
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +42,8 @@ def train(recipe, folder):
         actors = {"objective": teacher, "regulariser": Sparsity(1e-2, "proximal")}
     elif recipe == SAMPLED:
         detector = tiny.two_stage()
+    elif recipe == PARTNERED:
+        detector, actors = extend(detector), {"regulariser": Partnership(0.1, "output")}
     fit(detector, tiny.dataset(), recipe, validation=tiny.dataset("val", 4), folder=folder, **actors)
 
 
@@ -73,7 +78,10 @@ def killed_at(moment, recipe, folder):
     return process.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("recipe", [SPARSE, DISTILLED, SAMPLED], ids=["sparse", "distilled", "sampled"])
+RECIPES = {"sparse": SPARSE, "distilled": DISTILLED, "sampled": SAMPLED, "partnered": PARTNERED}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(recipe, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     moments = [

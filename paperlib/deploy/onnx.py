@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib.files import replacing
+from paperlib.pairs import require_fused
 from paperlib.store.provenance import package_version
 
 ImageSize = int | tuple[int, int]
@@ -136,6 +137,7 @@ def export_onnx(
         ValueError: a bad argument, sides that are no multiples of the detector's coarsest stride, or answers that
             differ by more than `tolerance`: the worst difference is named. Nothing is written then.
     """
+    require_fused(detector)
     network = make_deployable(detector, image_size)
     _check_arguments(network, batch_size, classes)
     if isinstance(network, TwoStage):

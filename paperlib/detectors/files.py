@@ -13,14 +13,20 @@ from torch import Tensor, nn
 
 from paperlib.detectors import build_without_weights
 from paperlib.files import replacing
+from paperlib.pairs import require_saveable
 from paperlib.structure import describe_structure
 
 FORMAT = "paperlib-detector-1"
 
 
 def save_detector(detector: nn.Module, path: str | Path) -> None:
-    """Write weights and structure to one `.safetensors` file, whole or not at all; equal ones give equal files."""
+    """Write weights and structure to one `.safetensors` file, whole or not at all; equal ones give equal files.
+
+    Raises:
+        ValueError: the detector has partners (see `paperlib.partners`); nothing is written.
+    """
     path = Path(path)
+    require_saveable(detector)
     metadata = {
         "format": FORMAT,
         "build": json.dumps(detector.build_arguments),

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paperlib.partners.pair import PartneredConv, find_partners, to_filters
+from paperlib.pairs import PartneredConv, find_partners
+from paperlib.partners.filters import to_filters
 
 Kind = Literal["orthogonal", "public", "absolute", "output", "none"]
 KINDS: tuple[str, ...] = get_args(Kind)

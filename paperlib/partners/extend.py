@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import fx, nn
 
-from paperlib.partners.pair import Convolution, PartneredConv, find_partners
+from paperlib.pairs import Convolution, PartneredConv, find_partners
 from paperlib.pruning.fx_ops import classify_node, trace
 from paperlib.seeding import seeded_rng
 

@@ -11,7 +11,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from paperlib.partners.pair import Convolution, PartneredConv, find_partners, from_filters, to_filters
+from paperlib.pairs import AbsorbedNorm, Convolution, PartneredConv, find_partners
+from paperlib.partners.filters import from_filters, to_filters
 
 CANCELLED = 1e-14
 """A fused filter whose norm is below this share of its two terms' is rounding error, and counts as 0."""
@@ -29,7 +30,7 @@ def fuse(module: nn.Module, *, norms: bool = True) -> nn.Module:
             that it had before it was extended, and can be saved, trained and pruned again. The scale factor is
             sqrt(gamma^2 + gamma'^2), the deviation of the sum of two uncorrelated outputs, reduced in proportion
             where the kernels cancel each other; a pair with gamma' = 0 gets |gamma|. Otherwise the convolution has a
-            bias, and an `nn.Identity` replaces the batch norm: the fastest form, which can no longer be pruned.
+            bias and no batch norm: the fastest form, for export, which can be neither saved nor pruned.
 
     Raises:
         ValueError: the network was never extended, is only a part of the one that was, or is in half precision.
@@ -77,13 +78,13 @@ class _Fold:
         self.beta = _exact(pair.norm.bias) + _exact(pair.partner_norm.bias)
 
     def with_bias(self) -> tuple[Convolution, nn.Module]:
-        """Return the convolution with a bias, and an identity for the place of its batch norm."""
+        """Return the convolution with a bias, and a stand-in for the place of its batch norm."""
         conv = copy.deepcopy(self.pair.conv)
         if conv.bias is None:
             conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), conv.weight.requires_grad)
         conv.weight.copy_(from_filters(conv, self.filters))
         conv.bias.copy_(self.beta - self.shift)
-        return conv, nn.Identity().train(conv.training)
+        return conv, AbsorbedNorm().train(conv.training)
 
     def with_norm(self) -> tuple[Convolution, nn.BatchNorm2d]:
         """Return the convolution and a batch norm whose gamma is the scale of the fused output.

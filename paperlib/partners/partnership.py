@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paperlib.pairs import find_partners
 from paperlib.partners.diversity import Kind, check_kind, diversity
-from paperlib.partners.pair import find_partners
+from paperlib.partners.fuse import fuse
 
 
 class Partnership:
     """The regulariser strength * `diversity` for `fit`, on a network that `extend` returned.
 
+    Every training of an extended network needs one, with kind `none` if no loss is wanted: it fuses what is saved.
     Its gradient is added after gradients are unscaled, so that it has the same size at every precision.
 
     Args:
@@ -50,6 +52,10 @@ class Partnership:
 
     def after_step(self, module: nn.Module, learning_rate: float) -> None:
         """Do nothing: the loss acts through gradients alone."""
+
+    def convert_for_saving(self, module: nn.Module) -> nn.Module:
+        """Return the fused network, which `fit` writes to its files; `module` goes on with its partners."""
+        return fuse(module)
 
     @torch.no_grad()
     def penalty(self, module: nn.Module) -> Tensor:

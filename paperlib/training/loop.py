@@ -30,6 +30,7 @@ from paperlib.data.records import Dataset
 from paperlib.detectors.base import Targets
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.evaluation.evaluate import evaluate
+from paperlib.pairs import find_partners
 from paperlib.progress.report import is_due, report_epoch, report_part, track_items
 from paperlib.seeding import derive_seed, seeded_rng
 from paperlib.store.code_digest import code_digest
@@ -44,7 +45,11 @@ SECONDS_BETWEEN_STATES = 5.0
 
 
 class Regulariser(Protocol):
-    """A term on the weights rather than on the answers, such as Eq. 4's."""
+    """A term on the weights rather than on the answers, such as Eq. 4's.
+
+    A method `convert_for_saving(module)`, if there is one, returns the network that is validated and written to files
+    instead of `module`: one that trains with partners is saved without them.
+    """
 
     def before_step(self, module: nn.Module, learning_rate: float) -> None:
         """Change gradients, once per optimiser step, after unscaling."""
@@ -118,10 +123,13 @@ def fit(
             the training. Nothing tells two objectives without `describe()` apart, so there these always start over.
 
     Raises:
-        ValueError: there is no image, `folder` holds another training, or a loss is not finite.
+        ValueError: there is no image, `folder` holds another training, a loss is not finite, or the detector has
+            partners that the regulariser does not fuse for saving.
     """
     if len(dataset) == 0:
         raise ValueError(f"{dataset.name}: no images, nothing to train on")
+    if not hasattr(regulariser, "convert_for_saving") and (name := next(iter(find_partners(detector)), None)):
+        raise ValueError(f"{name} has a partner; train an extended detector with regulariser=pl.Partnership()")
     run = _Run(detector, dataset, recipe, objective or own_loss, regulariser, validation)
     known = objective is None or hasattr(objective, "describe") or folder is not None
     run.open(folder or paths.store_root() / "fit" / run.identity[:16], resume and known)
@@ -229,7 +237,7 @@ class _Run:
             kept = self.kept() if self.validation is None else self.mean.module
             self.detector.load_state_dict(kept.state_dict())
         self.detector.eval()
-        save_detector(self.detector, self.folder / LAST)
+        save_detector(self._convert_for_saving(self.detector), self.folder / LAST)
         self.accelerator.free_memory()
         return History(pd.DataFrame(self.rows), self.folder)
 
@@ -272,12 +280,16 @@ class _Run:
         last = epoch + 1 == self.recipe.epochs
         if self.validation is None or not (last or (epoch + 1) % self.recipe.validate_every == 0):
             return {}
-        kept = self.kept()
+        kept = self._convert_for_saving(self.kept())
         metrics = evaluate(kept, self.validation, image_size=self.recipe.image_size)
         before = max((row.get("map50", -1.0) for row in self.rows), default=-1.0)
         if metrics.map50 > before and self.accelerator.is_main_process:
             save_detector(kept, self.folder / BEST)
         return {"map50": metrics.map50, "map": metrics.map}
+
+    def _convert_for_saving(self, detector: nn.Module) -> nn.Module:
+        convert = getattr(self.regulariser, "convert_for_saving", None)
+        return convert(detector) if convert else detector
 
     def _identify(self) -> str:
         """A digest of all that decides the final weights, so that no other training is taken for this one."""

@@ -1,4 +1,7 @@
-"""A convolution and its partner: the module that `extend` puts into a network and `fuse` takes out again."""
+"""A convolution and its partner (BPL): the module that `extend` puts into a network and `fuse` takes out again.
+
+Knows only torch. Pruning and file formats must recognise such a pair, so it is not part of `paperlib.partners`.
+"""
 
 from __future__ import annotations
 
@@ -47,16 +50,18 @@ def find_partners(module: nn.Module) -> dict[str, PartneredConv]:
     return {name: each for name, each in module.named_modules() if isinstance(each, PartneredConv)}
 
 
-def to_filters(conv: Convolution, weight: Tensor) -> Tensor:
-    """Return a weight of the shape of `conv.weight` with one row for each output channel, [C_out, C_in / groups, k, k].
-
-    The weight of a transposed convolution, [C_in, C_out / groups, k, k], has its output channels on the second axis.
-    """
-    if not isinstance(conv, nn.ConvTranspose2d):
-        return weight
-    return weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1)
+class AbsorbedNorm(nn.Identity):
+    """The place of a batch norm that was fused into its convolution: see `fuse(..., norms=False)`."""
 
 
-def from_filters(conv: Convolution, filters: Tensor) -> Tensor:
-    """Return the weight of which `to_filters` made these filters."""
-    return to_filters(conv, filters)  # the exchange of two axes within each group undoes itself
+def require_fused(module: nn.Module) -> None:
+    """Raise ValueError if a convolution of `module` has a partner: partners are for training alone."""
+    if name := next(iter(find_partners(module)), None):
+        raise ValueError(f"{name} still has a partner, which only training can use; fuse it first: pl.fuse(detector)")
+
+
+def require_saveable(module: nn.Module) -> None:
+    """Raise ValueError if `module` could not be rebuilt from a file: it has partners, or batch norms are missing."""
+    require_fused(module)
+    if name := next((name for name, each in module.named_modules() if isinstance(each, AbsorbedNorm)), None):
+        raise ValueError(f"{name} was fused into its convolution, and no file holds that; save pl.fuse(detector)")
