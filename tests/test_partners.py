@@ -389,7 +389,5 @@ def test_what_still_has_partners_is_not_saved_exported_or_trained_by_mistake(tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_both_fused_forms_are_exported(tmp_path: Path) -> None:
-    net = extend(make_tiny_detector())
-    for norms in (True, False):
-        assert export_onnx(fuse(net, norms=norms), tmp_path / f"{norms}.onnx", SIDE) < 1e-4
+def test_a_network_without_the_fused_norms_is_exported(tmp_path: Path) -> None:
+    assert export_onnx(fuse(extend(make_tiny_detector()), norms=False), tmp_path / "net.onnx", SIDE) < 1e-4
