@@ -25,14 +25,9 @@ from paperlib.partners.diversity import diversity
 from paperlib.partners.extend import extend, skipped_convolutions
 from paperlib.partners.fuse import fuse
 from paperlib.partners.partnership import Partnership
-<<<<<<< HEAD
-from paperlib.pruning import plan_pruning, trace_channels
-from paperlib.structure import describe_structure
-=======
 from paperlib.pruning import Sparsity, plan_pruning, trace_channels
-from paperlib.structure import describe
+from paperlib.structure import describe_structure
 from paperlib.training.loop import LAST, fit
->>>>>>> 49adcba (Partners: training saves the fused network; saving and exporting with partners is refused with the remedy)
 
 EXACT = 1e-12
 SIDE = 64

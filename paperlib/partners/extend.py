@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from paperlib.pairs import Convolution, PartneredConv, find_partners
-from paperlib.pruning.fx_ops import classify_node, trace
+from paperlib.pruning.fx_ops import classify_node, trace_graph
 from paperlib.seeding import seeded_rng
 
 START_GAMMA = 0.5
@@ -67,7 +67,7 @@ def skipped_convolutions(module: nn.Module, kernels: Collection[int] = (3, 5)) -
 
 def _choose_convolutions(module: nn.Module, kernels: Collection[int]) -> tuple[dict[str, str], dict[str, str]]:
     """Return convolution -> its own batch norm for those that can be extended, and convolution -> reason for others."""
-    recorded, modules = trace(module), dict(module.named_modules())
+    recorded, modules = trace_graph(module), dict(module.named_modules())
     calls = Counter(node.target for node in recorded.nodes if node.op == "call_module")
     norms: dict[str, str] = {}
     skipped: dict[str, str] = {}
