@@ -16,7 +16,8 @@ from paperlib.detectors import build_detector, reinitialise_
 from paperlib.detectors.base import Assignment
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.detectors.heatmap import MIN_OVERLAP, draw_peaks, gaussian_radius
-from paperlib.distillation.assistants import Distillation, bounded_regression_loss
+from paperlib.distillation.assistants import Distillation
+from paperlib.distillation.losses import bounded_regression_loss
 from paperlib.pruning import apply_plan, plan_pruning, rescale_gamma_
 
 SIDES = (64, 96)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from paperlib.detectors import build_detector
 from paperlib.detectors.base import Assignment, HeadResponses
-from paperlib.distillation.assistants import (
-    Distillation,
+from paperlib.distillation.assistants import Distillation
+from paperlib.distillation.losses import (
     bounded_regression_loss,
     knowledge_distillation_loss,
     soft_binary_cross_entropy,

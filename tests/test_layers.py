@@ -224,7 +224,11 @@ def test_blocks_that_are_not_there_cannot_be_asked_for(make: Callable, layers: i
     [
         (["stage1"], {}, "the plan removes stage1, which is not a removable residual block"),
         (["stage3.0"], {}, "the plan removes stage3.0, which is not a removable residual block"),
-        (["stage2.1"], {"stage2.1.first.0": [0]}, "keeps channels of stage2.1.first.0, and removes stage2.1, of which"),
+        (
+            ["stage2.1"],
+            {"stage2.1.first.0": [0]},
+            "stage2.1.first.0, but removes the block stage2.1 that contains it",
+        ),
     ],
 )
 def test_a_plan_whose_blocks_do_not_fit_is_refused_by_name(blocks: list[str], kept: dict, message: str) -> None:

@@ -8,7 +8,8 @@ import torch
 from conftest import make_tiny_batch
 
 from paperlib.detectors import DETECTORS
-from paperlib.distillation.assistants import Distillation, bounded_regression_loss, soft_losses
+from paperlib.distillation.assistants import Distillation
+from paperlib.distillation.losses import bounded_regression_loss, soft_losses
 
 TWO_STAGE = "faster-rcnn-resnet101"
 SOFT = {TWO_STAGE: ("softmax", {"rpn_objectness", "classes"}), "centernet-resnet50": ("sigmoid", {"heatmap"})}

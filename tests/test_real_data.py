@@ -31,7 +31,7 @@ def test_the_coco_weights_learn_from_tiles_and_whole_images_are_judged(name, coc
     losses = fit(detector, tiles, recipe, folder=tmp_path / "fit").epochs["loss"]
     assert losses.iloc[-1] < 0.85 * losses.iloc[0]
     test = load_dataset(name, "test")
-    metrics = evaluate(detector, test, image_size=64, whole=True, slices=True)
+    metrics = evaluate(detector, test, image_size=64, full_images=True, slices=True)
     assert set(metrics.per_class) == {c for c, count in test.full_images.box_counts().items() if count}
     assert metrics.slices["all"]["images"] == len(test.full_images) == 2
 

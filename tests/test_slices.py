@@ -90,7 +90,7 @@ def test_what_is_missed_in_a_slice_counts_there_and_nowhere_else(data):
     missed = 1 + round((1 - scores["crowded"]["recall"]) * counts["crowded"])
     edges = replace(compute_metrics(found, data), slices=scores).edge_recall
     assert edges == pytest.approx(1 - missed / sum(counts.values()))
-    with pytest.raises(ValueError, match="no slice was judged among cut by the border, small, crowded"):
+    with pytest.raises(ValueError, match="no slice was evaluated among cut by the border, small, crowded"):
         compute_metrics(found, data).edge_recall  # noqa: B018
     assert scores["dark"]["map50"] == pytest.approx(1)
     assert scores["all"]["map50"] == compute_metrics(found, data).map50 < 1

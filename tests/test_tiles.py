@@ -156,7 +156,7 @@ def test_evaluation_on_whole_images_looks_at_every_tile_and_judges_the_merged_bo
     assert len(grid) > 100  # COCO's limit of detections per image would cost recall here
     tiles = cut_into_tiles(data, SMALL, thin=True)
     everything = cut_into_tiles(data, SMALL)
-    metrics = evaluate(Oracle(everything, 80), tiles, image_size=80, batch_size=5, whole=True)
+    metrics = evaluate(Oracle(everything, 80), tiles, image_size=80, batch_size=5, full_images=True)
     assert (metrics.map50, metrics.map, metrics.recall) == pytest.approx((1, 1, 1))
     assert evaluate(Oracle(tiles, 80), tiles, image_size=80).map50 == pytest.approx(1)
     with pytest.raises(ValueError, match="made: its images were not cut into tiles, so there is nothing to merge"):

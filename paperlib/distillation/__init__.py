@@ -1,1 +1,1 @@
-"""Distillation from a teacher, directly and through assistants."""
+"""Distillation from a teacher, directly and through assistants (Section 3.2)."""

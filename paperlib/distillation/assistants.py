@@ -1,7 +1,7 @@
-"""Section 3.2, Eqs. 5-12: the teacher's answers as an objective for the student.
+"""Section 3.2: distillation, directly and through assistants, as an objective of the student (Eqs. 5-12).
 
-`Distillation` wraps a detector's own loss; with its weights at zero it *is* the detector's own loss. A chain
-teacher -> assistants -> student (TAKD) is this objective applied link by link.
+`Distillation` wraps a detector's own loss; with its weights at zero it is equal to the detector's own loss. A chain
+teacher -> assistants -> student (TAKD) applies this objective once for each pair of neighbours.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlib.detectors.base import HeadResponses, Targets
+from paperlib.distillation.losses import bounded_regression_loss, soft_losses
 
 
 @dataclass
@@ -21,13 +21,13 @@ class Distillation:
     """Objective of a student that learns from the ground truth and from a teacher.
 
     Args:
-        teacher: put into evaluation mode and frozen; asked exactly once per batch.
+        teacher: a detector, set to evaluation mode and frozen; it runs exactly once per batch.
         soft_weight: lambda_c of Eq. 10 (lambda_k of Eq. 9), in [0, 1].
         bound_weight: alpha of Eq. 11; the paper's 0.5.
         temperature: tau of Eqs. 6-8.
 
     Raises:
-        ValueError: a weight or temperature out of its range.
+        ValueError: a weight or temperature is out of its range.
     """
 
     teacher: nn.Module
@@ -45,28 +45,37 @@ class Distillation:
         self.teacher.eval().requires_grad_(False)
 
     def __call__(self, student: nn.Module, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Losses of one batch: the student's own, mixed with the soft ones (Eq. 10), plus the bound (Eq. 11).
+        """Compute one batch's losses: the student's own, mixed with the soft ones (Eq. 10), plus the bound (Eq. 11).
+
+        Args:
+            student: a detector in training mode.
+            images: `[B, 3, H, W]` in [0, 1].
+            targets: per image `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C.
 
         Raises:
-            ValueError: the teacher's answers do not compare with the student's: other classes or other anchors.
+            ValueError: teacher and student are incompatible: they differ in classes or anchors.
         """
-        outputs = student.head_outputs(images)
-        assignment = student.assign_targets(outputs, targets)
-        losses = student.compute_losses(outputs, assignment)
+        # Both follow the protocol of `paperlib.detectors.base`, which `nn.Module` does not declare.
+        learner: Any = student
+        teacher: Any = self.teacher
+        outputs = learner.head_outputs(images)
+        assignment = learner.assign_targets(outputs, targets)
+        losses = learner.compute_losses(outputs, assignment)
         with torch.no_grad():
-            teacher = self.teacher.head_outputs(images)
-            expert = self.teacher.head_responses(teacher, assignment)
-        pupil = student.head_responses(outputs, assignment)
-        _check_comparable(pupil, expert)
-        soft = soft_losses(pupil, expert, self.temperature)
-        for name, loss in soft.items():
-            losses[name] = (1 - self.soft_weight) * losses[name] + self.soft_weight * loss
-        bound = bounded_regression_loss(pupil.regression, expert.regression, pupil.regression_target)
-        losses["bound"] = self.bound_weight * pupil.regression_weight * bound.sum()
+            # The teacher is read at the outputs that the student's assignment selects.
+            teacher_output = teacher.head_responses(teacher.head_outputs(images), assignment)
+        student_output = learner.head_responses(outputs, assignment)
+        _check_compatible(student_output, teacher_output)
+        for name, soft in soft_losses(student_output, teacher_output, self.temperature).items():
+            losses[name] = (1 - self.soft_weight) * losses[name] + self.soft_weight * soft
+        bound = bounded_regression_loss(
+            student_output.regression, teacher_output.regression, student_output.regression_target
+        )
+        losses["bound"] = self.bound_weight * student_output.regression_weight * bound.sum()
         return losses
 
     def describe(self) -> dict[str, Any]:
-        """The settings, for a result's provenance."""
+        """Return the settings, for a result's provenance."""
         return {
             "soft_weight": self.soft_weight,
             "bound_weight": self.bound_weight,
@@ -74,61 +83,11 @@ class Distillation:
         }
 
 
-def _check_comparable(student: HeadResponses, teacher: HeadResponses) -> None:
-    """Equal shapes are not enough: with other anchors the same row would mean another box."""
-    shapes = [{name: tuple(logits.shape) for name, logits in r.logits.items()} for r in (student, teacher)]
+def _check_compatible(student: HeadResponses, teacher: HeadResponses) -> None:
+    student_shapes = {name: logits.shape for name, logits in student.logits.items()}
+    teacher_shapes = {name: logits.shape for name, logits in teacher.logits.items()}
     target = teacher.regression_target.to(student.regression_target)
-    if student.kind != teacher.kind or shapes[0] != shapes[1] or not torch.allclose(student.regression_target, target):
-        raise ValueError("student and teacher do not compare: they need the same classes and the same anchors")
-
-
-def soft_losses(student: HeadResponses, teacher: HeadResponses, temperature: float) -> dict[str, Tensor]:
-    """L_soft of Eq. 10 per classification loss, on the scale of the student's hard loss of the same name."""
-    one = soft_binary_cross_entropy if student.kind == "sigmoid" else softened_kl_divergence
-    return {
-        name: (student.weights[name] * one(student.logits[name], teacher.logits[name], temperature)).sum()
-        for name in student.logits
-    }
-
-
-def soft_binary_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Cross entropy of each sigmoid with the teacher's as its label, times tau^2; same shape as the logits."""
-    label = (teacher / temperature).sigmoid()
-    loss = F.binary_cross_entropy_with_logits(student / temperature, label, reduction="none")
-    return temperature**2 * loss
-
-
-def softened_kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """tau^2 KL(softmax(a_t/tau) || softmax(a_s/tau)), Eq. 8, over the last axis: `[..., C]` to `[...]`.
-
-    The paper prints the arguments the other way round; the teacher is the distribution to be matched.
-    """
-    log_student = F.log_softmax(student / temperature, -1)
-    log_teacher = F.log_softmax(teacher / temperature, -1)
-    return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
-
-
-def knowledge_distillation_loss(
-    student: Tensor, teacher: Tensor, labels: Tensor, soft_weight: float, temperature: float
-) -> Tensor:
-    """Eq. 9 for a plain classifier: (1 - lambda_k) CE(softmax a_s, y) + lambda_k L_kd, averaged over the batch.
-
-    Args:
-        student: logits a_s `[B, C]`.
-        teacher: logits a_t `[B, C]`.
-        labels: classes `[B]` in 0..C-1.
-        soft_weight: lambda_k.
-        temperature: tau.
-    """
-    soft = softened_kl_divergence(student, teacher, temperature).mean()
-    return (1 - soft_weight) * F.cross_entropy(student, labels) + soft_weight * soft
-
-
-def bounded_regression_loss(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-    """Eq. 12, `[P, 4]` each to `[P]`: the student's squared error where it exceeds the teacher's, else 0.
-
-    The teacher only bounds the student; it is never a target.
-    """
-    own = (student - target).square().sum(-1)
-    limit = (teacher - target).square().sum(-1)
-    return torch.where(own > limit, own, torch.zeros_like(own))
+    # Equal shapes are not enough: with other anchors the same row would mean another box.
+    same_boxes = student.kind == teacher.kind and student_shapes == teacher_shapes
+    if not same_boxes or not torch.allclose(student.regression_target, target):
+        raise ValueError("student and teacher are incompatible: they need the same classes and the same anchors")

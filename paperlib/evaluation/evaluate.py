@@ -1,4 +1,4 @@
-"""Detectors run on data sets: detections in the images' own pixels, merged over tiles, judged as in Section 4.2."""
+"""Detectors run on data sets: detections in the images' own pixels, merged over tiles, and their metrics."""
 
 from __future__ import annotations
 
@@ -27,99 +27,116 @@ def evaluate(
     image_size: int | None = None,
     confidence: float | None = None,
     batch_size: int = 16,
-    whole: bool = False,
+    full_images: bool = False,
     slices: bool = False,
+    whole: bool = False,
 ) -> Metrics:
-    """Judge a detector on a data set, in the images' own pixels.
+    """Evaluate a detector on a data set, in the images' own pixels (Section 4.2).
 
     Args:
-        detector: in any mode; it is used in evaluation mode and handed back as it was.
+        detector: in any mode; it is used in evaluation mode and its modes are restored.
         dataset: images and ground truth.
-        image_size: side of the square that images are letterboxed to, in pixels; by default the longest side in the
+        image_size: side of the square to which images are letterboxed, in pixels; by default the longest side in the
             data set, rounded up to a multiple of 32.
         confidence: score threshold of precision and recall; by default the one that maximises the mean F1 on
-            this very data set, so hand a test set the confidence that validation chose.
-        batch_size: images at a time.
-        whole: judge the tiles of large images by the whole images: detections are merged across the seams.
-        slices: also judge each slice of `paperlib.data.slices` and, by detecting once more for each, the changes of
-            `paperlib.data.corruptions` (Section 4.5.4, Fig. 13); whole images are judged by slices alone.
+            this same data set, so pass the confidence chosen on the validation set when you evaluate a test set.
+        batch_size: number of images in a batch.
+        full_images: evaluate tiles on the full images that they were cut from; detections are merged across the seams.
+        slices: also evaluate each slice of `paperlib.data.slices` and, by detecting again for each, the corruptions of
+            `paperlib.data.corruptions` (Section 4.5.4, Fig. 13); full images are evaluated without corruptions.
+        whole: the former name of `full_images`.
 
     Raises:
-        ValueError: the data set has no box to find, or is not made of tiles although `whole` images are asked for.
+        ValueError: the data set has no box, or is not made of tiles although `full_images` is set.
     """
     require_boxes(dataset)
+    full_images = full_images or whole
     image_size = image_size or 32 * -(-dataset.longest_side() // 32)
-    how = {"image_size": image_size, "batch_size": batch_size}
-    if whole:
-        found, dataset = detect_full_images(detector, dataset, **how), dataset.full_images
+    if full_images:
+        tiles = _require_tiles(dataset)
+        found = detect_full_images(detector, tiles, image_size=image_size, batch_size=batch_size)
+        dataset = tiles.full_images
     else:
-        found = detect(detector, dataset, **how)
+        found = detect(detector, dataset, image_size=image_size, batch_size=batch_size)
     metrics = compute_metrics(found, dataset, confidence)
     if not slices:
         return metrics
     parts = {part.name: compute_slice_metrics(found, dataset, part, metrics.confidence) for part in slices_of(dataset)}
-    if not whole:
-        for change in CORRUPTIONS:
-            view = corrupt_dataset(dataset, change)
-            seen = detect(detector, view, **how)
-            parts[change] = compute_slice_metrics(seen, view, all_images(view), metrics.confidence)
+    for corruption in () if full_images else CORRUPTIONS:
+        corrupted = corrupt_dataset(dataset, corruption)
+        found = detect(detector, corrupted, image_size=image_size, batch_size=batch_size)
+        parts[corruption] = compute_slice_metrics(found, corrupted, all_images(corrupted), metrics.confidence)
+    # A slice without any object has no metrics.
     return replace(metrics, slices={name: part for name, part in parts.items() if part})
 
 
 def detect(detector: nn.Module, dataset: Dataset, *, image_size: int, batch_size: int = 16) -> Detections:
-    """Detections on every image, `boxes` in the original image's pixels and inside it, on the CPU."""
-    boxed = dataset.letterboxed(image_size)
-    with _evaluating(detector):
-        return _back_to_images(
-            [found for images in boxed.images.split(batch_size) for found in _answers_to(detector, images)], boxed
-        )
+    """Detect objects in every image.
+
+    Returns:
+        Per image, on the CPU: `boxes` `[N, 4]` xyxy in the original image's pixels and inside it, `labels` `[N]` in
+        1..C and `scores` `[N]`.
+    """
+    letterboxed = dataset.letterboxed(image_size)
+    found = []
+    with _evaluation_mode(detector):
+        for images in letterboxed.images.split(batch_size):
+            found += _detect_batch(detector, images)
+    return _scale_to_images(found, letterboxed)
 
 
-def detect_full_images(detector: nn.Module, tiles: Tiles, *, image_size: int, batch_size: int = 16) -> Detections:
-    """Detections on every image that was cut into tiles, merged (see `paperlib.data.tiles.merge_detections`).
+def detect_full_images(detector: nn.Module, tiles: Dataset, *, image_size: int, batch_size: int = 16) -> Detections:
+    """Detect objects in every image that was cut into tiles, merged as by `paperlib.data.tiles.merge_detections`.
 
-    Every tile is looked at, also those that training leaves out; a batch of them is in memory at a time.
+    All tiles are used, also those that training leaves out. Only one batch of them is in memory at a time.
 
     Raises:
         ValueError: the data set is not made of tiles.
     """
-    if not isinstance(tiles, Tiles):
-        raise ValueError(f"{tiles.name}: its images were not cut into tiles, so there is nothing to merge")
+    tiles = _require_tiles(tiles)
+    full_images, tiling = tiles.full_images, tiles.tiling
     merged = []
-    with _evaluating(detector):
-        answers = (
-            answer
-            for boxed in cut_into_tiles(tiles.full_images, tiles.tiling).letterboxed_batches(image_size, batch_size)
-            for answer in _back_to_images(_answers_to(detector, boxed.images), boxed)
+    with _evaluation_mode(detector):
+        tile_detections = (
+            found
+            for batch in cut_into_tiles(full_images, tiling).letterboxed_batches(image_size, batch_size)
+            for found in _scale_to_images(_detect_batch(detector, batch.images), batch)
         )
-        for record in track_items(tiles.full_images.records, f"detecting in {tiles.name}"):
-            parts = tiles.tiling.tile_bounds(*record.size())
-            merged.append(merge_detections([next(answers) for _ in parts], parts, record.size()))
+        for record in track_items(full_images.records, f"detecting in {tiles.name}"):
+            parts = tiling.tile_bounds(*record.size())
+            merged.append(merge_detections([next(tile_detections) for _ in parts], parts, record.size()))
     return merged
 
 
-def _answers_to(detector: nn.Module, images: Tensor) -> Detections:
+def _require_tiles(dataset: Dataset) -> Tiles:
+    if not isinstance(dataset, Tiles):
+        raise ValueError(f"{dataset.name}: its images were not cut into tiles, so there is nothing to merge")
+    return dataset
+
+
+def _detect_batch(detector: nn.Module, images: Tensor) -> Detections:
+    """Run the detector on uint8 squares `[B, 3, S, S]`."""
     parameter = next(detector.parameters())
     with torch.inference_mode():
         batch = images.to(parameter.device).to(parameter.dtype) / 255
         return detector(batch.to(memory_format=torch.channels_last))
 
 
-def _back_to_images(found: Sequence[dict[str, Tensor]], boxed: Letterboxed) -> Detections:
-    """From the squares' pixels to the images' own."""
+def _scale_to_images(found: Sequence[dict[str, Tensor]], letterboxed: Letterboxed) -> Detections:
+    """Convert detections from the pixels of the squares to the pixels of the images."""
     return [
         {
             "boxes": clip_boxes_to_image(image["boxes"].cpu() / scale, size),
             "labels": image["labels"].cpu(),
             "scores": image["scores"].cpu(),
         }
-        for image, scale, size in zip(found, boxed.scales.tolist(), boxed.sizes, strict=True)
+        for image, scale, size in zip(found, letterboxed.scales.tolist(), letterboxed.sizes, strict=True)
     ]
 
 
 @contextlib.contextmanager
-def _evaluating(detector: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards, whatever happened, each module is in the mode it was in."""
+def _evaluation_mode(detector: nn.Module) -> Iterator[None]:
+    """Set evaluation mode inside the block; afterwards, also after an error, restore each module's own mode."""
     modes = {module: module.training for module in detector.modules()}
     detector.eval()
     try:

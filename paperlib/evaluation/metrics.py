@@ -1,6 +1,6 @@
 """Section 4.2: precision and recall (Eq. 13), average precision and its mean over classes (Eq. 14).
 
-pycocotools is the judge. `map50` is the paper's mAP: the area under each class's precision-recall curve at IoU 0.5,
+pycocotools computes them. `map50` is the paper's mAP: the area under each class's precision-recall curve at IoU 0.5,
 averaged over the classes, with the curve read at COCO's 101 recall points.
 """
 
@@ -21,12 +21,12 @@ from paperlib.data.records import Dataset
 from paperlib.data.slices import Rule, Slice, all_objects
 
 IOU_INDEX = 0
-"""COCO's thresholds run 0.50, 0.55, …: the paper's is the first."""
+"""COCO's thresholds are 0.50, 0.55, …: the paper's is the first."""
 COCO_LIMIT = 100
 DIFFICULT = ("cut by the border", "small", "crowded")
 """Slices of objects that are hard to find in the paper's examples of edge cases (Section 4.5.4)."""
 BELONGS = 1.0
-"""Stands for the area of all that belongs to a slice."""
+"""Marks what belongs to a slice, in place of its area."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Metrics:
         recall: likewise.
         confidence: the score threshold of precision and recall.
         per_class: average precision at IoU 0.5 of each class that occurs.
-        slices: by name of a slice or a change, `map50` and `recall` there and the numbers of `images` and `objects`;
-            empty unless `evaluate` was asked for them.
+        slices: by name of a slice or a corruption, its `map50` and `recall` and the numbers of its `images` and
+            `objects`; empty unless `evaluate` was called with `slices`.
     """
 
     map50: float
@@ -53,38 +53,43 @@ class Metrics:
     slices: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, for JSON."""
+        """Return all fields as plain data for JSON."""
         return asdict(self)
 
     @property
     def edge_recall(self) -> float:
-        """Recall on the difficult slices (`DIFFICULT`), each weighing as much as it has objects.
+        """Average the recall on the difficult slices (`DIFFICULT`), weighted by their numbers of objects.
 
         Raises:
-            ValueError: the slices were not judged, or none of these has an object.
+            ValueError: the slices were not evaluated, or none of these has an object.
         """
         parts = [self.slices[name] for name in DIFFICULT if name in self.slices]
         if not parts:
-            raise ValueError(f"no slice was judged among {', '.join(DIFFICULT)}")
+            raise ValueError(f"no slice was evaluated among {', '.join(DIFFICULT)}")
         return sum(part["recall"] * part["objects"] for part in parts) / sum(part["objects"] for part in parts)
 
 
 def compute_metrics(found: Sequence[dict[str, Tensor]], dataset: Dataset, confidence: float | None = None) -> Metrics:
-    """Metrics of given detections, one entry per image of the data set (see `evaluate`).
+    """Compute the metrics of given detections (see `evaluate`).
+
+    Args:
+        found: per image of the data set `boxes` `[N, 4]` xyxy pixels, `labels` `[N]` in 1..C and `scores` `[N]`.
+        dataset: images and ground truth.
+        confidence: see `evaluate`.
 
     Raises:
-        ValueError: the data set has no box to find, or there are detections for another number of images.
+        ValueError: the data set has no box, or there are detections for another number of images.
     """
     require_boxes(dataset)
     if len(found) != len(dataset):
         raise ValueError(f"{dataset.name}: detections for {len(found)} images, the data set has {len(dataset)}")
-    verdict = _coco_eval(found, dataset)
-    average, occurs = _average_precision(verdict)
+    coco_eval = _run_coco_eval(found, dataset)
+    average, occurs = _average_precision(coco_eval)
     per_class = {name: float(average[IOU_INDEX, k]) for k, name in enumerate(dataset.classes) if occurs[k]}
-    curves = [curve for curve in _curves(verdict, len(dataset.classes)) if curve.positives]
+    curves = [curve for curve in _class_curves(coco_eval, len(dataset.classes)) if curve.positives]
     if confidence is None:
         confidence = _best_confidence(curves)
-    points = np.array([curve.at(confidence) for curve in curves])
+    points = np.array([curve.precision_recall(confidence) for curve in curves])
     return Metrics(
         map50=float(average[IOU_INDEX, occurs].mean()),
         map=float(average[:, occurs].mean()),
@@ -96,7 +101,7 @@ def compute_metrics(found: Sequence[dict[str, Tensor]], dataset: Dataset, confid
 
 
 def require_boxes(dataset: Dataset) -> None:
-    """Raise `ValueError` if there is nothing to find."""
+    """Raise `ValueError` if the data set has no box."""
     if not any(len(record.labels) for record in dataset.records):
         raise ValueError(f"{dataset.name}: no boxes, nothing to evaluate")
 
@@ -104,19 +109,22 @@ def require_boxes(dataset: Dataset) -> None:
 def compute_slice_metrics(
     found: Sequence[dict[str, Tensor]], dataset: Dataset, part: Slice, confidence: float
 ) -> dict[str, float] | None:
-    """`map50` of given detections on a part of a data set, and the numbers of its `images` and `objects`.
+    """Compute `map50` and `recall` of given detections on a part of a data set.
 
-    Beside it `recall`, the share of those objects, of whatever class, that is found with at least that confidence.
-    Objects of its images that do not belong to the slice are passed over, and so are detections that do not and find
-    nothing: COCO's rule for objects of other sizes. None if no object belongs.
+    `recall` is the fraction of its objects, of any class, that are found with at least that confidence. Objects that do
+    not belong to the slice are ignored, and so are unmatched detections that do not belong to it: COCO's rule for
+    objects of other sizes.
+
+    Returns:
+        These two and the numbers of `images` and `objects`; None if no object belongs to the slice.
     """
     images = dataset.subset(part.images, f"{dataset.name}: {part.name}")
     objects = sum(int(part.holds(record.boxes, record.size()).sum()) for record in images.records)
     if not objects:
         return None
-    verdict = _coco_eval([found[index] for index in part.images], images, part.holds)
-    average, occurs = _average_precision(verdict)
-    recall = sum(_hits(entry, confidence) for entry in verdict.evalImgs if entry) / objects
+    coco_eval = _run_coco_eval([found[index] for index in part.images], images, part.holds)
+    average, occurs = _average_precision(coco_eval)
+    recall = sum(_count_hits(entry, confidence) for entry in coco_eval.evalImgs if entry) / objects
     return {
         "map50": float(average[IOU_INDEX, occurs].mean()),
         "recall": recall,
@@ -125,17 +133,17 @@ def compute_slice_metrics(
     }
 
 
-def _hits(entry: Mapping[str, Any], confidence: float) -> int:
-    """How many objects that belong are matched, at IoU 0.5, by detections that score at least `confidence`."""
-    bold = np.asarray(entry["dtIds"])[np.asarray(entry["dtScores"]) >= confidence]
+def _count_hits(entry: Mapping[str, Any], confidence: float) -> int:
+    """Count the objects of the slice that detections with a score of at least `confidence` match at IoU 0.5."""
+    confident = np.asarray(entry["dtIds"])[np.asarray(entry["dtScores"]) >= confidence]
     belongs = ~np.asarray(entry["gtIgnore"], dtype=bool)
-    return int(np.isin(entry["gtMatches"][IOU_INDEX][belongs], bold).sum())
+    return int(np.isin(entry["gtMatches"][IOU_INDEX][belongs], confident).sum())
 
 
-def _average_precision(verdict: COCOeval) -> tuple[np.ndarray, np.ndarray]:
-    """Average precision `[IoU, class]`, and which classes occur."""
+def _average_precision(coco_eval: COCOeval) -> tuple[np.ndarray, np.ndarray]:
+    """Return the average precision `[IoU, class]`, and for each class whether it occurs."""
     # [IoU, recall, class, area, max detections]; -1 marks a class that does not occur.
-    precision = verdict.eval["precision"][:, :, :, 0, -1]
+    precision = coco_eval.eval["precision"][:, :, :, 0, -1]
     return precision.mean(1), precision[IOU_INDEX, 0] > -1
 
 
@@ -147,24 +155,25 @@ class _Curve:
     hits: np.ndarray
     positives: int
 
-    def at(self, confidence: float) -> tuple[float, float]:
-        """Precision and recall (Eq. 13) of the detections that score at least `confidence`."""
+    def precision_recall(self, confidence: float) -> tuple[float, float]:
+        """Return precision and recall (Eq. 13) of the detections that score at least `confidence`."""
         kept = self.hits[self.scores >= confidence]
         return float(kept.mean()) if len(kept) else 0.0, float(kept.sum()) / self.positives
 
 
 def _best_confidence(curves: Sequence[_Curve]) -> float:
+    """Return the confidence, in steps of 0.01, that maximises the mean F1."""
     grid = np.linspace(0.01, 0.99, 99)
-    points = np.array([[curve.at(confidence) for curve in curves] for confidence in grid])
+    points = np.array([[curve.precision_recall(confidence) for curve in curves] for confidence in grid])
     precision, recall = points[..., 0], points[..., 1]
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
     return float(grid[f1.mean(1).argmax()])
 
 
-def _curves(verdict: COCOeval, num_classes: int) -> list[_Curve]:
+def _class_curves(coco_eval: COCOeval, num_classes: int) -> list[_Curve]:
     curves = []
     for label in range(1, num_classes + 1):
-        entries = [entry for entry in verdict.evalImgs if entry and entry["category_id"] == label]
+        entries = [entry for entry in coco_eval.evalImgs if entry and entry["category_id"] == label]
         scores = np.concatenate([np.asarray(entry["dtScores"]) for entry in entries] or [np.zeros(0)])
         hits = np.concatenate([entry["dtMatches"][IOU_INDEX] > 0 for entry in entries] or [np.zeros(0, bool)])
         positives = sum(len(entry["gtIds"]) for entry in entries)
@@ -172,45 +181,44 @@ def _curves(verdict: COCOeval, num_classes: int) -> list[_Curve]:
     return curves
 
 
-def _coco_eval(found: Sequence[dict[str, Tensor]], dataset: Dataset, holds: Rule = all_objects) -> COCOeval:
-    truth, answer = COCO(), COCO()
-    images = [{"id": index} for index in range(len(dataset))]
-    categories = [{"id": label, "name": name} for label, name in enumerate(dataset.classes, 1)]
-    sizes = [record.size() for record in dataset.records]
+def _run_coco_eval(found: Sequence[dict[str, Tensor]], dataset: Dataset, holds: Rule = all_objects) -> COCOeval:
     truths = [{"boxes": record.boxes, "labels": record.labels} for record in dataset.records]
-    for coco, entries in ((truth, truths), (answer, found)):
-        annotations = _annotations(entries, sizes, holds)
-        coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        answer.createIndex()
-        verdict = COCOeval(truth, answer, "bbox")
-        verdict.params.maxDets = [_most_detections(found, dataset)]
-        verdict.params.areaRng, verdict.params.areaRngLbl = [[BELONGS, BELONGS]], ["all"]
-        verdict.evaluate()
-        verdict.accumulate()
-    return verdict
+        coco_eval = COCOeval(_coco_index(truths, dataset, holds), _coco_index(found, dataset, holds), "bbox")
+        coco_eval.params.maxDets = [_max_detections(found, dataset)]
+        coco_eval.params.areaRng = [[BELONGS, BELONGS]]
+        coco_eval.params.areaRngLbl = ["all"]
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+    return coco_eval
 
 
-def _most_detections(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> int:
-    """COCO's limit of 100 detections per image and class, but for images with more objects than that."""
-    crowd = max(len(record.labels) for record in dataset.records)
-    return COCO_LIMIT if crowd <= COCO_LIMIT else max(COCO_LIMIT, *(len(image["labels"]) for image in found))
-
-
-def _annotations(
-    objects: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]], holds: Rule
-) -> list[dict[str, Any]]:
-    """COCO's form of `boxes`, `labels` and, of detections, `scores`."""
+def _coco_index(objects: Sequence[Mapping[str, Any]], dataset: Dataset, holds: Rule) -> COCO:
+    """Index `boxes`, `labels` and, of detections, `scores` of each image as pycocotools expects them."""
     annotations = []
-    for index, (image, size) in enumerate(zip(objects, sizes, strict=True)):
+    for index, (image, record) in enumerate(zip(objects, dataset.records, strict=True)):
         boxes = np.asarray(image["boxes"], dtype=np.float64)
-        belongs = holds(boxes, size)
-        corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-        labels, scores = np.asarray(image["labels"]), image.get("scores")
-        for place, box in enumerate(np.hstack([corner, extent]).tolist()):
-            entry = {"image_id": index, "category_id": int(labels[place]), "bbox": box, "iscrowd": 0}
-            # COCOeval passes over what lies outside a range of areas, and takes a match with id 0 for no match.
-            entry |= {"area": BELONGS if belongs[place] else 0.0, "id": len(annotations) + 1}
-            annotations.append(entry if scores is None else {**entry, "score": float(scores[place])})
-    return annotations
+        belongs = holds(boxes, record.size())
+        labels = np.asarray(image["labels"])
+        for row, (left, top, right, bottom) in enumerate(boxes.tolist()):
+            entry: dict[str, Any] = {"image_id": index, "category_id": int(labels[row]), "iscrowd": 0}
+            entry["bbox"] = [left, top, right - left, bottom - top]
+            # COCOeval ignores objects outside a range of areas, and takes a match with id 0 for no match.
+            entry |= {"area": BELONGS if belongs[row] else 0.0, "id": len(annotations) + 1}
+            if "scores" in image:
+                entry["score"] = float(image["scores"][row])
+            annotations.append(entry)
+    coco = COCO()
+    coco.dataset = {  # pyright: ignore[reportAttributeAccessIssue]  (declared as a list)
+        "images": [{"id": number} for number in range(len(dataset))],
+        "categories": [{"id": label, "name": name} for label, name in enumerate(dataset.classes, 1)],
+        "annotations": annotations,
+    }
+    coco.createIndex()
+    return coco
+
+
+def _max_detections(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> int:
+    """Return COCO's limit of 100 detections per image and class, or no limit if an image has more objects."""
+    most_objects = max(len(record.labels) for record in dataset.records)
+    return COCO_LIMIT if most_objects <= COCO_LIMIT else max(COCO_LIMIT, *(len(image["labels"]) for image in found))

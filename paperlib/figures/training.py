@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from paperlib.distillation.assistants import bounded_regression_loss
+from paperlib.distillation.losses import bounded_regression_loss
 from paperlib.figures.style import COLOURS, GREY, MAP_LABEL, MARKERS, make_axes, plot_seeds
 from paperlib.figures.tables import average_by
 
