@@ -160,8 +160,8 @@ def hand_over(order: Order, runs: list[tuple[Compressed, dict[str, Model]]], beg
         notes.append("Accuracy could not stop the pruning: the trained detector's mAP is not above the drop allowed.")
     name = student.build_arguments["name"]
     report = Report(name, compressed, order.settings, frame, timing, notes, order.comes_trained)
-    files.write_text_atomically(out / "report.md", report.markdown())
-    files.write_text_atomically(out / "report.html", report.html())
+    files.write_text_atomically(out / "report.md", report.render_markdown())
+    files.write_text_atomically(out / "report.html", report.render_html())
     files.write_json_atomically(out / "provenance.json", _provenance(order, runs, time.perf_counter() - began))
     return faults
 

@@ -1,6 +1,6 @@
 """The report of a compression: one Markdown text, and the same as a page that needs no other file.
 
-Everything in it follows from the models, the data and `timing.json`; only what clocks measured differs from run to run.
+Its content follows from the models, the data and `timing.json`; only measured times differ from run to run.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import jinja2
 import pandas as pd
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from paperlib import figures
-from paperlib.data.records import Dataset
 from paperlib.evaluation.evaluate import detect
 from paperlib.figures import style, tables
 from paperlib.workbench.algorithm_1 import Compressed, Stage, channel_counts
@@ -27,22 +25,36 @@ from paperlib.workbench.options import Compression
 
 EXAMPLES = 4
 MARKUP = re.compile(r"[\\`*\[\]|]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
-"""What Markdown would read as more than text; an underscore only at the edge of a word."""
+"""Characters that Markdown would not read as text; an underscore only at the edge of a word."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure of the report, drawn anew for each theme."""
+
+    title: str
+    draw: Callable[[], Figure]
+    kind: Literal["svg", "png"] = "svg"
+
+    def encode(self, colours: Mapping[str, str]) -> str:
+        """Return the figure in the colours of a theme, as a `data:image/...` address."""
+        with style.use_theme(colours):
+            return style.encode_figure(self.draw(), self.kind)
+
+
+@dataclass(frozen=True)
 class Report:
-    """All that is told of one compression.
+    """Everything that the report of one compression shows.
 
     Attributes:
-        name: of the detector, for the title.
-        compressed: the run that is handed over.
-        settings: of Algorithm 1.
-        runs: one row a model and seed, as `Study.frame` has them: teacher, student and their rivals.
+        name: name of the detector, for the title.
+        compressed: result of Algorithm 1.
+        settings: settings of Algorithm 1.
+        runs: one row per model and seed, as in `Study.frame`: teacher, student and controls.
         timing: content of `timing.json`.
         notes: what a reader must know, one sentence each.
-        trained_before: whether the detector came in trained, so that its accuracy is worth a row.
+        trained_before: whether the given detector was trained already, so that its accuracy is reported.
     """
 
     name: str
@@ -53,209 +65,165 @@ class Report:
     notes: Sequence[str] = ()
     trained_before: bool = False
 
-    def markdown(self) -> str:
-        """The report as Markdown; pictures stand at the end of the file, as addresses that hold them."""
-        shown = _Markdown(self.pictures)
-        text = self._text(shown.picture, page=False)
-        return f"{text}\n{shown.definitions()}"
+    def render_markdown(self) -> str:
+        """Return the report as Markdown."""
+        text = self._render(lambda name: f"![{self.pictures[name].title}][{name}]", page=False)
+        # The pictures themselves come after the text, so that the text stays readable.
+        pictures = [f"[{name}]: {picture.encode(style.LIGHT)}\n" for name, picture in self.pictures.items()]
+        return f"{text}\n{''.join(pictures)}"
 
-    def html(self) -> str:
-        """The report as a page, light or dark as the reader's system is."""
-        text = self._text(_Page(self.pictures).picture, page=True)
-        body = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
-        return _template("report.html").render(title=f"{self.name}, compressed", body=body)
+    def render_html(self) -> str:
+        """Return the report as a page, light or dark as the reader's system is."""
+        body = MarkdownIt("commonmark", {"html": True}).enable("table").render(self._render(self._embed, page=True))
+        title = f"{self.name}, compressed"
+        return style.load_template(TEMPLATES / "report.html").render(title=title, body=body)
 
     @property
     def teacher(self) -> Stage:
-        """The sparsely trained original."""
+        """Return the sparsely trained original."""
         return self.compressed.chain[0]
 
     @property
     def student(self) -> Stage:
-        """The end of the chain."""
+        """Return the last model of the chain."""
         return self.compressed.chain[-1]
 
-    @cached_property
-    def pictures(self) -> dict[str, tuple[str, Callable[[], Figure], str]]:
-        """By name: what it shows, how it is drawn, and in which format."""
-        before, after = (stage.final.detector() for stage in (self.teacher, self.student))
-        data = self.compressed.bench.validation
-        return {
-            "chain": (
-                "Accuracy over size along the chain",
-                lambda: figures.plot_compression_chain(self.compressed.table, self.settings.max_drop),
-                "svg",
-            ),
-            "classes": (
-                "Average precision of each class",
-                lambda: figures.plot_class_changes(
-                    self.teacher.metrics.per_class, self.student.metrics.per_class, data.box_counts()
-                ),
-                "svg",
-            ),
-            "latency": ("Latency", lambda: figures.plot_latency(self.latency), "svg"),
-            "channels": (
-                "Channels left in each layer",
-                lambda: figures.plot_channel_bars(channel_counts(before), channel_counts(after)),
-                "svg",
-            ),
-            "detections": ("Detections side by side", self._draw_detections, "png"),
-        }
+    @property
+    def seeds(self) -> list[int]:
+        """Return the seeds of the runs, in order."""
+        return sorted(set(self.runs["seed"].tolist()))
 
     @property
     def latency(self) -> pd.DataFrame:
-        """One row a runtime and model: `runtime`, `model` ("before", "after"), `median_ms`, `iqr_ms`, `nms_ms`."""
+        """Return `runtime`, `model` ("before" or "after"), `median_ms`, `iqr_ms`, `nms_ms` and `runs`, in rows."""
         return pd.DataFrame(self.timing["latency"])
 
-    def _draw_detections(self) -> Figure:
-        bench = self.compressed.bench
-        chosen = examples(bench.validation)
-        side = bench.recipe.image_size
-        stages = {"before": self.teacher, "after": self.student}
-        found = {name: detect(stage.final.detector(), chosen, image_size=side) for name, stage in stages.items()}
-        confidence = {name: stage.metrics.confidence for name, stage in stages.items()}
-        return figures.draw_detections(chosen, range(len(chosen)), found, confidence)
+    @cached_property
+    def pictures(self) -> dict[str, Picture]:
+        """Return the figures by name."""
+        old, new = self.teacher, self.student
+        boxes = self.compressed.bench.validation.box_counts()
+        return {
+            "chain": Picture(
+                "Accuracy over size along the chain",
+                lambda: figures.plot_compression_chain(self.compressed.table, self.settings.max_drop),
+            ),
+            "classes": Picture(
+                "Average precision of each class",
+                lambda: figures.plot_class_changes(old.metrics.per_class, new.metrics.per_class, boxes),
+            ),
+            "latency": Picture("Latency", lambda: figures.plot_latency(self.latency)),
+            "channels": Picture(
+                "Channels left in each layer", lambda: figures.plot_channel_bars(*self._channel_counts())
+            ),
+            "detections": Picture("Detections side by side", self._draw_detections, "png"),
+        }
 
-    def _text(self, picture: Callable[[str], str], *, page: bool) -> str:
-        bench = self.compressed.bench
-        return _template("report.md").render(
-            report=self,
-            compressed=self.compressed,
-            settings=self.settings,
-            bench=bench,
-            teacher=self.teacher,
-            student=self.student,
-            page=page,
-            picture=picture,
-            tiles=self._tiles(),
-            chain=_in_words(self.compressed.table),
-            classes=self._classes(),
-            latency=self._latency(),
-            layers=self._layers(),
-            rivals=tables.format_averages(tables.average_seeds(self.runs)),
-            seeds=sorted(self.runs["seed"].unique()),
-            given=bench.evaluate(self.compressed.given, "val") if self.trained_before else None,
-            training=pd.DataFrame(self.timing["training"]).round(2),
-            markdown=_as_markdown,
-            plain=_plain,
-            count=lambda number, what: f"{number} {what}" + "s" * (number != 1),
-        )
-
-    def _tiles(self) -> list[dict[str, str]]:
-        """The headline: what, before, after, and how they compare."""
+    def compare_headlines(self) -> list[dict[str, str]]:
+        """Return the headline numbers: `what`, `before`, `after`, `change`."""
         old, new = self.teacher, self.student
         times = self.latency.pivot(index="runtime", columns="model", values="median_ms")
-        rows = [
-            ("Size", old.cost.size_mb, new.cost.size_mb, "MB"),
-            ("Compute", old.cost.gmacs, new.cost.gmacs, "GMACs"),
-            *((f"Time, {name}", row["before"], row["after"], "ms") for name, row in times.iterrows()),
-        ]
-        tiles = [
-            {"what": what, "before": f"{a:.3g}", "after": f"{b:.3g} {unit}", "change": _compared(b, a)}
-            for what, a, b, unit in rows
-        ]
-        change = f"{_points(new.metrics.map50 - old.metrics.map50)} points"
+        change = f"{_format_points(new.metrics.map50 - old.metrics.map50)} points"
         accuracy = {"before": f"{100 * old.metrics.map50:.1f}", "after": f"{100 * new.metrics.map50:.1f} %"}
-        return [{"what": "mAP at IoU 0.5", **accuracy, "change": change}, *tiles]
+        costs = {
+            "Size": (old.cost.size_mb, new.cost.size_mb, "MB"),
+            "Compute": (old.cost.gmacs, new.cost.gmacs, "GMACs"),
+            **{f"Time, {name}": (row["before"], row["after"], "ms") for name, row in times.iterrows()},
+        }
+        tiles = [{"what": "mAP at IoU 0.5", **accuracy, "change": change}]
+        for what, (before, after, unit) in costs.items():
+            change = _describe_change(before, after)
+            tiles.append({"what": what, "before": f"{before:.3g}", "after": f"{after:.3g} {unit}", "change": change})
+        return tiles
 
-    def _classes(self) -> pd.DataFrame:
-        counts = self.compressed.bench.validation.box_counts()
-        old, new = self.teacher.metrics.per_class, self.student.metrics.per_class
-        rows = [
-            {"class": name, "validation boxes": counts[name], "AP before / %": f"{100 * old[name]:.1f}",
-             "AP after / %": f"{100 * new[name]:.1f}", "change": _points(new[name] - old[name])}
-            for name in old
-        ]  # fmt: skip
-        return pd.DataFrame(rows)
+    def tabulate_chain(self) -> pd.DataFrame:
+        """Return one row per model of the iterations, formatted for people."""
+        table = self.compressed.table
+        shown = pd.DataFrame(table[["model", "role", "channels"]])
+        shown["MB"] = table["mb"].map("{:.3g}".format)
+        shown["GMACs"] = table["gmacs"].map("{:.3g}".format)
+        for title, column in (("mAP / %", "map50"), ("distilled, mAP / %", "map50_distilled")):
+            shown[title] = ["" if pd.isna(value) else f"{100 * value:.1f}" for value in table[column]]
+        return shown
 
-    def _latency(self) -> pd.DataFrame:
-        rows = [
-            {"runtime": row.runtime, "model": row.model, "median / ms": f"{row.median_ms:.2f}",
-             "middle half / ms": f"± {row.iqr_ms / 2:.2f}",
-             "suppression / ms": "included" if pd.isna(row.nms_ms) else f"{row.nms_ms:.2f}", "runs": row.runs}
-            for row in self.latency.itertuples()
-        ]  # fmt: skip
-        return pd.DataFrame(rows)
+    def tabulate_classes(self) -> pd.DataFrame:
+        """Return the average precision of each class before and after."""
+        boxes = self.compressed.bench.validation.box_counts()
+        after = self.student.metrics.per_class
+        rows = []
+        for name, score in self.teacher.metrics.per_class.items():
+            change = _format_points(after[name] - score)
+            rows.append((name, boxes[name], f"{100 * score:.1f}", f"{100 * after[name]:.1f}", change))
+        return pd.DataFrame(rows, columns=["class", "validation boxes", "AP before / %", "AP after / %", "change"])
 
-    def _layers(self) -> pd.DataFrame:
-        before, after = (channel_counts(stage.final.detector()) for stage in (self.teacher, self.student))
+    def tabulate_latency(self) -> pd.DataFrame:
+        """Return the latency of each runtime and model, formatted for people."""
+        times = self.latency
+        shown = pd.DataFrame(times[["runtime", "model"]])
+        shown["median / ms"] = times["median_ms"].map("{:.2f}".format)
+        shown["middle half / ms"] = (times["iqr_ms"] / 2).map("± {:.2f}".format)
+        shown["suppression / ms"] = ["included" if pd.isna(ms) else f"{ms:.2f}" for ms in times["nms_ms"]]
+        return shown.assign(runs=times["runs"])
+
+    def tabulate_layers(self) -> pd.DataFrame:
+        """Return the channels of each prunable layer before and after."""
+        before, after = self._channel_counts()
         rows = [
             (name, count, after.get(name, 0), f"{after.get(name, 0) / count:.0%}") for name, count in before.items()
         ]
         return pd.DataFrame(rows, columns=["layer", "before", "after", "kept"])
 
+    def _render(self, picture: Callable[[str], str], *, page: bool) -> str:
+        """Return the text; `picture` gives the reference to a picture by its name."""
+        bench = self.compressed.bench
+        return style.load_template(TEMPLATES / "report.md").render(
+            report=self,
+            bench=bench,
+            page=page,
+            picture=picture,
+            controls=tables.format_averages(tables.average_seeds(self.runs)),
+            given=bench.evaluate(self.compressed.given, "val") if self.trained_before else None,
+            training=pd.DataFrame(self.timing["training"]).round(2),
+            markdown=_to_markdown,
+            plain=_escape_text,
+            count=lambda number, what: f"{number} {what}" + "s" * (number != 1),
+        )
 
-def examples(data: Dataset, count: int = EXAMPLES) -> Dataset:
-    """Images to look at: spread evenly over those with objects, not picked by hand."""
-    return data.subset(data.spaced_indices(count, min_objects=1), data.name)
+    def _embed(self, name: str) -> str:
+        """Return a picture as HTML in both themes; the reader's system chooses one."""
+        picture = self.pictures[name]
+        dark = f'<source media="(prefers-color-scheme: dark)" srcset="{picture.encode(style.DARK)}">'
+        return f'<picture>{dark}<img alt="{picture.title}" src="{picture.encode(style.LIGHT)}"></picture>'
+
+    def _channel_counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        return channel_counts(self.teacher.final.detector()), channel_counts(self.student.final.detector())
+
+    def _draw_detections(self) -> Figure:
+        bench = self.compressed.bench
+        data, side = bench.validation, bench.recipe.image_size
+        shown = data.subset(data.spaced_indices(EXAMPLES, min_objects=1), data.name)
+        stages = {"before": self.teacher, "after": self.student}
+        found = {name: detect(stage.final.detector(), shown, image_size=side) for name, stage in stages.items()}
+        confidence = {name: stage.metrics.confidence for name, stage in stages.items()}
+        return figures.draw_detections(shown, range(len(shown)), found, confidence)
 
 
-def _compared(after: float, before: float) -> str:
+def _describe_change(before: float, after: float) -> str:
     if max(before, after) < 1.05 * min(before, after):
         return "about the same"
     return f"{before / after:.2g} times less" if after < before else f"{after / before:.2g} times more"
 
 
-def _points(change: float) -> str:
-    """A difference of shares in percentage points, with a typographer's minus."""
+def _format_points(change: float) -> str:
+    """Return a difference of fractions in percentage points, with a typographer's minus."""
     return f"{100 * change:+.1f}".replace("-", "−")
 
 
-def _plain(value: object) -> str:
-    """What people named their classes is text in one line, not markup."""
+def _escape_text(value: object) -> str:
+    """Return a text, such as the name of a user's class, in one line and without markup."""
     text = html.escape(" ".join(str(value).split()), quote=False)
     return MARKUP.sub(lambda found: f"&#{ord(found[0])};", text)
 
 
-def _as_markdown(table: pd.DataFrame) -> str:
-    """A table with numbers on the right."""
-    shown = table.map(_plain)
-    sides = ["left", *["right"] * (len(table.columns) - 1)]
-    return shown.to_markdown(index=False, disable_numparse=True, colalign=sides)
-
-
-def _in_words(table: pd.DataFrame) -> pd.DataFrame:
-    """The chain for people."""
-    shown = table[["model", "role", "channels"]].copy()
-    shown["MB"], shown["GMACs"] = table["mb"].map("{:.3g}".format), table["gmacs"].map("{:.3g}".format)
-    for title, column in (("mAP / %", "map50"), ("distilled, mAP / %", "map50_distilled")):
-        shown[title] = ["" if pd.isna(value) else f"{100 * value:.1f}" for value in table[column]]
-    return shown
-
-
-@dataclass
-class _Markdown:
-    """Pictures as references, so that the text stays readable: their content comes after it."""
-
-    pictures: Mapping[str, tuple[str, Callable[[], Figure], str]]
-
-    def picture(self, name: str) -> str:
-        return f"![{self.pictures[name][0]}][{name}]"
-
-    def definitions(self) -> str:
-        with style.use_theme(style.LIGHT):
-            drawn = {name: style.encode_figure(draw(), kind) for name, (_, draw, kind) in self.pictures.items()}
-        return "".join(f"[{name}]: {address}\n" for name, address in drawn.items())
-
-
-@dataclass
-class _Page:
-    """Pictures in place, drawn twice: the reader's system picks the light or the dark one."""
-
-    pictures: Mapping[str, tuple[str, Callable[[], Figure], str]]
-
-    def picture(self, name: str) -> str:
-        title, draw, kind = self.pictures[name]
-        addresses = []
-        for colours in (style.LIGHT, style.DARK):
-            with style.use_theme(colours):
-                addresses.append(style.encode_figure(draw(), kind))
-        light, dark = addresses
-        dark = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        return f'<picture>{dark}<img alt="{title}" src="{light}"></picture>'
-
-
-def _template(name: str) -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    options = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    return jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, **options).get_template(name)
+def _to_markdown(table: pd.DataFrame) -> str:
+    return tables.to_markdown(pd.DataFrame(table.map(_escape_text)))
