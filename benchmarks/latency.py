@@ -65,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     packages = " · ".join(f"{name} {provenance.package_version(name)}" for name in RUNTIMES)
-    print(f"{provenance.machine()['processor']}, {options.threads} threads · {packages} · float32")
+    print(f"{provenance.describe_machine()['processor']}, {options.threads} threads · {packages} · float32")
     print(f"one image of {options.image_size} px, channels kept a multiple of {options.round_to}")
     for name in options.detectors:
         print(f"\n{measure(name, options).to_markdown(index=False, floatfmt='.2f')}", flush=True)

@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    print(f"{provenance.machine()}, {chosen.image_size} px, seed {chosen.seed}")
+    print(f"{provenance.describe_machine()}, {chosen.image_size} px, seed {chosen.seed}")
     scale = USUAL.anchor_scale * chosen.image_size / USUAL.image_size
     changes = {"image_size": chosen.image_size, "anchor_scale": scale}
     changes |= {"epochs": chosen.epochs} if chosen.epochs else {}

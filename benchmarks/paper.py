@@ -181,7 +181,7 @@ def main() -> None:
         unfinished.mkdir(parents=True)
         few_images(unfinished, COUNTS)
         unfinished.rename(folder / "root")
-    print(provenance.machine())
+    print(provenance.describe_machine())
     images, made, minutes = full_sets(folder / "root"), {}, {}
     for notebook in chosen.notebooks:
         results = run(notebook, folder, chosen.threads)

@@ -75,7 +75,7 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     tried = settings(chosen.profile, chosen.set)
     case = Case("", tried, splits(tried.dataset))
-    print(f"{provenance.machine()}; {' '.join(chosen.set)}, seed {chosen.seed}: "
+    print(f"{provenance.describe_machine()}; {' '.join(chosen.set)}, seed {chosen.seed}: "
           f"{len(case.splits.train)} images to learn from, {len(case.splits.val)} to judge by")  # fmt: skip
     bench = case.workbench(chosen.seed)
     model = (bench.train_sparse if chosen.sparse else bench.train)(bench.build_detector())

@@ -227,7 +227,7 @@ def main() -> None:
     batch = make_batch(options.batch_size, options.image_size)
     contestants = [ours(batch), ours(batch, bfloat16=True), *(RIVALS[name](batch) for name in options.rivals)]
     table = compare(contestants, batch, options.rounds, options.steps)
-    machine = provenance.machine()
+    machine = provenance.describe_machine()
     print(f"{machine['processor']}, {options.threads} threads, torch {torch.__version__}, float32 unless named")
     print(f"batch {options.batch_size} of {options.image_size} px, {options.rounds} rounds of {options.steps} steps")
     print(table.to_markdown(index=False, floatfmt=".2f"))

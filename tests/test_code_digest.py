@@ -85,7 +85,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def makes(store: Store, mini: Path) -> int:
     """Ask the store for the step that runs Bench.train; return how often that step was made so far."""
     step = Step("train", {}, parents=(), data="", code=code_digest("mini.bench:Bench.train", root=mini))
-    store.get(step, lambda folder: None)
+    store.get_step(step, lambda folder: None)
     return len(list(store.root.glob("train-*/step.json")))
 
 

@@ -20,7 +20,7 @@ def chain(tmp_path):
                 (folder / HISTORY).write_text("".join(json.dumps({"seconds": each}) + "\n" for each in seconds))
 
         step = Step(kind, {"seconds": list(seconds)}, tuple(parent for parent, _ in parents), "", "")
-        return step.digest, store.get(step, fill)
+        return step.digest, store.get_step(step, fill)
 
     new = make("new")
     teacher, student = make("train", new, seconds=[1.0, 2.0]), make("train", new, seconds=[4.0])

@@ -14,7 +14,7 @@ REPOSITORY = Path(paperlib.__file__).parents[1]
 
 
 def make_certificate(**settings: object) -> dict[str, object]:
-    return provenance.certificate(
+    return provenance.make_certificate(
         settings=settings, data_digest="d1", seeds=(0, 1), wall_seconds=1.23456, training_seconds=60.0, steps=("s1",)
     )
 
@@ -122,4 +122,4 @@ def test_code_before_the_first_commit_is_unknown_with_a_reason(tmp_path: Path) -
 def test_a_kernel_is_named_by_its_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for release, numbers in {"6.8.0-45-generic": "6.8.0", "5.15.90.1-host": "5.15.90.1", "": "unknown"}.items():
         monkeypatch.setattr(provenance.platform, "release", lambda named=release: named)
-        assert f" {numbers} " in provenance.machine()["system"]
+        assert f" {numbers} " in provenance.describe_machine()["system"]

@@ -34,7 +34,7 @@ def make(folder):
         time.sleep(0.01)
 
 step = Step("train", {"lr": 1e-3, "epochs": 3}, parents=("0" * 64,), data="d1", code="c1")
-print(Store(root).get(step, make), flush=True)
+print(Store(root).get_step(step, make), flush=True)
 """
 
 
@@ -85,12 +85,12 @@ def test_a_step_killed_midway_continues_from_its_partial_folder(
         (folder / "epoch_2").touch()
 
     with caplog.at_level(logging.WARNING):
-        folder = Store(tmp_path).get(STEP, resume)
+        folder = Store(tmp_path).get_step(STEP, resume)
     assert caplog.messages == [], "the dead process still holds the lock"
     assert sorted(path.name for path in folder.iterdir()) == ["epoch_1", "epoch_2", "step.json"]
     assert json.loads((folder / "step.json").read_text())["resumed"] is True
     assert not list(tmp_path.glob("*.partial"))
-    assert Store(tmp_path).get(STEP, make_nothing) == folder
+    assert Store(tmp_path).get_step(STEP, make_nothing) == folder
 
 
 def test_a_failing_make_leaves_no_finished_folder_and_keeps_its_work(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_failing_make_leaves_no_finished_folder_and_keeps_its_work(tmp_path: P
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory") as caught:
-        Store(tmp_path).get(STEP, fail)
+        Store(tmp_path).get_step(STEP, fail)
     partial = tmp_path / f"{STEP.name}.partial"
     assert str(partial) in caught.value.__notes__[0]
     assert (partial / "epoch_1").exists()
@@ -107,7 +107,7 @@ def test_a_failing_make_leaves_no_finished_folder_and_keeps_its_work(tmp_path: P
 
 
 def test_a_finished_step_says_what_made_it(tmp_path: Path) -> None:
-    record = json.loads((Store(tmp_path).get(STEP, make_weights) / "step.json").read_text())
+    record = json.loads((Store(tmp_path).get_step(STEP, make_weights) / "step.json").read_text())
     assert Step(**record["step"]) == STEP
     assert record["digest"] == STEP.digest
     assert record.keys() >= {"finished", "wall_seconds", "versions", "machine"}
@@ -122,17 +122,17 @@ def test_a_folder_that_is_damaged_or_of_another_step_is_refused_by_name(
     folder.mkdir()
     (folder / "step.json").write_text(record)
     with pytest.raises(ValueError, match=rf"{folder}: .*step\.json.*delete this folder"):
-        Store(tmp_path).get(STEP, make_nothing)
+        Store(tmp_path).get_step(STEP, make_nothing)
 
 
 def test_a_finished_folder_without_a_record_is_refused_but_an_empty_partial_one_is_begun(
     tmp_path: Path,
 ) -> None:
     (tmp_path / f"{STEP.name}.partial").mkdir()
-    folder = Store(tmp_path).get(STEP, make_weights)
+    folder = Store(tmp_path).get_step(STEP, make_weights)
     (folder / "step.json").unlink()
     with pytest.raises(ValueError, match=f"{folder}: no readable step.json"):
-        Store(tmp_path).get(STEP, make_nothing)
+        Store(tmp_path).get_step(STEP, make_nothing)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_one_and_one_point_nought_and_true_are_three_values() -> None:
 def test_a_store_that_only_looks_makes_nothing(tmp_path):
     step, looking = Step("train", {"epochs": 1}, (), "data", "code"), FinishedSteps(tmp_path)
     with pytest.raises(UnfinishedError, match=step.name):
-        looking.get(step, pytest.fail)
+        looking.get_step(step, pytest.fail)
     assert list(tmp_path.iterdir()) == []
-    made = Store(tmp_path).get(step, lambda folder: (folder / "x").touch())
-    assert looking.get(step, pytest.fail) == made
+    made = Store(tmp_path).get_step(step, lambda folder: (folder / "x").touch())
+    assert looking.get_step(step, pytest.fail) == made

@@ -34,7 +34,7 @@ class Filled:
 
     def make(self, kind, *parents, code=CODE, **settings):
         step = Step(kind, settings, tuple(parent.digest for parent in parents), "", code.digest)
-        self.store.get(step, lambda folder: (folder / "weights").write_bytes(bytes(10**6)), code)
+        self.store.get_step(step, lambda folder: (folder / "weights").write_bytes(bytes(10**6)), code)
         return step
 
     def write_result(self, notebook, *steps):
@@ -132,7 +132,7 @@ def test_why_tells_which_function_library_or_parent_made_a_step_stale(filled):
     old = filled.make("adopt", code=altered("structure", "select_channels"))
     child = filled.make("prune", old, filled.new)
     libraries = Step("draw", {}, (), "", CODE.digest, {**filled.new.libraries, "torch": "1.0"})
-    filled.store.get(libraries, lambda folder: None, CODE)
+    filled.store.get_step(libraries, lambda folder: None, CODE)
     headline, change = explain_step(filled.root, old.digest)
     assert headline.endswith("is stale:") and change == "  paperlib/structure: select_channels changed"
     texts = {name: call("why", name)[1] for name in ("draw", child.name[:12])}
@@ -158,7 +158,7 @@ def test_why_names_what_is_known_when_a_name_means_nothing_or_too_much(filled, n
 
 
 def test_why_tells_what_changed_since_a_notebook_ran(filled):
-    certificate = provenance.certificate(
+    certificate = provenance.make_certificate(
         settings={"epochs": 12, "weights": "/a/b.weights"}, data_digest={}, seeds=[0], wall_seconds=1.0,
         training_seconds=1.0, steps=[filled.trained.digest, "f" * 64], code=altered("structure", "reshape_"),
     )  # fmt: skip
@@ -177,7 +177,7 @@ def test_why_of_a_notebook_reads_its_profile_its_code_and_what_it_was_made_from(
     root = repository_root() / "notebooks"
     folder = filled.results / "quick"
     (folder / "03_components" / "metrics.json").write_text("{}")
-    certificate = provenance.certificate(
+    certificate = provenance.make_certificate(
         settings=load_profile("99_claims", root / "profiles" / "quick" / "99_claims.yaml").model_dump(),
         data_digest={"03_components": hashlib.sha256(b"{}").hexdigest()}, seeds=[], wall_seconds=1.0,
         training_seconds=0.0, code=notebook_code(root / "99_claims.ipynb"),

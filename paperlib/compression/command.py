@@ -24,7 +24,7 @@ from paperlib.detectors.files import load_detector, save_detector
 from paperlib.figures import tables
 from paperlib.progress.display import show_progress
 from paperlib.progress.report import begin_job, begin_step, plan_work
-from paperlib.store.provenance import certificate, machine
+from paperlib.store.provenance import describe_machine, make_certificate
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe
 from paperlib.workbench import algorithm_1
@@ -244,7 +244,7 @@ def _timing(order: Order, compressed: Compressed) -> dict[str, Any]:
         return known
     with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
         times = _latencies(order, compressed.bench, {"before": first, "after": last}, Path(folder))
-    timing = {"of": of, "machine": machine(), "latency": times, **_pace(compressed)}
+    timing = {"of": of, "machine": describe_machine(), "latency": times, **_pace(compressed)}
     files.write_json_atomically(path, timing)
     return timing
 
@@ -294,7 +294,7 @@ def _provenance(order: Order, runs: list[tuple[Compressed, dict[str, Model]]], s
     settings = {name: value for name, value in vars(order).items() if name not in ("recipe", "settings", "out")}
     chosen = {"recipe": bench.recipe, "fine_tuning": bench.fine_tuning, "compression": order.settings}
     models = [m for made, rivals in runs for m in (*(s.final for s in made.stages), made.given, *rivals.values())]
-    return certificate(
+    return make_certificate(
         settings={**settings, **{name: value.model_dump() for name, value in chosen.items()}},
         data_digest={"train": bench.train_set.digest, "val": bench.validation.digest},
         weights_digest={order.weights.name: weights_digest(order.weights)} if order.weights else {},

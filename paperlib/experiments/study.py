@@ -34,7 +34,7 @@ from paperlib.figures import tables
 from paperlib.progress.processes import run_jobs
 from paperlib.progress.report import begin_job, expect_work, plan_work
 from paperlib.store.code_digest import notebook_code
-from paperlib.store.provenance import certificate
+from paperlib.store.provenance import make_certificate
 from paperlib.store.store import FinishedSteps, Store, UnfinishedError
 from paperlib.workbench.lineage import training_seconds
 from paperlib.workbench.steps import Model, Workbench, weights_digest
@@ -189,7 +189,7 @@ class Study:
         notebook = paths.repository_root() / "notebooks" / f"{self.notebook}.ipynb"
         code = notebook_code(notebook) if notebook.is_file() else None
         Store().record_code(code)
-        born = certificate(settings=self.settings.model_dump(), wall_seconds=wall, code=code, **self.origin())
+        born = make_certificate(settings=self.settings.model_dump(), wall_seconds=wall, code=code, **self.origin())
         files.write_json_atomically(self._place("provenance.json"), born)
         beside = [] if measured is None else measured.to_dict("records")
         files.write_json_atomically(self._place(DONE), {"summary": summary, **self.rows(), "measured": beside})

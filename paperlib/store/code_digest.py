@@ -2,32 +2,38 @@
 
 The unit is a package of paperlib (`training`, `pruning`, …) or a module at its root (`seeding`, `costs`, …). Its
 content is the set of its definitions, each as a syntax tree without docstrings. Comments, layout, names and order of
-files, and the paths by which paperlib's modules import each other do not enter; imports of other libraries do.
+files, and the paths by which paperlib's modules import each other do not enter; imports of other libraries do. (So it
+is not noticed if a name is imported from another module of the same unit that defines the same name.)
 A step depends on the units that its method mentions and, transitively, on the units that these import.
 """
 
 from __future__ import annotations
 
-import ast
-import copy
-import hashlib
 import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import NamedTuple
+
+from paperlib.store.syntax import (
+    Source,
+    analyse_source,
+    digest_of,
+    find_mentions,
+    hash_texts,
+    read_public_names,
+    read_source,
+)
 
 NOT_NUMERIC = frozenset({"claims", "cli", "figures", "files", "paths", "progress", "store"})
 """Units that place, show or remember things and cannot change a number of a step. Every other unit counts."""
 NOT_IN_RESULTS = frozenset({"cli", "paths", "progress"})
 """Units that cannot change what a notebook writes: besides numbers these are figures, tables and provenance."""
 
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _PACKAGE = Path(__file__).parent.parent
 _process_start_ns = time.time_ns()
 
@@ -71,9 +77,9 @@ def code_of(*parts: object, root: Path = _PACKAGE) -> Code:
             reached |= definitions
             units |= mentioned
         else:
-            package.file(module)  # raises ValueError if there is none
+            package.find_file(module)  # raises ValueError if there is none
             units |= package.units_of([module])
-    return package.state(names, units, reached)
+    return package.describe(names, units, reached)
 
 
 def code_digest(*parts: object, root: Path = _PACKAGE) -> str:
@@ -91,8 +97,8 @@ def notebook_code(notebook: Path, root: Path = _PACKAGE) -> Code:
     package = _Package(root, NOT_IN_RESULTS, refuse_edited=False)
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     lines = [line for cell in cells if cell["cell_type"] == "code" for line in "".join(cell["source"]).splitlines()]
-    source = _analyse("\n".join(line for line in lines if not line.startswith(("%", "!"))), notebook, "notebook")
-    return package.state([notebook.name], package.units_of(source.targets), set())
+    source = analyse_source("\n".join(line for line in lines if not line.startswith(("%", "!"))), notebook, "notebook")
+    return package.describe([notebook.name], package.units_of(source.targets), set())
 
 
 def notebook_digest(notebook: Path, root: Path = _PACKAGE) -> str:
@@ -106,22 +112,6 @@ class _Definition(NamedTuple):
     digest: str
 
 
-class _Source(NamedTuple):
-    """What one file defines and imports.
-
-    Attributes:
-        definitions: names of what is defined at the top of the file or in a class there, and their syntax trees.
-        contents: a digest for each of these names, and for each name that is imported from another library.
-        bound: names that imports bind, and what each stands for ("np": {"numpy"}).
-        targets: everything that is imported, by full name.
-    """
-
-    definitions: list[tuple[str, ast.stmt]]
-    contents: list[tuple[str, str]]
-    bound: dict[str, set[str]]
-    targets: set[str]
-
-
 class _Package:
     """The units below one folder, without those that are ignored."""
 
@@ -131,8 +121,8 @@ class _Package:
         self.refuse_edited = refuse_edited
         self.units = {path.stem for path in root.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
 
-    def state(self, parts: list[str], units: set[str], reached: set[_Definition]) -> Code:
-        """Return the state of the code of `units`, of all that they import, and of the definitions `reached` beside."""
+    def describe(self, parts: list[str], units: set[str], reached: set[_Definition]) -> Code:
+        """Return the state of the code of units, of all that they import, and of the definitions `reached` besides."""
         closure = self._closure(units)
         found = {each for each in reached if each.unit not in closure}
         for unit, sources in closure.items():
@@ -142,17 +132,17 @@ class _Package:
             named = by_unit.setdefault(unit, {})
             # Two files of a unit may both define `_read`.
             named[name] = f"{named[name]} {digest[:12]}" if name in named else digest[:12]
-        return Code(tuple(parts), by_unit, _sha256(*sorted(each.digest for each in found)))
+        return Code(tuple(parts), by_unit, hash_texts(*sorted({each.digest for each in found})))
 
     def units_of(self, targets: Iterable[str]) -> set[str]:
         """Return the units that hold "paperlib.unit.module.name", for names of this package."""
         names = {tuple(target.split(".")[:2]) for target in targets}
         found = {name[1] for name in names if name[0] == self.root.name and len(name) == 2}
-        # The package's face lends names of its units: `paperlib.Study` is in `paperlib.experiments`.
-        homes = _public_names(self.root / "__init__.py") if found - self.units else {}
+        # The package itself offers names of its units: `paperlib.Study` is in `paperlib.experiments`.
+        homes = read_public_names(self.root / "__init__.py") if found - self.units else {}
         return {name if name in self.units else homes[name] for name in found if name in self.units | homes.keys()}
 
-    def file(self, module: str) -> Path:
+    def find_file(self, module: str) -> Path:
         """Return the file of a module of this package. Raises ValueError if there is none."""
         path = self.root.parent.joinpath(*module.split("."))
         for candidate in (path / "__init__.py", path.with_suffix(".py")):
@@ -162,7 +152,7 @@ class _Package:
 
     def reached_by(self, module: str, function: str) -> tuple[set[_Definition], set[str]]:
         """Return the definitions of a module that a function reaches, itself among them, and the units they mention."""
-        source = self._source(self.file(module))
+        source = self._source(self.find_file(module))
         unit = module.split(".")[1]
         names = [name for name, _ in source.definitions]
         pending = {function.partition(".<locals>")[0]}
@@ -173,8 +163,8 @@ class _Package:
             name = pending.pop()
             seen.add(name)
             for node in (node for other, node in source.definitions if name in other.split(", ")):
-                found.add(_Definition(unit, name, _digest_of(name, node)))
-                for mention in _mentions(node):
+                found.add(_Definition(unit, name, digest_of(name, node)))
+                for mention in find_mentions(node):
                     first, *attributes = mention
                     imported = source.bound.get(first)
                     if imported:
@@ -182,12 +172,12 @@ class _Package:
                     else:
                         pending |= set(_local_names(mention, name.rpartition(".")[0], names)) - seen
         if not found:
-            raise ValueError(f"{self.file(module)}: defines no {function}")
+            raise ValueError(f"{self.find_file(module)}: defines no {function}")
         return found, units - self.ignored
 
-    def _closure(self, units: set[str]) -> dict[str, list[_Source]]:
+    def _closure(self, units: set[str]) -> dict[str, list[Source]]:
         """Return the source of units and of all that they import, directly or not."""
-        found: dict[str, list[_Source]] = {}
+        found: dict[str, list[Source]] = {}
         pending = units - self.ignored
         while pending:
             unit = pending.pop()
@@ -196,12 +186,12 @@ class _Package:
             pending |= imported - self.ignored - found.keys()
         return found
 
-    def _sources(self, unit: str) -> list[_Source]:
+    def _sources(self, unit: str) -> list[Source]:
         folder = self.root / unit
         paths = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
         return [self._source(path) for path in paths if path.is_file()]
 
-    def _source(self, path: Path) -> _Source:
+    def _source(self, path: Path) -> Source:
         state = path.stat()
         parts = path.relative_to(self.root.parent).with_suffix("").parts
         module = ".".join(parts).removesuffix(".__init__")
@@ -210,99 +200,7 @@ class _Package:
             if loaded and os.path.samefile(loaded, path):
                 raise ValueError(f"{path}: edited after this process loaded it; restart the process (the kernel)")
         package = module if parts[-1] == "__init__" else module.rpartition(".")[0]
-        return _read(path, package, state.st_mtime_ns, state.st_size)
-
-
-@cache
-def _read(path: Path, package: str, mtime_ns: int, size: int) -> _Source:
-    """Analyse a file once for each of its states (`mtime_ns` and `size` are there for the cache)."""
-    return _analyse(path.read_text(encoding="utf-8"), path, package)
-
-
-def _analyse(text: str, path: Path, package: str) -> _Source:
-    try:
-        tree = _WithoutTexts().visit(ast.parse(text))
-    except SyntaxError as error:
-        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
-    bound: dict[str, set[str]] = {}
-    targets: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                targets.add(alias.name)
-                top = alias.name.partition(".")[0]
-                bound.setdefault(alias.asname or top, set()).add(alias.name if alias.asname else top)
-        elif isinstance(node, ast.ImportFrom):
-            origin = _origin(node, package)
-            for alias in node.names:
-                targets.add(f"{origin}.{alias.name}")
-                bound.setdefault(alias.asname or alias.name, set()).add(f"{origin}.{alias.name}")
-        elif isinstance(node, ast.Call) and _last_name(node.func) in ("import_module", "__import__"):
-            targets.add(_imported_by_call(node, path))
-    for first, *attributes in _mentions(tree):
-        # `import paperlib as pl` tells nothing; `pl.Study` does.
-        targets |= {".".join([target, *attributes]) for target in bound.get(first, ())}
-    definitions = list(_split(_WithoutImports().visit(tree)))
-    contents = [(name, _digest_of(name, node)) for name, node in definitions]
-    ours = (package.partition(".")[0], "__future__")
-    for name, origins in bound.items():
-        foreign = sorted(origin for origin in origins if origin.partition(".")[0] not in ours)
-        contents += [(f"import {name}", _sha256(name, origin)) for origin in foreign]
-    return _Source(definitions, contents, bound, targets)
-
-
-def _origin(node: ast.ImportFrom, package: str) -> str:
-    if node.level == 0:
-        return node.module or ""
-    anchor = package.split(".")[: len(package.split(".")) - node.level + 1]
-    return ".".join([*anchor, node.module] if node.module else anchor)
-
-
-def _imported_by_call(node: ast.Call, path: Path) -> str:
-    name = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
-    if not isinstance(name, str) or name.startswith("."):
-        raise ValueError(f"{path}, line {node.lineno}: imports by a computed name; spell the name out")
-    return name
-
-
-def _split(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
-    """Yield what a module defines, by name; methods apart from their class."""
-    for statement in tree.body:
-        if isinstance(statement, ast.ClassDef):
-            shell = copy.copy(statement)
-            shell.body = [inner for inner in statement.body if not isinstance(inner, _FUNCTIONS)]
-            yield statement.name, shell
-            for inner in statement.body:
-                if isinstance(inner, _FUNCTIONS):
-                    yield f"{statement.name}.{inner.name}", inner
-        elif isinstance(statement, _FUNCTIONS):
-            yield statement.name, statement
-        else:
-            nodes = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
-            stored = [node.id for node in nodes if isinstance(node.ctx, ast.Store)]
-            yield ", ".join(stored) or type(statement).__name__.lower(), statement
-
-
-def _mentions(node: ast.AST) -> Iterator[tuple[str, ...]]:
-    """Yield the dotted names in code: ("self", "plan"), ("np", "linalg", "norm"), ("", "to") for `f(x).to`.
-
-    Annotations are left out: a step does not depend on what only names its types.
-    """
-    attributes: list[str] = []
-    while isinstance(node, ast.Attribute):
-        attributes.insert(0, node.attr)
-        node = node.value
-    if isinstance(node, ast.Name):
-        yield (node.id, *attributes)
-        return
-    if attributes:
-        yield ("", *attributes)
-    for field, value in ast.iter_fields(node):
-        children = value if isinstance(value, list) else [value]
-        if field not in ("annotation", "returns"):
-            for child in children:
-                if isinstance(child, ast.AST):
-                    yield from _mentions(child)
+        return read_source(path, package, state.st_mtime_ns, state.st_size)
 
 
 def _local_names(mention: tuple[str, ...], own_class: str, names: list[str]) -> Iterator[str]:
@@ -314,23 +212,12 @@ def _local_names(mention: tuple[str, ...], own_class: str, names: list[str]) -> 
         return
     for name in names:
         class_name, _, method = name.rpartition(".")
-        is_method = method in attributes and class_name  # of what class the object is, nobody knows
+        # The class of an object is not known, so a method of this name counts in every class.
+        is_method = method in attributes and class_name
+        # Whoever makes an object of a class runs its `__init__` or `__post_init__`.
         is_special = class_name == first and method.startswith("__")
         if is_method or is_special or first in name.split(", "):
             yield name
-
-
-@cache
-def _public_names(init: Path) -> dict[str, str]:
-    """Return the units of the names that a package's `__init__.py` lends: {"Study": "experiments"}."""
-    units = {}
-    for node in ast.walk(ast.parse(init.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Dict):
-            for key, value in zip(node.keys, node.values, strict=True):
-                names = [each.value for each in ast.walk(value) if isinstance(each, ast.Constant)]
-                if isinstance(key, ast.Constant):
-                    units |= {str(name): str(key.value).split(".")[1] for name in names}
-    return units
 
 
 def _names_of(part: object, package: str) -> list[str]:
@@ -340,35 +227,3 @@ def _names_of(part: object, package: str) -> list[str]:
         return [f"{part.__module__}:{part.__qualname__}"]
     classes = part.__mro__ if isinstance(part, type) else type(part).__mro__
     return [kind.__module__ for kind in classes if kind.__module__.partition(".")[0] == package]
-
-
-def _digest_of(name: str, node: ast.AST) -> str:
-    return _sha256(name, ast.dump(node))
-
-
-def _last_name(node: ast.AST) -> str | None:
-    return getattr(node, "attr", getattr(node, "id", None))
-
-
-def _sha256(*texts: str) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
-
-
-class _WithoutTexts(ast.NodeTransformer):
-    """Drops what does nothing when run: bare strings, docstrings among them, and what only the type checker reads."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if is_text else self.generic_visit(node)
-
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        self.generic_visit(node)
-        return node.orelse if _last_name(node.test) == "TYPE_CHECKING" else node
-
-
-class _WithoutImports(ast.NodeTransformer):
-    def visit_Import(self, node: ast.Import) -> None:
-        return None
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        return None

@@ -22,7 +22,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "pycocotools", "paper
 _ALL_BUT_RESULTS = (":(top)", ":(top,exclude)results")
 
 
-def certificate(
+def make_certificate(
     *,
     settings: dict[str, Any],
     data_digest: str | dict[str, str],
@@ -55,8 +55,8 @@ def certificate(
         "seeds": [int(seed) for seed in seeds],
         "steps": list(steps),
         "code": code_version() | ({"digest": code.digest} if code else {}),
-        "versions": versions(),
-        "machine": machine(),
+        "versions": installed_versions(),
+        "machine": describe_machine(),
         "finished": utc_now(),
         "wall_seconds": round(wall_seconds, 3),
         "training_seconds": round(training_seconds, 3),
@@ -72,7 +72,7 @@ def hide_folders(settings: dict[str, Any]) -> dict[str, Any]:
     return map_leaves(settings, _without_folder, "settings")
 
 
-def versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers pass through; "absent" if not installed."""
     return {"python": platform.python_version()} | {name: package_version(name) for name in PACKAGES}
 
@@ -85,7 +85,7 @@ def package_version(name: str) -> str:
         return "absent"
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Return what decides the last digits of a number: threads, processor, instruction set, GPU, system."""
     import torch  # slow to import, and only wanted here
 

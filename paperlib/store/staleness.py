@@ -65,7 +65,7 @@ def explain_notebook(store: Path, certificate: dict[str, Any], settings: dict[st
         code: the code that the notebook imports, as it is now.
     """
     lines = [f"setting {each}" for each in compare_values(certificate["settings"], provenance.hide_folders(settings))]
-    lines += [f"library {each}" for each in compare_values(certificate["versions"], provenance.versions())]
+    lines += [f"library {each}" for each in compare_values(certificate["versions"], provenance.installed_versions())]
     made_by = certificate["code"].get("digest")
     if made_by is None:
         lines.append(f"which code made it is not recorded beyond its commit, {certificate['code']['commit']}")

@@ -92,7 +92,7 @@ class Store:
             root = store_root()
         self.root = Path(root).absolute()
 
-    def get(self, step: Step, make: Callable[[Path], None], code: Code | None = None) -> Path:
+    def get_step(self, step: Step, make: Callable[[Path], None], code: Code | None = None) -> Path:
         """Return the folder of the finished step; `make(folder)` fills it if it does not exist yet.
 
         `make` works in "<name>.partial", which is renamed once it returns. If it is killed or fails, the partial folder
@@ -126,14 +126,14 @@ class UnfinishedError(LookupError):
 class FinishedSteps(Store):
     """A store that only looks: it makes no step that is not finished."""
 
-    def get(self, step: Step, make: Callable[[Path], None], code: Code | None = None) -> Path:
+    def get_step(self, step: Step, make: Callable[[Path], None], code: Code | None = None) -> Path:
         """Return the folder of the finished step.
 
-        Raises UnfinishedError if it does not exist, and what `Store.get` raises for a damaged one.
+        Raises UnfinishedError if it does not exist, and what `Store.get_step` raises for a damaged one.
         """
         if not (self.root / step.name).exists():
             raise UnfinishedError(step.name)
-        return super().get(step, make, code)
+        return super().get_step(step, make, code)
 
 
 @contextmanager
@@ -170,8 +170,8 @@ def _make(step: Step, final: Path, make: Callable[[Path], None]) -> None:
         "finished": provenance.utc_now(),
         "wall_seconds": round(time.perf_counter() - start, 3),
         "resumed": resumed,
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
+        "versions": provenance.installed_versions(),
+        "machine": provenance.describe_machine(),
     }
     files.write_json_atomically(partial / "step.json", identity | made)
     files.sync_tree(partial)

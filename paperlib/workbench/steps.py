@@ -110,16 +110,16 @@ class Workbench:
         shape = hashlib.sha256(canonical_json(describe_structure(detector)).encode()).hexdigest()
         settings = {"weights": module_digest(detector), "structure": shape}
 
-        def make(folder: Path) -> None:
+        def write_model(folder: Path) -> None:
             save_detector(detector, folder / DETECTOR)
 
-        return self._model("adopt", Workbench.adopt_detector, settings, (), make)
+        return self._model("adopt", Workbench.adopt_detector, settings, (), write_model)
 
     def draw_gammas(self, model: Model) -> Model:
         """Replace the scale factors by random ones: enough for what depends on shapes alone, such as latency."""
         seed = self.recipe.seed
 
-        def make(folder: Path) -> None:
+        def write_model(folder: Path) -> None:
             detector = model.detector()
             generator = torch.Generator().manual_seed(seed)
             for norm in detector.modules():
@@ -127,20 +127,20 @@ class Workbench:
                     nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
             save_detector(detector, folder / DETECTOR)
 
-        return self._model("draw", Workbench.draw_gammas, {"seed": seed}, (model,), make)
+        return self._model("draw", Workbench.draw_gammas, {"seed": seed}, (model,), write_model)
 
     def reset_weights(self, model: Model) -> Model:
         """Return the same shape with new random weights: the control that shows what inherited weights are worth."""
         seed = self.recipe.seed
 
-        def make(folder: Path) -> None:
+        def write_model(folder: Path) -> None:
             detector = model.detector()
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 reinitialise_(detector)
             save_detector(detector, folder / DETECTOR)
 
-        return self._model("reset", Workbench.reset_weights, {"seed": seed}, (model,), make)
+        return self._model("reset", Workbench.reset_weights, {"seed": seed}, (model,), write_model)
 
     def train(self, model: Model, label: str = "train", *, times: int = 1) -> Model:
         """Train without any extra term, `times` as long as the recipe says."""
@@ -196,7 +196,7 @@ class Workbench:
         """
         choices = self._choices(importance)
 
-        def make(folder: Path) -> None:
+        def write_model(folder: Path) -> None:
             plan = self.plan(model, ratio, layers=layers, importance=importance, original=original, **target)
             save_detector(apply_plan(model.detector(), plan, compensate=choices.compensate), folder / DETECTOR)
             files.write_json_atomically(folder / PLAN, plan.to_dict())
@@ -208,7 +208,7 @@ class Workbench:
             settings |= {"seed": self.recipe.seed, "batch_size": self.recipe.batch_size, **self._machine()}
             data = self.train_set
         digest = data.digest if data else ""
-        return self._model("prune", Workbench.prune, settings, parents, make, uses=(data,), data=digest)
+        return self._model("prune", Workbench.prune, settings, parents, write_model, uses=(data,), data=digest)
 
     def evaluate(self, model: Model, split: Literal["val", "test"] = "test", *, slices: bool = False) -> Metrics:
         """Measure a model on a split and, with `slices`, on its edge cases.
@@ -224,13 +224,13 @@ class Workbench:
             raise ValueError("a workbench without a test split judges on validation only")
         how: dict[str, Any] = {"image_size": self.recipe.image_size, "confidence": confidence, "slices": slices}
 
-        def make(folder: Path) -> None:
+        def write_metrics(folder: Path) -> None:
             begin_step(f"evaluate on {split}, seed {self.recipe.seed}")
             metrics = evaluate(model.detector().to(_device()), dataset, **how)
             files.write_json_atomically(folder / METRICS, metrics.to_dict())
 
         settings = how | self._machine()
-        made = self._model("evaluate", Workbench.evaluate, settings, (model,), make, data=dataset.digest)
+        made = self._model("evaluate", Workbench.evaluate, settings, (model,), write_metrics, data=dataset.digest)
         return Metrics(**files.read_json(made.folder / METRICS))
 
     def _build(self, plan: Blueprint) -> Model:
@@ -239,7 +239,7 @@ class Workbench:
         shape: dict[str, Any] = {"width": plan.width, "depth": plan.depth, "anchors": plan.anchors}
         weights = weights_digest(plan.weights) if plan.weights else None
 
-        def make(folder: Path) -> None:
+        def write_model(folder: Path) -> None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 detector = build_detector(plan.name, classes, **shape)
@@ -248,15 +248,15 @@ class Workbench:
             save_detector(detector, folder / DETECTOR)
 
         settings = {"name": plan.name, "classes": classes, **shape, "weights": weights, "seed": seed}
-        return self._model("new", Workbench._build, settings, (), make)
+        return self._model("new", Workbench._build, settings, (), write_model)
 
     def _rescale_gamma(self, model: Model, level: float) -> Model:
-        def make(folder: Path) -> None:
+        def write_model(folder: Path) -> None:
             detector = model.detector()
             rescale_gamma_(detector, level)
             save_detector(detector, folder / DETECTOR)
 
-        return self._model("rescale", Workbench._rescale_gamma, {"level": level}, (model,), make)
+        return self._model("rescale", Workbench._rescale_gamma, {"level": level}, (model,), write_model)
 
     def _fit(
         self, method: Callable[..., Model], model: Model, recipe: Recipe, label: str,
@@ -270,7 +270,7 @@ class Workbench:
             **self._machine(),
         }
 
-        def make(folder: Path) -> None:
+        def write_model(folder: Path) -> None:
             begin_step(f"{label}, seed {recipe.seed}", epochs=recipe.epochs)
             # The detector is put in place last: once it is there, only the optimiser's state remains to be dropped.
             if not (folder / DETECTOR).exists():
@@ -286,7 +286,7 @@ class Workbench:
         kind = "distil" if teacher else "train"
         parents = (model, teacher) if teacher else (model,)
         data = hashlib.sha256((self.train_set.digest + self.validation.digest).encode()).hexdigest()
-        made = self._model(kind, method, settings, parents, make, uses=(regulariser,), data=data)
+        made = self._model(kind, method, settings, parents, write_model, uses=(regulariser,), data=data)
         end_step(recipe.epochs)
         return made
 
@@ -311,7 +311,7 @@ class Workbench:
         """
         code = code_of(method, *uses)
         step = Step(kind, settings, tuple(parent.digest for parent in parents), data, code.digest)
-        return Model(step.digest, self._store.get(step, make, code))
+        return Model(step.digest, self._store.get_step(step, make, code))
 
     @staticmethod
     def _machine() -> dict[str, Any]:
