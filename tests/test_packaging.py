@@ -43,6 +43,17 @@ def test_the_conda_environment_asks_for_what_pyproject_asks_for():
     assert {entry for entry in entries if isinstance(entry, str)} == {"python>=3.11", "pip"}
 
 
+def test_a_wheel_has_every_file_of_the_package_that_is_no_module():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    package = ROOT / "paperlib"
+    packed = {
+        path for pattern in project["tool"]["setuptools"]["package-data"]["paperlib"] for path in package.glob(pattern)
+    }
+    listed = subprocess.run(["git", "ls-files", "paperlib"], cwd=ROOT, capture_output=True, text=True, check=False)
+    others = {ROOT / name for name in listed.stdout.splitlines() if not name.endswith(".py")}
+    assert packed == others
+
+
 def test_hooks_before_a_commit_run_the_tools_of_the_local_environment():
     (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert repository["repo"] == "local"
