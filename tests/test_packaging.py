@@ -14,6 +14,7 @@ from packaging.version import Version
 
 from paperlib.cli import reproduce
 from paperlib.cli.main import app
+from paperlib.experiments.parameters import load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -92,7 +93,8 @@ def test_every_profile_says_its_promise_its_cost_and_its_command(path):
     assert re.fullmatch(r"# Cost: about \S.* \((measured|estimated)\b.*\)", cost) and reproduce.COST.search(cost)
     assert run == f"# Run: paperlib reproduce {path.stem} --profile {path.parent.name}"
     assert (ROOT / "notebooks" / f"{path.stem}.ipynb").is_file()
-    assert reproduce.read_profile(path.stem, path).cores >= 1
+    assert load_profile(path.stem, path).cores >= 1
+    assert reproduce.expected_seconds(path) > 0
     assert yaml.safe_load(path.read_text()).get("profile", "quick") == path.parent.name
 
 

@@ -66,7 +66,7 @@ def compression(*, found=0, batches=20, wrong=1.0):
 
 def estimates(clock, estimator):
     """The estimates from the first one on, each with the time that was truly left."""
-    made = [(estimator.update(report, now), clock.now - now) for now, report in clock.looks]
+    made = [(estimator.update_estimate(report, now), clock.now - now) for now, report in clock.looks]
     return [pair for pair in made if pair[0] is not None]
 
 
@@ -101,15 +101,15 @@ def test_what_an_earlier_run_has_done_is_no_pace():
 
 def test_before_any_progress_nobody_can_know_unless_told():
     waiting = Report("read the images", total=100)
-    assert Estimator().update(waiting, 0.0) is None
-    assert Estimator(expected=60.0, work=100).update(waiting, 0.0) == pytest.approx(60.0)
+    assert Estimator().update_estimate(waiting, 0.0) is None
+    assert Estimator(expected=100.0).update_estimate(waiting, 0.0) == pytest.approx(100.0)
 
 
 def test_it_is_not_all_done_while_export_and_timing_run():
     clock, estimator = compression(), Estimator()
     parts = []
     for now, said in clock.looks:
-        estimator.update(said, now)
+        estimator.update_estimate(said, now)
         parts.append(estimator.fraction_done(said))
     assert max(a - b for a, b in zip(parts, parts[1:], strict=False)) < 0.01
     assert 0.8 < parts[-100] < parts[-1] < 1
@@ -120,9 +120,9 @@ def notebook(name, expected, cores=1, **fields):
 
 
 def test_a_batch_weighs_its_notebooks_by_the_time_that_their_profiles_promise():
-    half = notebook("half", 40.0, started=0.0, report=Report(done=6, total=12))
+    half = notebook("half", 40.0, report=Report(done=6, total=12))
     waiting = notebook("waiting", 100.0, 2)
-    ended = notebook("ended", 60.0, started=0.0, ended=70.0, report=Report(done=12, found=6, total=12))
+    ended = notebook("ended", 60.0, has_ended=True, report=Report(done=12, found=6, total=12))
     whole = summarise_runs([half, waiting, ended], cores=2)
     assert whole.total == (40 + 2 * 100 + 60) / 2
     assert whole.done == pytest.approx((display.LEARNING_PART * 20 + 60) / 2)
@@ -135,15 +135,14 @@ def test_a_batch_weighs_its_notebooks_by_the_time_that_their_profiles_promise():
 def test_a_batch_learns_how_its_promises_compare_with_this_machine(slowness):
     runs = [notebook(f"{number}", 100.0) for number in range(4)]
     whole = summarise_runs(runs, cores=1).total
-    estimator, now, shown = Estimator(whole, whole), 0.0, []
+    estimator, now, shown = Estimator(whole), 0.0, []
     for run in runs:
-        run.started = now
         for second in range(int(100 * slowness)):
             now += 1.0
             if second > 10 * slowness:  # imports come first, figures last
                 run.report = Report(done=min(second / (90 * slowness), 1.0), total=1.0)
-            shown.append(estimator.update(summarise_runs(runs, 1), now))
-        run.ended = now
+            shown.append(estimator.update_estimate(summarise_runs(runs, 1), now))
+        run.has_ended = True
     assert shown[0] == pytest.approx(400.0, rel=0.01)
     for moment, error in ((100, 0.35), (200, 0.2), (300, 0.2)):
         assert shown[int(moment * slowness)] == pytest.approx((400 - moment) * slowness, rel=error)

@@ -8,12 +8,12 @@ app = typer.Typer(
     help="List, fetch and check the data sets of Section 4.1.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `paperlib data list` shows.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `paperlib data list`.")]
 
 
 @app.command("list")
-def list_() -> None:
-    """Print what is known: size, licence, and whether it is here."""
+def list_datasets() -> None:
+    """Print every known data set: size, licence, and whether it is on this machine."""
     from paperlib.data import registry
     from paperlib.data.check import describe_registry
 
@@ -22,19 +22,22 @@ def list_() -> None:
 
 @app.command()
 def fetch(name: Name) -> None:
-    """Download a data set, check it and put it in its place. Interrupted, the same command continues."""
+    """Download a data set, check it and put it into the data folder.
+
+    After an interruption the same command continues.
+    """
     from paperlib.data import registry
     from paperlib.data.fetch import fetch_entry
 
     entry = registry.find_entry(name)
     fetch_entry(name, entry, registry.entry_folder(entry))
     typer.echo(f"{entry.title} is in {registry.entry_folder(entry)}\nlicence: {entry.licence}\ncite: {entry.citation}")
-    typer.echo(f"`paperlib data check {name}` reads all of it")
+    typer.echo(f"`paperlib data check {name}` reads every image and box of it")
 
 
 @app.command()
 def check(name: Name) -> None:
-    """Read every image and every box, and compare the numbers with the published ones. Faults: exit status 2."""
+    """Read every image and every box, and compare the counts with the published ones. Exit status 2 tells of faults."""
     from paperlib.data import registry
     from paperlib.data.check import check_entry
 

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -11,10 +11,15 @@ from paperlib.cli import data, store
 
 
 class OneLineErrors(TyperGroup):
-    """Turns what the library raises for bad input into one line; `--debug` keeps the traceback."""
+    """Commands whose errors of bad input are one line on stderr; `--debug` keeps the traceback."""
 
-    def invoke(self, ctx: typer.Context) -> object:
-        """Run the command that `ctx` names."""
+    # The base class has the context type of a click that typer carries inside, which has no public name.
+    def invoke(self, ctx: Any) -> object:
+        """Run the command that `ctx` names.
+
+        Raises:
+            typer.Exit: with status 2, after a ValueError or an OSError.
+        """
         try:
             return super().invoke(ctx)
         except (ValueError, OSError) as error:
@@ -43,13 +48,13 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def options(
+def read_options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options that stand before the command."""
+    """Read the options that stand before the command."""
 
 
 @app.command()
@@ -58,10 +63,10 @@ def reproduce(
         list[str] | None, typer.Argument(metavar="[NOTEBOOK]…", help="E.g. 03_components. Default: all.")
     ] = None,
     profile: Annotated[str, typer.Option(help="The scale: quick, laptop or paper.")] = "quick",
-    cores: Annotated[int | None, typer.Option(min=1, help="CPU cores to use. Default: all.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Run again what is up to date.")] = False,
+    cores: Annotated[int | None, typer.Option(min=1, help="Number of CPU cores. Default: all.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run notebooks again that are up to date.")] = False,
 ) -> None:
-    """Run notebooks as a batch and fill results/PROFILE. Interrupted, the same command continues."""
+    """Run notebooks as a batch and fill results/PROFILE. After an interruption the same command continues."""
     from paperlib.cli import reproduce
 
     raise typer.Exit(reproduce.reproduce(notebooks or [], profile, cores=cores, force=force))
@@ -86,24 +91,24 @@ def cost(
 
 @app.command()
 def export(
-    detector: Annotated[Path, typer.Argument(metavar="DETECTOR.safetensors", help="What pl.save_detector wrote.")],
+    detector: Annotated[Path, typer.Argument(metavar="DETECTOR.safetensors", help="A file of pl.save_detector.")],
     onnx: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
     image_size: Annotated[int, typer.Option(min=32, help="Side of the square input in pixels.")] = 800,
-    classes: Annotated[str, typer.Option(help="Names of the classes, with commas between, for the metadata.")] = "",
+    classes: Annotated[str, typer.Option(help="Class names for the metadata, separated by commas.")] = "",
 ) -> None:
-    """Write a detector as an ONNX file, after comparing it with PyTorch in ONNX Runtime."""
+    """Write a detector as an ONNX file, and compare its outputs in ONNX Runtime with PyTorch's."""
     import paperlib as pl
 
     names = classes.split(",") if classes else None
     difference = pl.export_onnx(pl.load_detector(detector), onnx, image_size, classes=names)
-    typer.echo(f"{onnx}: {image_size} x {image_size}, differs from PyTorch by {difference:.1e} at most")
+    typer.echo(f"{onnx}: {image_size} x {image_size}, largest difference from PyTorch {difference:.1e}")
 
 
 @app.command()
 def claims(
     profile: Annotated[str, typer.Option(help="The scale: quick, laptop or paper.")] = "quick",
 ) -> None:
-    """Print the verdict on every claim of the paper at a scale, and write results/PROFILE/claims.md."""
+    """Print the verdict on every claim of the paper at one scale, and write results/PROFILE/claims.md."""
     from paperlib import paths
     from paperlib.claims import scoreboard
 

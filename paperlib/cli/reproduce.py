@@ -1,12 +1,14 @@
-"""`paperlib reproduce`: check everything, let Snakemake run what is not up to date, say where to look.
+"""`paperlib reproduce`: check everything, let Snakemake run what is not up to date, and name the results.
 
-Three things that a person expects and that Snakemake alone does not give: nothing starts before every profile
-is valid; a live line says how far the notebooks are; and of a run that was killed nothing survives that could
-still write results. Snakemake is told not to lock the folder because its lock outlives a kill: ours does not.
+Snakemake decides what is out of date and in which order it runs. This module adds what a person expects besides:
+nothing starts before every profile is valid; a live line shows how far the notebooks are; and of a run that was killed
+no process survives that could still write results. Snakemake's own lock of the folder outlives a kill, so it is
+switched off and replaced by one that does not.
 """
 
+from __future__ import annotations
+
 import csv
-import hashlib
 import json
 import os
 import re
@@ -14,263 +16,267 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from paperlib import paths
 from paperlib.experiments.parameters import load_profile
-from paperlib.progress import display, processes
+from paperlib.experiments.settings import Common, Settings
+from paperlib.progress.display import SECONDS_BETWEEN_LOOKS, NotebookRun, ProgressLine, format_duration, summarise_runs
+from paperlib.progress.processes import die_with_parent, hold_lock
 
 MARK = "PAPERLIB_BATCH"
+"""The variable by which the processes of a batch are found; it holds the batch's state folder."""
 SCOREBOARD = "99_claims"
-"""The notebook that reads what the others found, and so runs after them."""
-EXPECTED_IF_UNKNOWN = 300.0
-SECONDS_BETWEEN_LOOKS = 0.5
+"""The notebook that reads the results of the others, so it runs after them."""
+DONE = "metrics.json"
+"""The file that a notebook writes last."""
 COST = re.compile(r"^# Cost:.*?(\d[\d.]*) *(s|min|hours?|h)\b", re.MULTILINE)
 SECONDS_OF = {"s": 1, "min": 60, "h": 3600, "hour": 3600, "hours": 3600}
-NOT_RUN_BY_NOTEBOOKS = {
-    "__main__.py", "batch.py", "cli.py", "job.py", "watch.py",
-    "delivery.py", "live.py", "readme.py", "report.py", "report_figures.py",
-    "data_cli.py", "registry.py", "fetch.py", "unpack.py", "check.py",
-}  # fmt: skip
+EXPECTED_IF_UNKNOWN = 300.0
+LISTED = {".svg", ".png", ".html", ".csv", ".md", ".json", ".ipynb"}
+"""Suffixes of the files that are results."""
 
 
 @dataclass(frozen=True)
-class Profile:
-    """What the batch needs to know of a profile: the seconds it should take and the cores it keeps busy."""
+class Batch:
+    """The places of a batch, and the cores that it may use."""
 
-    expected: float
+    profile: str
     cores: int
+    root: Path = field(default_factory=paths.repository_root)
+    results: Path = field(default_factory=paths.results_root)
+
+    @property
+    def state(self) -> Path:
+        """Return the folder of locks, progress and Snakemake's log, which are used while the batch runs."""
+        return self.results / ".batch" / self.profile
+
+    @property
+    def log(self) -> Path:
+        """Return the file that gets what Snakemake prints."""
+        return self.state / "snakemake.log"
+
+    @property
+    def shown(self) -> Path:
+        """Return the folder of results as a person would write it."""
+        return relative_path(self.results / self.profile, Path.cwd())
+
+    def settings_file(self, notebook: str) -> Path:
+        """Return the path of a notebook's profile."""
+        return self.root / "notebooks" / "profiles" / self.profile / f"{notebook}.yaml"
+
+    def result_path(self, notebook: str, file: str) -> Path:
+        """Return the path of a file among a notebook's results."""
+        return self.results / self.profile / notebook / file
 
 
-def reproduce(names: list[str], profile: str, *, cores: int | None = None, force: bool = False) -> int:
+def reproduce(names: Sequence[str], profile: str, *, cores: int | None = None, force: bool = False) -> int:
     """Bring the results of the notebooks `names` (default: all) at scale `profile` up to date.
 
-    Returns the exit status: 0 all is up to date, 1 a notebook failed, 130 interrupted. Raises ValueError or
-    FileNotFoundError, before anything is started, for an unknown notebook or profile, for a profile that does
-    not fit its notebook, for data or weights that are missing or damaged, and if the same results are being
-    reproduced by another process.
+    Returns:
+        The exit status: 0 all is up to date, 1 a notebook failed, 130 interrupted.
+
+    Raises:
+        ValueError, FileNotFoundError: before anything is started: an unknown notebook or profile, a profile that does
+            not fit its notebook, missing or damaged data or weights, or another process that reproduces the same
+            results.
     """
-    batch = _Batch(paths.repository_root(), paths.results_root(), profile, cores or _available_cores())
-    names = batch.check(names)
-    with batch.alone():
-        pending = names if force else batch.pending(names)
-        if not pending:
-            print(f"Nothing to do: {len(names)} of {len(names)} notebooks are up to date in {batch.shown}.")
+    batch = Batch(profile, cores or _available_cores())
+    settings = load_settings(batch, names)
+    with hold_results(batch):
+        outdated = list(settings) if force else find_outdated(batch, list(settings))
+        if not outdated:
+            print(f"Nothing to do: {len(settings)} of {len(settings)} notebooks are up to date in {batch.shown}.")
             return 0
-        batch.check_inputs(pending)
-        return batch.run(names, pending, force)
+        check_inputs({name: settings[name] for name in outdated})
+        runs = [_prepare_run(batch, name, settings[name].cores) for name in outdated]
+        try:
+            return run_notebooks(batch, list(settings), runs, force)
+        except KeyboardInterrupt:
+            stop_leftovers(batch)
+            print("\nInterrupted. The same command continues where this stopped.", flush=True)
+            return 130
 
 
-def read_profile(notebook: str, path: Path) -> Profile:
-    """Read what the comment `# Cost: about 4 min …` promises, and how many threads run at a time.
+def load_settings(batch: Batch, names: Sequence[str]) -> dict[str, Common]:
+    """Return the settings of the notebooks to reproduce, by name.
 
-    Raises ValueError or FileNotFoundError for a profile that does not fit the notebook.
+    Raises:
+        ValueError: an unknown notebook or profile, or a profile that does not fit its notebook.
     """
-    settings = load_profile(notebook, path)
-    cost = COST.search(path.read_text(encoding="utf-8"))
-    expected = float(cost[1]) * SECONDS_OF[cost[2]] if cost else EXPECTED_IF_UNKNOWN
-    return Profile(expected, settings.cores)
+    folder = batch.root / "notebooks"
+    notebooks = sorted(path.stem for path in folder.glob("*.ipynb"))
+    if unknown := [name for name in names if name not in notebooks]:
+        raise ValueError(f"no notebook {', '.join(unknown)}; there are {', '.join(notebooks) or 'none'}")
+    profiles = sorted(path.name for path in folder.glob("profiles/*/"))
+    if batch.profile not in profiles:
+        raise ValueError(f"no profile {batch.profile}; there are {', '.join(profiles) or 'none'}")
+    chosen = list(dict.fromkeys(names)) or [name for name in notebooks if batch.settings_file(name).is_file()]
+    if not chosen:
+        raise ValueError(f"no notebook has a profile in {folder / 'profiles' / batch.profile}")
+    return {name: load_profile(name, batch.settings_file(name)) for name in chosen}
 
 
-def source_digest() -> str:
-    """Return a digest of the package's source, less what only starts notebooks."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parent.parent
-    for path in sorted(package.rglob("*.py")):
-        if path.name not in NOT_RUN_BY_NOTEBOOKS:
-            digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
+def check_inputs(settings: dict[str, Common]) -> None:
+    """Read the data and the weights that the notebooks need.
+
+    Raises:
+        ValueError, FileNotFoundError: the first fault that is found.
+    """
+    checked = {("toy-aerial", None)}  # drawn by the notebooks themselves
+    for name, chosen in settings.items():
+        if isinstance(chosen, Settings) and chosen.inputs - checked:
+            # This import brings torch, and most batches read no files.
+            from paperlib.experiments.study import Study
+
+            Study(name, chosen).check_inputs()
+            checked |= chosen.inputs
 
 
-def results_digest(folder: Path, besides: set[str]) -> str:
-    """Return a digest of the `metrics.json` of all notebooks in `folder`, but those named."""
-    found = [path for path in sorted(folder.glob("*/metrics.json")) if path.parent.name not in besides]
-    return hashlib.sha256(b"".join(path.parent.name.encode() + path.read_bytes() for path in found)).hexdigest()
+@contextmanager
+def hold_results(batch: Batch) -> Iterator[None]:
+    """Make sure that no other process, running or left over, writes these results while the block runs.
+
+    Raises:
+        ValueError: another batch writes them.
+    """
+    lock = hold_lock(batch.state / "batch.lock")
+    if lock is None:
+        raise ValueError(f"{batch.shown} is being reproduced by another process; wait for it or stop it")
+    try:
+        stop_leftovers(batch)
+        yield
+    finally:
+        os.close(lock)
 
 
-def relative(path: Path, folder: Path) -> Path:
+def stop_leftovers(batch: Batch) -> None:
+    """Kill every process that a batch for these results started and that still runs."""
+    leftovers = [process for process in psutil.process_iter() if _read_mark(process) == str(batch.state)]
+    for process in leftovers:
+        process.kill()
+    psutil.wait_procs(leftovers, timeout=10)
+
+
+def find_outdated(batch: Batch, names: Sequence[str]) -> list[str]:
+    """Return which of the notebooks `names` are not up to date.
+
+    Raises:
+        ValueError: Snakemake cannot read the workflow.
+    """
+    command = _snakemake(batch, names, "--summary", requested=names)
+    summary = subprocess.run(command, cwd=batch.root, env=_environment(batch), capture_output=True, text=True)
+    if summary.returncode:
+        raise ValueError(f"Snakemake: {summary.stderr.strip().splitlines()[-1]}")
+    rows = csv.DictReader(summary.stdout.splitlines(), delimiter="\t")
+    outdated = {Path(row["output_file"]).parent.name for row in rows if row["plan"] != "no update"}
+    return [name for name in names if name in outdated]
+
+
+def run_notebooks(batch: Batch, names: Sequence[str], runs: Sequence[NotebookRun], force: bool) -> int:
+    """Run the notebooks of `runs`, which are some of `names`, and print where the results of all `names` are.
+
+    Returns:
+        The exit status: 0, or 1 if a notebook failed.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C and SIGTERM.
+    """
+    expected = format_duration(summarise_runs(runs, batch.cores).total)
+    outdated = [run.name for run in runs]
+    print(f"Reproducing {', '.join(outdated)} at the {batch.profile} scale: about {expected}.", flush=True)
+    began = time.monotonic()
+    status = _run_snakemake(batch, _snakemake(batch, outdated, *["--force"] * force, requested=names), runs)
+    failed = [run for run in runs if not batch.result_path(run.name, DONE).is_file()]
+    if status and not failed:
+        print(f"FAILED: see {relative_path(batch.log, Path.cwd())}")
+    for run in failed:
+        print(describe_failure(batch, run, others_failed=len(failed) > 1))
+    took = format_duration(time.monotonic() - began)
+    print(f"{len(runs) - len(failed)} of {len(runs)} notebooks done in {took}. Look in {batch.shown}:")
+    for name in names:
+        files = sorted(path.name for path in batch.result_path(name, "").glob("*") if path.suffix in LISTED)
+        print(f"  {name}/  {'  '.join(files)}")
+    return 1 if status or failed else 0
+
+
+def describe_failure(batch: Batch, run: NotebookRun, *, others_failed: bool) -> str:
+    """Return what went wrong in a notebook: its error, or else the last line of the log."""
+    has_started = run.report is not None
+    if run.name == SCOREBOARD and others_failed and not has_started:
+        return f"NOT RUN {run.name}: it waits for the notebooks that failed"
+    source = batch.result_path(run.name, f"{run.name}.ipynb")
+    error = _find_error(source) if has_started else None
+    if error is None:
+        source = batch.result_path(run.name, "papermill.log") if has_started else batch.log
+        lines = source.read_text(encoding="utf-8", errors="replace").split("\n")
+        error = next((line.strip() for line in reversed(lines) if line.strip()), "no output in log")
+    return f"FAILED {run.name}: {error}\n  see {relative_path(source, Path.cwd())}"
+
+
+def expected_seconds(profile: Path) -> float:
+    """Return how long a notebook should take, by the comment `# Cost: about 4 min …` in its profile."""
+    cost = COST.search(profile.read_text(encoding="utf-8"))
+    return float(cost[1]) * SECONDS_OF[cost[2]] if cost else EXPECTED_IF_UNKNOWN
+
+
+def relative_path(path: Path, folder: Path) -> Path:
     """Return `path` as seen from `folder` if it lies inside, else as it is."""
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
-@dataclass(frozen=True)
-class _Batch:
-    root: Path
-    results: Path
-    profile: str
-    cores: int
-
-    @property
-    def folder(self) -> Path:
-        """Locks, progress and Snakemake's log: of use while the batch runs."""
-        return self.results / ".batch" / self.profile
-
-    @property
-    def shown(self) -> Path:
-        return relative(self.results / self.profile, Path.cwd())
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, **paths.as_environment(), MARK: str(self.folder)}
-
-    def settings(self, name: str) -> Path:
-        return self.root / "notebooks" / "profiles" / self.profile / f"{name}.yaml"
-
-    def check(self, names: list[str]) -> list[str]:
-        """Return the notebooks to reproduce, each known and with a valid profile."""
-        notebooks = sorted(path.stem for path in (self.root / "notebooks").glob("*.ipynb"))
-        if unknown := [name for name in names if name not in notebooks]:
-            raise ValueError(f"no notebook {', '.join(unknown)}; there are {', '.join(notebooks) or 'none'}")
-        profiles = sorted(path.name for path in (self.root / "notebooks" / "profiles").glob("*/"))
-        if self.profile not in profiles:
-            raise ValueError(f"no profile {self.profile}; there are {', '.join(profiles) or 'none'}")
-        chosen = list(dict.fromkeys(names)) or [name for name in notebooks if self.settings(name).is_file()]
-        if not chosen:
-            raise ValueError(f"no notebook has a profile in {self.settings('x').parent}")
-        for name in chosen:
-            load_profile(name, self.settings(name))
-        return chosen
-
-    def check_inputs(self, names: list[str]) -> None:
-        """Read the data and the weights that notebooks need; the first fault is raised before anything starts."""
-        seen = set()
-        for name in names:
-            settings = load_profile(name, self.settings(name))
-            if unseen := settings.inputs - {("toy-aerial", None)} - seen:
-                # Imported only here: it brings torch, and most batches read no files.
-                from paperlib.experiments.study import Study
-
-                Study(name, settings).check_inputs()
-                seen |= unseen
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Make sure that nobody else, dead or alive, writes these results."""
-        lock = processes.hold_lock(self.folder / "batch.lock")
-        if lock is None:
-            raise ValueError(f"{self.shown} is being reproduced by another process; wait for it or stop it")
-        try:
-            self.stop_leftovers()
-            yield
-        finally:
-            os.close(lock)
-
-    def stop_leftovers(self) -> None:
-        """Kill every process that a batch for these results started and that still runs."""
-        mark = str(self.folder)
-        leftovers = [process for process in psutil.process_iter() if _variable(process, MARK) == mark]
-        for process in leftovers:
-            process.kill()
-        psutil.wait_procs(leftovers, timeout=10)
-
-    def snakemake(self, names: list[str], *options: str, asked: list[str]) -> list[str]:
-        """Return the command that makes the results of `names`, which are of those that were `asked` for."""
-        workflow = self.root / "workflow"
-        folder = relative(self.results, self.root) / self.profile
-        targets = [str(folder / name / "metrics.json") for name in names]
-        command = [sys.executable, "-m", "snakemake", *targets, "--cores", str(self.cores), "--nolock"]
-        where = ["--snakefile", str(workflow / "Snakefile"), "--directory", str(self.root)]
-        profile = ["--workflow-profile", str(workflow / "profiles" / "local")]
-        return [*command, *where, *profile, "--config", f"notebooks={','.join(asked)}", *options]
-
-    def pending(self, names: list[str]) -> list[str]:
-        """Return which of `names` are not up to date."""
-        command = self.snakemake(names, "--summary", asked=names)
-        summary = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True)
-        if summary.returncode:
-            raise ValueError(f"Snakemake: {summary.stderr.strip().splitlines()[-1]}")
-        rows = csv.DictReader(summary.stdout.splitlines(), delimiter="\t")
-        outdated = {Path(row["output_file"]).parent.name for row in rows if row["plan"] != "no update"}
-        return [name for name in names if name in outdated]
-
-    def run(self, names: list[str], pending: list[str], force: bool) -> int:
-        runs = [self.watched(name) for name in pending]
-        expected = display.format_duration(display.summarise_runs(runs, self.cores).total)
-        print(f"Reproducing {', '.join(pending)} at the {self.profile} scale: about {expected}.", flush=True)
-        began = time.monotonic()
-        try:
-            command = self.snakemake(pending, *["--force"] * force, asked=names)
-            status = self.wait(command, display.BatchLine(runs, self.cores))
-        except KeyboardInterrupt:
-            self.stop_leftovers()
-            print("\nInterrupted. The same command continues where this stopped.", flush=True)
-            return 130
-        failed = [run for run in runs if not self.folder_of(run.name).joinpath("metrics.json").is_file()]
-        if status and not failed:
-            print(f"FAILED: see {relative(self.folder / 'snakemake.log', Path.cwd())}")
-        for run in failed:
-            print(self.failure(run, len(failed) - 1))
-        took, done = display.format_duration(time.monotonic() - began), len(pending) - len(failed)
-        print(f"{done} of {len(pending)} notebooks done in {took}. Look in {self.shown}:")
-        for name in names:
-            print(self.listing(name))
-        return 1 if status or failed else 0
-
-    def watched(self, name: str) -> display.NotebookRun:
-        profile = read_profile(name, self.settings(name))
-        run = display.NotebookRun(name, self.folder / name, profile.expected, profile.cores)
-        run.remove_traces()
-        return run
-
-    def wait(self, command: list[str], line: display.BatchLine) -> int:
-        """Run Snakemake to its end, showing the live line. Raises KeyboardInterrupt on Ctrl-C and SIGTERM."""
-        with open(self.folder / "snakemake.log", "wb") as log, _terminated_is_interrupted():
-            # A session of its own: Ctrl-C reaches this process only, which then stops the others in order.
-            process = subprocess.Popen(
-                command,
-                cwd=self.root,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=processes.die_with_parent,
-            )
-            while process.poll() is None:
-                line.update_line()
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-            line.screen.clear_line()
-            return process.returncode
-
-    def folder_of(self, name: str) -> Path:
-        return self.results / self.profile / name
-
-    def failure(self, run: display.NotebookRun, others: int) -> str:
-        """Say what went wrong in a notebook: its error, else the last line of the log that should tell."""
-        if run.name == SCOREBOARD and run.started is None and others:
-            return f"NOT RUN {run.name}: it waits for the notebooks that failed"
-        executed, log = self.folder_of(run.name) / f"{run.name}.ipynb", self.folder / "snakemake.log"
-        if run.started is not None:
-            log = self.folder_of(run.name) / "papermill.log"
-        error = _error_in(executed) if run.started is not None else None
-        where = relative(executed if error else log, Path.cwd())
-        return f"FAILED {run.name}: {error or _last_line(log)}\n  see {where}"
-
-    def listing(self, name: str) -> str:
-        """Name the figures, tables and the executed notebook in a results folder."""
-        suffixes = {".svg", ".png", ".html", ".csv", ".md", ".json", ".ipynb"}
-        files = sorted(path.name for path in self.folder_of(name).glob("*") if path.suffix in suffixes)
-        return f"  {name}/  {'  '.join(files)}"
+def _prepare_run(batch: Batch, name: str, cores: int) -> NotebookRun:
+    run = NotebookRun(name, batch.state / name, expected_seconds(batch.settings_file(name)), cores)
+    run.remove_traces()
+    return run
 
 
-@contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _snakemake(batch: Batch, names: Sequence[str], *options: str, requested: Sequence[str]) -> list[str]:
+    """Return the command that makes the results of `names`, which are some of those `requested`."""
+    workflow = batch.root / "workflow"
+    targets = [str(relative_path(batch.result_path(name, DONE), batch.root)) for name in names]
+    return [
+        *(sys.executable, "-m", "snakemake", *targets),
+        *("--cores", str(batch.cores), "--nolock"),
+        *("--snakefile", str(workflow / "Snakefile"), "--directory", str(batch.root)),
+        *("--workflow-profile", str(workflow / "profiles" / "local")),
+        *("--config", f"notebooks={','.join(requested)}", *options),
+    ]
+
+
+def _run_snakemake(batch: Batch, command: list[str], runs: Sequence[NotebookRun]) -> int:
+    """Run Snakemake to its end, showing the live line, and return its exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    line = ProgressLine(expected=summarise_runs(runs, batch.cores).total)
+    with open(batch.log, "wb") as log:
+        # A session of its own: Ctrl-C reaches this process only, which then stops the others.
+        process = subprocess.Popen(
+            command, cwd=batch.root, env=_environment(batch), start_new_session=True, preexec_fn=die_with_parent,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        while process.poll() is None:
+            for run in runs:
+                run.look_again()
+            steps = [(run.report.step if run.report else "", run.has_ended) for run in runs]
+            line.show_report(summarise_runs(runs, batch.cores), steps)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        line.clear_line()
+        return process.returncode
+
+
+def _environment(batch: Batch) -> dict[str, str]:
+    return {**os.environ, **paths.as_environment(), MARK: str(batch.state)}
+
+
+def _read_mark(process: psutil.Process) -> str | None:
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _variable(process: psutil.Process, name: str) -> str | None:
-    try:
-        return process.environ().get(name)
-    except (psutil.Error, OSError):
+        return process.environ().get(MARK)
+    except (psutil.Error, OSError):  # it has ended, or belongs to another user
         return None
 
 
@@ -278,14 +284,12 @@ def _available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _error_in(executed: Path) -> str | None:
+def _find_error(executed: Path) -> str | None:
+    """Return the first error among the outputs of an executed notebook, in one line."""
     if not executed.is_file():
         return None
-    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
-    errors = [out for cell in cells for out in cell.get("outputs", []) if out["output_type"] == "error"]
-    return " ".join(f"{errors[0]['ename']}: {errors[0]['evalue']}".split()) if errors else None
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "ended without a word")
+    for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                return " ".join(f"{output['ename']}: {output['evalue']}".split())
+    return None

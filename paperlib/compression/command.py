@@ -23,7 +23,7 @@ from paperlib.detectors import USUAL_SIDE, build_detector, transfer_coco_weights
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.figures import tables
 from paperlib.progress.display import show_progress
-from paperlib.progress.report import begin_job, begin_step, plan_work
+from paperlib.progress.report import begin_step, expect_work, plan_work
 from paperlib.store.provenance import describe_machine, make_certificate
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe
@@ -200,7 +200,7 @@ def _compress(order: Order, train: Dataset, val: Dataset, number: int) -> tuple[
     bench = algorithm_1.workbench(train, val, recipe, order.settings, Store(order.out / STEPS), _blueprint(order))
     given = bench.adopt_detector(load_detector(order.weights)) if order.comes_trained else bench.build_detector()
     seeds_after_this = order.seeds - number - 1
-    begin_job(later=seeds_after_this * algorithm_1.most_epochs(bench, order.settings, rivals=order.controls))
+    expect_work(0, later=seeds_after_this * algorithm_1.most_epochs(bench, order.settings, rivals=order.controls))
     compressed = algorithm_1.algorithm_1(bench, given, order.settings, rivals=order.controls)
     return compressed, algorithm_1.controls(compressed) if order.controls else {}
 

@@ -32,7 +32,7 @@ from paperlib.experiments.parameters import validate
 from paperlib.experiments.settings import Settings
 from paperlib.figures import tables
 from paperlib.progress.processes import run_jobs
-from paperlib.progress.report import begin_job, expect_work, plan_work
+from paperlib.progress.report import expect_work, plan_work
 from paperlib.store.code_digest import notebook_code
 from paperlib.store.provenance import make_certificate
 from paperlib.store.store import FinishedSteps, Store, UnfinishedError
@@ -241,8 +241,7 @@ class Study:
         made = []
         plan_work(sum(epochs))
         for number, job in enumerate(jobs):
-            begin_job(later=sum(epochs[number + 1 :]))
-            expect_work(epochs[number])
+            expect_work(epochs[number], later=sum(epochs[number + 1 :]))
             made += self._run(*job)
         return made
 

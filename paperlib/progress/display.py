@@ -33,13 +33,14 @@ class Estimator:
     Work that an earlier run had finished does not count. Neither does the time before the first progress.
 
     Args:
-        expected: seconds that all the work should take; without them there is no estimate before the first progress.
-        work: the amount that should take so long.
+        expected: seconds that all the work should take, if work is counted in these; without them there is no
+            estimate before the first progress.
     """
 
-    def __init__(self, expected: float = 0.0, work: float = 0.0) -> None:
+    def __init__(self, expected: float = 0.0) -> None:
+        # A unit of expected work is a second.
         self.pace_seconds = PRIOR_WORK * expected
-        self.pace_work = PRIOR_WORK * work if expected else 0.0
+        self.pace_work = PRIOR_WORK * expected
         self.done_here = 0.0
         self.found = 0.0
         self.seconds = 0.0
@@ -47,7 +48,7 @@ class Estimator:
         self.shown: float | None = None
         self.shown_at = 0.0
 
-    def update(self, report: Report, now: float) -> float | None:
+    def update_estimate(self, report: Report, now: float) -> float | None:
         """Return the seconds left at time `now`, or None if there is no way to know yet."""
         if self.progress_at is None:
             self.progress_at = now
@@ -97,22 +98,35 @@ class Estimator:
         return self.shown
 
 
-class Screen:
-    """Shows one line: redrawn on a terminal; elsewhere printed at each new step and every 15 seconds."""
+class ProgressLine:
+    """One line of progress: redrawn on a terminal; elsewhere printed at each new step and every 15 seconds.
 
-    def __init__(self) -> None:
+    Args:
+        expected: how long all the work should take, in seconds; its work is then counted in these.
+    """
+
+    def __init__(self, expected: float = 0.0) -> None:
+        self.estimator = Estimator(expected)
+        self.began = time.monotonic()
         self.printed_at = float("-inf")
         self.printed_steps: object = None
 
-    def show_line(self, text: str, steps: object) -> None:
-        """Replace the line by `text`; where lines are printed, changed `steps` ask for a new one."""
+    def show_report(self, report: Report, steps: object = None) -> None:
+        """Replace the line by what `report` says; a line is printed when `steps` change (default: the step)."""
+        steps = steps or report.step
+        now = time.monotonic()
+        left = self.estimator.update_estimate(report, now)
+        clock = format_duration(now - self.began)
+        if left is not None:
+            clock += f", about {format_duration(left)} left"
+        text = f"[{100 * self.estimator.fraction_done(report):.0f} %, {clock}] {report.text}"
         if sys.stdout.isatty():
             width = shutil.get_terminal_size().columns - 1
             shown = text if len(text) <= width else text[: width - 1] + "…"
             print(f"\r\x1b[K{shown}", end="", flush=True)
-        elif steps != self.printed_steps or time.monotonic() - self.printed_at >= SECONDS_BETWEEN_LINES:
+        elif steps != self.printed_steps or now - self.printed_at >= SECONDS_BETWEEN_LINES:
             print(text, flush=True)
-            self.printed_at = time.monotonic()
+            self.printed_at = now
             self.printed_steps = steps
 
     def clear_line(self) -> None:
@@ -128,33 +142,24 @@ def show_progress(log: Path | None = None) -> Iterator[None]:
     The file `log` gets a line for each step and epoch.
     """
     with report_file(log) as (path, is_shown):
-        if is_shown:
-            yield
-            return
         is_over = threading.Event()
         thread = threading.Thread(target=_watch_report, args=(path, is_over), daemon=True)
-        thread.start()
+        if not is_shown:
+            thread.start()
         try:
             yield
         finally:
             is_over.set()
-            thread.join()
+            if not is_shown:
+                thread.join()
 
 
 def _watch_report(path: Path, is_over: threading.Event) -> None:
-    began = time.monotonic()
-    screen = Screen()
-    estimator = Estimator()
+    line = ProgressLine()
     while not is_over.wait(SECONDS_BETWEEN_LOOKS):
         if report := read_report(path):
-            now = time.monotonic()
-            left = estimator.update(report, now)
-            clock = format_duration(now - began)
-            if left:
-                clock += f", at most about {format_duration(left)} left"
-            percent = 100 * estimator.fraction_done(report)
-            screen.show_line(f"[{percent:.0f} %, {clock}] {report.text}", report.step)
-    screen.clear_line()
+            line.show_report(report)
+    line.clear_line()
 
 
 @dataclass
@@ -166,39 +171,27 @@ class NotebookRun:
         state: the path that `paperlib.progress.processes` was given.
         expected: the seconds it should take, by its profile.
         cores: how many it keeps busy.
-        started, ended: seconds of `time.monotonic()`, once known.
-        report: what it last said of itself.
+        report: what it last said of itself; None before it starts.
+        has_ended: whether it has run to its end, good or bad.
     """
 
     name: str
     state: Path
     expected: float
     cores: int = 1
-    started: float | None = None
-    ended: float | None = None
     report: Report | None = None
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it has started and not ended."""
-        return self.started is not None and self.ended is None
+    has_ended: bool = False
 
     def remove_traces(self) -> None:
         """Remove what an earlier batch left."""
         for file in self.state.parent.glob(f"{self.state.name}.*"):
             file.unlink()
 
-    def look_again(self, now: float) -> None:
-        """Bring this up to date with the disk at time `now`."""
-        if self.ended is not None:
-            return
+    def look_again(self) -> None:
+        """Bring this up to date with the disk."""
         # The lock first: the report that is read after a look at a held lock is never older than that look.
-        is_over = self.started is not None and not is_held(Path(f"{self.state}.lock"))
+        self.has_ended = self.report is not None and not is_held(Path(f"{self.state}.lock"))
         self.report = read_report(Path(f"{self.state}.json"))
-        if self.report and self.started is None:
-            self.started = now
-        if is_over:
-            self.ended = now
 
     def describe_state(self) -> str:
         """Return in a few words how far it is: `03_components 45 % · fine-tune, seed 1 · epoch 5/12, 60 %`."""
@@ -206,56 +199,35 @@ class NotebookRun:
         percent = f" {100 * report.done / report.total:.0f} %" if report.total else ""
         return f"{self.name}{percent} · {report.text}"
 
-    def seconds_left(self, *, after_found: bool = False) -> float:
-        """Return the part of the expected time that is left, or that was when only found work was done."""
-        report = self.report or Report()
-        done = report.found if after_found else report.done
-        part = LEARNING_PART * min(done / report.total, 1.0) if report.total else 0.0
-        if self.ended is not None and not after_found:
-            part = 1.0
-        return (1 - part) * self.expected
-
-
-def schedule_runs(runs: Sequence[NotebookRun], left: Sequence[float], cores: int) -> float:
-    """Return how many seconds `runs`, of which so many seconds are `left`, take together on `cores` cores."""
-    shared = sum(seconds * min(run.cores, cores) for run, seconds in zip(runs, left, strict=True)) / cores
-    return max([shared, *left])
+    def finished_part(self, *, found_only: bool = False) -> float:
+        """Return the part of it, 0 to 1, that is finished, or that an earlier run had finished."""
+        if self.has_ended and not found_only:
+            return 1.0
+        if not self.report or not self.report.total:
+            return 0.0
+        done = self.report.found if found_only else self.report.done
+        return LEARNING_PART * min(done / self.report.total, 1.0)
 
 
 def summarise_runs(runs: Sequence[NotebookRun], cores: int) -> Report:
-    """Return the progress of a whole batch, its work counted in seconds that its profiles expect."""
-    total = schedule_runs(runs, [run.expected for run in runs], cores)
-    left = schedule_runs(runs, [run.seconds_left() for run in runs], cores)
-    left_after_found = schedule_runs(runs, [run.seconds_left(after_found=True) for run in runs], cores)
-    return Report(done=total - left, found=total - max(left_after_found, left), total=total)
+    """Return the progress of a batch on `cores` cores, its work counted in seconds that the profiles expect."""
+    total = _schedule([(run, run.expected) for run in runs], cores)
+    left = _schedule([(run, (1 - run.finished_part()) * run.expected) for run in runs], cores)
+    found = total - _schedule([(run, (1 - run.finished_part(found_only=True)) * run.expected) for run in runs], cores)
+    running = [run for run in runs if run.report and not run.has_ended]
+    return Report(
+        step=f"{sum(run.has_ended for run in runs)}/{len(runs)} done",
+        detail=" | ".join(run.describe_state() for run in running) or "waiting for Snakemake",
+        done=total - left,
+        found=min(found, total - left),
+        total=total,
+    )
 
 
-class BatchLine:
-    """The live line of a batch."""
-
-    def __init__(self, runs: Sequence[NotebookRun], cores: int) -> None:
-        self.runs = runs
-        self.cores = cores
-        self.began = time.monotonic()
-        self.screen = Screen()
-        self.expected = summarise_runs(runs, cores).total
-        self.estimator = Estimator(self.expected, self.expected)
-
-    def update_line(self) -> None:
-        """Look at every notebook and show the state of the batch."""
-        now = time.monotonic()
-        for run in self.runs:
-            run.look_again(now)
-        steps = [(run.name, run.is_running, run.report and run.report.step) for run in self.runs]
-        self.screen.show_line(self._describe_batch(now), steps)
-
-    def _describe_batch(self, now: float) -> str:
-        ended = sum(run.ended is not None for run in self.runs)
-        running = [run.describe_state() for run in self.runs if run.is_running]
-        clock = format_duration(now - self.began)
-        if left := self.estimator.update(summarise_runs(self.runs, self.cores), now):
-            clock += f", about {format_duration(left)} left"
-        return f"[{ended}/{len(self.runs)} done, {clock}] {' | '.join(running) or 'waiting for Snakemake'}"
+def _schedule(jobs: Sequence[tuple[NotebookRun, float]], cores: int) -> float:
+    """Return how many seconds notebooks take together, given the seconds that each takes."""
+    shared = sum(seconds * min(run.cores, cores) for run, seconds in jobs) / cores
+    return max([shared, *(seconds for _, seconds in jobs)])
 
 
 def format_duration(seconds: float) -> str:

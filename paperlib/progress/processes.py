@@ -21,17 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from paperlib.progress.report import (
-    LOG_VARIABLE,
-    VARIABLE,
-    begin_step,
-    end_job,
-    found_work,
-    plan_work,
-    read_report,
-    report_file,
-    withdraw_report,
-)
+from paperlib.progress import report
 
 PR_SET_PDEATHSIG = 1
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -81,13 +71,11 @@ def run_jobs(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], epochs:
     Raises:
         Exception: the first one that a job raised, after the other jobs were stopped.
     """
-    with report_file() as (path, is_shown):
+    with report.report_file() as (path, is_shown):
         pool = ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent)
         try:
-            futures = {
-                pool.submit(_run_job, work, job, weight): weight for job, weight in zip(jobs, epochs, strict=True)
-            }
-            _watch_jobs(futures, path, is_shown)
+            futures = [pool.submit(_run_job, work, *pair) for pair in zip(jobs, epochs, strict=True)]
+            _watch_jobs(dict(zip(futures, epochs, strict=True)), path, is_shown)
         except BaseException:
             # The executor has no public way to stop a job that runs.
             for process in list((getattr(pool, "_processes", None) or {}).values()):
@@ -98,32 +86,32 @@ def run_jobs(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], epochs:
 
 
 def _run_job(work: Callable[..., None], job: tuple[Any, ...], epochs: float) -> float:
+    """Do one job in a worker and return how many of its epochs were found finished."""
     gc.freeze()  # imported objects stay, so the garbage collector need not visit them after each training
-    plan_work(epochs)
+    report.plan_work(epochs)
     try:
         work(*job)
     finally:
-        withdraw_report()
-    return found_work()
+        found = report.withdraw_report()
+    return min(found, epochs)
 
 
 def _watch_jobs(jobs: dict[Future[float], float], path: Path, is_shown: bool) -> None:
     """Show how far the jobs are until all are done; the first exception ends the watch at once."""
     from tqdm.auto import tqdm
 
-    plan_work(sum(jobs.values()))
-    begin_step(f"{len(jobs)} jobs")
+    report.plan_work(sum(jobs.values()))
+    report.begin_step(f"{len(jobs)} jobs")
     with tqdm(total=1.0, desc=f"{len(jobs)} jobs", leave=False, disable=is_shown, bar_format=BAR) as bar:
         running = set(jobs)
         while running:
             finished, running = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
             for job in finished:
-                end_job(jobs[job], found=job.result())
-                begin_step(f"{len(jobs) - len(running)} of {len(jobs)} jobs done")
-            now = read_report(path)
-            if now and not is_shown:
+                report.end_step(jobs[job], found=job.result())
+                report.begin_step(f"{len(jobs) - len(running)} of {len(jobs)} jobs done")
+            if (now := report.read_report(path)) and now.total:
                 bar.set_postfix_str(now.detail, refresh=False)
-                bar.update(max(now.done / now.total - bar.n, 0.0) if now.total else 0.0)
+                bar.update(max(now.done / now.total - bar.n, 0.0))
 
 
 def main(state: str, log: str, *command: str) -> None:
@@ -133,9 +121,9 @@ def main(state: str, log: str, *command: str) -> None:
     if lock is None:
         sys.exit(f"{state}.lock is held: this notebook is being run by another process")
     os.set_inheritable(lock, True)
-    os.environ[VARIABLE] = os.path.abspath(f"{state}.json")
-    os.environ[LOG_VARIABLE] = os.path.abspath(log)
-    begin_step("starting")
+    os.environ[report.VARIABLE] = os.path.abspath(f"{state}.json")
+    os.environ[report.LOG_VARIABLE] = os.path.abspath(log)
+    report.begin_step("starting")
     os.execvp(command[0], command)
 
 

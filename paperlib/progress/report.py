@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -51,24 +51,22 @@ class Report:
 
     @property
     def text(self) -> str:
-        """The step and its detail in one line."""
+        """Return the step and its detail in one line."""
         return " · ".join(filter(None, [self.step, self.detail]))
 
 
 @dataclass
 class _Loop:
-    """A loop under way: `done` of `count` items (0: not known) are finished, and `part` of the next, 0 to 1."""
+    """A loop under way: `done` of `count` items are finished, and `part` of the next, 0 to 1."""
 
     label: str
     count: int
-    done: int = 0
+    done: int
     part: float = 0.0
 
     def describe(self) -> str:
-        number = min(self.done + 1, self.count) if self.count else self.done + 1
-        of = f"/{self.count}" if self.count else ""
         part = f", {100 * self.part:.0f} %" if 0 < self.part < 1 else ""
-        return f"{self.label} {number}{of}{part}"
+        return f"{self.label} {min(self.done + 1, self.count)}/{self.count}{part}"
 
 
 @dataclass
@@ -81,7 +79,7 @@ class _Work:
     later: float = 0.0  # the jobs after it
     seconds: float = 0.0  # the steps that are counted in seconds and have not begun
     step: str = ""
-    step_work: float = 0.0
+    step_epochs: float = 0.0
     step_seconds: float = 0.0
     loops: list[_Loop] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
@@ -97,49 +95,35 @@ def plan_work(epochs: float, seconds: float = 0.0) -> None:
     _work = _Work(job_end=epochs, seconds=seconds)
 
 
-def begin_job(later: float) -> None:
-    """Begin one of several jobs, after which `later` epochs of other jobs remain."""
-    _work.later = later
-
-
-def expect_work(epochs: float) -> None:
-    """Correct how many epochs the present job still needs."""
+def expect_work(epochs: float, later: float | None = None) -> None:
+    """Correct how many epochs the present job still needs, and the jobs that come `later`."""
     _work.job_end = _work.done + epochs
+    if later is not None:
+        _work.later = later
 
 
 def begin_step(step: str, *, epochs: float = 0.0, seconds: float = 0.0) -> None:
     """Begin a step that needs so many epochs, or that takes so many of the planned seconds."""
     _work.seconds = max(_work.seconds - _work.step_seconds, 0.0)
     _work.step = step
-    _work.step_work = epochs
+    _work.step_epochs = epochs
     _work.step_seconds = seconds
     _work.numbers = {}
     _write()
     _append_to_log(step)
 
 
-def end_step(epochs: float) -> None:
-    """Count a step of so many epochs as done. If it was never begun, an earlier run has done it."""
+def end_step(epochs: float, found: float | None = None) -> None:
+    """Count a step of so many epochs as done, `found` of them by an earlier run: all, if the step was never begun."""
+    if found is None:
+        found = 0.0 if _work.step_epochs else epochs
     _work.done += epochs
-    if not _work.step_work:
-        _work.found += epochs
-    _work.step_work = 0.0
+    _work.found += found
+    _work.step_epochs = 0.0
     _write()
 
 
-def end_job(epochs: float, found: float) -> None:
-    """Count a job of so many epochs, done by another process, which found some of them finished."""
-    _work.done += epochs
-    _work.found += min(found, epochs)
-    _write()
-
-
-def found_work() -> float:
-    """Return how many epochs this process found finished."""
-    return _work.found
-
-
-def track_items(items: Iterable[Item], label: str, *, first: int = 0) -> Iterable[Item]:
+def track_items(items: Collection[Item], label: str, *, first: int = 0) -> Iterable[Item]:
     """Yield `items` and show how many are done.
 
     Args:
@@ -151,9 +135,8 @@ def track_items(items: Iterable[Item], label: str, *, first: int = 0) -> Iterabl
         return _report_items(items, label, first)
     from tqdm.auto import tqdm
 
-    total = first + len(items) if isinstance(items, Sized) else None
     title = f"{_work.step}: {label}" if _work.step else label
-    return tqdm(items, title, total, initial=first, leave=False)
+    return tqdm(items, title, first + len(items), initial=first, leave=False)
 
 
 def is_due() -> bool:
@@ -175,11 +158,11 @@ def report_epoch(**numbers: float) -> None:
     _append_to_log(f"{_work.step} · {_describe_detail(numbers)}")
 
 
-def withdraw_report() -> None:
-    """Remove the report of this process if it is a worker."""
-    target = _target()
-    if target and _is_worker():
+def withdraw_report() -> float:
+    """Remove the report of this worker and return how many epochs it found finished."""
+    if target := _target():
         target.unlink(missing_ok=True)
+    return _work.found
 
 
 @contextmanager
@@ -208,51 +191,42 @@ def read_report(path: Path) -> Report | None:
     report = _load_report(path)
     if report is None:
         return None
-    details = [report.detail]
-    done, found = report.done, report.found
     for file in sorted(path.parent.glob(f"{path.name}.*[0-9]")):
-        # A worker may withdraw its report between the listing and the reading.
         if worker := _load_report(file):
-            details.append(worker.text)
-            done += min(worker.done, worker.total)
-            found += min(worker.found, worker.total)
-    return replace(report, detail=", ".join(filter(None, details)), done=done, found=found)
+            detail = ", ".join(filter(None, [report.detail, worker.text]))
+            done = report.done + min(worker.done, worker.total)
+            report = replace(report, detail=detail, done=done, found=report.found + min(worker.found, worker.total))
+    return report
 
 
 def _load_report(path: Path) -> Report | None:
     try:
         return Report(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except FileNotFoundError:  # nothing is reported yet, or a worker has just withdrawn its report
         return None
-
-
-def _is_worker() -> bool:
-    return multiprocessing.parent_process() is not None
 
 
 def _target() -> Path | None:
     target = os.environ.get(VARIABLE)
-    if target and _is_worker():
-        return Path(f"{target}.{os.getpid()}")
+    if target and multiprocessing.parent_process():
+        target = f"{target}.{os.getpid()}"
     return Path(target) if target else None
 
 
-def _report_items(items: Iterable[Item], label: str, first: int) -> Iterator[Item]:
-    count = first + len(items) if isinstance(items, Sized) else 0
-    loop = _Loop(label, count, first)
+def _report_items(items: Collection[Item], label: str, first: int) -> Iterator[Item]:
+    loop = _Loop(label, first + len(items), first)
     if first and not _work.loops:
-        _work.found += _work.step_work * first / count
+        _work.found += _work.step_epochs * first / loop.count
     depth = len(_work.loops)
     _work.loops.append(loop)
     try:
         for item in items:
-            del _work.loops[depth + 1 :]
             if time.monotonic() - _last_write >= SECONDS_BETWEEN_WRITES:
                 _write()
             yield item
             loop.done += 1
             loop.part = 0.0
-        # Inner loops that are over stay in view until something new begins, so that no work seems undone.
+        # What is over stays in view until something else is reported, so that no work seems undone.
         _write()
     finally:
         del _work.loops[depth:]
@@ -260,25 +234,22 @@ def _report_items(items: Iterable[Item], label: str, first: int) -> Iterator[Ite
 
 def _write() -> None:
     global _last_write
-    target = _target()
-    if not target:
-        return
-    total = max(_work.job_end + _work.later, 0.0)
-    done = _work.done + _work.step_work * _loops_done()
-    detail = _describe_detail(_work.numbers)
-    report = Report(_work.step, detail, done, _work.found, total, _work.seconds)
-    temporary = Path(f"{target}.tmp")
-    temporary.write_text(json.dumps(asdict(report)), encoding="utf-8")
-    os.replace(temporary, target)
-    _last_write = time.monotonic()
-
-
-def _loops_done() -> float:
-    """Return the finished part, 0 to 1, of the outermost loop; inner loops are a part of its current item."""
-    part = 0.0
-    for loop in reversed(_work.loops):
-        part = min((loop.done + max(loop.part, part)) / loop.count, 1.0) if loop.count else part
-    return part
+    if target := _target():
+        part = 0.0
+        for loop in reversed(_work.loops):  # an inner loop is a part of one item of the outer loop
+            part = min((loop.done + max(loop.part, part)) / max(loop.count, 1), 1.0)
+        report = Report(
+            step=_work.step,
+            detail=_describe_detail(_work.numbers),
+            done=_work.done + _work.step_epochs * part,
+            found=_work.found,
+            total=_work.job_end + _work.later,
+            seconds=_work.seconds,
+        )
+        temporary = Path(f"{target}.tmp")
+        temporary.write_text(json.dumps(asdict(report)), encoding="utf-8")
+        os.replace(temporary, target)
+        _last_write = time.monotonic()
 
 
 def _describe_detail(numbers: dict[str, float]) -> str:
