@@ -1,4 +1,4 @@
-"""A repository root of its own with few real images, for programs that try out what takes long."""
+"""Make a copy of the repository with only a few real images, to try out programs that take long."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Counts = dict[str, int]
 
 
 def few_images(root: Path, counts: Counts) -> None:
-    """Fill an empty folder with links to all of this repository, but for data, splits, results and finished steps.
+    """Fill an empty folder with links to this repository, except data, splits, results and finished steps.
 
-    Of NWPU VHR-10 it has the images that show most classes, of DOTA the smallest samples, one for each split. For
-    RSOD, of which there need be no copy here, pictures of NWPU VHR-10 stand in, its classes under RSOD's names.
+    It has the images of NWPU VHR-10 that show the most classes, and the smallest samples of DOTA, one for each split.
+    RSOD need not be present: pictures of NWPU VHR-10 replace it, with its classes under the names of RSOD.
 
     Raises:
-        FileNotFoundError: NWPU VHR-10 or the samples of DOTA are not in their place.
+        FileNotFoundError: NWPU VHR-10 or the samples of DOTA are missing.
     """
     for path in paths.repository_root().iterdir():
         if path.name not in {"data", "results"} and not path.name.startswith("."):
@@ -50,7 +50,7 @@ def _most_classes(records: Sequence[Record], count: int) -> list[Record]:
 
 
 def _keep(root: Path, name: str, records: dict[str, list[Record]]) -> None:
-    """Link to the files of some images, and write the split that they make."""
+    """Link to the files of some images, and write their split."""
     layout = LAYOUTS[name]
     for record in (record for chosen in records.values() for record in chosen):
         sources = layout.image_files(paths.data_root() / layout.folder, record.name)

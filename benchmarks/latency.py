@@ -1,11 +1,11 @@
-"""How much of the saved multiply-accumulates becomes saved time, per detector, pruning ratio and runtime.
+"""Measure how much of the saved multiply-accumulates becomes saved time, per detector, pruning ratio and runtime.
 
     python benchmarks/latency.py --threads 1 --rounds 7
 
-The realised share is `(1 - pruned time / whole time) / (1 - pruned MACs / whole MACs)`; the paper's own table realises
-0.41 to 0.57. A time is that of one image from pixels to boxes and scores, without non-maximum suppression where the
-detector allows (one stage). All of a detector's rows take turns; a row is the median over the rounds. Channels are
-chosen by random scale factors, which is as good as any choice as far as time is concerned.
+The realised fraction is `(1 - pruned time / original time) / (1 - pruned MACs / original MACs)`; in the paper's own
+table it is 0.41 to 0.57. A time is that of one image from pixels to boxes and scores, without non-maximum suppression
+for one-stage detectors. All rows of a detector take turns; a row is the median over the rounds. Channels are selected
+by random scale factors, because which channels are removed does not matter for time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WHOLE = "whole"
 
 
 def build(name: str, width: float) -> nn.Module:
-    """A detector with random scale factors, and statistics that keep its signals from vanishing and exploding."""
+    """Build a detector with random scale factors, and statistics that keep its activations in range."""
     detector = pl.build_detector(name, CLASSES, width=width)
     for norm in detector.modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -38,7 +38,7 @@ def build(name: str, width: float) -> nn.Module:
 
 
 def measure(name: str, options: argparse.Namespace) -> pd.DataFrame:
-    """One row per runtime and ratio."""
+    """Return one row per runtime and ratio."""
     whole = build(name, options.width)
     variants = {WHOLE: whole}
     for ratio in options.ratios:
@@ -55,13 +55,13 @@ def main() -> None:
     """Measure, and print a table per detector."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--detectors", nargs="+", choices=DETECTORS, default=list(DETECTORS), metavar="NAME")
-    parser.add_argument("--ratios", nargs="+", type=float, default=[0.5, 0.8], help="shares of channels cut (0.5 0.8)")
+    parser.add_argument("--ratios", nargs="+", type=float, default=[0.5, 0.8], help="pruning ratios (0.5 0.8)")
     parser.add_argument("--round-to", type=int, default=8, help="channels kept are a multiple of this (8)")
     parser.add_argument("--image-size", type=int, default=416, help="side of the image in pixels (416)")
     parser.add_argument("--width", type=float, default=1.0, help="factor on the number of channels (1)")
     parser.add_argument("--threads", type=int, default=1, help="threads of each runtime (1)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each row (7)")
-    parser.add_argument("--seconds", type=float, default=0.3, help="least length of a turn (0.3)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="minimum length of a turn (0.3)")
     options = parser.parse_args()
     torch.manual_seed(0)
     packages = " · ".join(f"{name} {provenance.package_version(name)}" for name in RUNTIMES)

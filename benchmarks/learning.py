@@ -1,11 +1,11 @@
-"""Does every detector learn, and still after half of its channels are gone? On toy-aerial, from scratch.
+"""Check that every detector learns toy-aerial from scratch, also after half of its channels are removed.
 
     python benchmarks/learning.py --threads 1
 
-Each detector is what the quick notebooks take it for, but trained for as long as it needs: with Eq. 4's term, cut by
-half, and fine-tuned for a fifth as many epochs. After each: mAP at IoU 0.5 on the validation and the test split, and
-the share of scale factors below 0.01 and the seconds of the training that led there, validation included. Finished
-steps are kept in the store, so an interrupted run continues.
+Each detector has the settings of the quick notebooks, but is trained with Eq. 4 for as long as it needs. Then half of
+its channels are removed, and it is fine-tuned for a fifth as many epochs. After each step the table has the mAP at IoU
+0.5 on the validation and the test split, the fraction of scale factors below 0.01, and the seconds of the training,
+including validation. Finished steps are kept in the store, so an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LONGER: dict[str, dict[str, Any]] = {
 
 
 def workbench(name: str, seed: int, changes: dict[str, Any]) -> Workbench:
-    """The steps for one detector."""
+    """Return the workbench of one detector."""
     chosen = {**QUICK.get(name, {}), **LONGER[name], **changes}
     chosen |= {"validate_every": chosen["epochs"], "fine_tune_epochs": ceil(chosen["epochs"] / 5)}
     settings = Settings(detector=name, **chosen)
@@ -49,7 +49,7 @@ def workbench(name: str, seed: int, changes: dict[str, Any]) -> Workbench:
 
 
 def learn(name: str, bench: Workbench) -> list[dict[str, object]]:
-    """One row for each model: trained, cut, fine-tuned."""
+    """Return one row for each model: trained, pruned, fine-tuned."""
     trained = bench.train_sparse(bench.build_detector())
     pruned = bench.prune(trained, RATIO)
     models = {"trained": trained, f"pruned {RATIO:.0%}": pruned, "fine-tuned": bench.fine_tune(pruned)}
@@ -70,11 +70,11 @@ def _measured(bench: Workbench, model: Model) -> dict[str, object]:
 
 
 def main() -> None:
-    """Train what is asked for, a detector at a time."""
+    """Train the requested detectors, one at a time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--detectors", nargs="+", choices=LONGER, default=list(LONGER))
     parser.add_argument("--image-size", type=int, default=USUAL.image_size, help="side in pixels")
-    parser.add_argument("--epochs", type=int, help="train each for so many, rather than as long as it needs")
+    parser.add_argument("--epochs", type=int, help="epochs of every detector (by default as many as each needs)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()

@@ -1,22 +1,22 @@
-"""The paper scale where there is no GPU: does every profile run, and what would it cost?
+"""Run every profile of the paper scale without a GPU, on a few images, and estimate what the full runs would cost.
 
     python benchmarks/paper.py --threads 2
     python benchmarks/paper.py --threads 2 01_scale_factor 03_components
 
-Each notebook is run whole, by Papermill, with its profile of the `paper` scale: every case, 800 x 800 pixels, mixed
-precision, all of training, cutting, distillation, evaluation and timing. Smaller are: the seeds (one); the training
-images (four, in batches of two, so that an epoch has two steps); the epochs (one after each cut, two else); the data
-sets (see `few.py`). Finished notebooks and steps stay in `--folder`, so an interrupted run continues.
+Papermill runs each notebook with its profile of the `paper` scale: every case, 800 x 800 pixels, mixed precision, and
+all steps (training, pruning, distillation, evaluation and timing). These settings are smaller: one seed; four training
+images in batches of two, so that an epoch has two steps; one epoch after each pruning, two otherwise; and the data sets
+(see `few.py`). Finished notebooks and steps stay in `--folder`, so an interrupted run continues.
 
-Then the cost is estimated. Of each training that took place the multiply-accumulates are counted that it takes at full
-length: three passes of the student (backward counts twice) and one of a teacher, on all images, over all epochs and
-seeds. How many of them this machine does in a second is measured on training steps of the whole detector; what a GPU
-does is assumed. A training that several notebooks share is charged to the first, for as many seeds as any of them has.
+Then the cost is estimated. For each training, the multiply-accumulates at full length are counted: three passes of the
+student (the backward pass counts twice) and one pass of a teacher, on all images, over all epochs and seeds. The speed
+of this machine is measured on training steps of the unpruned detector; the speed of a GPU is assumed. A training that
+several notebooks share is counted in the first, for the largest number of seeds among them.
 
-Rough it is: after two epochs on four images the scale factors are nearly equal, so that the layers are cut otherwise
-than in earnest; a small network keeps a machine less busy than the whole one that is measured. Not counted: reading and
-augmenting images, validation, evaluation (with the edge cases of `05_datasets`), Taylor's criterion, and the timing
-that `08_cpu_timing` is about.
+The estimate is rough. After two epochs on four images the scale factors are nearly equal, so the layers are not pruned
+as in a full run. A pruned network also uses a machine less efficiently than the unpruned one that is measured. Not
+counted: reading and augmenting images, validation, evaluation (with the edge cases of `05_datasets`), Taylor's
+criterion, and the timing in `08_cpu_timing`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ GPU = 10_000.0
 
 
 def run(notebook: str, folder: Path, threads: int) -> Path:
-    """Run a notebook on few images, unless it is done; the folder of its results.
+    """Run a notebook on a few images, unless it is done, and return the folder of its results.
 
     Raises:
         CalledProcessError: it failed.
@@ -82,7 +82,7 @@ def run(notebook: str, folder: Path, threads: int) -> Path:
 
 
 def trainings(results: Path, store: Path) -> Iterator[dict[str, Any]]:
-    """The steps of a notebook's trainings, each with detector and multiply-accumulates of student and teacher."""
+    """Return the training steps of a notebook, each with detector and multiply-accumulates of student and teacher."""
     made = [step_folder(store, digest) for digest in files.read_json(results / "provenance.json")["steps"]]
     for folder, step in steps_behind(made):
         if step["kind"] in TRAININGS:
@@ -92,13 +92,13 @@ def trainings(results: Path, store: Path) -> Iterator[dict[str, Any]]:
 
 @lru_cache
 def _gmacs(folder: Path) -> tuple[str, float]:
-    """A stored detector's name and multiply-accumulates / 10^9 at 800 pixels."""
+    """Return the name of a stored detector and its multiply-accumulates / 10^9 at 800 pixels."""
     detector = pl.load_detector(folder / DETECTOR)
     return detector.build_arguments["name"], pl.cost(detector).gmacs
 
 
 def full_sets(root: Path) -> dict[str, int]:
-    """By the digest that a training on few images has of its data: how many the whole set has to learn from."""
+    """Return the number of training images of each full data set, by the data digest of the runs on a few images."""
     rsod = TRAIN * registry.find_entry("rsod").images
     full = {"vhr10": len(Splits("vhr10").train), "rsod": rsod, "dota": TRAIN * tiles_of_dota(Tiling())}
     usual = {name: os.environ.get(name) for name in ("PAPERLIB_ROOT", "PAPERLIB_DATA")}
@@ -111,14 +111,14 @@ def full_sets(root: Path) -> dict[str, int]:
 
 
 def tiles_of_dota(tiling: Tiling) -> float:
-    """About how many tiles of DOTA are learned from, of both of its annotated splits; most empty ones are not."""
+    """Estimate the number of DOTA training tiles in both annotated splits; most empty tiles are left out."""
     more = (CROPS_APART / (tiling.side - tiling.overlap)) ** 2
     return more * (CROPS_WITH_OBJECTS + tiling.empty * (CROPS - CROPS_WITH_OBJECTS))
 
 
 @lru_cache
 def rate(detector: str, precision: str, rounds: int) -> float:
-    """GMACs a second that this machine does in training steps of a whole detector, two images of 800 pixels each."""
+    """Measure this machine's GMACs per second in training steps of an unpruned detector, on two 800-pixel images."""
     network = pl.build_detector(detector, 10).train()
     optimiser = torch.optim.AdamW(network.parameters())
     images = torch.rand(SMALLER["batch_size"], 3, 800, 800).contiguous(memory_format=torch.channels_last)
@@ -138,12 +138,12 @@ def rate(detector: str, precision: str, rounds: int) -> float:
 def estimate(
     made: dict[str, list[dict[str, Any]]], images: dict[str, int], rates: Callable[[str, str], float]
 ) -> Iterator[dict[str, Any]]:
-    """A row of the table for each notebook: how many trainings it adds, and what they cost at full length.
+    """Return a table row for each notebook: how many trainings it adds, and what they cost at full length.
 
     Args:
-        made: by notebook, the steps of its trainings on few images (see `trainings`).
-        images: by the digest that a step has of its data, how many images there are to learn from in full.
-        rates: GMACs a second of a detector at a precision.
+        made: the training steps of each notebook on a few images (see `trainings`).
+        images: the number of training images of the full data set, by the data digest of a step.
+        rates: GMACs per second of a detector at a precision.
     """
     profiles = {notebook: load_profile(notebook, profile_path(notebook, "paper")) for notebook in made}
     seeds, seen = Counter(), set()
@@ -165,7 +165,7 @@ def estimate(
 
 
 def main() -> None:
-    """Run the notebooks, and print what each adds to the cost of those above it."""
+    """Run the notebooks, and print what each adds to the cost of the notebooks above it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     everything = [name for name in NOTEBOOKS if name != "99_claims"]
     parser.add_argument("notebooks", nargs="*", default=everything)

@@ -1,12 +1,12 @@
-"""How well does a recipe learn? One trial of a profile with other settings, judged outside the test split.
+"""Try a recipe: train with a profile and some changed settings, and evaluate outside the test split.
 
     python benchmarks/recipe.py --set epochs=10 image_size=416 batch_size=4 mosaic=0.0 --threads 1
     python benchmarks/recipe.py --set epochs=10 sparsity=0.01 --sparse --ratios 0.3 0.4 0.5 --threads 1
 
-A third of the training images join those of validation, which by themselves are too few to tell two recipes apart: of
-NWPU VHR-10, 305 are learned from and 208 judge. With `--sparse` the training has Eq. 4's term; each of `--ratios` then
-cuts its detector, which is judged as it is, without fine-tuning. Finished steps are kept in the store, so an
-interrupted trial continues.
+A third of the training images are moved to the validation images, which alone are too few to tell two recipes apart:
+for NWPU VHR-10, 305 images are for training and 208 for evaluation. `--sparse` trains with Eq. 4. The detector is then
+pruned at each of `--ratios` and evaluated without fine-tuning. Finished steps are kept in the store, so an interrupted
+trial continues.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ JUDGING = 1 / 3
 
 
 def settings(profile: str, changes: list[str]) -> Settings:
-    """The settings of Table 1 at a scale, with `key=value` changes."""
+    """Return the settings of Table 1 at a scale, with `key=value` changes."""
     usual = load_profile(NOTEBOOK, profile_path(NOTEBOOK, profile))
     if wrong := [each for each in changes if "=" not in each]:
         raise SystemExit(f"--set: expected KEY=VALUE, found {wrong[0]!r}")
@@ -44,7 +44,7 @@ def settings(profile: str, changes: list[str]) -> Settings:
 
 
 def splits(name: str) -> Splits:
-    """A data set whose validation is larger, for the training images that are taken out."""
+    """Return the splits of a data set with some training images moved to validation."""
     made = Splits(name)
     train, few = made.train, made.val
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
@@ -56,7 +56,7 @@ def splits(name: str) -> Splits:
 
 
 def judged(bench: Workbench, name: str, model: Model) -> dict[str, object]:
-    """A row of the table."""
+    """Evaluate a model and return a row of the table."""
     found, price = bench.evaluate(model, "val"), cost(model.detector(), bench.recipe.image_size)
     shares = {kind: round(100 * value, 1) for kind, value in found.per_class.items()}
     return {"model": name, "MB": price.size_mb, "mAP50": found.map50, "mAP": found.map, **shares}
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that differ")
     parser.add_argument("--sparse", action="store_true", help="train with Eq. 4's term")
-    parser.add_argument("--ratios", nargs="*", type=float, default=[], help="cut by each, and judge")
+    parser.add_argument("--ratios", nargs="*", type=float, default=[], help="prune at each ratio, and evaluate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
@@ -76,7 +76,7 @@ def main() -> None:
     tried = settings(chosen.profile, chosen.set)
     case = Case("", tried, splits(tried.dataset))
     print(f"{provenance.describe_machine()}; {' '.join(chosen.set)}, seed {chosen.seed}: "
-          f"{len(case.splits.train)} images to learn from, {len(case.splits.val)} to judge by")  # fmt: skip
+          f"{len(case.splits.train)} training images, {len(case.splits.val)} evaluation images")  # fmt: skip
     bench = case.workbench(chosen.seed)
     model = (bench.train_sparse if chosen.sparse else bench.train)(bench.build_detector())
     rows = [judged(bench, "sparse" if chosen.sparse else "trained", model)]

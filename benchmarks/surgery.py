@@ -1,9 +1,9 @@
-"""Plan and apply on a full-size detector: this package against Torch-Pruning, in one run.
+"""Compare the time of planning and pruning a full-size detector with Torch-Pruning, in one run.
 
     python benchmarks/surgery.py yolov4
 
-Prints the median seconds of both and their ratio. Both rank |gamma| over the whole network and remove the same share
-of channels. Torch-Pruning cuts in place, so it gets a copy, made off the clock; ours makes its own on the clock.
+Prints the median seconds of both and their ratio. Both rank |gamma| over all layers and remove the same fraction
+of channels. Torch-Pruning prunes in place, so it gets a copy whose time is not counted; our own copy is counted.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _theirs(detector: nn.Module, ratio: float) -> float:
 
 
 def _lively(detector: nn.Module) -> nn.Module:
-    """The detector with scale factors all over the place, as after sparse training."""
+    """Return the detector with widely spread scale factors, as after sparse training."""
     torch.manual_seed(0)
     for norm in trace_channels(detector).prunable.values():
         nn.init.uniform_(detector.get_submodule(norm).weight, 0.01, 1.0)

@@ -1,11 +1,11 @@
-"""Images per second of training YOLOv4-tiny, ours over other PyTorch implementations, in one run.
+"""Compare the training speed of YOLOv4-tiny with other PyTorch implementations, in one run.
 
     python benchmarks/training.py --threads 2 --rounds 7
 
-What is timed is a training step: forward pass, loss, backward pass and AdamW on one batch that is ready in memory,
-the same pictures and boxes for all. Reading and augmenting images is left out. The contestants take turns; a row is
-the median over the rounds; ours has a second one in mixed precision (`precision: bf16` of a profile), which pays where
-the processor multiplies bfloat16. Rivals are optional, and nothing of them is part of this package:
+A training step is timed: forward pass, loss, backward pass and AdamW on one batch in memory, with the same images and
+boxes for all. Reading and augmenting images is not included. The contestants take turns; a row is the median over the
+rounds. Ours has a second row in mixed precision (`precision: bf16` of a profile), which is faster if the processor
+multiplies bfloat16. The other implementations are optional and not part of this package:
 
     pip install --no-deps pytorchyolo              GPL-3.0: the same network, built from Darknet's own format
     pip install ultralytics-opencv-headless        AGPL-3.0: has no YOLOv4-tiny; its YOLOv3-tiny is the nearest
@@ -56,13 +56,13 @@ class Batch:
 
     @property
     def centred(self) -> Tensor:
-        """The boxes as centre and size, in shares of the image."""
+        """Return the boxes as centre and size, as fractions of the image."""
         return box_convert(self.boxes, "xyxy", "cxcywh") / self.side
 
 
 @dataclass
 class Contestant:
-    """A network, the step that trains it, and how long its steps took."""
+    """A network, its training step, and the times of its steps."""
 
     name: str
     network: nn.Module
@@ -80,7 +80,7 @@ class Contestant:
         return counter.get_total_flops() / 2e9
 
     def step(self) -> None:
-        """One step of training."""
+        """Run one training step."""
         self.loss().backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
@@ -94,7 +94,7 @@ class Contestant:
 
 
 def ours(batch: Batch, *, bfloat16: bool = False) -> Contestant:
-    """Our detector, in the memory order that `paperlib.fit` gives it."""
+    """Return our detector, in the memory order that `paperlib.fit` uses."""
     detector = pl.build_detector("yolov4-tiny", CLASSES).to(memory_format=torch.channels_last)
     images = batch.images.contiguous(memory_format=torch.channels_last)
     targets = [
@@ -110,7 +110,7 @@ def ours(batch: Batch, *, bfloat16: bool = False) -> Contestant:
 
 
 def pytorchyolo(batch: Batch) -> Contestant:
-    """PyTorch-YOLOv3, which builds any network of Darknet's format."""
+    """Return the network of PyTorch-YOLOv3, which builds any network in Darknet's format."""
     # It asks imgaug for augmentation only, which is not timed here and does not import beside NumPy 2.
     sys.modules.setdefault("imgaug", ModuleType("imgaug"))
     from pytorchyolo.models import Darknet
@@ -126,7 +126,7 @@ def pytorchyolo(batch: Batch) -> Contestant:
 
 
 def ultralytics(batch: Batch) -> Contestant:
-    """Ultralytics' YOLOv3-tiny under its newer head: the nearest to YOLOv4-tiny that it has."""
+    """Return Ultralytics' YOLOv3-tiny with its newer head, which is its closest network to YOLOv4-tiny."""
     from ultralytics.cfg import get_cfg
     from ultralytics.nn.tasks import DetectionModel
 
@@ -140,7 +140,7 @@ RIVALS = {"pytorchyolo": pytorchyolo, "ultralytics": ultralytics}
 
 
 def darknet_configuration(side: int) -> str:
-    """YOLOv4-tiny in Darknet's format."""
+    """Return YOLOv4-tiny in Darknet's format."""
     sections = [f"[net]\nbatch=1\nsubdivisions=1\nwidth={side}\nheight={side}\nchannels=3\nmomentum=0.9\ndecay=0\n"
                 "learning_rate=0.001\nburn_in=1\nmax_batches=1\npolicy=steps\nsteps=1\nscales=1"]  # fmt: skip
 
@@ -181,7 +181,7 @@ def darknet_configuration(side: int) -> str:
 
 
 def make_batch(size: int, side: int) -> Batch:
-    """Noise, with boxes of a tenth to a third of the side."""
+    """Return noise images with boxes of a tenth to a third of the side."""
     generator = torch.Generator().manual_seed(0)
     count = size * BOXES_PER_IMAGE
     corner, extent = (torch.rand(count, 2, generator=generator) for _ in range(2))
@@ -195,7 +195,7 @@ def make_batch(size: int, side: int) -> Batch:
 
 
 def compare(contestants: list[Contestant], batch: Batch, rounds: int, steps: int) -> pd.DataFrame:
-    """Let the contestants take turns; one row each, ours first."""
+    """Time the contestants in turns, and return one row each, ours first."""
     for contestant in contestants:
         contestant.step()  # the first step of all allocates and tunes
     for _ in range(rounds):

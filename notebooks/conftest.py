@@ -1,7 +1,7 @@
-"""That the notebooks' regression tests can fail: `make notebooks` tries it on each checked cell.
+"""Check that the regression tests of the notebooks can fail: `make notebooks` tries it on each checked cell.
 
-A cell whose output nbval compares is followed by one test for each value in the stored output. The same cell runs
-once more on the same kernel, against the stored output with this value alone altered, and nbval must fail.
+For each value in the stored output of a checked cell there is one more test. It runs the same cell again on the same
+kernel and compares it with the stored output in which only this value is changed. nbval must then fail.
 """
 
 import copy
@@ -13,7 +13,7 @@ from nbval.plugin import IPyNbCell, NbCellError
 
 CHECKED = "nbval-check-output"
 VALUE = re.compile(r"\b(?:True|False|None)\b|\d+(?:\.\d+)?|'[^'\d]*'(?=[,}\]])")
-"""What a summary holds: truth values, numbers (those in texts, too), texts without any."""
+"""The values of a summary: truth values, numbers (also those in texts), and texts without numbers."""
 OPPOSITE = {"True": "False", "False": "True", "None": "0"}
 
 

@@ -79,7 +79,7 @@ def test_a_recipe_is_judged_by_images_that_it_did_not_learn_from(run, script, tm
     monkeypatch.setattr(aerial, "SIZES", {"train": 16, "val": 8, "test": 8})
     asked = ["--profile", "quick", "--set", "epochs=1", "image_size=64", "--sparse", "--ratios", "0.5"]
     said = run("recipe.py", *asked, "--threads", "1", usual=())
-    assert "11 images to learn from, 13 to judge by" in said
+    assert "11 training images, 13 evaluation images" in said
     rows = [line.split("|") for line in said.splitlines() if line.startswith("| ")]
     assert [row[1].strip() for row in rows[1:]] == ["sparse", "cut 50%"]
     assert float(rows[1][2]) > 2 * float(rows[2][2])

@@ -1,7 +1,7 @@
-"""Put the outputs of `results/quick` into the committed notebooks: `make refresh`.
+"""Copy the outputs of `results/quick` into the committed notebooks: `make refresh`.
 
-What papermill added (its cell, its metadata) and what depends on the moment (progress, times, widgets, which live as
-long as their kernel) is left out, so a notebook's diff shows its numbers and nothing else.
+It leaves out what papermill added (its cell, its metadata) and outputs that differ between runs (progress, times,
+widgets), so that the diff of a notebook shows only its numbers.
 """
 
 import sys
@@ -15,7 +15,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def refresh(notebook: Path, executed: Path) -> None:
-    """Rewrite `notebook` with the outputs of `executed`, of which it must be the source."""
+    """Rewrite `notebook` with the outputs of `executed`, which must have been made from it."""
     source, ran = nbformat.read(notebook, as_version=4), nbformat.read(executed, as_version=4)
     cells = [cell for cell in ran.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     if [cell.source for cell in cells] != [cell.source for cell in source.cells]:

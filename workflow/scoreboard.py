@@ -1,4 +1,4 @@
-"""Put the committed results, and the verdicts they lead to, into the README: `make scoreboard`."""
+"""Write the committed results and their verdicts into the README: `make scoreboard`."""
 
 from paperlib.claims.readme import refresh_readme
 from paperlib.paths import repository_root
