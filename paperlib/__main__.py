@@ -1,4 +1,4 @@
-"""`python -m paperlib` is the command `paperlib`."""
+"""Run the command `paperlib` as `python -m paperlib`."""
 
 from paperlib.cli.main import app
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, then renamed into it."""
+"""Reading and writing of files. A written file is complete or absent: a temporary file is renamed to its path."""
 
 import hashlib
 import json
@@ -15,42 +15,46 @@ import yaml
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` (same suffix) that takes its place when the block ends without an error.
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, with the same suffix, and rename it to `path` when the block ends.
 
-    Missing folders above `path` are made. If the block raises, what it wrote is removed and `path` stays as it was.
+    Missing folders above `path` are made. If the block raises an error, the temporary file is removed and `path` stays
+    as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
         yield temporary
-        sync(temporary)
+        # To the disk before the renaming: after a power cut the new name must not stand for an empty file.
+        sync_path(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync(path.parent)
+    sync_path(path.parent)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write `text` as UTF-8: a reader sees the old file or the new one, never a part."""
-    with replacing(path) as temporary:
+    """Write `text` as UTF-8. A reader sees the old file or the new one, never a part of one."""
+    with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON. NaN and the infinities become `null`: JSON has no word for them.
+    """Write `value` as indented JSON. NaN and the infinities, which JSON lacks, become `null`.
 
-    Raises ValueError, before anything is written, if `value` holds something else that JSON lacks.
+    Raises:
+        ValueError: before anything is written, if `value` holds something else that JSON lacks.
     """
     finite = map_leaves(value, lambda leaf, place: leaf if _is_finite(leaf) else None, str(path))
     write_text_atomically(path, json.dumps(finite, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Return what the JSON file holds.
+    """Return the content of a JSON file; a byte order mark is ignored.
 
-    A byte order mark is passed over. Raises FileNotFoundError if it is missing and ValueError, naming file and line,
-    if it is not JSON.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON. Names file and line.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
@@ -61,9 +65,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return what the YAML file holds.
+    """Return the content of a YAML file.
 
-    Raises FileNotFoundError if it is missing and ValueError, naming file and line, if it is not YAML.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not YAML. Names file and line.
     """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -74,10 +80,15 @@ def read_yaml(path: Path) -> Any:
 
 
 def map_leaves(value: Any, change: Callable[[Any, str], Any], place: str) -> Any:
-    """Copy nested dicts, lists and tuples (which become lists), with `change(leaf, place)` for every leaf.
+    """Copy nested dicts, lists and tuples (which become lists), and replace every leaf by `change(leaf, place)`.
 
-    `place` names where a leaf sits ("settings.optimiser.lr", "settings.ratios[2]"). Raises ValueError naming the
-    place of a key that is not a string and of a changed leaf that JSON cannot hold.
+    Args:
+        value: what to copy.
+        change: gets each leaf and its place, such as "settings.optimiser.lr" or "settings.ratios[2]".
+        place: how the name of every place begins.
+
+    Raises:
+        ValueError: a key is not a string, or JSON cannot hold a changed leaf. Names the place.
     """
     if isinstance(value, dict):
         if strange := [key for key in value if not isinstance(key, str)]:
@@ -87,7 +98,7 @@ def map_leaves(value: Any, change: Callable[[Any, str], Any], place: str) -> Any
         return [map_leaves(item, change, f"{place}[{index}]") for index, item in enumerate(value)]
     leaf = change(value, place)
     if leaf is not None and not isinstance(leaf, str | int | float):
-        raise ValueError(f"{place}: a {type(leaf).__name__} has no form in JSON")
+        raise ValueError(f"{place}: a {type(leaf).__name__} is not JSON serialisable")
     return leaf
 
 
@@ -104,15 +115,14 @@ def _file_digest(file: Path, changed: int, length: int) -> bytes:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force every file and folder below `folder`, and itself, to the disk."""
-    for parent, _, names in os.walk(folder):
-        for path in (Path(parent, name) for name in names):
-            if path.is_file():
-                sync(path)
-        sync(Path(parent))
+    """Force `folder`, and every file and folder below it, to the disk."""
+    for path in (folder, *folder.rglob("*")):
+        # A pipe or a socket would block.
+        if path.is_file() or path.is_dir():
+            sync_path(path)
 
 
-def sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
     """Force one file's bytes, or one folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -126,4 +136,4 @@ def _is_finite(leaf: Any) -> bool:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")

@@ -1,4 +1,4 @@
-"""Where things are. Every folder has a default inside the repository and one variable that moves it.
+"""The project's folders. Each has a default inside the repository and a variable that moves it.
 
 =====================  ==================  ===========================================================
 function               variable            default
@@ -11,7 +11,7 @@ function               variable            default
 `store_root()`         `PAPERLIB_STORE`    `<root>/.store`: finished training steps
 =====================  ==================  ===========================================================
 
-A variable that is set to nothing counts as not set. No function makes a folder or asks that it exists.
+An empty variable counts as not set. No function here creates a folder or requires that it exists.
 """
 
 import os
@@ -21,32 +21,35 @@ from pathlib import Path
 def repository_root() -> Path:
     """Return the folder that holds `notebooks/`, `workflow/` and `results/`."""
     above = Path(__file__).resolve().parent.parent
-    return _moved("PAPERLIB_ROOT") or (above if (above / "notebooks").is_dir() else Path.cwd())
+    # An installed package lies in site-packages, where there are no notebooks.
+    default = above if (above / "notebooks").is_dir() else Path.cwd()
+    return _moved_folder("PAPERLIB_ROOT") or default
 
 
 def data_root() -> Path:
     """Return the folder that holds the data sets."""
-    return _moved("PAPERLIB_DATA") or repository_root() / "data"
+    return _moved_folder("PAPERLIB_DATA") or repository_root() / "data"
 
 
 def weights_root() -> Path:
     """Return the folder that holds pretrained weights (`yolov4-tiny.weights`, …)."""
-    inside, beside = data_root() / "weights", data_root().parent / "weights"
-    return _moved("PAPERLIB_WEIGHTS") or (inside if inside.is_dir() else beside)
+    inside = data_root() / "weights"
+    default = inside if inside.is_dir() else data_root().parent / "weights"
+    return _moved_folder("PAPERLIB_WEIGHTS") or default
 
 
 def results_root() -> Path:
     """Return the folder of results: `<results>/<profile>/<notebook>/`."""
-    return _moved("PAPERLIB_RESULTS") or repository_root() / "results"
+    return _moved_folder("PAPERLIB_RESULTS") or repository_root() / "results"
 
 
 def store_root() -> Path:
     """Return the folder of finished steps."""
-    return _moved("PAPERLIB_STORE") or repository_root() / ".store"
+    return _moved_folder("PAPERLIB_STORE") or repository_root() / ".store"
 
 
 def as_environment() -> dict[str, str]:
-    """Return all five variables with absolute paths, for a child process that starts in another folder."""
+    """Return all five variables with absolute paths, for a child process that may start in another folder."""
     folders = {
         "PAPERLIB_ROOT": repository_root(),
         "PAPERLIB_DATA": data_root(),
@@ -57,6 +60,6 @@ def as_environment() -> dict[str, str]:
     return {variable: str(folder) for variable, folder in folders.items()}
 
 
-def _moved(variable: str) -> Path | None:
+def _moved_folder(variable: str) -> Path | None:
     value = os.environ.get(variable)
     return Path(value).expanduser().absolute() if value else None

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paperlib.files import read_json, replacing, write_json_atomically, write_text_atomically
+from paperlib.files import read_json, replace_file, write_json_atomically, write_text_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -14,7 +14,7 @@ def names(folder: Path) -> list[str]:
 def test_a_writer_that_fails_midway_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     write_text_atomically(path, "old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
+    with pytest.raises(RuntimeError), replace_file(path) as temporary:
         assert temporary.suffix == path.suffix
         temporary.write_text("half of the n")
         raise RuntimeError

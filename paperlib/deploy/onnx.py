@@ -16,7 +16,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from paperlib.files import replacing
+from paperlib.files import replace_file
 from paperlib.pairs import require_fused
 from paperlib.store.provenance import package_version
 
@@ -154,7 +154,7 @@ def export_onnx(
     if difference > tolerance:
         raise ValueError(f"{path}: not written, for ONNX Runtime and PyTorch differ by {difference:.3g}")
     _describe_(model, network, classes)
-    with replacing(Path(path)) as partial:
+    with replace_file(Path(path)) as partial:
         onnx.save(model, partial)
     return difference
 

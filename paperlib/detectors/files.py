@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from paperlib.detectors import build_without_weights
-from paperlib.files import replacing
+from paperlib.files import replace_file
 from paperlib.pairs import require_saveable
 from paperlib.structure import describe_structure
 
@@ -34,7 +34,7 @@ def save_detector(detector: nn.Module, path: str | Path) -> None:
     }
     metadata["seal"] = _seal(metadata)
     tensors = {name: value.contiguous().cpu() for name, value in detector.state_dict().items()}
-    with replacing(path) as partial:
+    with replace_file(path) as partial:
         partial.write_bytes(_in_order(save(tensors, metadata)))
 
 

@@ -163,7 +163,7 @@ class Study:
     def save_figure(self, figure: Figure, name: str) -> Figure:
         """Write `figure_<name>.svg` and `.png` into the results."""
         for suffix in ("svg", "png"):
-            with files.replacing(self._place(f"figure_{name}.{suffix}")) as target:
+            with files.replace_file(self._place(f"figure_{name}.{suffix}")) as target:
                 figures.write_figure(figure, target)
         return figure
 

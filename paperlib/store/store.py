@@ -176,7 +176,7 @@ def _make(step: Step, final: Path, make: Callable[[Path], None]) -> None:
     files.write_json_atomically(partial / "step.json", identity | made)
     files.sync_tree(partial)
     os.rename(partial, final)
-    files.sync(final.parent)
+    files.sync_path(final.parent)
 
 
 def _check(folder: Path, digest: str) -> None:

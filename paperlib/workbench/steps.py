@@ -279,7 +279,7 @@ class Workbench:
                     regulariser=regulariser, validation=self.validation, folder=folder / "fit",
                 )  # fmt: skip
                 for source, target in ((HISTORY, HISTORY), (BEST, BEST), (LAST, DETECTOR)):
-                    with files.replacing(folder / target) as copy:
+                    with files.replace_file(folder / target) as copy:
                         shutil.copyfile(folder / "fit" / source, copy)
             shutil.rmtree(folder / "fit", ignore_errors=True)  # absent if killed right after this
 

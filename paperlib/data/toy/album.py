@@ -42,7 +42,7 @@ def _read(file: Path) -> list[Scene]:
 def _write(file: Path, drawn: list[Scene]) -> None:
     images, boxes, labels = zip(*drawn, strict=True)
     counts = np.array([len(each) for each in labels])
-    with files.replacing(file) as album:
+    with files.replace_file(file) as album:
         np.savez(
             album, images=np.stack(images), boxes=np.concatenate(boxes), labels=np.concatenate(labels), counts=counts
         )
