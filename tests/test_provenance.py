@@ -68,7 +68,7 @@ def test_a_certificate_says_what_decides_a_number() -> None:
 
 
 def test_a_setting_that_json_cannot_hold_is_refused_by_its_place() -> None:
-    with pytest.raises(ValueError, match=r"settings\.optimiser\.kind: a type has no form in JSON"):
+    with pytest.raises(ValueError, match=r"settings\.optimiser\.kind: a type is not JSON serialisable"):
         make_certificate(optimiser={"kind": torch.optim.Adam})
 
 
