@@ -45,7 +45,7 @@ def workbench(name: str, seed: int, changes: dict[str, Any]) -> Workbench:
     chosen = {**QUICK.get(name, {}), **LONGER[name], **changes}
     chosen |= {"validate_every": chosen["epochs"], "fine_tune_epochs": ceil(chosen["epochs"] / 5)}
     settings = Settings(detector=name, **chosen)
-    return Case("", settings, Splits(settings.dataset)).workbench(seed)
+    return Case("", settings, Splits(settings.dataset)).make_workbench(seed)
 
 
 def learn(name: str, bench: Workbench) -> list[dict[str, object]]:

@@ -103,7 +103,7 @@ def full_sets(root: Path) -> dict[str, int]:
     full = {"vhr10": len(Splits("vhr10").train), "rsod": rsod, "dota": TRAIN * tiles_of_dota(Tiling())}
     usual = {name: os.environ.get(name) for name in ("PAPERLIB_ROOT", "PAPERLIB_DATA")}
     os.environ |= {"PAPERLIB_ROOT": str(root), "PAPERLIB_DATA": str(root / "data")}
-    digests = {name: Splits(name).digests() for name in full}
+    digests = {name: Splits(name).collect_digests() for name in full}
     for name, value in usual.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
     pairs = {name: (digests[name]["train"] + digests[name]["val"]).encode() for name in full}

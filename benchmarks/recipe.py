@@ -22,8 +22,9 @@ from paperlib.costs import cost
 from paperlib.data import Dataset
 from paperlib.experiments.case import Case, Splits
 from paperlib.experiments.parameters import load_profile, profile_path
-from paperlib.experiments.settings import Settings, checked
+from paperlib.experiments.settings import Settings
 from paperlib.store import provenance
+from paperlib.typed_options import check_values
 from paperlib.workbench.steps import Model, Workbench
 
 NOTEBOOK = "03_components"
@@ -38,7 +39,7 @@ def settings(profile: str, changes: list[str]) -> Settings:
         raise SystemExit(f"--set: expected KEY=VALUE, found {wrong[0]!r}")
     other: dict[str, Any] = {key: yaml.safe_load(value) for key, value in (each.split("=", 1) for each in changes)}
     try:
-        return checked(type(usual), "--set", **usual.model_dump() | other)
+        return check_values(type(usual), "--set", **usual.model_dump() | other)
     except ValueError as error:
         raise SystemExit(str(error)) from None
 
@@ -77,7 +78,7 @@ def main() -> None:
     case = Case("", tried, splits(tried.dataset))
     print(f"{provenance.describe_machine()}; {' '.join(chosen.set)}, seed {chosen.seed}: "
           f"{len(case.splits.train)} training images, {len(case.splits.val)} evaluation images")  # fmt: skip
-    bench = case.workbench(chosen.seed)
+    bench = case.make_workbench(chosen.seed)
     model = (bench.train_sparse if chosen.sparse else bench.train)(bench.build_detector())
     rows = [judged(bench, "sparse" if chosen.sparse else "trained", model)]
     rows += [judged(bench, f"cut {ratio:.0%}", bench.prune(model, ratio)) for ratio in chosen.ratios]

@@ -69,14 +69,27 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not YAML. Names file and line.
+        ValueError: it is not YAML, or a key is given twice. Names file and line.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise ValueError(f"{path}{place}: not YAML ({getattr(error, 'problem', error)})") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else. Names the file and the fault.
+    """
+    values = read_yaml(path)
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"{path}: expected lines of the form `key: value`")
+    return values
 
 
 def map_leaves(value: Any, change: Callable[[Any, str], Any], place: str) -> Any:
@@ -129,6 +142,18 @@ def sync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """The safe loader, which by itself takes the last of equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _is_finite(leaf: Any) -> bool:

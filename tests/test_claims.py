@@ -16,7 +16,7 @@ from paperlib.claims import notebook, readme, scoreboard
 from paperlib.claims.schema import Claims, claims_path, load_claims
 from paperlib.claims.verdicts import STUDENT_95, Verdict, decide_verdict, evaluate_claims
 from paperlib.cli.main import app
-from paperlib.experiments.parameters import validate
+from paperlib.experiments.parameters import validate_settings
 
 NOTEBOOKS = {
     "01_scale_factor", "02_pruning_ratio", "03_components", "04_assistant_count",
@@ -312,7 +312,7 @@ def test_the_figure_shows_every_claim_that_was_measured(results):
 
 def test_the_review_finishes_with_a_certificate_that_names_what_it_read_and_no_training(results):
     read = results(table_1(0.03, 0.031, 0.029))
-    study = notebook.Review("99_claims", validate("99_claims", {}))
+    study = notebook.Review("99_claims", validate_settings("99_claims", {}))
     study.finish({"claims": len(study.tabulate_claims())})
     born = json.loads((study.folder / "provenance.json").read_text())
     assert born["data_digest"] == {"03_components": hashlib.sha256(read.read_bytes()).hexdigest()}

@@ -18,7 +18,7 @@ from paperlib.progress.report import plan_work, read_report, report_file
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe
 from paperlib.workbench import algorithm_1
-from paperlib.workbench.algorithm_1 import channel_counts, compress, unlike
+from paperlib.workbench.algorithm_1 import channel_counts, compress, select_unlike
 from paperlib.workbench.options import Compression
 
 OPEN_ENDED = {"step": 0.25, "max_drop": 1.0, "similar": 1.0}
@@ -120,7 +120,7 @@ def test_it_begins_at_e0_and_ends_before_the_first_model_that_lost_delta(learned
     assert [stage.role for stage in made.stages if e_0 - stage.tuned.map50 >= 0.05] == ["rejected"]
     assert made.stages[-1].role == "rejected" and made.stages[-1].distilled is None
     assert made.chain[-1].role == "student" and made.chain[-1] == made.stages[-2]
-    assert f"lost {100 * (e_0 - made.stages[-1].tuned.map50):.1f} points" in made.reason()
+    assert f"lost {100 * (e_0 - made.stages[-1].tuned.map50):.1f} points" in made.explain_stop()
 
 
 def test_if_the_first_step_costs_too_much_the_original_is_all_there_is(learned):
@@ -137,7 +137,7 @@ CAPACITIES = st.lists(st.floats(0.01, 100), min_size=1, max_size=9, unique=True)
 
 @given(sizes=CAPACITIES, similar=st.floats(0.05, 1.0))
 def test_of_similar_models_one_stays_and_the_ends_always_do(sizes, similar):
-    stay = unlike(sizes, similar)
+    stay = select_unlike(sizes, similar)
     assert stay == sorted(set(stay)) and {0, len(sizes) - 1} <= set(stay)
     inner = [sizes[place] for place in stay]
     if len(stay) > 2:
@@ -149,7 +149,7 @@ def test_of_similar_models_one_stays_and_the_ends_always_do(sizes, similar):
 
 def test_a_chain_of_equal_steps_keeps_two_assistants():
     sizes = [(1 - number / 10) ** 2 for number in range(7)]
-    assert unlike(sizes, 0.67) == [0, 3, 5, 6]
+    assert select_unlike(sizes, 0.67) == [0, 3, 5, 6]
 
 
 def test_dropped_assistants_teach_nobody(done):
@@ -166,7 +166,7 @@ def test_dropped_assistants_teach_nobody(done):
 
 def test_rivals_have_the_students_shape_or_its_origin_and_their_share_of_epochs(done):
     _, made = done
-    rivals = algorithm_1.controls(made)
+    rivals = algorithm_1.train_controls(made)
     dense, tuned, taught, scratch, longer = rivals.values()
     prices = {name: cost(model.detector(), tiny.SIDE) for name, model in rivals.items()}
     assert [*prices.values()] == [made.stages[0].cost, *[made.stages[-1].cost] * 4]
@@ -181,8 +181,8 @@ def test_with_its_controls_the_progress_display_knows_all_there_is_to_train(done
     _, made = done
     with report_file() as (path, _):
         plan_work(0)
-        again = algorithm_1.algorithm_1(made.bench, made.given, Compression(**OPEN_ENDED), rivals=True)
-        algorithm_1.controls(again)
+        again = algorithm_1.run_algorithm_1(made.workbench, made.given, Compression(**OPEN_ENDED), with_controls=True)
+        algorithm_1.train_controls(again)
         report = read_report(path)
     assert report.done == report.total > 0
 
@@ -200,7 +200,7 @@ def emptied(data, label):
 FAULTS = {
     "classes-differ": (TRAIN, Dataset("v", ["ship"], []), "tiny/train and v differ in their classes: .*'ship'$"),
     "never-shown": (emptied(TRAIN, 2), VAL, f"tiny/train: category '{TRAIN.classes[1]}' has no boxes"),
-    "no-images": (TRAIN, VAL.subset([], "v"), "v: no boxes, so nothing to judge by"),
+    "no-images": (TRAIN, VAL.subset([], "v"), "v: no boxes, so nothing can be evaluated"),
 }
 
 

@@ -7,7 +7,7 @@ from paperlib.data import LAYOUTS, load_dataset
 from paperlib.detectors import build_detector, transfer_coco_weights, usual_anchors
 from paperlib.evaluation.evaluate import evaluate
 from paperlib.experiments import assistants as experiments
-from paperlib.experiments.parameters import validate
+from paperlib.experiments.parameters import validate_settings
 from paperlib.experiments.study import Study
 from paperlib.training.loop import fit
 
@@ -42,7 +42,7 @@ def test_pruning_ratio_runs_on_any_data_set_by_one_parameter(name):
         "ratios": [0.5], "workers": 1, "anchor_scale": 0.1,
         "cases": {"": {}},
     }  # fmt: skip
-    study = Study("02_pruning_ratio", validate("02_pruning_ratio", chosen | {"dataset": name}))
+    study = Study("02_pruning_ratio", validate_settings("02_pruning_ratio", chosen | {"dataset": name}))
     splits = study.case.splits
     for split, few in (("train", 24), ("val", 8), ("test", 8)):
         data = getattr(splits, split)

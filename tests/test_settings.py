@@ -2,14 +2,22 @@
 
 import pytest
 
-from paperlib.experiments.parameters import NOTEBOOKS, Components, StartHere, load_profile, profile_path, validate
+from paperlib.experiments.parameters import (
+    NOTEBOOKS,
+    Components,
+    StartHere,
+    load_profile,
+    profile_path,
+    validate_settings,
+)
 from paperlib.experiments.settings import Settings
 from paperlib.training.recipe import Recipe
+from paperlib.workbench.options import SurgeryOptions
 
 SHIPPED = sorted(profile_path("x", "quick").parents[1].glob("*/*.yaml"))
 SCALES = ("quick", "laptop", "paper")
-LONG_TRAINING = set(Settings.model_fields) - {
-    "seeds", "workers", "cases", "fine_tune_epochs", "fine_tune_learning_rate", "keep_floor", "round_to", "compensate",
+LONG_TRAINING = set(Settings.model_fields) - SurgeryOptions.model_fields.keys() - {
+    "seeds", "workers", "cases", "fine_tune_epochs", "fine_tune_learning_rate",
 }  # fmt: skip
 """What makes the long trainings of a seed, plain and sparse, that the notebooks share through the store."""
 
@@ -31,9 +39,9 @@ def test_every_notebook_runs_at_every_scale(notebook, scale):
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_notebooks_of_one_scale_train_a_detector_on_a_data_set_in_one_way(scale):
     settings = [load_profile(path.stem, path) for path in SHIPPED if path.parent.name == scale]
-    cases = [one.case(name) for one in settings if isinstance(one, Settings) and one.judged for name in one.cases]
+    cases = [one.case(name) for one in settings if isinstance(one, Settings) and one.has_metrics for name in one.cases]
     ways = {}
-    for case in (case for case in cases if case.judged):
+    for case in (case for case in cases if case.has_metrics):
         ways.setdefault((case.dataset, case.detector), []).append(case.model_dump(include=LONG_TRAINING))
     assert all(way == same[0] for same in ways.values() for way in same)
     assert max(map(len, ways.values())) > 1, "nothing is compared"
@@ -59,13 +67,13 @@ def test_the_cuts_of_figure_8_begin_with_those_of_table_1_and_leave_three_assist
 )
 def test_what_a_notebook_compares_is_checked(notebook, values, complaint):
     with pytest.raises(ValueError, match=f"parameters: {complaint}"):
-        validate(notebook, values)
+        validate_settings(notebook, values)
 
 
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        ({"epoch": 3}, "parameters: unknown key 'epoch' (known: profile, dataset, "),
+        ({"epoch": 3}, "parameters: unknown key 'epoch', did you mean 'epochs'? (known: "),
         ({"epochs": "3"}, "parameters: epochs: Input should be a valid integer (found '3')"),
         ({"epochs": True}, "parameters: epochs: Input should be a valid integer (found True)"),
         ({"learning_rate": "0.1"}, "parameters: learning_rate: Input should be a valid number (found '0.1')"),
@@ -84,14 +92,14 @@ def test_what_a_notebook_compares_is_checked(notebook, values, complaint):
 )
 def test_what_does_not_fit_is_refused_in_one_line_that_names_it(values, complaint):
     with pytest.raises(ValueError) as caught:
-        validate("03_components", values)
+        validate_settings("03_components", values)
     message = str(caught.value)
     assert complaint in message
     assert "\n" not in message
 
 
 def test_numbers_may_be_written_as_people_write_them():
-    settings = validate("00_start_here", {"learning_rate": 1, "warmup_epochs": 0})
+    settings = validate_settings("00_start_here", {"learning_rate": 1, "warmup_epochs": 0})
     assert (settings.learning_rate, settings.warmup_epochs) == (1.0, 0.0)
 
 
@@ -103,7 +111,7 @@ def test_settings_cannot_be_changed_behind_their_digest():
 
 def test_an_unknown_notebook_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown notebook '04_nowhere'; known: 00_start_here, "):
-        validate("04_nowhere", {})
+        validate_settings("04_nowhere", {})
 
 
 @pytest.mark.parametrize(
@@ -139,11 +147,11 @@ def test_what_a_recipe_and_the_settings_share_has_one_meaning():
 
 def test_a_case_is_the_notebook_with_what_differs():
     cases = {"": {}, "yolov3": {"detector": "yolov3", "depth": 0.25, "ratios": [0.4, 0.7]}}
-    settings = validate("02_pruning_ratio", {"epochs": 3, "cases": cases})
+    settings = validate_settings("02_pruning_ratio", {"epochs": 3, "cases": cases})
     plain, other = settings.case(""), settings.case("yolov3")
-    assert plain == validate("02_pruning_ratio", {"epochs": 3, "cases": {"": {}}})
+    assert plain == validate_settings("02_pruning_ratio", {"epochs": 3, "cases": {"": {}}})
     assert (other.detector, other.depth, other.ratios, other.epochs) == ("yolov3", 0.25, [0.4, 0.7], 3)
-    real = validate("02_pruning_ratio", {"cases": {"a": {"dataset": "dota"}, "b": {"weights": "w"}, "c": {}}})
+    real = validate_settings("02_pruning_ratio", {"cases": {"a": {"dataset": "dota"}, "b": {"weights": "w"}, "c": {}}})
     assert real.inputs == {("dota", None), ("toy-aerial", "w"), ("toy-aerial", None)}
 
 
@@ -151,7 +159,7 @@ def test_a_case_is_the_notebook_with_what_differs():
     ("cases", "complaint"),
     [
         ({}, "parameters: cases: Dictionary should have at least 1 item"),
-        ({"a": {"epoch": 3}}, "parameters: cases: a: unknown key 'epoch' (known: profile, dataset, "),
+        ({"a": {"epoch": 3}}, "parameters: cases: a: unknown key 'epoch', did you mean 'epochs'? (known: "),
         ({"": {}, "a": {"epochs": "3"}}, "parameters: cases: a: epochs: Input should be a valid integer (found '3')"),
         ({"a": {"seeds": [1], "cases": {}}}, "parameters: cases: a: all cases have the same cases, seeds"),
         ({"a": 3}, "parameters: cases.a: Input should be a valid dictionary (found 3)"),
@@ -159,5 +167,5 @@ def test_a_case_is_the_notebook_with_what_differs():
 )
 def test_a_case_that_does_not_fit_is_refused_by_name(cases, complaint):
     with pytest.raises(ValueError) as caught:
-        validate("02_pruning_ratio", {"cases": cases})
+        validate_settings("02_pruning_ratio", {"cases": cases})
     assert str(caught.value).startswith(complaint)

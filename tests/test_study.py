@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from paperlib.evaluation.evaluate import Metrics
 from paperlib.experiments import assistants as experiments
 from paperlib.experiments.case import Splits
-from paperlib.experiments.parameters import validate
+from paperlib.experiments.parameters import validate_settings
 from paperlib.experiments.study import Study
 from paperlib.progress.processes import run_jobs
 from paperlib.progress.report import VARIABLE
@@ -41,7 +41,7 @@ def places(tmp_path, monkeypatch):
 
 
 def study(notebook="00_start_here", **changes):
-    made = Study(notebook, validate(notebook, TINY | changes))
+    made = Study(notebook, validate_settings(notebook, TINY | changes))
     for case in made.cases.values():
         case.splits = small_splits()
     return made
@@ -77,9 +77,9 @@ def begun(two_seeds):
 
 def test_a_study_takes_its_settings_from_the_notebooks_variables(begun, two_seeds):
     made = begun
-    assert made.settings == validate("00_start_here", two_seeds | {"ratio": 0.4})
+    assert made.settings == validate_settings("00_start_here", two_seeds | {"ratio": 0.4})
     assert made.case.blueprint.anchors[0] == (5.0, 7.0)
-    bench = made.case.workbench(seed=3)
+    bench = made.case.make_workbench(seed=3)
     assert (bench.recipe.epochs, bench.recipe.seed, bench.recipe.ema) == (1, 3, made.settings.ema)
     assert (bench.fine_tuning.epochs, bench.fine_tuning.warmup_epochs) == (made.settings.fine_tune_epochs, 0.0)
 
@@ -87,7 +87,7 @@ def test_a_study_takes_its_settings_from_the_notebooks_variables(begun, two_seed
 @pytest.mark.parametrize(
     ("cells", "complaint"),
     [
-        (["# Parameters\nepoch = 3"], r"parameters: unknown key 'epoch' \(known: profile, dataset, "),
+        (["# Parameters\nepoch = 3"], r"parameters: unknown key 'epoch', did you mean 'epochs'\? \(known: "),
         (["# Parameters\nepochs = 3", "# Parameters\nepoch: int = 3\n"], "parameters: unknown key 'epoch'"),
         (["# Parameters\nepoch = 3", "# Parameters\nepochs = 3\n"], "parameters: unknown key 'epoch'"),
         (["# Parameters\nepochs = '3'"], r"parameters: epochs: .*valid integer \(found '3'\)"),
@@ -135,7 +135,7 @@ def test_metrics_are_written_last_and_say_that_the_notebook_is_done(places):
 
     born = json.loads((folder / "provenance.json").read_text())
     assert born["settings"] == made.settings.model_dump()
-    assert born["data_digest"] == {"toy-aerial": made.case.splits.digests()}
+    assert born["data_digest"] == {"toy-aerial": made.case.splits.collect_digests()}
     assert born["steps"] == [made.runs[0].model.digest]
     assert born["training_seconds"] == pytest.approx(made.runs[0].model.history()["seconds"].sum(), abs=1e-3)
     assert born.keys() >= {"code", "versions", "machine", "seeds", "wall_seconds", "finished"}
@@ -162,14 +162,14 @@ def test_the_pruning_ratio_is_scanned_from_one_sparse_model(places):
     assert list(runs) == ["baseline", "sparse", "pruned 30%", "fine-tuned 30%", "pruned 90%", "fine-tuned 90%"]
     sizes = [runs[name].cost.size_mb for name in runs]
     assert sizes[0] == sizes[1] > sizes[2] == sizes[3] > sizes[4] == sizes[5]
-    assert trainings(places) == experiments.TRAININGS[experiments.pruning_ratio](made.settings).count == 4
+    assert trainings(places) == experiments.TRAININGS[experiments.pruning_ratio](made.settings).both_kinds == 4
 
 
 def test_table_1_compares_students_of_one_shape_that_start_from_the_same_weights(places):
     made = study("03_components", ratios=[0.3, 0.6])
     parts = (experiments.baseline, experiments.components)
     first = made.run(*parts)[0]
-    assert trainings(places) == sum(experiments.TRAININGS[part](made.settings).count for part in parts) == 7
+    assert trainings(places) == sum(experiments.TRAININGS[part](made.settings).both_kinds for part in parts) == 7
     runs = first | made.run(experiments.controls)[0]
     assert trainings(places) == 8, "the control starts from the student's shape, which is there"
     students = ("pruned", "SCP", "SCP + KD", "SCP + TAKD", "scratch")
@@ -195,7 +195,7 @@ def test_figure_5_differs_in_the_term_of_eq_4_alone(places):
     runs = made.run(experiments.scale_factor, experiments.proximal_step)[0]
     assert list(runs) == ["λ = 0", "λ = 0.001", "λ = 0.001, proximal", "λ = 2, proximal"]
     parts = (experiments.scale_factor, experiments.proximal_step)
-    counts = [experiments.TRAININGS[part](made.settings).count for part in parts]
+    counts = [experiments.TRAININGS[part](made.settings).both_kinds for part in parts]
     assert trainings(places) == sum(counts) == 4
     steps = [json.loads((run.model.folder / "step.json").read_text())["step"] for run in runs.values()]
     terms = [step["settings"].pop("sparsity") for step in steps]
@@ -207,9 +207,9 @@ def test_figure_5_differs_in_the_term_of_eq_4_alone(places):
 
 
 def test_the_assistants_of_a_chain_are_spread_evenly():
-    assert experiments.chains(3) == {"TK": (), "TAK1": (2,), "TAK2": (1, 3), "TAK3": (1, 2, 3)}
+    assert experiments.spread_chains(3) == {"TK": (), "TAK1": (2,), "TAK2": (1, 3), "TAK3": (1, 2, 3)}
     for assistants in range(1, 9):
-        for count, links in enumerate(experiments.chains(assistants).values()):
+        for count, links in enumerate(experiments.spread_chains(assistants).values()):
             places = [0, *links, assistants + 1]
             gaps = [after - before for before, after in pairwise(places)]
             assert len(links) == count and min(gaps) >= 1 >= max(gaps) - min(gaps)
@@ -218,7 +218,7 @@ def test_the_assistants_of_a_chain_are_spread_evenly():
 def test_figure_8_teaches_one_student_through_each_chain_and_distils_no_assistant_twice(places):
     made = study("04_assistant_count", ratios=[0.2, 0.4, 0.6])
     runs = made.run(experiments.assistant_count)[0]
-    assert trainings(places) == experiments.TRAININGS[experiments.assistant_count](made.settings).count
+    assert trainings(places) == experiments.TRAININGS[experiments.assistant_count](made.settings).both_kinds
     students = ["pruned", "SCP", "TK", "TAK1", "TAK2"]
     assert len({runs[name].cost for name in students}) == 1
     taught_by = {"TK": "teacher", "TAK1": "TAK1: assistant 40%", "TAK2": "TAK2: assistant 40%"}
@@ -235,7 +235,7 @@ def test_table_5_cuts_the_same_weights_to_one_size_by_each_criterion(places):
     parts = (experiments.pruning_methods, experiments.without_sparsity)
     runs = made.run(*parts)[0]
     assert trainings(places) == 9, "the second part finds the baseline in the store"
-    assert [experiments.TRAININGS[part](made.settings).count for part in parts] == [6, 4]
+    assert [experiments.TRAININGS[part](made.settings).both_kinds for part in parts] == [6, 4]
     share = {name: run.cost.size_mb / runs["baseline"].cost.size_mb for name, run in runs.items()}
     for model, names in {
         "sparse": ["gamma", "l1", "l1-layerwise", "taylor"],
@@ -253,7 +253,7 @@ def test_seeds_in_processes_give_the_numbers_that_they_give_one_after_the_other(
     begun.run(workers.dense, workers.untrained)
     assert VARIABLE not in os.environ
     monkeypatch.setenv("PAPERLIB_STORE", str(places / "other"))
-    alone = Study("00_start_here", validate("00_start_here", two_seeds | {"workers": 1}))
+    alone = Study("00_start_here", validate_settings("00_start_here", two_seeds | {"workers": 1}))
     alone.case.splits = begun.case.splits
     alone.run(workers.dense, workers.untrained)
     assert list(alone.frame()["seed"]) == [0, 1, 0, 1]
@@ -310,4 +310,4 @@ def test_cases_stand_side_by_side_under_their_names(places):
     assert {name: run.case for name, run in runs.items()} == {"thin untrained": "thin", "small untrained": "small"}
     thin, small = runs.values()
     assert thin.cost.size_mb < small.cost.size_mb and thin.cost.gmacs > small.cost.gmacs / 2
-    assert made.origin()["data_digest"].keys() == {"toy-aerial"}
+    assert made.collect_origin()["data_digest"].keys() == {"toy-aerial"}

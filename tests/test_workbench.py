@@ -19,7 +19,7 @@ from paperlib.store.code_digest import code_of
 from paperlib.store.store import Store
 from paperlib.training.loop import BEST, HISTORY, fit
 from paperlib.workbench import steps
-from paperlib.workbench.steps import DETECTOR, Blueprint, PruningChoices, Workbench
+from paperlib.workbench.steps import DETECTOR, Blueprint, PruningOptions, Workbench
 
 
 class Watched(Dataset):
@@ -84,7 +84,7 @@ def test_another_seed_or_setting_is_another_step(done):
         bench(root, blueprint=Blueprint("yolov4-tiny", 0.1)).build_detector(),
     ]
     others.append(bench(root).prune(models["sparse"], 0.4))
-    others.append(bench(root, pruning=PruningChoices(compensate="off")).prune(models["sparse"], 0.5))
+    others.append(bench(root, pruning=PruningOptions(compensate="off")).prune(models["sparse"], 0.5))
     assert not names & {model.folder.name for model in others}
     assert len({model.digest for model in others}) == len(others)
 

@@ -59,18 +59,18 @@ class Review(Study):
         scale = self.settings.profile
         return Markdown(scoreboard.render_page(scoreboard.write_page(scale), scale))
 
-    def prepare(self) -> None:
+    def prepare_run(self) -> None:
         """Check that the scale exists; there is no data to prepare."""
         self.results  # noqa: B018
 
-    def origin(self) -> dict[str, Any]:
+    def collect_origin(self) -> dict[str, Any]:
         """Return the digests of the results that the verdicts rest on."""
         found = sorted((paths.results_root() / self.settings.profile).glob("*/metrics.json"))
         others = [path for path in found if path.parent.name != self.notebook]
         digests = {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in others}
         return {"data_digest": digests, "seeds": [], "steps": [], "training_seconds": 0.0}
 
-    def rows(self) -> dict[str, Any]:
+    def collect_rows(self) -> dict[str, Any]:
         """Return the verdicts as they are written to `metrics.json`."""
         return {"verdicts": [_to_row(result) for result in self.results]}
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from paperlib import files, paths
 from paperlib.claims import scoreboard
-from paperlib.experiments.parameters import validate
+from paperlib.experiments.parameters import validate_settings
 from paperlib.experiments.settings import Settings
 from paperlib.figures import tables
 
@@ -93,7 +93,7 @@ def _load_results(folder: Path) -> tuple[Settings, pd.DataFrame]:
     found = set() if runs.empty else set(runs["model"])
     if missing := [name for name in ROWS if name not in found]:
         raise ValueError(f"{metrics}: no model {', '.join(missing)}")
-    return cast("Settings", validate(NOTEBOOK, settings, str(provenance))), runs
+    return cast("Settings", validate_settings(NOTEBOOK, settings, str(provenance))), runs
 
 
 def _describe_recipe(settings: Settings) -> str:

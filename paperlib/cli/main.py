@@ -118,61 +118,16 @@ def claims(
     typer.echo(f"See {paths.results_root() / profile / scoreboard.PAGE}")
 
 
-@app.command()
-def compress(
-    data: Annotated[Path, typer.Option(metavar="TRAIN.json", help="Training data in COCO format.")],
-    val: Annotated[Path, typer.Option(metavar="VAL.json", help="Validation data, of the same classes.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to fill; the same command continues in it.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of the images. Default: where TRAIN.json is.")] = None,
-    val_images: Annotated[Path | None, typer.Option(help="That of the validation images, if another.")] = None,
-    detector: Annotated[str, typer.Option(metavar="NAME", help="As in `paperlib cost NAME`.")] = "yolov4-tiny",
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="A detector of pl.save_detector, or Darknet's COCO weights. Default: from scratch."),
-    ] = None,
-    max_drop: Annotated[float, typer.Option(help="mAP that pruning may cost, of 1.")] = 0.05,
-    target_mb: Annotated[float | None, typer.Option(help="Stop at this size.")] = None,
-    step: Annotated[float, typer.Option(help="Share of the channels that goes in each iteration.")] = 0.1,
-    round_to: Annotated[int, typer.Option(help="Channel counts are multiples of this.")] = 8,
-    image_size: Annotated[int, typer.Option(help="Side of the square that images are fitted into.")] = 416,
-    epochs: Annotated[int, typer.Option(help="Epochs of the sparse training.")] = 60,
-    fine_tune_epochs: Annotated[
-        int | None, typer.Option(help="Epochs after each pruning and of each distillation. Default: a quarter.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Of the sparse training; fine-tuning has half.")] = 1e-3,
-    sparsity: Annotated[float, typer.Option(help="Weight of the L1 term on scale factors (Eq. 4).")] = 0.01,
-    width: Annotated[float, typer.Option(help="Factor on the detector's channels.")] = 1.0,
-    depth: Annotated[float, typer.Option(help="Factor on its repeated blocks, where it has some.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="Repeat all with so many seeds, for the spread.")] = 1,
-    controls: Annotated[bool, typer.Option("--controls", help="Train the student's rivals, too.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to train with. Default: all.")] = None,
-    timing_seconds: Annotated[float, typer.Option(min=0.01, help="How long each latency is measured.")] = 2.0,
-) -> None:
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def compress(context: typer.Context) -> None:
     """Compress a detector on your own data: prune, fine-tune and distil (Algorithm 1), then report."""
-    import torch
+    # The options are the fields of the request, read here, because other commands can do without pydantic.
+    from paperlib.cli.options import run_with_options
+    from paperlib.compression.request import CompressRequest
 
-    from paperlib.compression.command import Order, deliver
-    from paperlib.experiments.settings import checked
-    from paperlib.training.recipe import Recipe
-    from paperlib.workbench.options import Compression
+    def run(request: CompressRequest) -> int:
+        from paperlib.compression.command import run_compression
 
-    if threads:
-        torch.set_num_threads(threads)
-    training = {"schedule": "cosine", "warmup_epochs": 1.0, "ema": 0.99, "mosaic": 0.5, "validate_every": 5}
-    recipe = checked(
-        Recipe, epochs=epochs, batch_size=batch_size, image_size=image_size, learning_rate=learning_rate, seed=seed,
-        **training,
-    )  # fmt: skip
-    chosen = {"max_drop": max_drop, "target_mb": target_mb, "step": step, "round_to": round_to, "sparsity": sparsity}
-    settings = checked(Compression, **chosen)
-    if fine_tune_epochs is not None:
-        fine_tuning = {**settings.fine_tuning_after(recipe).model_dump(), "epochs": fine_tune_epochs}
-        settings = settings.model_copy(update={"fine_tuning": checked(Recipe, **fine_tuning)})
-    folders = {"images": images, "val_images": val_images}
-    order = Order(
-        data, val, **folders, detector=detector, width=width, depth=depth, weights=weights, recipe=recipe,
-        settings=settings, out=out, seeds=seeds, controls=controls, timing_seconds=timing_seconds,
-    )  # fmt: skip
-    raise typer.Exit(deliver(order))
+        return run_compression(request)
+
+    raise typer.Exit(run_with_options(context.args, CompressRequest, run, context.command_path, context.command.help))

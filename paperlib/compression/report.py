@@ -102,7 +102,7 @@ class Report:
     def pictures(self) -> dict[str, Picture]:
         """Return the figures by name."""
         old, new = self.teacher, self.student
-        boxes = self.compressed.bench.validation.box_counts()
+        boxes = self.compressed.workbench.validation.box_counts()
         return {
             "chain": Picture(
                 "Accuracy over size along the chain",
@@ -148,7 +148,7 @@ class Report:
 
     def tabulate_classes(self) -> pd.DataFrame:
         """Return the average precision of each class before and after."""
-        boxes = self.compressed.bench.validation.box_counts()
+        boxes = self.compressed.workbench.validation.box_counts()
         after = self.student.metrics.per_class
         rows = []
         for name, score in self.teacher.metrics.per_class.items():
@@ -175,7 +175,7 @@ class Report:
 
     def _render(self, picture: Callable[[str], str], *, page: bool) -> str:
         """Return the text; `picture` gives the reference to a picture by its name."""
-        bench = self.compressed.bench
+        bench = self.compressed.workbench
         return style.load_template(TEMPLATES / "report.md").render(
             report=self,
             bench=bench,
@@ -199,7 +199,7 @@ class Report:
         return channel_counts(self.teacher.final.detector()), channel_counts(self.student.final.detector())
 
     def _draw_detections(self) -> Figure:
-        bench = self.compressed.bench
+        bench = self.compressed.workbench
         data, side = bench.validation, bench.recipe.image_size
         shown = data.subset(data.spaced_indices(EXAMPLES, min_objects=1), data.name)
         stages = {"before": self.teacher, "after": self.student}

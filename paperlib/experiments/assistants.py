@@ -1,12 +1,11 @@
-"""The paper's experiments, one function per section, written in the workbench's steps.
+"""The paper's experiments, one function per section, written in the workbench's steps and those of Algorithm 1.
 
-Each takes a workbench (one seed) and its notebook's settings and gives the models it made, by name.
+Each takes a workbench (one seed) and its notebook's settings and returns the models it made, by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from paperlib.costs import cost
@@ -22,164 +21,170 @@ from paperlib.experiments.parameters import (
     StartHere,
 )
 from paperlib.pruning import Sparsity
+from paperlib.workbench.algorithm_1 import distil_chain, prune_to_ratios
 from paperlib.workbench.steps import Model, Workbench
 
 Models = dict[str, Model]
-Links = tuple[int, ...]
-"""Which assistants a chain goes through, counted from 1, the largest first."""
+Chain = tuple[int, ...]
+"""The assistants between teacher and student, by number: 1 is the largest."""
 
 
-def start_here(bench: Workbench, settings: StartHere) -> Models:
-    """Section 3 in five steps: a detector, trained with and without Eq. 4, cut, and tuned again."""
-    new = bench.build_detector()
-    dense, sparse = bench.train(new), bench.train_sparse(new)
-    pruned = bench.prune(sparse, settings.ratio)
+def start_here(workbench: Workbench, settings: StartHere) -> Models:
+    """Run Section 3 in five steps: train a new detector with and without Eq. 4, prune it, fine-tune it."""
+    new = workbench.build_detector()
+    dense = workbench.train(new)
+    sparse = workbench.train_sparse(new)
+    pruned = workbench.prune(sparse, settings.ratio)
     return {
         "dense": dense,
         "sparse": sparse,
         "pruned": pruned,
-        "fine-tuned": bench.fine_tune(pruned),
+        "fine-tuned": workbench.fine_tune(pruned),
     }
 
 
-def scale_factor(bench: Workbench, settings: ScaleFactor) -> Models:
-    """Section 4.4.2, Fig. 5: one start, trained at each strength of Eq. 4; strength 0 is ordinary training."""
-    new, models = bench.build_detector(), {}
+def scale_factor(workbench: Workbench, settings: ScaleFactor) -> Models:
+    """Train one new detector at each strength of Eq. 4 (Section 4.4.2, Fig. 5); strength 0 is ordinary training."""
+    new = workbench.build_detector()
+    models = {}
     for strength in settings.sparsities:
-        name, term = f"λ = {strength:g}", Sparsity(strength, settings.sparsity_method)
-        models[name] = bench.train_sparse(new, name, sparsity=term) if strength else bench.train(new)
+        name = f"λ = {strength:g}"
+        term = Sparsity(strength, settings.sparsity_method)
+        models[name] = workbench.train_sparse(new, name, sparsity=term) if strength else workbench.train(new)
     return models
 
 
-def proximal_step(bench: Workbench, settings: ScaleFactor) -> Models:
-    """The same start and the same term, minimised by a proximal step in place of Adam's."""
+def proximal_step(workbench: Workbench, settings: ScaleFactor) -> Models:
+    """Train the same new detector with the same term, minimised by a proximal step instead of Adam."""
     terms = {f"λ = {strength:g}, proximal": Sparsity(strength, "proximal") for strength in settings.proximal}
-    return {name: bench.train_sparse(bench.build_detector(), name, sparsity=term) for name, term in terms.items()}
+    return {
+        name: workbench.train_sparse(workbench.build_detector(), name, sparsity=term) for name, term in terms.items()
+    }
 
 
-def pruning_ratio(bench: Workbench, settings: PruningRatio) -> Models:
-    """Section 4.4.3: one sparse model cut at each ratio, before and after fine-tuning; ordinary training beside it."""
-    new = bench.build_detector()
-    models = {"baseline": bench.train(new), "sparse": bench.train_sparse(new)}
+def pruning_ratio(workbench: Workbench, settings: PruningRatio) -> Models:
+    """Prune one sparse model to each ratio, then fine-tune (Section 4.4.3); ordinary training is the baseline."""
+    new = workbench.build_detector()
+    models = {"baseline": workbench.train(new), "sparse": workbench.train_sparse(new)}
     for ratio in settings.ratios:
-        models[f"pruned {ratio:.0%}"] = pruned = bench.prune(models["sparse"], ratio)
-        models[f"fine-tuned {ratio:.0%}"] = bench.fine_tune(pruned, f"fine-tune {ratio:.0%}")
+        models[f"pruned {ratio:.0%}"] = pruned = workbench.prune(models["sparse"], ratio)
+        models[f"fine-tuned {ratio:.0%}"] = workbench.fine_tune(pruned, f"fine-tune {ratio:.0%}")
     return models
 
 
-def baseline(bench: Workbench, settings: Components) -> Models:
-    """Section 4.4.1, Table 1, first row: ordinary training."""
-    return {"baseline": bench.train(bench.build_detector())}
+def baseline(workbench: Workbench, settings: Components) -> Models:
+    """Train in the ordinary way: the first row of Table 1 (Section 4.4.1)."""
+    return {"baseline": workbench.train(workbench.build_detector())}
 
 
-def components(bench: Workbench, settings: Components) -> Models:
-    """Section 4.4.1, Table 1: every other row starts from the same pruned weights and is trained equally long.
+def components(workbench: Workbench, settings: Components) -> Models:
+    """Train the other rows of Table 1 (Section 4.4.1), all from the same pruned weights and equally long.
 
     The teacher is the sparsely trained original, as in Algorithm 1; the assistants are the models kept on the
-    way to the student. A row that the paper leaves out: sparse training alone.
+    way to the student. One row is not in the paper: sparse training alone.
     """
-    teacher = bench.train_sparse(bench.build_detector())
-    *assistants, student = prune_iteratively(bench, teacher, settings.ratios)
-    link = teacher
-    for number, assistant in enumerate(assistants, 1):
-        link = bench.distil(assistant, link, f"distil assistant {number}")
+    teacher = workbench.train_sparse(workbench.build_detector())
+    *assistants, student = prune_to_ratios(workbench, teacher, settings.ratios)
+    *_, last_assistant = distil_chain(workbench, teacher, assistants)
     return {
         "sparse": teacher,
         "pruned": student,
-        "SCP": bench.fine_tune(student),
-        "SCP + KD": bench.distil(student, teacher, "distil by the teacher"),
-        "SCP + TAKD": bench.distil(student, link, "distil by the last assistant"),
+        "SCP": workbench.fine_tune(student),
+        "SCP + KD": workbench.distil(student, teacher, "distil by the teacher"),
+        "SCP + TAKD": workbench.distil(student, last_assistant, "distil by the last assistant"),
     }
 
 
-def controls(bench: Workbench, settings: Components) -> Models:
-    """What Table 1 leaves out: the student's shape trained from scratch, as long as the original was."""
-    *_, student = prune_iteratively(bench, bench.train_sparse(bench.build_detector()), settings.ratios)
-    return {"scratch": bench.train(bench.reset_weights(student), "train from scratch")}
+def controls(workbench: Workbench, settings: Components) -> Models:
+    """Train the student's shape from scratch, as long as the original: a control that Table 1 does not have."""
+    *_, student = prune_to_ratios(workbench, workbench.train_sparse(workbench.build_detector()), settings.ratios)
+    return {"scratch": workbench.train(workbench.reset_weights(student), "train from scratch")}
 
 
-def compression(bench: Workbench, settings: Datasets) -> Models:
-    """Section 4.5, Tables 2-4: the whole method; each compressed model is the assistant of the next smaller one."""
-    new = bench.build_detector()
-    models = {"baseline": bench.train(new)}
+def compression(workbench: Workbench, settings: Datasets) -> Models:
+    """Run the complete method (Section 4.5, Tables 2-4); each compressed model teaches the next smaller one."""
+    new = workbench.build_detector()
+    models = {"baseline": workbench.train(new)}
     if settings.ratios:
-        teacher = bench.train_sparse(new)
-        for ratio, pruned in zip(settings.ratios, prune_iteratively(bench, teacher, settings.ratios), strict=True):
-            models[f"compressed {ratio:.0%}"] = teacher = bench.distil(pruned, teacher, f"distil {ratio:.0%}")
+        teacher = workbench.train_sparse(new)
+        pruned = prune_to_ratios(workbench, teacher, settings.ratios)
+        names = [f"compressed {ratio:.0%}" for ratio in settings.ratios]
+        models |= zip(names, distil_chain(workbench, teacher, pruned), strict=True)
     return models
 
 
-def detectors(bench: Workbench, settings: Detectors) -> Models:
-    """Section 4.7, Table 6: the method in one step on a detector of another kind."""
-    new = bench.build_detector()
-    teacher = bench.train_sparse(new)
-    pruned = bench.prune(teacher, settings.ratio)
-    return {"baseline": bench.train(new), "pruned": pruned, "compressed": bench.distil(pruned, teacher)}
+def detectors(workbench: Workbench, settings: Detectors) -> Models:
+    """Compress a detector of another kind in one step (Section 4.7, Table 6)."""
+    new = workbench.build_detector()
+    teacher = workbench.train_sparse(new)
+    pruned = workbench.prune(teacher, settings.ratio)
+    return {"baseline": workbench.train(new), "pruned": pruned, "compressed": workbench.distil(pruned, teacher)}
 
 
-def cpu_timing(bench: Workbench, settings: CpuTiming) -> Models:
-    """Section 4.8, Table 7: a detector, what is left of it without channels, and what without residual blocks."""
-    new = bench.build_detector()
+def cpu_timing(workbench: Workbench, settings: CpuTiming) -> Models:
+    """Make a detector, one with fewer channels and one with fewer residual blocks (Section 4.8, Table 7)."""
+    new = workbench.build_detector()
     if settings.trained:
-        baseline, sparse, tune = bench.train(new), bench.train_sparse(new), bench.fine_tune
+        baseline = workbench.train(new)
+        sparse = workbench.train_sparse(new)
+        tune = workbench.fine_tune
     else:
-        baseline = sparse = bench.draw_gammas(new)
-        tune = _as_it_is
-    models = {"baseline": baseline, "compressed": tune(bench.prune(sparse, settings.ratio))}
+        baseline = sparse = workbench.draw_gammas(new)
+        tune = _leave_untrained
+    models = {"baseline": baseline, "compressed": tune(workbench.prune(sparse, settings.ratio))}
     if settings.layers:
-        models["shallow"] = tune(bench.prune(sparse, 0.0, layers=settings.layers))
+        models["shallow"] = tune(workbench.prune(sparse, 0.0, layers=settings.layers))
     return models
 
 
-def _as_it_is(model: Model) -> Model:
+def _leave_untrained(model: Model) -> Model:
     return model
 
 
-def assistant_count(bench: Workbench, settings: AssistantCount) -> Models:
-    """Section 4.4.4, Fig. 8: one student, taught by the teacher (TK) or through assistants (TAK1, TAK2, ...).
+def assistant_count(workbench: Workbench, settings: AssistantCount) -> Models:
+    """Distil one student by the teacher (TK) or through assistants (TAK1, TAK2, ...; Section 4.4.4, Fig. 8).
 
-    All students start from the same pruned weights; SCP is the one that is fine-tuned without any teacher. An
-    assistant is distilled once for all chains that are the same up to it.
+    All students start from the same pruned weights; SCP is fine-tuned without a teacher. An assistant that two chains
+    reach through the same teachers is distilled once: the second chain finds it in the store.
     """
-    teacher = bench.train_sparse(bench.build_detector())
-    *assistants, student = prune_iteratively(bench, teacher, settings.ratios)
-    models = {"teacher": teacher, "pruned": student, "SCP": bench.fine_tune(student)}
-    taught = {(): teacher}
-    for name, links in chains(len(assistants)).items():
-        for number, link in enumerate(links):
-            before, here = links[:number], links[: number + 1]
-            if here not in taught:
-                taught[here] = bench.distil(assistants[link - 1], taught[before], f"distil assistant {link}")
-            models[link_name(name, settings.ratios[link - 1])] = taught[here]
-        models[name] = bench.distil(student, taught[links], f"distil the student, {name}")
+    teacher = workbench.train_sparse(workbench.build_detector())
+    *assistants, student = prune_to_ratios(workbench, teacher, settings.ratios)
+    models = {"teacher": teacher, "pruned": student, "SCP": workbench.fine_tune(student)}
+    for name, chain in spread_chains(len(assistants)).items():
+        names = [*(name_assistant(name, settings.ratios[number - 1]) for number in chain), name]
+        students = [*(assistants[number - 1] for number in chain), student]
+        models |= zip(names, distil_chain(workbench, teacher, students), strict=True)
     return models
 
 
-def pruning_methods(bench: Workbench, settings: PruningMethods) -> Models:
-    """Section 4.6, Table 5: one sparse model, cut to one size by each criterion and fine-tuned equally long."""
-    new = bench.build_detector()
-    baseline, sparse = bench.train(new), bench.train_sparse(new)
-    cut = cut_to_size(bench, sparse, ("gamma", "l1", "l1-layerwise", "taylor"), settings.size_share)
-    return {"baseline": baseline, "sparse": sparse, **cut}
+def pruning_methods(workbench: Workbench, settings: PruningMethods) -> Models:
+    """Prune one sparse model to one size by each criterion, and fine-tune equally long (Section 4.6, Table 5)."""
+    new = workbench.build_detector()
+    baseline = workbench.train(new)
+    sparse = workbench.train_sparse(new)
+    pruned = cut_to_size(workbench, sparse, ("gamma", "l1", "l1-layerwise", "taylor"), settings.size_share)
+    return {"baseline": baseline, "sparse": sparse, **pruned}
 
 
-def without_sparsity(bench: Workbench, settings: PruningMethods) -> Models:
-    """The rivals as their authors use them: on a network trained without Eq. 4."""
-    rivals = ("l1", "l1-layerwise", "taylor")
-    return cut_to_size(bench, bench.train(bench.build_detector()), rivals, settings.size_share, " without Eq. 4")
+def without_sparsity(workbench: Workbench, settings: PruningMethods) -> Models:
+    """Prune by the other criteria as their authors do: a network trained without Eq. 4."""
+    criteria = ("l1", "l1-layerwise", "taylor")
+    dense = workbench.train(workbench.build_detector())
+    return cut_to_size(workbench, dense, criteria, settings.size_share, " without Eq. 4")
 
 
-def cut_to_size(bench: Workbench, model: Model, criteria: Sequence[str], share: float, suffix: str = "") -> Models:
-    """A model cut by each criterion to a share of its size, before and after fine-tuning."""
-    models, size = {}, share * cost(model.detector()).size_mb
+def cut_to_size(workbench: Workbench, model: Model, criteria: Sequence[str], ratio: float, suffix: str = "") -> Models:
+    """Prune a model by each criterion to a fraction of its size, and fine-tune the results."""
+    size = ratio * cost(model.detector()).size_mb
+    models = {}
     for name in criteria:
-        models[f"{name}{suffix} pruned"] = pruned = bench.prune(model, size_mb=size, importance=name)
-        models[f"{name}{suffix}"] = bench.fine_tune(pruned, f"fine-tune {name}{suffix}")
+        models[f"{name}{suffix} pruned"] = pruned = workbench.prune(model, size_mb=size, importance=name)
+        models[f"{name}{suffix}"] = workbench.fine_tune(pruned, f"fine-tune {name}{suffix}")
     return models
 
 
-def chains(assistants: int) -> dict[str, Links]:
-    """The chains of Fig. 8 by name: none of the assistants, one, ..., all; spread evenly, ties to the smaller one.
+def spread_chains(assistants: int) -> dict[str, Chain]:
+    """Return the chains of Fig. 8 by name: none of the assistants, one, ..., all, spread evenly.
 
     Of three assistants TAK1 takes the second, TAK2 the first and the third. The paper does not say which it takes.
     """
@@ -187,33 +192,19 @@ def chains(assistants: int) -> dict[str, Links]:
     return {name: _spread_evenly(count, assistants) for count, name in names.items()}
 
 
-def link_name(chain: str, ratio: float) -> str:
-    """The name of an assistant within a chain."""
+def name_assistant(chain: str, ratio: float) -> str:
+    """Return the name of an assistant within a chain."""
     return f"{chain}: assistant {ratio:.0%}"
 
 
-def prune_iteratively(bench: Workbench, model: Model, ratios: list[float]) -> list[Model]:
-    """Algorithm 1, lines 10-20: prune, fine-tune, prune on; the pruned models, before their fine-tuning.
-
-    `ratios` are shares of the original channels; each iteration cuts the rest that is due. The floor of a layer, too,
-    is a share of what it had in the original.
-    """
-    whole, pruned = model, []
-    for number, (before, after) in enumerate(pairwise([0.0, *ratios]), 1):
-        if pruned:
-            model = bench.fine_tune(pruned[-1], f"fine-tune {number - 1}", sparse=True)
-        ratio = 1 - (1 - after) / (1 - before)
-        pruned.append(bench.prune(model, ratio, original=whole if pruned else None))
-    return pruned
+def _spread_evenly(count: int, total: int) -> Chain:
+    # Halves are rounded up, so the smaller of two assistants that are equally near is taken.
+    return tuple(int(index * (total + 1) / (count + 1) + 0.5) for index in range(1, count + 1))
 
 
-def _spread_evenly(count: int, total: int) -> Links:
-    return tuple(int(place * (total + 1) / (count + 1) + 0.5) for place in range(1, count + 1))
-
-
-def _assistants_distilled(total: int) -> int:
-    """How many distillations make the assistants of all chains."""
-    return len({links[: number + 1] for links in chains(total).values() for number in range(len(links))})
+def _count_in_chains(assistants: int) -> int:
+    """Return how many distillations all chains ask for, those included that the store already has."""
+    return sum(len(chain) + 1 for chain in spread_chains(assistants).values())
 
 
 class Trainings(NamedTuple):
@@ -223,8 +214,8 @@ class Trainings(NamedTuple):
     short: int = 0
 
     @property
-    def count(self) -> int:
-        """Both kinds together."""
+    def both_kinds(self) -> int:
+        """Return the number of both kinds together."""
         return self.long + self.short
 
     def epochs(self, long: int, short: int) -> int:
@@ -243,10 +234,8 @@ TRAININGS: dict[Callable[..., Models], Callable[[Any], Trainings]] = {
     compression: lambda settings: Trainings(1 + bool(settings.ratios), max(2 * len(settings.ratios) - 1, 0)),
     detectors: lambda settings: Trainings(2, 1),
     cpu_timing: lambda settings: Trainings(2, 1 + (settings.layers > 0)) if settings.trained else Trainings(0),
-    assistant_count: lambda settings: Trainings(
-        1, 2 * len(settings.ratios) + _assistants_distilled(len(settings.ratios) - 1)
-    ),
+    assistant_count: lambda settings: Trainings(1, len(settings.ratios) + _count_in_chains(len(settings.ratios) - 1)),
     pruning_methods: lambda settings: Trainings(2, 4),
     without_sparsity: lambda settings: Trainings(1, 3),
 }
-"""How many trainings each experiment takes, for the progress display."""
+"""How many trainings each experiment asks for, for the progress display."""

@@ -1,10 +1,9 @@
-"""One detector on one data set: what a notebook's settings mean, and the workbench that they make."""
+"""One detector on one data set: the data, the blueprint and the workbench that a notebook's settings describe."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from torch import Tensor
 
@@ -16,14 +15,14 @@ from paperlib.experiments.settings import Settings
 from paperlib.progress.report import track_items
 from paperlib.pruning import Sparsity
 from paperlib.store.store import Store
-from paperlib.training.recipe import Recipe
-from paperlib.workbench.options import Blueprint, DistillationChoices, PruningChoices
+from paperlib.training.recipe import Recipe, TrainingOptions
+from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions
 from paperlib.workbench.steps import Model, Workbench
 
 
 @dataclass
 class Splits:
-    """The three parts of a data set, each read when it is first asked for.
+    """The three splits of a data set, each read when it is first needed.
 
     Raises:
         ValueError, FileNotFoundError: see `load_dataset`.
@@ -33,21 +32,21 @@ class Splits:
 
     @cached_property
     def train(self) -> Dataset:
-        """What is learned from."""
+        """Return the training split."""
         return load_dataset(self.name, "train")
 
     @cached_property
     def val(self) -> Dataset:
-        """By which settings and the confidence of precision and recall are picked."""
+        """Return the validation split, used to select settings and the confidence of precision and recall."""
         return load_dataset(self.name, "val")
 
     @cached_property
     def test(self) -> Dataset:
-        """Which only the final evaluation sees."""
+        """Return the test split, used only for the final evaluation."""
         return load_dataset(self.name, "test")
 
-    def digests(self) -> dict[str, str]:
-        """By split."""
+    def collect_digests(self) -> dict[str, str]:
+        """Return the digest of each split."""
         return {"train": self.train.digest, "val": self.val.digest, "test": self.test.digest}
 
 
@@ -56,8 +55,8 @@ class Case:
     """One of the cases of a notebook.
 
     Attributes:
-        name: stands in front of the names of its models; empty for a notebook's only case.
-        settings: those of the notebook, with what differs in this case.
+        name: the prefix of its models' names; empty for a notebook's only case.
+        settings: the notebook's settings, with the changes of this case.
         splits: its data.
     """
 
@@ -65,46 +64,52 @@ class Case:
     settings: Settings
     splits: Splits
 
-    def prepare(self) -> None:
-        """Meet what is missing before any work is done.
+    def require_inputs(self) -> None:
+        """Fail early if data or weights are missing.
 
         Raises:
             ValueError: an unknown detector or data set.
             FileNotFoundError: the data set or the weights are not there.
         """
-        self.blueprint  # noqa: B018 (a missing weights file should fail here, not after the data is read)
+        # A missing weights file should fail first, because to read the data takes longer.
+        self.blueprint  # noqa: B018
         self.splits.train  # noqa: B018
 
     def check_inputs(self) -> None:
-        """Read every image, box and weight that will be needed, before hours are spent.
+        """Read every image, box and weight that training will need, so that a damaged file is found first.
 
         Raises:
             ValueError, FileNotFoundError: the first fault; one line names file, place and fault.
         """
         blueprint = self.blueprint
         if blueprint.weights:
-            shape = {"width": blueprint.width, "depth": blueprint.depth}
-            transfer_coco_weights(build_detector(blueprint.name, 1, **shape), blueprint.weights)
+            detector = build_detector(blueprint.name, 1, width=blueprint.width, depth=blueprint.depth)
+            transfer_coco_weights(detector, blueprint.weights)
         for dataset in (self.splits.train, self.splits.val, self.splits.test):
             for record in track_items(dataset.records, f"checking {dataset.name}"):
                 record.read_pixels()
 
     @cached_property
     def blueprint(self) -> Blueprint:
-        """The detector to start from."""
+        """Return the detector to build.
+
+        Raises:
+            ValueError: an unknown detector.
+            FileNotFoundError: the weights are not there.
+        """
         chosen = self.settings
         if chosen.detector not in DETECTORS:
             raise ValueError(f"parameters: unknown detector {chosen.detector!r} (known: {', '.join(DETECTORS)})")
         weights = paths.weights_root() / chosen.weights if chosen.weights else None
         if weights and not weights.is_file():
             raise FileNotFoundError(
-                f"{weights}: no such weights file; paperlib data fetch coco-weights brings the official ones"
+                f"{weights}: no such weights file; paperlib data fetch coco-weights downloads the official ones"
             )
         anchors = usual_anchors(chosen.detector, scale=chosen.anchor_scale)
         return Blueprint(chosen.detector, chosen.width, chosen.depth, anchors, weights, chosen.gamma_level)
 
-    def workbench(self, seed: int, store: Store | None = None) -> Workbench:
-        """The steps for one seed, remembered by the usual store or another."""
+    def make_workbench(self, seed: int, store: Store | None = None) -> Workbench:
+        """Return the workbench for one seed, with the usual store or another."""
         chosen = self.settings
         return Workbench(
             self.splits.train,
@@ -114,13 +119,13 @@ class Case:
             recipe=self._recipe(chosen.epochs, chosen.learning_rate, chosen.warmup_epochs, seed),
             fine_tuning=self._recipe(chosen.fine_tune_epochs, chosen.fine_tune_learning_rate, 0.0, seed),
             sparsity=Sparsity(chosen.sparsity, chosen.sparsity_method),
-            pruning=PruningChoices("gamma", chosen.keep_floor, chosen.round_to, chosen.compensate),
-            distillation=_pick(DistillationChoices, chosen),
+            pruning=chosen.select(PruningOptions),
+            distillation=chosen.select(DistillationOptions),
             store=store,
         )
 
     def detections(self, model: Model) -> list[dict[str, Tensor]]:
-        """A model's detections on every test image (see `paperlib.evaluation.evaluate.detect`)."""
+        """Return a model's detections on every test image (see `paperlib.evaluation.evaluate.detect`)."""
         return detect(model.detector(), self.splits.test, image_size=self.settings.image_size)
 
     def examples(self, count: int) -> list[int]:
@@ -128,18 +133,13 @@ class Case:
         return self.splits.test.spaced_indices(count, min_objects=3, max_objects=12)
 
     def _recipe(self, epochs: int, learning_rate: float, warmup_epochs: float, seed: int) -> Recipe:
-        shared = Recipe.model_fields.keys() & type(self.settings).model_fields.keys()
+        shared = self.settings.select(TrainingOptions).model_dump()
         own = {"epochs": epochs, "learning_rate": learning_rate, "warmup_epochs": warmup_epochs, "seed": seed}
-        return Recipe(**{**{name: getattr(self.settings, name) for name in shared}, **own})
+        return Recipe(**shared | own)
 
 
 def cases_of(settings: Settings) -> dict[str, Case]:
-    """By name; cases on one data set share it."""
+    """Return the cases by name; cases on one data set share its splits."""
     each = {name: settings.case(name) for name in settings.cases}
     splits = {case.dataset: Splits(case.dataset) for case in each.values()}
     return {name: Case(name, case, splits[case.dataset]) for name, case in each.items()}
-
-
-def _pick(kind: type, settings: Settings) -> Any:
-    """The fields of a choices class that the settings name; its defaults for the rest."""
-    return kind(**{name: getattr(settings, name) for name in kind.__dataclass_fields__ if hasattr(settings, name)})

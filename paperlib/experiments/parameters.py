@@ -5,23 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from paperlib import files
-from paperlib.experiments.settings import (
-    Cases,
-    Chain,
-    Common,
-    Ratio,
-    Ratios,
-    Runtime,
-    Seeds,
-    Settings,
-    Share,
-    Strengths,
-    checked,
-)  # fmt: skip
+from paperlib.experiments.settings import Cases, Chain, Common, Ratio, Ratios, Runtime, Seeds, Settings, Strengths
 from paperlib.paths import repository_root
+from paperlib.typed_options import ImageSize, check_values
+from paperlib.workbench.options import DistillationOptions, IterationOptions
 
 QUICK: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("yolov3", "yolov3-spp"), {"width": 0.125, "depth": 0.1, "epochs": 8}),
@@ -35,14 +25,17 @@ QUICK: dict[str, dict[str, Any]] = {
 """How the detectors other than YOLOv4-tiny differ at the quick scale."""
 
 
-class StartHere(Settings):
-    """`00_start_here`."""
+class StartHere(Settings, IterationOptions, DistillationOptions):
+    """`00_start_here` (Section 3)."""
 
     ratio: Ratio = 0.5
+    """Fraction of the original channels that is removed in one step."""
+    step: Ratio = 0.15
+    """Fraction of the original channels that each iteration of Algorithm 1 removes."""
 
 
 class ScaleFactor(Settings):
-    """`01_scale_factor` (Section 4.4.2, Fig. 5). Nothing is cut: of Eq. 4's settings the lists below count."""
+    """`01_scale_factor` (Section 4.4.2, Fig. 5). Nothing is pruned; the lists below are used instead of `sparsity`."""
 
     workers: PositiveInt = 2
     sparsities: Annotated[Strengths, Field(min_length=2)] = [0.0, 0.0005, 0.001, 0.005]
@@ -59,16 +52,10 @@ class PruningRatio(Settings):
     cases: Cases = {"": {}, "yolov3": {"detector": "yolov3", "ratios": [0.7], "sparsity": 2e-3, **QUICK["yolov3"]}}
 
 
-class Distilling(Settings):
+class Distilling(Settings, DistillationOptions):
     """What the notebooks that distil share."""
 
     workers: PositiveInt = 2
-    soft_weight: Share = 0.5
-    """lambda_c of Eq. 10."""
-    bound_weight: Annotated[float, Field(ge=0.0)] = 0.5
-    """alpha of Eq. 11."""
-    temperature: PositiveFloat = 1.0
-    """tau of Eqs. 6-8."""
 
 
 class Components(Distilling):
@@ -76,7 +63,7 @@ class Components(Distilling):
 
     seeds: Seeds = [0, 1, 2]
     ratios: Chain = [0.3, 0.5]
-    """Share of the original channels that is gone after each pruning iteration: the assistants, then the student."""
+    """Fraction of the original channels that is removed after each pruning iteration: assistants, then the student."""
 
 
 class AssistantCount(Distilling):
@@ -90,9 +77,9 @@ class AssistantCount(Distilling):
 class Datasets(Distilling):
     """`05_datasets` (Section 4.5, Tables 2-4)."""
 
-    sparsity: PositiveFloat = 2e-3
+    sparsity: NonNegativeFloat = 2e-3
     ratios: Ratios = [0.5]
-    """Share of the original channels that is gone from each compressed model; none: the uncompressed alone."""
+    """Fraction of the original channels that is removed from each compressed model; none: the original alone."""
     cases: Cases = {
         "yolov4": {"detector": "yolov4", "ratios": [0.5, 0.8], **QUICK["yolov4"]},
         "yolov3": {"detector": "yolov3", "ratios": [0.4, 0.7], **QUICK["yolov3"]},
@@ -107,15 +94,15 @@ class PruningMethods(Settings):
     seeds: Seeds = [0, 1]
     workers: PositiveInt = 2
     size_share: Ratio = 0.3
-    """Size that every criterion cuts to, as a share of the unpruned one."""
+    """Size to which every criterion prunes, as a fraction of the original size."""
 
 
 class Detectors(Distilling):
     """`07_detectors` (Section 4.7, Table 6)."""
 
-    sparsity: PositiveFloat = 1e-3
+    sparsity: NonNegativeFloat = 1e-3
     ratio: Ratio = 0.5
-    """Share of the original channels that is gone from the compressed model."""
+    """Fraction of the original channels that is removed from the compressed model."""
     cases: Cases = {
         "faster-rcnn-resnet101": {"detector": "faster-rcnn-resnet101", "ratio": 0.9, **QUICK["faster-rcnn-resnet101"]},
         "centernet-resnet50": {"detector": "centernet-resnet50", "ratio": 0.5, **QUICK["centernet-resnet50"]},
@@ -126,21 +113,21 @@ class CpuTiming(Settings):
     """`08_cpu_timing` (Section 4.8, Table 7)."""
 
     width: PositiveFloat = 0.5
-    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 256
+    image_size: ImageSize = 256
     round_to: PositiveInt = 8
     trained: bool = False
     """Train the detectors first; else their scale factors are drawn at random, since time depends on shapes alone."""
     ratio: Ratio = 0.5
-    """Share of the channels that is gone from the compressed model."""
-    layers: Annotated[int, Field(ge=0)] = 0
-    """Number of residual blocks that are gone from a model that keeps all its channels; 0: there is no such model."""
+    """Fraction of the channels that is removed from the compressed model."""
+    layers: NonNegativeInt = 0
+    """Number of residual blocks removed from a model that keeps all its channels; 0: there is no such model."""
     runtimes: Annotated[list[Runtime], Field(min_length=1)] = ["torch", "onnxruntime", "openvino"]
     timed_threads: PositiveInt = 1
     """Threads of a runtime while it is timed."""
     rounds: PositiveInt = 3
-    """How often the models take turns; a time is the median."""
+    """How often the models are timed in turn; a time is the median."""
     seconds: PositiveFloat = 0.3
-    """Least length of a turn."""
+    """Shortest duration of one timing, in seconds."""
     cases: Cases = {
         "yolov3": {"detector": "yolov3", "ratio": 0.7, "layers": 10},
         "yolov4": {"detector": "yolov4", "ratio": 0.8, "layers": 10},
@@ -148,13 +135,13 @@ class CpuTiming(Settings):
     }
 
     @property
-    def judged(self) -> bool:
-        """Only trained detectors find anything."""
+    def has_metrics(self) -> bool:
+        """Return whether the detectors are trained: others find nothing."""
         return self.trained
 
 
 class Scoreboard(Common):
-    """`99_claims`: the scale is all there is to choose."""
+    """`99_claims`: only the scale can be chosen."""
 
 
 NOTEBOOKS: dict[str, type[Common]] = {
@@ -171,24 +158,24 @@ NOTEBOOKS: dict[str, type[Common]] = {
 }
 
 
-def validate(notebook: str, values: dict[str, Any], place: str = "parameters") -> Common:
-    """Settings of a notebook from plain values.
+def validate_settings(notebook: str, values: dict[str, Any], place: str = "parameters") -> Common:
+    """Return the settings of a notebook, made from plain values.
 
     Raises:
         ValueError: an unknown notebook or key, or a value of the wrong type or range; one line naming each fault.
     """
     if notebook not in NOTEBOOKS:
         raise ValueError(f"unknown notebook {notebook!r}; known: {', '.join(NOTEBOOKS)}")
-    return checked(NOTEBOOKS[notebook], place, **values)
+    return check_values(NOTEBOOKS[notebook], place, **values)
 
 
 def profile_path(notebook: str, profile: str) -> Path:
-    """Where the profile of a notebook is kept."""
+    """Return the path of a notebook's profile."""
     return repository_root() / "notebooks" / "profiles" / profile / f"{notebook}.yaml"
 
 
 def load_profile(notebook: str, path: Path) -> Common:
-    """Settings of a notebook from a profile file.
+    """Return the settings of a notebook, read from a profile file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -196,7 +183,4 @@ def load_profile(notebook: str, path: Path) -> Common:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such profile")
-    values = files.read_yaml(path)
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ValueError(f"{path}: expected lines of the form `key: value`")
-    return validate(notebook, values, str(path))
+    return validate_settings(notebook, files.read_mapping(path), str(path))

@@ -1,4 +1,4 @@
-"""A notebook's hand: settings in, workbench, results out.
+"""API that a notebook uses: read its settings, run experiments, write its results.
 
 study = pl.Study.begin("03_components", globals())
 runs = study.run(assistants.baseline, assistants.components, assistants.controls)
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pandas as pd
 import torch
@@ -28,7 +28,7 @@ from paperlib.costs import Cost, cost
 from paperlib.evaluation.evaluate import Metrics
 from paperlib.experiments import assistants
 from paperlib.experiments.case import Case, cases_of
-from paperlib.experiments.parameters import validate
+from paperlib.experiments.parameters import validate_settings
 from paperlib.experiments.settings import Settings
 from paperlib.figures import tables
 from paperlib.progress.processes import run_jobs
@@ -36,11 +36,13 @@ from paperlib.progress.report import expect_work, plan_work
 from paperlib.store.code_digest import notebook_code
 from paperlib.store.provenance import make_certificate
 from paperlib.store.store import FinishedSteps, Store, UnfinishedError
+from paperlib.workbench.algorithm_1 import Compressed, run_algorithm_1
 from paperlib.workbench.lineage import training_seconds
+from paperlib.workbench.options import IterationOptions
 from paperlib.workbench.steps import Model, Workbench, weights_digest
 
 PARAMETERS = "# Parameters"
-"""How a notebook's parameters cell opens, and the one that papermill puts behind it."""
+"""First line of a notebook's parameters cell, and of the one that papermill inserts after it."""
 DONE = "metrics.json"
 
 Experiment = Callable[[Workbench, Any], dict[str, Model]]
@@ -50,7 +52,7 @@ Job = tuple[Experiment, str, int]
 
 @dataclass(frozen=True)
 class Run:
-    """One model of an experiment, at one seed, with all that tables and figures ask of it."""
+    """One model of an experiment, at one seed, with its metrics and its cost."""
 
     name: str
     case: str
@@ -60,7 +62,7 @@ class Run:
     cost: Cost
 
     def row(self) -> dict[str, Any]:
-        """Name, case, seed, size, GMACs and, of a trained model, the headline metrics."""
+        """Return name, case, seed, size, GMACs and, for a trained model, the headline metrics."""
         row = {"model": self.name, "case": self.case, "seed": self.seed}
         row |= {"mb": self.cost.size_mb, "gmacs": self.cost.gmacs}
         return row | {metric: getattr(self.metrics, metric) for metric in tables.METRICS if self.metrics}
@@ -68,11 +70,19 @@ class Run:
 
 @dataclass
 class Study:
-    """One notebook at one scale."""
+    """One notebook at one scale.
+
+    Attributes:
+        notebook: its name, such as `03_components`.
+        settings: its checked parameters.
+        runs: all models of all experiments so far.
+        stages: all models of Algorithm 1, if the notebook runs it.
+    """
 
     notebook: str
     settings: Settings
     runs: list[Run] = field(default_factory=list)
+    stages: list[Model] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._started = time.perf_counter()
@@ -91,18 +101,20 @@ class Study:
             FileNotFoundError: the data set or the weights are not there.
         """
         figures.use_style()
-        study = cls(notebook, validate(notebook, _parameters(notebook, namespace)))
-        study.prepare()
+        # Only the scoreboard has fewer settings, and its own subclass, which uses none of the others.
+        settings = cast(Settings, validate_settings(notebook, _read_parameters(notebook, namespace)))
+        study = cls(notebook, settings)
+        study.prepare_run()
         return study
 
-    def prepare(self) -> None:
-        """Set the number of threads, and meet what is missing before any work is done (see `begin`)."""
+    def prepare_run(self) -> None:
+        """Set the number of threads, and fail early if data or weights are missing (see `begin`)."""
         torch.set_num_threads(self.settings.threads)
         for case in self.cases.values():
-            case.prepare()
+            case.require_inputs()
 
     def check_inputs(self) -> None:
-        """Read every image, box and weight that the notebook will need, before hours are spent.
+        """Read every image, box and weight that the notebook will need, so that a damaged file is found first.
 
         Raises:
             ValueError, FileNotFoundError: the first fault; one line names file, place and fault.
@@ -112,31 +124,31 @@ class Study:
 
     @cached_property
     def cases(self) -> dict[str, Case]:
-        """What stands side by side, by name."""
+        """Return the compared cases by name."""
         return cases_of(self.settings)
 
     @property
     def case(self) -> Case:
-        """The first case, of most notebooks the only one."""
+        """Return the first case, in most notebooks the only one."""
         return next(iter(self.cases.values()))
 
     def run(self, *parts: Experiment) -> dict[int, dict[str, Run]]:
-        """Make the models of experiments for every seed, and judge each on the test split.
+        """Make the models of experiments for every seed, and evaluate each on the test split.
 
         Each case, seed and experiment is a job; `workers` of them run at a time, each in a process of its own.
 
         Returns:
-            By seed, by model name, which begins with the name of the case.
+            The runs by seed and by model name, which begins with the name of the case.
         """
         jobs = [(part, case, seed) for part in parts for case in self.cases for seed in self.settings.seeds]
         epochs = [self._expected_epochs(part, case) for part, case, _ in jobs]
         plan_work(sum(epochs))
-        made = self._found(jobs)
+        made = self._find_runs(jobs)
         if made is None:
             if (workers := min(len(jobs), self.settings.workers)) > 1:
                 # The processes fill the store; then everything is found finished.
-                run_jobs(_run_job, [(self.notebook, self.settings, *job) for job in jobs], epochs, workers)
-                made = [run for job in jobs for run in self._run(*job)]
+                run_jobs(_run_in_process, [(self.notebook, self.settings, *job) for job in jobs], epochs, workers)
+                made = [run for job in jobs for run in self._run_job(*job)]
             else:
                 made = self._run_in_turn(jobs, epochs)
         fresh = {(run.name, run.seed): run for run in made}
@@ -147,17 +159,24 @@ class Study:
             for seed in self.settings.seeds
         }
 
+    def run_algorithm_1(self) -> Compressed:
+        """Run Algorithm 1 with its stop rule on the first case and seed, evaluated on the validation split."""
+        workbench = self.case.make_workbench(self.settings.seeds[0])
+        compressed = run_algorithm_1(workbench, workbench.build_detector(), self.case.settings.select(IterationOptions))
+        self.stages = [stage.final for stage in compressed.stages]
+        return compressed
+
     @staticmethod
-    def show(*parts: Experiment) -> Markdown:
-        """The source of experiments: the very code that `run` runs."""
+    def show(*parts: Callable[..., Any]) -> Markdown:
+        """Return the source of experiments: the code that `run` runs."""
         return Markdown("".join(f"```python\n{inspect.getsource(part)}```\n" for part in parts))
 
     def edge_cases(self, run: Run) -> Metrics:
-        """Metrics of a run with those of each slice and change of the test split (Section 4.5.4)."""
-        return self.cases[run.case].workbench(run.seed).evaluate(run.model, slices=True)
+        """Return the metrics of a run on the whole test split, each slice and each corruption of it (Section 4.5.4)."""
+        return self.cases[run.case].make_workbench(run.seed).evaluate(run.model, slices=True)
 
     def frame(self) -> pd.DataFrame:
-        """One row per model and seed of all that has been run."""
+        """Return one row per model and seed of all that has been run."""
         return pd.DataFrame([run.row() for run in self.runs])
 
     def save_figure(self, figure: Figure, name: str) -> Figure:
@@ -168,7 +187,7 @@ class Study:
         return figure
 
     def save_page(self, page: str, name: str) -> None:
-        """Write `figure_<name>.html` into the results: a figure that answers to the mouse."""
+        """Write `figure_<name>.html` into the results: an interactive figure."""
         files.write_text_atomically(self._place(f"figure_{name}.html"), page)
 
     def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -181,26 +200,28 @@ class Study:
         """Write `provenance.json`, then `metrics.json`, whose presence says that the notebook is done.
 
         Args:
-            summary: rounded, the same on all machines.
-            measured: what was measured beside the metrics of `run`, such as times: columns `model`, `seed`, and one
-                for each quantity. Claims find it there (`notebooks/claims.yaml`).
+            summary: rounded facts, the same on all machines.
+            measured: other measurements, such as times: columns `model`, `seed`, and one for each quantity. Claims
+                refer to them (`notebooks/claims.yaml`).
         """
         wall = time.perf_counter() - self._started
         notebook = paths.repository_root() / "notebooks" / f"{self.notebook}.ipynb"
         code = notebook_code(notebook) if notebook.is_file() else None
         Store().record_code(code)
-        born = make_certificate(settings=self.settings.model_dump(), wall_seconds=wall, code=code, **self.origin())
-        files.write_json_atomically(self._place("provenance.json"), born)
-        beside = [] if measured is None else measured.to_dict("records")
-        files.write_json_atomically(self._place(DONE), {"summary": summary, **self.rows(), "measured": beside})
+        settings = self.settings.model_dump()
+        provenance = make_certificate(settings=settings, wall_seconds=wall, code=code, **self.collect_origin())
+        files.write_json_atomically(self._place("provenance.json"), provenance)
+        others = [] if measured is None else measured.to_dict("records")
+        files.write_json_atomically(self._place(DONE), {"summary": summary, **self.collect_rows(), "measured": others})
         return summary
 
-    def origin(self) -> dict[str, Any]:
-        """What the results rest on, for their certificate: the data, the seeds, the stored steps and their time."""
-        data = {case.settings.dataset: case.splits.digests() for case in self.cases.values()}
-        steps = sorted({run.model.digest for run in self.runs})
-        seconds = training_seconds(run.model.folder for run in self.runs)
-        weights = {plan.weights for case in self.cases.values() if (plan := case.blueprint).weights}
+    def collect_origin(self) -> dict[str, Any]:
+        """Return what the results were made from: the data, the seeds, the stored steps and their time."""
+        data = {case.settings.dataset: case.splits.collect_digests() for case in self.cases.values()}
+        models = [run.model for run in self.runs] + self.stages
+        steps = sorted({model.digest for model in models})
+        seconds = training_seconds(model.folder for model in models)
+        weights = {case.blueprint.weights for case in self.cases.values() if case.blueprint.weights}
         return {
             "data_digest": data,
             "weights_digest": {path.name: weights_digest(path) for path in sorted(weights)},
@@ -209,8 +230,8 @@ class Study:
             "training_seconds": seconds,
         }
 
-    def rows(self) -> dict[str, Any]:
-        """What `metrics.json` holds for each model and seed."""
+    def collect_rows(self) -> dict[str, Any]:
+        """Return the part of `metrics.json` about each model and seed."""
         models = []
         for run in self.runs:
             metrics = {"metrics": run.metrics.to_dict()} if run.metrics else {}
@@ -218,14 +239,14 @@ class Study:
         return {"models": models}
 
     def _place(self, name: str) -> Path:
-        """Where a result goes. From the first one written until `finish`, the notebook does not count as done."""
+        """Return the path of a result; from the first one until `finish`, the notebook does not count as done."""
         (self.folder / DONE).unlink(missing_ok=True)
         return self.folder / name
 
-    def _found(self, jobs: list[Job]) -> list[Run] | None:
-        """The runs of jobs of which every step is finished; None if any is not. To look is quicker than to start."""
+    def _find_runs(self, jobs: list[Job]) -> list[Run] | None:
+        """Return the runs of the jobs if the store has all their steps, else None; no process is started for it."""
         try:
-            return [run for job in jobs for run in self._run(*job, store=FinishedSteps())]
+            return [run for job in jobs for run in self._run_job(*job, store=FinishedSteps())]
         except UnfinishedError:
             return None
 
@@ -242,31 +263,31 @@ class Study:
         plan_work(sum(epochs))
         for number, job in enumerate(jobs):
             expect_work(epochs[number], later=sum(epochs[number + 1 :]))
-            made += self._run(*job)
+            made += self._run_job(*job)
         return made
 
-    def _run(self, experiment: Experiment, case: str, seed: int, store: Store | None = None) -> list[Run]:
-        here = self.cases[case]
-        bench = here.workbench(seed, store)
-        models = experiment(bench, here.settings)
-        return [self._judge(bench, case, name, model) for name, model in models.items()]
+    def _run_job(self, experiment: Experiment, case: str, seed: int, store: Store | None = None) -> list[Run]:
+        settings = self.cases[case].settings
+        workbench = self.cases[case].make_workbench(seed, store)
+        models = experiment(workbench, settings)
+        return [self._evaluate_run(workbench, case, name, model) for name, model in models.items()]
 
-    def _judge(self, bench: Workbench, case: str, name: str, model: Model) -> Run:
-        metrics = bench.evaluate(model) if self.cases[case].settings.judged else None
-        price = cost(model.detector(), bench.recipe.image_size)
-        return Run(f"{case} {name}".lstrip(), case, bench.recipe.seed, model, metrics, price)
+    def _evaluate_run(self, workbench: Workbench, case: str, name: str, model: Model) -> Run:
+        metrics = workbench.evaluate(model) if self.cases[case].settings.has_metrics else None
+        model_cost = cost(model.detector(), workbench.recipe.image_size)
+        return Run(f"{case} {name}".lstrip(), case, workbench.recipe.seed, model, metrics, model_cost)
 
 
-def _parameters(notebook: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of all known settings, and of whatever else the parameters cells set.
+def _read_parameters(notebook: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of all known settings, and of all other names that the parameters cells set.
 
-    Nobody else notices a misspelt name: to Python it is one more variable, and papermill only prints a notice. So
-    the cells last run (the notebook's own, papermill's behind it) are read for names.
+    A misspelt name would go unnoticed: to Python it is one more variable, and papermill only prints a notice. So the
+    names are read from the cells that ran last (the notebook's own, and papermill's after it).
     """
-    known = validate(notebook, {}).model_dump()
+    known = validate_settings(notebook, {}).model_dump()
     latest = dropwhile(lambda cell: not cell.startswith(PARAMETERS), reversed(namespace.get("In", [])))
     cells = takewhile(lambda cell: cell.startswith(PARAMETERS), latest)
-    named = set().union(*map(_names_set_by, cells))
+    named: set[str] = set().union(*map(_names_set_by, cells))
     return {name: namespace[name] for name in sorted(known.keys() | named) if name in namespace}
 
 
@@ -278,7 +299,7 @@ def _names_set_by(cell: str) -> set[str]:
     return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
-def _run_job(notebook: str, settings: Settings, experiment: Experiment, case: str, seed: int) -> None:
-    """Fill the store with the models of one job; runs in a process of its own."""
+def _run_in_process(notebook: str, settings: Settings, experiment: Experiment, case: str, seed: int) -> None:
+    """Fill the store with the models of one job, in a process of its own."""
     torch.set_num_threads(settings.threads)
-    Study(notebook, settings)._run(experiment, case, seed)
+    Study(notebook, settings)._run_job(experiment, case, seed)

@@ -1,53 +1,74 @@
-"""How to train (Section 4.3), as typed settings."""
+"""How to train (Section 4.3), as typed options."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from paperlib.data.augment import Augmentation
+from paperlib.typed_options import Fraction, ImageSize, Options
+
+if TYPE_CHECKING:
+    from paperlib.data.augment import Augmentation
+
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-class Recipe(BaseModel):
-    """How to train. The defaults are the protocol of Section 4.3 where it speaks."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+class TrainingOptions(Options):
+    """How to train, whatever the seed. The defaults are the protocol of Section 4.3 where it speaks."""
 
     epochs: PositiveInt = 300
+    """Number of epochs."""
     batch_size: PositiveInt = 16
-    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 800
+    """Images in a batch."""
+    image_size: ImageSize = 800
+    """Side of the square that images are fitted into, in pixels."""
     learning_rate: PositiveFloat = 1e-3
+    """Learning rate of Adam."""
     schedule: Literal["step", "cosine"] = "step"
-    """`step`: divided by 10 at 50 % and 75 % (the paper); `cosine`: down to 1 %."""
+    """Learning rate over time. step: divided by 10 at 50 % and 75 % (the paper); cosine: falls to 1 %."""
     warmup_epochs: NonNegativeFloat = 0.0
     """Epochs of linear warm-up."""
     weight_decay: NonNegativeFloat = 0.0
-    ema: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Decay per step of the running mean of the weights that is validated and kept; 0: none."""
-    zoom: float = Field(default=1.3, ge=1.0)
+    """Weight decay of Adam."""
+    ema: Decay = 0.0
+    """Decay per step of the running mean of the weights, which is validated and kept. 0: no such mean."""
+    zoom: Annotated[float, Field(ge=1.0)] = 1.3
+    """Augmentation: images are scaled by a factor between 1/zoom and zoom."""
     shift: NonNegativeFloat = 0.1
+    """Augmentation: largest shift, as a fraction of the side."""
     symmetries: bool = True
-    colour: float = Field(default=0.3, ge=0.0, lt=1.0)
-    mosaic: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Augmentation: draw one of the eight flips and quarter turns."""
+    colour: Decay = 0.3
+    """Augmentation: largest relative change of brightness, contrast and saturation."""
+    mosaic: Fraction = 0.0
+    """Augmentation: probability that an image is put together from four."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision."""
     validate_every: PositiveInt = 10
     """Epochs between validations; the last epoch is always validated."""
+
+
+class Recipe(TrainingOptions):
+    """How to train, with the seed."""
+
     seed: int = 0
+    """Random seed."""
 
     def augmentation(self) -> Augmentation:
-        """The strengths of augmentation."""
+        """Return the strengths of augmentation."""
+        from paperlib.data.augment import Augmentation  # it imports torch, which the help of a command can do without
+
         return Augmentation(self.zoom, self.shift, self.symmetries, self.colour, self.mosaic)
 
     def rate(self, progress: float) -> float:
-        """Learning rate at `progress` epochs after the start."""
-        share = progress / self.epochs
+        """Return the learning rate at `progress` epochs after the start."""
+        done = progress / self.epochs
         if self.schedule == "cosine":
-            factor = 0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2
+            factor = 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
         else:
-            factor = 1.0 if share < 0.5 else 0.1 if share < 0.75 else 0.01
+            factor = 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
         if progress < self.warmup_epochs:
             factor *= max(progress, 0.01) / self.warmup_epochs
         return self.learning_rate * factor

@@ -1,16 +1,19 @@
 """Algorithm 1: prune and fine-tune until accuracy falls, keep the models, thin them out, distil down the chain.
 
-Written in the workbench's steps and nothing else, so it reads like the paper's listing and resumes after every step.
-Accuracy is the paper's mAP on the validation split; no test split is looked at.
+Written in the workbench's steps and nothing else, so that it reads like the paper's listing, whose line numbers stand
+in comments, and resumes after every step. Notebooks, which prune to given ratios, and `paperlib compress`, which stops
+at a drop of accuracy, call the same functions. Accuracy is mAP at IoU 0.5 on the validation split; the test split is
+never used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from math import ceil, floor
-from typing import Literal
+from typing import Any, Literal, cast
 
 import pandas as pd
 from torch import nn
@@ -22,11 +25,26 @@ from paperlib.progress.report import expect_work
 from paperlib.pruning import Sparsity, trace_channels
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe
-from paperlib.workbench.options import Blueprint, Compression, DistillationChoices, PruningChoices
+from paperlib.workbench.checks import check_classes, check_data, check_detector
+from paperlib.workbench.options import (
+    Blueprint,
+    Compression,
+    DistillationOptions,
+    IterationOptions,
+    PruningOptions,
+)
 from paperlib.workbench.steps import Model, Workbench
 
-EVERYTHING = 1 - 1e-9
-"""A pruning ratio that leaves what floor and ties leave."""
+SMALLEST = 1 - 1e-9
+"""Pruning ratio that removes every channel which the floor of its layer and its coupled layers let go."""
+
+Role = Literal["teacher", "assistant", "similar", "student", "rejected"]
+Reason = Literal["drop", "floor", "target"]
+
+Cut = dict[str, Any]
+"""How far to prune: `ratio`, `channels` or `size_mb` of `Workbench.prune`."""
+NextCut = Callable[[Model], Cut | None]
+"""Given the current model, how far to prune it; None ends the iterations."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +54,15 @@ class Stage:
     Attributes:
         name: for people.
         model: trained with Eq. 4's term: the original (i = 0), or a pruned model after its fine-tuning.
-        role: what became of it. `similar` ones were dropped from the chain, the `rejected` one lost delta or more.
-        channels: prunable channels that it has.
+        role: `similar` models were dropped from the chain; the `rejected` one lost delta or more.
+        channels: number of its prunable channels.
         tuned: its validation metrics.
-        distilled: what the next larger model of the chain made of it, and the metrics after that.
+        distilled: the model after its distillation by the next larger one of the chain, and the metrics after that.
     """
 
     name: str
     model: Model
-    role: Literal["teacher", "assistant", "similar", "student", "rejected"]
+    role: Role
     channels: int
     cost: Cost
     tuned: Metrics
@@ -52,53 +70,68 @@ class Stage:
 
     @property
     def final(self) -> Model:
-        """The model as it ends up: distilled, if it was."""
+        """Return the distilled model, or the fine-tuned one if it was not distilled."""
         return self.distilled[0] if self.distilled else self.model
 
     @property
     def metrics(self) -> Metrics:
-        """Validation metrics of `final`."""
+        """Return the validation metrics of `final`."""
         return self.distilled[1] if self.distilled else self.tuned
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """What Algorithm 1 leaves behind.
+    """The result of Algorithm 1.
 
     Attributes:
-        stages: all models of the iterations, from the teacher on down.
-        stopped: why pruning ended: the accuracy's drop, the floor, or the size that was aimed at.
-        given: the detector as it was handed in.
-        bench: the workbench whose store holds it all.
+        stages: all models of the iterations, the teacher first.
+        stopped: why pruning ended: the drop of accuracy, the floor of every layer, or the target size.
+        given: the detector before its sparse training.
+        workbench: the workbench whose store holds all of them.
     """
 
     stages: list[Stage]
-    stopped: Literal["drop", "floor", "target"]
+    stopped: Reason
     given: Model
-    bench: Workbench
+    workbench: Workbench
 
     @cached_property
     def student(self) -> nn.Module:
-        """The smallest detector of the chain, in evaluation mode."""
+        """Return the smallest detector of the chain, in evaluation mode."""
         return self.chain[-1].final.detector()
 
     @property
     def chain(self) -> list[Stage]:
-        """Teacher, assistants and student; the teacher alone if no pruned model was good enough."""
+        """Return teacher, assistants and student; the teacher alone if no pruned model was good enough."""
         return [stage for stage in self.stages if stage.role in ("teacher", "assistant", "student")]
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a stage: role, channels, costs, and validation mAP at IoU 0.5 before and after distillation."""
-        return pd.DataFrame([_row(stage) for stage in self.stages])
+        """Return one row per stage: role, channels, costs, validation mAP before and after distillation, teacher."""
+        teachers = {below.name: above.name for above, below in pairwise(self.chain)}
+        rows = [
+            {
+                "model": stage.name,
+                "role": stage.role,
+                "channels": stage.channels,
+                "parameters": stage.cost.parameters,
+                "mb": stage.cost.size_mb,
+                "gmacs": stage.cost.gmacs,
+                "map50": stage.tuned.map50,
+                "map50_distilled": stage.distilled[1].map50 if stage.distilled else None,
+                "taught_by": teachers.get(stage.name),
+            }
+            for stage in self.stages
+        ]
+        return pd.DataFrame(rows)
 
-    def reason(self) -> str:
-        """In a sentence, why pruning ended."""
-        share = f"{self.bench.pruning.keep_floor:.3g}"
+    def explain_stop(self) -> str:
+        """Return in a clause why pruning ended."""
+        ratio = f"{self.workbench.pruning.min_keep_ratio:.3g}"
         if self.stopped == "target":
-            return "the size that was aimed at is reached"
+            return "the target size is reached"
         if self.stopped == "floor":
-            return f"every layer is down to its floor of {share} of the original channels, or held by one tied to it"
+            return f"every layer is down to its floor of {ratio} of the original channels, or held by one tied to it"
         drop = self.stages[0].tuned.map50 - self.stages[-1].tuned.map50
         return f"the next model, {self.stages[-1].cost.size_mb:.3g} MB, lost {100 * drop:.1f} points of mAP"
 
@@ -117,11 +150,11 @@ def compress(
     Killed at any moment and called again it continues, and ends with the same weights, bit for bit.
 
     Args:
-        detector: made by `build_detector` or `load_detector`, trained or not; untouched.
+        detector: made by `build_detector` or `load_detector`, trained or not; it is not changed.
         train: the training images.
-        val: judges every model: when to stop, and how good the student is.
-        recipe: of the sparse training; its seed is the seed of all.
-        settings: of Algorithm 1.
+        val: the validation images, on which every model is evaluated: when to stop, and how good the student is.
+        recipe: recipe of the sparse training; its seed is the seed of every step.
+        settings: options of Algorithm 1.
         store: where finished steps are kept; by default the one that notebooks share.
 
     Raises:
@@ -131,44 +164,15 @@ def compress(
     check_detector(detector, recipe.image_size)
     check_data(train, val)
     check_classes(detector, train)
-    bench = workbench(train, val, recipe, settings, store)
-    return algorithm_1(bench, bench.adopt_detector(detector), settings)
+    workbench = make_workbench(train, val, recipe, settings, store)
+    return run_algorithm_1(workbench, workbench.adopt_detector(detector), settings)
 
 
-def check_data(train: Dataset, val: Dataset) -> None:
-    """Refuse data that nothing can be learned from or judged by.
-
-    Raises:
-        ValueError: classes that differ, a class that is never shown, or validation images without boxes.
-    """
-    if train.classes != val.classes:
-        listed = " and ".join(", ".join(map(repr, data.classes)) for data in (train, val))
-        raise ValueError(f"{train.name} and {val.name} differ in their classes: {listed}")
-    if missing := [name for name, count in train.box_counts().items() if not count]:
-        raise ValueError(f"{train.name}: category {missing[0]!r} has no boxes to learn from")
-    if not any(val.box_counts().values()):
-        raise ValueError(f"{val.name}: no boxes, so nothing to judge by")
-
-
-def check_detector(detector: nn.Module, image_size: int) -> None:
-    """Refuse what is no detector of this package, or one that images of this side do not suit, with a ValueError."""
-    if not hasattr(detector, "build_arguments"):
-        raise ValueError(f"{type(detector).__name__} was not made by build_detector or load_detector")
-    if image_size % detector.image_multiple:
-        raise ValueError(f"image size {image_size} is not a multiple of {detector.image_multiple} pixels")
-
-
-def check_classes(detector: nn.Module, data: Dataset) -> None:
-    """Refuse a detector of another number of classes than the data set has, with a ValueError."""
-    if detector.num_classes != len(data.classes):
-        raise ValueError(f"{data.name}: {len(data.classes)} classes, the detector has {detector.num_classes}")
-
-
-def workbench(
+def make_workbench(
     train: Dataset, val: Dataset, recipe: Recipe, settings: Compression, store: Store | None,
     blueprint: Blueprint | None = None,
 ) -> Workbench:  # fmt: skip
-    """The bench that Algorithm 1 works on."""
+    """Return a workbench for Algorithm 1, without a test split."""
     return Workbench(
         train_set=train,
         validation=val,
@@ -177,147 +181,201 @@ def workbench(
         recipe=recipe,
         fine_tuning=settings.fine_tuning_after(recipe),
         sparsity=Sparsity(settings.sparsity, settings.sparsity_method),
-        pruning=PruningChoices(settings.importance, settings.keep_floor, settings.round_to, settings.compensate),
-        distillation=DistillationChoices(settings.soft_weight, settings.bound_weight, settings.temperature),
+        pruning=settings.select(PruningOptions),
+        distillation=settings.select(DistillationOptions),
         store=store,
     )
 
 
-def algorithm_1(bench: Workbench, given: Model, settings: Compression, *, rivals: bool = False) -> Compressed:
-    """The listing, from line 2 to its end; `rivals` tells the progress display that `controls` will follow."""
-    expect_work(most_epochs(bench, settings, rivals=rivals))
-    teacher = bench.train_sparse(given)
-    stages, stopped = prune_and_keep(bench, teacher, settings)
-    stages = thinned(stages, settings)
-    expect_work(_epochs(bench, 0, sum(stage.role in ("assistant", "student") for stage in stages), rivals))
-    return Compressed(distilled(bench, stages), stopped, given, bench)
+def run_algorithm_1(
+    workbench: Workbench, given: Model, options: IterationOptions, *, with_controls: bool = False
+) -> Compressed:
+    """Run the listing with its stop rule; `with_controls` tells the progress display that controls will follow."""
+    expect_work(most_epochs(workbench, options, with_controls=with_controls))
+    teacher = workbench.train_sparse(given)  # lines 2-3
+    rule = StopRule(workbench, teacher, options)
+    iterate_pruning(workbench, teacher, rule.next_cut)
+    stages = thin_out(rule.stages, options)
+    chain = [stage for stage in stages if stage.role in ("assistant", "student")]
+    expect_work(_count_epochs(workbench, 0, len(chain), with_controls))
+    taught = {}
+    for stage, model in zip(chain, distil_chain(workbench, teacher, [stage.model for stage in chain]), strict=True):
+        taught[stage.name] = replace(stage, distilled=(model, workbench.evaluate(model, "val")))
+    return Compressed([taught.get(stage.name, stage) for stage in stages], rule.stopped, given, workbench)
 
 
-def prune_and_keep(bench: Workbench, teacher: Model, settings: Compression) -> tuple[list[Stage], str]:
-    """Lines 4-22: prune the current model, fine-tune, evaluate, until the drop reaches delta; and why it ended."""
-    stages = [_stage(bench, "original", teacher)]
-    # The listing prints E_p <- 0. Any detector worth compressing has E_0 > delta, so that loop would never begin:
-    # E_0 is meant, for nothing has been lost yet.
-    e_0 = e_p = stages[0].tuned.map50
-    while e_0 - e_p < settings.max_drop:
-        current, number = stages[-1], len(stages)
-        if settings.target_mb and current.cost.size_mb <= settings.target_mb:
-            return stages, "target"
-        wanted = floor(current.channels - settings.step * stages[0].channels)
-        pruned = _prune(bench, current.model, teacher, wanted, settings.target_mb)
-        if _channels(pruned.detector()) >= current.channels:
-            return stages, "floor"
-        tuned = bench.fine_tune(pruned, f"fine-tune pruned model {number}", sparse=True)
-        stages.append(_stage(bench, f"pruned {number}", tuned))
-        e_p = stages[-1].tuned.map50
-    stages[-1] = replace(stages[-1], role="rejected")
-    return stages, "drop"
+def iterate_pruning(workbench: Workbench, teacher: Model, next_cut: NextCut, most: int | None = None) -> list[Model]:
+    """Prune, fine-tune and go on from there, for as long as `next_cut` returns a further cut (lines 10-20).
+
+    Args:
+        workbench: makes the steps.
+        teacher: the sparsely trained original, of which the floor of every layer is a fraction.
+        next_cut: the stop rule, or a list of given cuts.
+        most: number of cuts after which to stop, the last pruned model not fine-tuned; None: until `next_cut` stops.
+
+    Returns:
+        The pruned models as they were before their fine-tuning, the largest first.
+    """
+    current = teacher
+    pruned: list[Model] = []
+    while cut := next_cut(current):  # line 10
+        original = teacher if pruned else None
+        pruned.append(workbench.prune(current, original=original, **cut))  # lines 11-14
+        if len(pruned) == most:
+            break
+        label = f"fine-tune pruned model {len(pruned)}"
+        current = workbench.fine_tune(pruned[-1], label, sparse=True)  # lines 15 and 19
+    return pruned
 
 
-def thinned(stages: list[Stage], settings: Compression) -> list[Stage]:
-    """Line 23: who is who in the chain, once models of similar capacity are deleted from it."""
+def prune_to_ratios(workbench: Workbench, teacher: Model, ratios: Sequence[float]) -> list[Model]:
+    """Run the iterations to given fractions of removed channels, without delta.
+
+    Args:
+        workbench: makes the steps.
+        teacher: the sparsely trained original.
+        ratios: ascending fractions of the original channels that are removed after each iteration.
+
+    Returns:
+        The pruned models before any further training, one per ratio.
+    """
+    # A ratio of the original becomes a ratio of what the previous iteration has left.
+    cuts = iter([{"ratio": 1 - (1 - after) / (1 - before)} for before, after in pairwise([0.0, *ratios])])
+    return iterate_pruning(workbench, teacher, lambda _: next(cuts, None), most=len(ratios))
+
+
+@dataclass
+class StopRule:
+    """The condition of line 10: go on while E_0 - E_p < delta; a target size or the floor of all layers ends it, too.
+
+    Attributes:
+        stages: the models evaluated so far, the original first.
+        stopped: why the iterations ended.
+    """
+
+    workbench: Workbench
+    teacher: Model
+    options: IterationOptions
+    stages: list[Stage] = field(default_factory=list)
+    stopped: Reason = "drop"
+
+    def next_cut(self, model: Model) -> Cut | None:
+        """Evaluate a model, keep it, and return how far to prune it; None ends the iterations."""
+        self.stages.append(self._evaluate_stage(model))  # lines 15 and 17
+        current = self.stages[-1]
+        # The listing prints E_p <- 0. Any detector worth compressing has E_0 > delta, so that loop would never begin:
+        # E_0 is meant, because nothing has been lost yet.
+        drop = self.stages[0].tuned.map50 - current.tuned.map50
+        if drop >= self.options.max_drop:
+            self.stages[-1] = replace(current, role="rejected")  # lines 21-22
+            return None
+        if self.options.target_mb and current.cost.size_mb <= self.options.target_mb:
+            self.stopped = "target"
+            return None
+        cut = self._smaller_cut(current)
+        if self.workbench.plan(model, original=self.teacher, **cut).channels_kept >= current.channels:
+            self.stopped = "floor"
+            return None
+        return cut
+
+    def _evaluate_stage(self, model: Model) -> Stage:
+        detector = model.detector()
+        name = f"pruned {len(self.stages)}" if self.stages else "original"
+        model_cost = cost(detector, self.workbench.recipe.image_size)
+        channels = sum(channel_counts(detector).values())
+        return Stage(name, model, "teacher", channels, model_cost, self.workbench.evaluate(model, "val"))
+
+    def _smaller_cut(self, current: Stage) -> Cut:
+        """Return the cut of one step, not below the floor and not below the target size."""
+        wanted = floor(current.channels - self.options.step * self.stages[0].channels)
+        least = self.workbench.plan(current.model, SMALLEST, original=self.teacher)
+        cut: Cut = {"channels": max(wanted, least.channels_kept)}
+        if target := self.options.target_mb:
+            plan = self.workbench.plan(current.model, original=self.teacher, **cut)
+            if plan.cost_after and plan.cost_after.size_mb < target:
+                return {"size_mb": target}
+        return cut
+
+
+def thin_out(stages: list[Stage], options: IterationOptions) -> list[Stage]:
+    """Return the stages with their roles in the chain, after models of similar capacity are dropped (line 23)."""
     good = [stage for stage in stages if stage.role != "rejected"]
-    stay = unlike([getattr(stage.cost, settings.capacity) for stage in good], settings.similar)
-    roles = {len(good) - 1: "student", 0: "teacher"}
-    named = [
-        replace(stage, role=roles.get(place, "assistant" if place in stay else "similar"))
-        for place, stage in enumerate(good)
-    ]
+    kept = select_unlike([getattr(stage.cost, options.capacity) for stage in good], options.similar)
+    roles: list[Role] = ["assistant" if index in kept else "similar" for index in range(len(good))]
+    roles[-1] = "student"
+    roles[0] = "teacher"
+    named = [replace(stage, role=role) for stage, role in zip(good, roles, strict=True)]
     return named + stages[len(good) :]
 
 
-def distilled(bench: Workbench, stages: list[Stage]) -> list[Stage]:
-    """Lines 24-26: down the chain each model is taught by the one before, as that one was taught itself."""
-    result, link = [], stages[0].model
-    for stage in stages:
-        if stage.role in ("assistant", "student"):
-            link = bench.distil(stage.model, link, f"distil {stage.name} ({stage.role})")
-            stage = replace(stage, distilled=(link, bench.evaluate(link, "val")))
-        result.append(stage)
-    return result
+def select_unlike(capacities: Sequence[float], similar: float) -> list[int]:
+    """Return the indices of the models that stay, given falling capacities: both ends, and those between that differ.
 
-
-def unlike(capacities: Sequence[float], similar: float) -> list[int]:
-    """Places of the models that stay, from falling capacities: the ends, and those unlike their neighbours that stay.
-
-    From the student up, a model is dropped if its lower neighbour has more than the share `similar` of its
+    From the student up, a model is dropped if its lower neighbour has more than the fraction `similar` of its
     capacity; at the top the teacher stays, and the assistant goes.
     """
-    stay = [len(capacities) - 1]
-    for place in range(len(capacities) - 2, 0, -1):
-        lower, upper = capacities[stay[-1]], capacities[place]
+    kept = [len(capacities) - 1]
+    for index in range(len(capacities) - 2, 0, -1):
+        lower = capacities[kept[-1]]
+        upper = capacities[index]
         if lower <= similar * upper and upper <= similar * capacities[0]:
-            stay.append(place)
-    return sorted({0, *stay})
+            kept.append(index)
+    return sorted({0, *kept})
 
 
-def controls(compressed: Compressed) -> dict[str, Model]:
-    """What the student is to be compared with, by name: the claims of Section 3 hold only if it beats these.
+def distil_chain(workbench: Workbench, teacher: Model, students: Sequence[Model]) -> Iterator[Model]:
+    """Distil down the chain: each model is taught by the one before, after that one's own distillation (lines 24-26).
 
-    Two start from the weights that the student had before its teacher came, and are trained as long; two have its
+    Args:
+        workbench: makes the steps.
+        teacher: the teacher of the first student.
+        students: the assistants and the student, the largest first.
+
+    Yields:
+        The distilled models, in the same order.
+    """
+    for number, student in enumerate(students, 1):
+        teacher = workbench.distil(student, teacher, f"distil model {number} of {len(students)}")
+        yield teacher
+
+
+def train_controls(compressed: Compressed) -> dict[str, Model]:
+    """Train the models with which the student is compared, by name: the claims of Section 3 hold only if it beats them.
+
+    Two start from the weights that the student had before its distillation, and are trained as long; two have its
     shape and fresh weights.
     """
-    bench, teacher, student = compressed.bench, compressed.chain[0].model, compressed.chain[-1].model
-    fresh = bench.reset_weights(student)
+    workbench = compressed.workbench
+    teacher = compressed.chain[0].model
+    student = compressed.chain[-1].model
+    fresh = workbench.reset_weights(student)
     return {
-        "original, without Eq. 4": bench.train(compressed.given, "control: train without sparsity"),
-        "student, fine-tuned only": bench.fine_tune(student, "control: fine-tune without a teacher"),
-        "student, distilled by the original": bench.distil(student, teacher, "control: distil by the original"),
-        "its shape from scratch": bench.train(fresh, "control: train from scratch"),
-        "its shape from scratch, twice as long": bench.train(fresh, "control: train from scratch, longer", times=2),
+        "original, without Eq. 4": workbench.train(compressed.given, "control: train without sparsity"),
+        "student, fine-tuned only": workbench.fine_tune(student, "control: fine-tune without a teacher"),
+        "student, distilled by the original": workbench.distil(student, teacher, "control: distil by the original"),
+        "its shape from scratch": workbench.train(fresh, "control: train from scratch"),
+        "its shape from scratch, twice as long": workbench.train(fresh, "control: train from scratch, twice", times=2),
     }
-
-
-def _stage(bench: Workbench, name: str, model: Model) -> Stage:
-    detector = model.detector()
-    price = cost(detector, bench.recipe.image_size)
-    return Stage(name, model, "teacher", _channels(detector), price, bench.evaluate(model, "val"))
 
 
 def channel_counts(detector: nn.Module) -> dict[str, int]:
-    """Output channels of each prunable convolution, in forward order."""
-    return {name: detector.get_submodule(name).out_channels for name in trace_channels(detector).prunable}
+    """Return the output channels of each prunable convolution, in forward order."""
+    layers = {name: cast(nn.Conv2d, detector.get_submodule(name)) for name in trace_channels(detector).prunable}
+    return {name: layer.out_channels for name, layer in layers.items()}
 
 
-def _channels(detector: nn.Module) -> int:
-    return sum(channel_counts(detector).values())
+def most_epochs(workbench: Workbench, options: IterationOptions, *, with_controls: bool = False) -> int:
+    """Return the largest number of epochs that Algorithm 1 can take, for the progress display."""
+    least = workbench.pruning.min_keep_ratio
+    steps = range(ceil((1 - least) / options.step) + 1)
+    # Sizes fall about as the square of the channels.
+    sizes = [max(1 - number * options.step, least) ** 2 for number in steps]
+    distilled = len(select_unlike(sizes, options.similar)) - 1
+    return _count_epochs(workbench, 1, len(sizes) - 1 + distilled, with_controls)
 
 
-def _prune(bench: Workbench, model: Model, teacher: Model, wanted: int, target_mb: float | None) -> Model:
-    """Down to the wanted number of channels, but not below the floor, nor smaller than is aimed at."""
-    channels = max(wanted, bench.plan(model, EVERYTHING, original=teacher).channels_kept)
-    if target_mb and bench.plan(model, channels=channels, original=teacher).cost_after.size_mb < target_mb:
-        return bench.prune(model, size_mb=target_mb, original=teacher)
-    return bench.prune(model, channels=channels, original=teacher)
-
-
-def _most_trainings(settings: Compression) -> tuple[int, int]:
-    """How many iterations and distillations there can be at most, if sizes fall as the square of the channels."""
-    steps = range(ceil((1 - settings.keep_floor) / settings.step) + 1)
-    sizes = [max(1 - number * settings.step, settings.keep_floor) ** 2 for number in steps]
-    return len(sizes) - 1, len(unlike(sizes, settings.similar)) - 1
-
-
-def most_epochs(bench: Workbench, settings: Compression, *, rivals: bool = False) -> int:
-    """Return how many epochs Algorithm 1 takes at most, for the progress display; `rivals` counts `controls`, too."""
-    return _epochs(bench, 1, sum(_most_trainings(settings)), rivals)
-
-
-def _epochs(bench: Workbench, long: int, short: int, rivals: bool) -> int:
+def _count_epochs(workbench: Workbench, long: int, short: int, with_controls: bool) -> int:
     # Of the five controls two are short, and one of the three long ones is twice as long.
-    long += 4 * rivals
-    short += 2 * rivals
-    return long * bench.recipe.epochs + short * bench.fine_tuning.epochs
-
-
-def _row(stage: Stage) -> dict[str, str | int | float | None]:
-    return {
-        "model": stage.name,
-        "role": stage.role,
-        "channels": stage.channels,
-        "parameters": stage.cost.parameters,
-        "mb": stage.cost.size_mb,
-        "gmacs": stage.cost.gmacs,
-        "map50": stage.tuned.map50,
-        "map50_distilled": stage.distilled[1].map50 if stage.distilled else None,
-    }
+    long += 4 * with_controls
+    short += 2 * with_controls
+    return long * workbench.recipe.epochs + short * workbench.fine_tuning.epochs

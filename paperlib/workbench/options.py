@@ -1,4 +1,4 @@
-"""What a workbench, and Algorithm 1 on it, are told once: where to start, how to prune, how to distil, when to stop."""
+"""Options of pruning, distillation and Algorithm 1, defined once for notebooks and `paperlib compress`."""
 
 from __future__ import annotations
 
@@ -7,86 +7,102 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from paperlib.training.recipe import Recipe
-
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+from paperlib.typed_options import Fraction, Options, PositiveFraction
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Which detector to start from."""
+    """The detector to build.
+
+    Attributes:
+        name: a key of `DETECTORS`, built at `width` and `depth`, with `anchors` in pixels (width, height).
+        weights: a Darknet file of COCO weights; None: from scratch.
+        gamma_level: the level to which the scale factors of those weights are brought first; None: as they are.
+    """
 
     name: str
     width: float = 1.0
     depth: float = 1.0
     anchors: tuple[tuple[float, float], ...] | None = None
     weights: Path | None = None
-    """Darknet file of COCO weights; none: from scratch."""
     gamma_level: float | None = None
-    """Bring the scale factors of those weights to this level first (`rescale_gamma_`); none: leave them."""
 
 
-@dataclass(frozen=True)
-class PruningChoices:
-    """What `plan_pruning` and `apply_plan` are asked for, beside how much is to go."""
+class SparsityOptions(Options):
+    """The L1 term on scale factors (Eq. 4)."""
 
-    importance: str = "gamma"
-    keep_floor: float = 0.1
-    round_to: int = 1
-    compensate: Literal["off", "bias", "exact"] = "bias"
-    calibration_images: int = 64
-    """Training images that `taylor` looks at."""
-
-
-@dataclass(frozen=True)
-class DistillationChoices:
-    """lambda_c and alpha of Eqs. 10-11, tau of Eqs. 6-8."""
-
-    soft_weight: float = 0.5
-    bound_weight: float = 0.5
-    temperature: float = 1.0
-
-
-class Compression(BaseModel):
-    """The settings of Algorithm 1, beside the recipe of the sparse training."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    step: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    """Share of the original's prunable channels that goes in each iteration."""
-    max_drop: Share = 0.05
-    """delta: how much lower than E_0 the accuracy of a pruned model must not be."""
-    target_mb: PositiveFloat | None = None
-    """Stop at this size, if accuracy allows to come that far."""
-    capacity: Literal["size_mb", "gmacs", "parameters"] = "size_mb"
-    """What similar capacity is judged by."""
-    similar: Share = 0.67
-    """A model of more than this share of its larger neighbour's capacity is similar to it, and dropped as assistant."""
-    keep_floor: Share = 0.1
-    """Share of its original channels that every layer keeps, however often it is pruned."""
-    round_to: PositiveInt = 1
-    """Kept channel counts are multiples of this."""
-    importance: Literal["gamma", "l1", "taylor"] = "gamma"
-    compensate: Literal["off", "bias", "exact"] = "bias"
     sparsity: NonNegativeFloat = 5e-3
-    """lambda of Eq. 4."""
+    """lambda of Eq. 4: weight of the L1 term on scale factors."""
     sparsity_method: Literal["subgradient", "proximal"] = "subgradient"
-    soft_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
-    """lambda_c of Eq. 10."""
+    """How the L1 term is minimised: by Adam (the paper) or by a proximal step after it."""
+
+
+class SurgeryOptions(Options):
+    """What every pruned network keeps (Section 3.1)."""
+
+    min_keep_ratio: Fraction = 0.1
+    """Fraction of its original channels that every layer keeps, however often it is pruned."""
+    round_to: PositiveInt = 1
+    """Channel counts are rounded to multiples of this number."""
+    compensate: Literal["off", "bias", "exact"] = "bias"
+    """How the constant output of removed channels is moved into the next convolution."""
+
+
+class PruningOptions(SurgeryOptions):
+    """How channels are chosen and removed."""
+
+    importance: Literal["gamma", "l1", "l1-layerwise", "taylor"] = "gamma"
+    """Criterion that ranks the channels; gamma is the paper's."""
+    calibration_images: PositiveInt = 64
+    """Training images from which the criterion taylor computes its scores."""
+
+
+class DistillationOptions(Options):
+    """The distillation losses (Section 3.2)."""
+
+    soft_weight: Fraction = 0.5
+    """lambda_c of Eq. 10: weight of the teacher's classification scores."""
     bound_weight: NonNegativeFloat = 0.5
-    """alpha of Eq. 11."""
+    """alpha of Eq. 11: weight of the teacher-bounded regression loss (Eq. 12)."""
     temperature: PositiveFloat = 1.0
     """tau of Eqs. 6-8."""
+
+
+class IterationOptions(Options):
+    """When the iterations of Algorithm 1 stop, and which of their models teach."""
+
+    step: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Fraction of the original channels removed in each iteration."""
+    max_drop: PositiveFraction = 0.05
+    """delta of Algorithm 1: a model that loses this much mAP ends the iterations (0-1; 0.05 = 5 points)."""
+    target_mb: PositiveFloat | None = None
+    """Stop at this size in MB, if the accuracy allows it."""
+    capacity: Literal["size_mb", "gmacs", "parameters"] = "size_mb"
+    """Measure by which two models are compared for similar capacity."""
+    similar: PositiveFraction = 0.67
+    """A model with more than this fraction of its larger neighbour's capacity is similar to it, and does not teach."""
+
+
+class CompressionOptions(IterationOptions, DistillationOptions, PruningOptions, SparsityOptions):
+    """All options of Algorithm 1 that are not about training."""
+
+
+class Compression(CompressionOptions):
+    """The options of Algorithm 1, beside the recipe of the sparse training."""
+
     fine_tuning: Recipe | None = None
-    """After each pruning and for each distillation; by default a quarter of the epochs at half the learning rate."""
+    """Recipe after each pruning and of each distillation; by default a quarter of the epochs at half the rate."""
 
     def fine_tuning_after(self, recipe: Recipe) -> Recipe:
-        """The recipe of fine-tuning and distillation that goes with a recipe of sparse training."""
-        shorter = {
-            "epochs": ceil(recipe.epochs / 4),
-            "learning_rate": recipe.learning_rate / 2,
-            "warmup_epochs": 0.0,
-        }
-        return (self.fine_tuning or recipe.model_copy(update=shorter)).model_copy(update={"seed": recipe.seed})
+        """Return the recipe of fine-tuning and distillation that belongs to a recipe of sparse training."""
+        tuning = self.fine_tuning or shorten_recipe(recipe)
+        return tuning.model_copy(update={"seed": recipe.seed})
+
+
+def shorten_recipe(recipe: Recipe) -> Recipe:
+    """Return the usual recipe of fine-tuning: a quarter of the epochs, half the learning rate, no warm-up."""
+    changes = {"epochs": ceil(recipe.epochs / 4), "learning_rate": recipe.learning_rate / 2, "warmup_epochs": 0.0}
+    return recipe.model_copy(update=changes)

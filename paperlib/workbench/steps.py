@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ from paperlib.store.store import Step, Store, canonical_json
 from paperlib.structure import describe_structure, module_digest
 from paperlib.training.loop import BEST, HISTORY, LAST, Objective, Regulariser, fit
 from paperlib.training.recipe import Recipe
-from paperlib.workbench.options import Blueprint, DistillationChoices, PruningChoices
+from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions
 
 DETECTOR, PLAN, METRICS = "detector.safetensors", "plan.json", "metrics.json"
 
@@ -79,8 +79,8 @@ class Workbench:
     recipe: Recipe
     fine_tuning: Recipe
     sparsity: Sparsity
-    pruning: PruningChoices = PruningChoices()
-    distillation: DistillationChoices = DistillationChoices()
+    pruning: PruningOptions = PruningOptions()
+    distillation: DistillationOptions = DistillationOptions()
     store: Store | None = None
 
     def __post_init__(self) -> None:
@@ -175,7 +175,7 @@ class Workbench:
         with seeded_rng(self.recipe.seed):  # a detector of two stages draws its proposals
             return plan_pruning(
                 model.detector().to(_device()), ratio, **target, layers=layers,
-                importance=choices.importance, calibration=calibration, keep_floor=choices.keep_floor,
+                importance=choices.importance, calibration=calibration, min_keep_ratio=choices.min_keep_ratio,
                 original=original.detector() if original else None, round_to=choices.round_to,
                 image_size=self.recipe.image_size,
             )  # fmt: skip
@@ -290,8 +290,8 @@ class Workbench:
         end_step(recipe.epochs)
         return made
 
-    def _choices(self, importance: str | None) -> PruningChoices:
-        return replace(self.pruning, importance=importance) if importance else self.pruning
+    def _choices(self, importance: str | None) -> PruningOptions:
+        return self.pruning.model_copy(update={"importance": importance}) if importance else self.pruning
 
     def _calibration(self, images: int) -> Iterator[tuple[Tensor, Targets]]:
         """Yield batches of training images, not augmented, spread evenly over the data set."""

@@ -1,0 +1,205 @@
+"""The files that `paperlib compress` writes: detector, ONNX, tables, metrics, timing, reports, provenance."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, cast
+
+import pandas as pd
+
+from paperlib import files
+from paperlib.compression.report import Report
+from paperlib.compression.request import CompressRequest
+from paperlib.costs import cost
+from paperlib.deploy.latency import RUNTIMES, export_for_timing, latency
+from paperlib.deploy.onnx import export_onnx
+from paperlib.detectors.files import save_detector
+from paperlib.figures import tables
+from paperlib.progress.report import begin_step
+from paperlib.store.provenance import describe_machine, make_certificate
+from paperlib.training.recipe import Recipe
+from paperlib.workbench.algorithm_1 import Compressed
+from paperlib.workbench.lineage import training_seconds
+from paperlib.workbench.options import CompressionOptions
+from paperlib.workbench.steps import Model, Workbench, weights_digest
+
+EXPORT_SECONDS = 15.0
+"""Expected time to write one detector as ONNX, for the progress display."""
+NOT_RECORDED = {"out", "threads", "fine_tune_epochs", "fine_tune_learning_rate"}
+"""Options without effect on the result, or that the recorded recipes say already."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Algorithm 1 with one seed, and the controls of its student by name."""
+
+    compressed: Compressed
+    controls: dict[str, Model]
+
+
+def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: float) -> list[str]:
+    """Write all outputs; return a message for each file that could not be written.
+
+    Args:
+        request: names the folder.
+        rounds: one per seed; the files hold the student of the first.
+        began: when the command started, by `time.perf_counter`.
+    """
+    compressed = rounds[0].compressed
+    workbench = compressed.workbench
+    student = compressed.student
+    out = request.out
+    (out / "provenance.json").unlink(missing_ok=True)
+    frame = evaluate_models(rounds)
+    save_detector(student, out / "student.safetensors")
+    faults = _export_student(request, compressed)
+    files.write_text_atomically(out / "table.csv", tables.render_table(compressed.table)["csv"])
+    files.write_json_atomically(out / "metrics.json", _collect_metrics(compressed, frame))
+    timing = _measure_timing(request, compressed)
+    unseen = [name for name, count in workbench.validation.box_counts().items() if not count]
+    notes = list(faults)
+    if unseen:
+        notes.append(f"Classes without validation boxes, whose accuracy is therefore unknown: {', '.join(unseen)}.")
+    if compressed.stages[0].tuned.map50 <= request.max_drop < 1:
+        notes.append("Accuracy could not stop the pruning: the trained detector's mAP is not above the drop allowed.")
+    name = cast(dict[str, Any], student.build_arguments)["name"]
+    report = Report(name, compressed, request.compression, frame, timing, notes, request.trained_detector is not None)
+    files.write_text_atomically(out / "report.md", report.render_markdown())
+    files.write_text_atomically(out / "report.html", report.render_html())
+    provenance = _collect_provenance(request, rounds, time.perf_counter() - began)
+    files.write_json_atomically(out / "provenance.json", provenance)
+    return faults
+
+
+def output_seconds(request: CompressRequest) -> float:
+    """Return about how many seconds the outputs take, for the progress display."""
+    models = 2  # timed before and after
+    return EXPORT_SECONDS + models * (EXPORT_SECONDS + len(RUNTIMES) * request.timing_seconds)
+
+
+def evaluate_models(rounds: Sequence[Round]) -> pd.DataFrame:
+    """Return one row per model and seed with validation metrics: teacher, student and its controls."""
+    rows = []
+    for one in rounds:
+        workbench = one.compressed.workbench
+        first = one.compressed.chain[0]
+        last = one.compressed.chain[-1]
+        models = {"original, sparsely trained": first.model, "student, before distillation": last.model}
+        models |= {"student": last.final, **one.controls}
+        for name, model in models.items():
+            model_cost = cost(model.detector(), workbench.recipe.image_size)
+            metrics = workbench.evaluate(model, "val")
+            row = {"model": name, "seed": workbench.recipe.seed, "mb": model_cost.size_mb, "gmacs": model_cost.gmacs}
+            rows.append(row | {metric: getattr(metrics, metric) for metric in tables.METRICS})
+    return pd.DataFrame(rows)
+
+
+def _export_student(request: CompressRequest, compressed: Compressed) -> list[str]:
+    """Write the student as ONNX. If that fails, the hours of training before it are not lost."""
+    path = request.out / "student.onnx"
+    workbench = compressed.workbench
+    begin_step("write student.onnx", seconds=EXPORT_SECONDS)
+    path.unlink(missing_ok=True)
+    try:
+        export_onnx(compressed.student, path, workbench.recipe.image_size, classes=workbench.train_set.classes)
+    except Exception as error:  # exporter and runtime have exceptions of their own, with no base in common
+        return [f"student.onnx is missing: {' '.join(str(error).split())}"]
+    return []
+
+
+def _collect_metrics(compressed: Compressed, frame: pd.DataFrame) -> dict[str, Any]:
+    stages = [
+        {
+            "model": stage.name,
+            "role": stage.role,
+            "channels": stage.channels,
+            "cost": asdict(stage.cost),
+            "fine_tuned": stage.tuned.to_dict(),
+            "distilled": stage.distilled[1].to_dict() if stage.distilled else None,
+        }
+        for stage in compressed.stages
+    ]
+    return {"stopped": compressed.stopped, "stages": stages, "models": frame.to_dict("records")}
+
+
+def _measure_timing(request: CompressRequest, compressed: Compressed) -> dict[str, Any]:
+    """Return all measured times: kept in `timing.json`, and measured again only for other models."""
+    path = request.out / "timing.json"
+    before = compressed.chain[0].final
+    after = compressed.chain[-1].final
+    of = {"before": before.digest, "after": after.digest, "seconds": request.timing_seconds}
+    if path.is_file() and (known := files.read_json(path))["of"] == of:
+        return known
+    with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
+        models = {"before": before, "after": after}
+        times = _measure_latencies(compressed.workbench, models, request.timing_seconds, Path(folder))
+    timing = {"of": of, "machine": describe_machine(), "latency": times, **_training_pace(compressed)}
+    files.write_json_atomically(path, timing)
+    return timing
+
+
+def _measure_latencies(
+    workbench: Workbench, models: dict[str, Model], seconds: float, folder: Path
+) -> list[dict[str, Any]]:
+    """Return one row per runtime and model; the runtimes' files are written into `folder`."""
+    side = workbench.recipe.image_size
+    detectors = {name: model.detector() for name, model in models.items()}
+    begin_step("export for timing", seconds=len(models) * EXPORT_SECONDS)
+    exported = {name: export_for_timing(detector, folder, side, name) for name, detector in detectors.items()}
+    rows = []
+    for runtime in RUNTIMES:
+        for name, detector in detectors.items():
+            begin_step(f"time {runtime}", seconds=seconds)
+            measured = latency(detector, side, runtime=runtime, threads=1, seconds=seconds, exported=exported[name])
+            rows.append({"model": name, **asdict(measured)})
+    return rows
+
+
+def _training_pace(compressed: Compressed) -> dict[str, Any]:
+    """Return the seconds per epoch of each training, and by what factor a teacher lengthens an epoch."""
+    rows = []
+    factors = []
+    for stage in compressed.stages:
+        alone = _epoch_seconds(stage.model)
+        rows.append({"training": "sparse" if stage.role == "teacher" else "fine-tuning", "model": stage.name, **alone})
+        if stage.distilled:
+            taught = _epoch_seconds(stage.distilled[0])
+            rows.append({"training": "distillation", "model": stage.name, **taught})
+            factors.append(taught["seconds an epoch"] / max(alone["seconds an epoch"], 1e-9))
+    return {"training": rows, "teacher_cost": fmean(factors) if factors else None}
+
+
+def _epoch_seconds(model: Model) -> dict[str, Any]:
+    """Return the median time of a training's epochs, without those that were followed by a validation."""
+    history = model.history()
+    plain = history[history["map50"].isna()]
+    counted = plain if len(plain) else history
+    return {"epochs": len(history), "seconds an epoch": median(counted["seconds"].tolist())}
+
+
+def _collect_provenance(request: CompressRequest, rounds: Sequence[Round], seconds: float) -> dict[str, Any]:
+    workbench = rounds[0].compressed.workbench
+    topics = Recipe.model_fields.keys() | CompressionOptions.model_fields.keys()
+    models: list[Model] = []
+    for one in rounds:
+        models += [stage.final for stage in one.compressed.stages]
+        models += [one.compressed.given, *one.controls.values()]
+    return make_certificate(
+        settings={
+            **request.model_dump(exclude=topics | NOT_RECORDED),
+            "recipe": workbench.recipe.model_dump(),
+            "fine_tuning": workbench.fine_tuning.model_dump(),
+            "compression": request.compression.model_dump(),
+        },
+        data_digest={"train": workbench.train_set.digest, "val": workbench.validation.digest},
+        weights_digest={request.weights.name: weights_digest(request.weights)} if request.weights else {},
+        seeds=[one.compressed.workbench.recipe.seed for one in rounds],
+        wall_seconds=seconds,
+        training_seconds=training_seconds(model.folder for model in models),
+        steps=sorted({model.digest for model in models}),
+    )

@@ -1,0 +1,92 @@
+"""The options of `paperlib compress`: those of Algorithm 1 and of the sparse training, and what else is to be said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from paperlib.training.recipe import Decay, Recipe
+from paperlib.typed_options import Fraction, ImageSize
+from paperlib.workbench.options import Compression, CompressionOptions, shorten_recipe
+
+AnyPath = Annotated[Path, Field(strict=False)]
+"""A path that may come as text."""
+
+
+class CompressRequest(CompressionOptions, Recipe):
+    """What to compress, how, and where to write the result.
+
+    Fields of the recipe and of Algorithm 1 that stand here again have other defaults: those for a small data set.
+    """
+
+    data: AnyPath
+    """Training data: a file in COCO format."""
+    val: AnyPath
+    """Validation data: a file in COCO format, with the same classes."""
+    out: AnyPath
+    """Folder to fill; the same command continues in it."""
+    images: AnyPath | None = None
+    """Folder of the images. Default: the folder of the training data's file."""
+    val_images: AnyPath | None = None
+    """Validation image folder, if different."""
+    detector: str = "yolov4-tiny"
+    """Name of the detector, as in `paperlib cost NAME`."""
+    weights: AnyPath | None = None
+    """Detector written by pl.save_detector, or a Darknet file of COCO weights. Default: train from scratch."""
+    width: PositiveFloat = 1.0
+    """Factor on the detector's channel counts."""
+    depth: PositiveFloat = 1.0
+    """Factor on the numbers of its repeated blocks, where it has some."""
+    epochs: PositiveInt = 60
+    """Epochs of the sparse training."""
+    fine_tune_epochs: PositiveInt | None = None
+    """Epochs after each pruning and of each distillation. Default: a quarter of the epochs."""
+    learning_rate: PositiveFloat = 1e-3
+    """Learning rate of sparse training (fine-tuning uses half)."""
+    fine_tune_learning_rate: PositiveFloat | None = None
+    """Learning rate after each pruning and of each distillation. Default: half the learning rate."""
+    image_size: ImageSize = 416
+    """Side of the square that images are fitted into, in pixels."""
+    round_to: PositiveInt = 8
+    """Channel counts are rounded to multiples of this number."""
+    sparsity: NonNegativeFloat = 0.01
+    """lambda of Eq. 4: weight of the L1 term on scale factors."""
+    schedule: Literal["step", "cosine"] = "cosine"
+    """Learning rate over time. step: divided by 10 at 50 % and 75 % (the paper); cosine: falls to 1 %."""
+    warmup_epochs: NonNegativeFloat = 1.0
+    """Epochs of linear warm-up."""
+    ema: Decay = 0.99
+    """Decay per step of the running mean of the weights, which is validated and kept. 0: no such mean."""
+    mosaic: Fraction = 0.5
+    """Augmentation: probability that an image is put together from four."""
+    validate_every: PositiveInt = 5
+    """Epochs between validations; the last epoch is always validated."""
+    seeds: PositiveInt = 1
+    """Number of repetitions, each with the next seed, to measure the spread; the files hold the first student."""
+    controls: bool = False
+    """Also train the controls with which the student is compared."""
+    threads: PositiveInt | None = None
+    """CPU threads to train with. Default: all."""
+    timing_seconds: Annotated[float, Field(ge=0.01)] = 2.0
+    """How long each latency is measured, in seconds."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the recipe of the sparse training, with the first seed."""
+        return self.select(Recipe)
+
+    @property
+    def compression(self) -> Compression:
+        """Return the options of Algorithm 1, with the recipe of fine-tuning if a part of it was chosen."""
+        options = self.select(CompressionOptions).model_dump()
+        chosen = {"epochs": self.fine_tune_epochs, "learning_rate": self.fine_tune_learning_rate}
+        changes = {name: value for name, value in chosen.items() if value is not None}
+        tuning = shorten_recipe(self.recipe).model_copy(update=changes) if changes else None
+        return Compression(**options, fine_tuning=tuning)
+
+    @property
+    def trained_detector(self) -> Path | None:
+        """Return `weights` if that file holds a complete detector of this package."""
+        return self.weights if self.weights and self.weights.suffix == ".safetensors" else None

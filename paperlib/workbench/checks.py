@@ -1,0 +1,45 @@
+"""Refusals before any training: data and detectors that Algorithm 1 cannot use."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from paperlib.data.records import Dataset
+
+
+def check_data(train: Dataset, val: Dataset) -> None:
+    """Refuse data that nothing can be learned from or evaluated on.
+
+    Raises:
+        ValueError: classes that differ, a class without training boxes, or validation images without boxes.
+    """
+    if train.classes != val.classes:
+        listed = " and ".join(", ".join(map(repr, data.classes)) for data in (train, val))
+        raise ValueError(f"{train.name} and {val.name} differ in their classes: {listed}")
+    if missing := [name for name, count in train.box_counts().items() if not count]:
+        raise ValueError(f"{train.name}: category {missing[0]!r} has no boxes to learn from")
+    if not any(val.box_counts().values()):
+        raise ValueError(f"{val.name}: no boxes, so nothing can be evaluated")
+
+
+def check_detector(detector: nn.Module, image_size: int) -> None:
+    """Refuse a module that is not a detector of this package, or whose strides do not divide the image size.
+
+    Raises:
+        ValueError: names the fault.
+    """
+    if not hasattr(detector, "build_arguments"):
+        raise ValueError(f"{type(detector).__name__} was not made by build_detector or load_detector")
+    multiple = getattr(detector, "image_multiple")  # noqa: B009 (the checker takes a module's attributes for modules)
+    if image_size % multiple:
+        raise ValueError(f"image size {image_size} is not a multiple of {multiple} pixels")
+
+
+def check_classes(detector: nn.Module, data: Dataset) -> None:
+    """Refuse a detector with another number of classes than the data set.
+
+    Raises:
+        ValueError: names the data set and both numbers.
+    """
+    if detector.num_classes != len(data.classes):
+        raise ValueError(f"{data.name}: {len(data.classes)} classes, the detector has {detector.num_classes}")
