@@ -18,10 +18,10 @@ OPPOSITE = {"True": "False", "False": "True", "None": "0"}
 
 
 class AlteredCell(IPyNbCell):
-    """A cell with one value of its stored output altered; passes if nbval sees the difference."""
+    """A cell with one value of its stored output altered; it passes if nbval sees the difference."""
 
     def runtest(self) -> None:
-        """Run the cell. Any other error than the one that is wanted is nbval's to report."""
+        """Run the cell and expect a difference; nbval reports any other error."""
         try:
             super().runtest()
         except NbCellError as error:
@@ -32,28 +32,28 @@ class AlteredCell(IPyNbCell):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put its altered copies behind every checked cell."""
+    """Insert the altered copies of every checked cell behind it."""
     for item in list(items):
         if isinstance(item, IPyNbCell) and CHECKED in item.cell.metadata.get("tags", []):
-            place = items.index(item) + 1
-            items[place:place] = list(altered(item))
+            behind = items.index(item) + 1
+            items[behind:behind] = list(alter_outputs(item))
 
 
-def altered(item: IPyNbCell) -> Iterator[AlteredCell]:
-    """Copies of a checked cell, each with another value of its stored outputs altered."""
+def alter_outputs(item: IPyNbCell) -> Iterator[AlteredCell]:
+    """Yield copies of a checked cell, each with another value of its stored outputs altered."""
     texts = [output.get("data", {}).get("text/plain", "") for output in item.cell.outputs]
-    values = [(place, value) for place, text in enumerate(texts) for value in VALUE.finditer(text)]
-    for number, (place, value) in enumerate(values, 1):
-        other = another(value[0])
+    values = [(index, value) for index, text in enumerate(texts) for value in VALUE.finditer(text)]
+    for number, (index, value) in enumerate(values, 1):
+        other = alter_value(value[0])
         cell = copy.deepcopy(item.cell)
-        cell.outputs[place].data["text/plain"] = value.string[: value.start()] + other + value.string[value.end() :]
+        cell.outputs[index].data["text/plain"] = value.string[: value.start()] + other + value.string[value.end() :]
         name = f"{item.name}, value {number} altered from {value[0]} to {other}"
         given = {"cell_num": item.cell_num, "cell": cell, "options": item.options}
         yield AlteredCell.from_parent(item.parent, name=name, **given)
 
 
-def another(value: str) -> str:
-    """A value beside this one: the opposite, a number with another last digit, a text with one more letter."""
+def alter_value(value: str) -> str:
+    """Return a similar value: the opposite, a number with another last digit, a text with one more letter."""
     if value[-1].isdigit():
         return value[:-1] + str((int(value[-1]) + 1) % 10)
     return OPPOSITE.get(value) or f"{value[:-1]}x'"

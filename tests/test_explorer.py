@@ -22,7 +22,7 @@ def detector():
 
 @pytest.fixture(scope="module")
 def plans(detector):
-    return explorer.scan_ratios(detector, image_size=tiny.SIDE, keep_floor=0.1)
+    return explorer.scan_ratios(detector, image_size=tiny.SIDE, min_keep_ratio=0.1)
 
 
 def steps_of(page):
@@ -33,7 +33,7 @@ def test_every_place_of_the_slider_shows_the_plan_that_would_be_carried_out(dete
     steps = steps_of(explorer.render_explorer(plans, ACCURACY))
     assert len(steps) == len(plans) == 96
     for percent in (0, 50, 95):
-        plan = plan_pruning(detector, percent / 100, image_size=tiny.SIDE, keep_floor=0.1)
+        plan = plan_pruning(detector, percent / 100, image_size=tiny.SIDE, min_keep_ratio=0.1)
         small = cost(apply_plan(detector, plan), tiny.SIDE)
         pruned, threshold, channels, size, compute = steps[percent]["numbers"]
         assert pruned == f"{percent} %"

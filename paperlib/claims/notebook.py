@@ -61,6 +61,7 @@ class Review(Study):
 
     def prepare_run(self) -> None:
         """Check that the scale exists; there is no data to prepare."""
+        # The first use evaluates all claims, and fails where the scale or its results are at fault.
         self.results  # noqa: B018
 
     def collect_origin(self) -> dict[str, Any]:
@@ -85,6 +86,7 @@ def plot_verdicts(results: Sequence[ClaimResult]) -> Figure:
         if result.values:
             groups[result.claim.unit].append(result)
     shown = {unit: rows for unit, rows in groups.items() if rows} or {"points": []}
+    # The axis and its label need the space of 1.5 rows.
     heights = [len(rows) + 1.5 for rows in shown.values()]
     figure, axes = make_axes(1, 0.24 * sum(heights) + 0.6, len(shown), height_ratios=heights)
     for axis, (unit, rows) in zip(axes, shown.items(), strict=True):
@@ -100,17 +102,18 @@ def _plot_panel(axis: Axes, unit: str, rows: Sequence[ClaimResult]) -> None:
     elif unit == "times":
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g} ×")
-    for place, row in enumerate(rows):
-        axis.errorbar(row.mean, place, xerr=row.half_width, markersize=5, capsize=2, linewidth=1, **MARKS[row.verdict])
+    for height, row in enumerate(rows):
+        axis.errorbar(row.mean, height, xerr=row.half_width, markersize=5, capsize=2, linewidth=1, **MARKS[row.verdict])
         if row.claim.reported is not None:
-            axis.plot(row.claim.reported, place, markersize=6, **REPORTED)
+            axis.plot(row.claim.reported, height, markersize=6, **REPORTED)
         # Draws nothing, but keeps the criterion in view where the measured value is far from it.
         finite = [bound for bound in row.interval if isfinite(bound)]
-        axis.plot(finite, [place] * len(finite), linestyle="none")
+        axis.plot(finite, [height] * len(finite), linestyle="none")
     left, right = axis.get_xlim()
-    for place, row in enumerate(rows):
+    for height, row in enumerate(rows):
         low, high = row.interval
-        axis.fill_betweenx([place - 0.4, place + 0.4], max(left, low), min(right, high), linewidth=0, **CRITERION)
+        # An infinite bound ends at the edge of the panel.
+        axis.fill_betweenx([height - 0.4, height + 0.4], max(left, low), min(right, high), linewidth=0, **CRITERION)
     axis.set_xlim(left, right)
     axis.set_yticks(range(len(rows)), [row.claim.id for row in rows])
     axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)

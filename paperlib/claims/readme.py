@@ -79,6 +79,7 @@ def refresh_readme(path: Path) -> None:
     """Bring the results in a README up to date, and with them `claims.md` of the scales whose verdicts it shows."""
     text = path.read_text(encoding="utf-8")
     for scale in {found[3] for found in BLOCK.finditer(text) if found[2] == "scoreboard"}:
+        # The excerpt links to this page, so both must show the same verdicts.
         scoreboard.write_page(scale)
     files.write_text_atomically(path, update_blocks(text))
 
@@ -107,6 +108,7 @@ def _describe_recipe(settings: Settings) -> str:
 
 def _format_reported(table: pd.DataFrame, rows: Mapping[str, Hashable]) -> dict[str, str]:
     """Return mAP, size and change of some of the paper's rows; the first of them is the uncompressed detector."""
+    # A list with one key gives one row, also if the key has several levels.
     cells = {name: dict(table.loc[[row]].iloc[0]) for name, row in rows.items()}
     texts = {}
     for name, cell in cells.items():

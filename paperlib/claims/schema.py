@@ -21,6 +21,7 @@ COMPARES = {"points": True, "%": False, "times": True}
 
 
 class _Entry(BaseModel):
+    # An infinite or undefined number in the YAML file would be a criterion that never decides.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -75,6 +76,7 @@ class Claim(_Entry):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        # A claim is either measured, by a criterion, or has a reason why it is not.
         if (self.measure is None) == (self.reason is None) or (self.measure is None) != (not self.holds):
             raise ValueError("needs either measure and holds, or the reason why there are none")
         if self.measure and COMPARES[self.unit] != (self.measure.against is not None):

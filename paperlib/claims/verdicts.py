@@ -162,6 +162,7 @@ def _compute_values(claim: Claim, scale: Scale, load_rows: LoadRows) -> list[flo
     if measure.against is None:
         return [100 * value for value in own.values()]
     other = _metric_by_seed(rows, measure, measure.against)
+    # Compared within a seed, so that what all models of a seed share cancels out.
     pairs = [(own[seed], other[seed]) for seed in own if seed in other]
     if not pairs:
         raise LookupError(f"{measure.notebook} has no seed of both {measure.model} and {measure.against}")
@@ -173,6 +174,7 @@ def _compute_values(claim: Claim, scale: Scale, load_rows: LoadRows) -> list[flo
 def _models_left_out(measure: Measure, scale: Scale) -> set[str]:
     """Return the models of a measure whose case the notebook runs at the paper scale, but not at this one."""
     missing = _case_names(measure.notebook, "paper") - _case_names(measure.notebook, scale)
+    # The names of a case's models begin with the name of the case.
     starts = tuple(f"{case} " for case in missing)
     return {model for model in (measure.model, measure.against) if model and model.startswith(starts)}
 

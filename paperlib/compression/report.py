@@ -31,7 +31,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the report, drawn anew for each theme."""
+    """A figure of the report, drawn once for each theme."""
 
     title: str
     draw: Callable[[], Figure]
@@ -74,6 +74,7 @@ class Report:
 
     def render_html(self) -> str:
         """Return the report as a page, light or dark as the reader's system is."""
+        # The template contains HTML; text from users is escaped before it comes here.
         body = MarkdownIt("commonmark", {"html": True}).enable("table").render(self._render(self._embed, page=True))
         title = f"{self.name}, compressed"
         return style.load_template(TEMPLATES / "report.html").render(title=title, body=body)
@@ -209,6 +210,7 @@ class Report:
 
 
 def _describe_change(before: float, after: float) -> str:
+    # A difference of less than 5 % is not worth a number.
     if max(before, after) < 1.05 * min(before, after):
         return "about the same"
     return f"{before / after:.2g} times less" if after < before else f"{after / before:.2g} times more"
@@ -221,6 +223,7 @@ def _format_points(change: float) -> str:
 
 def _escape_text(value: object) -> str:
     """Return a text, such as the name of a user's class, in one line and without markup."""
+    # Markdown decodes character references only after it has looked for markup.
     text = html.escape(" ".join(str(value).split()), quote=False)
     return MARKUP.sub(lambda found: f"&#{ord(found[0])};", text)
 

@@ -12,12 +12,7 @@ from paperlib.figures.comparisons import (
     plot_share_bars,
     plot_speed_bars,
 )
-from paperlib.figures.compression import (
-    plot_channel_bars,
-    plot_class_changes,
-    plot_compression_chain,
-    plot_latency,
-)
+from paperlib.figures.compression import plot_channel_bars, plot_class_changes, plot_compression_chain, plot_latency
 from paperlib.figures.detections import draw_contact_sheet, draw_detections
 from paperlib.figures.explorer import build_explorer, render_explorer, scan_ratios
 from paperlib.figures.pruning import (
@@ -38,36 +33,20 @@ from paperlib.figures.style import PAGE_WIDTH, use_style, write_figure
 from paperlib.figures.training import plot_assistants, plot_regression_bound, plot_training_curves
 
 __all__ = [
-    "PAGE_WIDTH",
-    "build_explorer",
-    "compute_shares",
-    "count_channels",
-    "draw_contact_sheet",
-    "draw_detections",
-    "plot_accuracy_over_size",
-    "plot_assistants",
-    "plot_channel_bars",
-    "plot_channels_left",
-    "plot_class_changes",
-    "plot_class_scores",
-    "plot_components",
-    "plot_compression_chain",
-    "plot_criteria",
-    "plot_edge_cases",
-    "plot_gamma_histogram",
-    "plot_gamma_panels",
-    "plot_kernel_surgery",
-    "plot_latency",
-    "plot_layer_gammas",
-    "plot_ratio_curves",
-    "plot_regression_bound",
-    "plot_sensitivity",
-    "plot_share_bars",
-    "plot_sparsity_sweep",
-    "plot_speed_bars",
-    "plot_training_curves",
-    "render_explorer",
-    "scan_ratios",
-    "use_style",
-    "write_figure",
-]
+    # style and files
+    "PAGE_WIDTH", "use_style", "write_figure",
+    # images with boxes
+    "draw_contact_sheet", "draw_detections",
+    # scale factors and sparse training (Eq. 4)
+    "plot_gamma_histogram", "plot_gamma_panels", "plot_layer_gammas", "plot_sparsity_sweep",
+    # pruning
+    "count_channels", "plot_channels_left", "plot_criteria", "plot_kernel_surgery", "plot_ratio_curves",
+    "plot_sensitivity", "build_explorer", "render_explorer", "scan_ratios",
+    # training and distillation
+    "plot_assistants", "plot_regression_bound", "plot_training_curves",
+    # detectors side by side
+    "compute_shares", "plot_accuracy_over_size", "plot_class_scores", "plot_components", "plot_edge_cases",
+    "plot_share_bars", "plot_speed_bars",
+    # the report of `paperlib compress`
+    "plot_channel_bars", "plot_class_changes", "plot_compression_chain", "plot_latency",
+]  # fmt: skip

@@ -12,16 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from paperlib.evaluation.metrics import Metrics
-from paperlib.figures.style import (
-    COLOURS,
-    DASHES,
-    GREY,
-    MAP_LABEL,
-    make_axes,
-    marker_style,
-    name_rows,
-    offset_marks,
-)
+from paperlib.figures.style import COLOURS, DASHES, GREY, MAP_LABEL, make_axes, marker_style, name_rows, offset_marks
 from paperlib.figures.tables import average_by
 
 NEAR = 20.0

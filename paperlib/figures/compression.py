@@ -39,6 +39,7 @@ def plot_compression_chain(table: pd.DataFrame, max_drop: float) -> Figure:
     """
     figure, [axis] = make_axes(1, 3.2)
     limit = 100 * (table["map50"].iloc[0] - max_drop)
+    # A negative limit rejects nothing, and would only stretch the axis.
     if limit > 0:
         axis.axhline(limit, color=GREY, linestyle="--", linewidth=1, label=r"limit, $E_0 - \delta$")
     axis.plot(table["mb"], 100 * table["map50"], color=BEFORE, linewidth=1, zorder=1)

@@ -31,6 +31,7 @@ SCORE_PLATE = (0.17, 0.12)
 def draw_contact_sheet(dataset: Dataset, indices: Sequence[int], columns: int = 4) -> Figure:
     """Draw images of a data set with their boxes, one colour per class."""
     rows = [indices[start : start + columns] for start in range(0, len(indices), columns)]
+    # A row is as high as its highest image.
     shapes = [max(_height_over_width(dataset.records[index]) for index in row) for row in rows]
     figure, axes = _image_grid(shapes, columns)
     shown: set[int] = set()
@@ -115,6 +116,7 @@ def _write_scores(axis: Axes, image: Tensor, objects: Mapping[str, Any], columns
     for index in objects["scores"].argsort(descending=True, stable=True).tolist():
         left, top = objects["boxes"][index, :2].tolist()
         corner = np.array([min(max(left, 0), width - size[0]), max(top, size[1])])
+        # Plates of one size overlap if both distances are smaller than the size.
         if (np.abs(taken - corner) < size).all(1).any():
             continue
         taken = np.vstack([taken, corner])

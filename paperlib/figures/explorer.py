@@ -144,6 +144,7 @@ def _positions(plan: PruningPlan) -> dict[str, Any]:
     """Return what moves with the slider: x of the cursor, and top and height of each layer's bar."""
     scale = BARS_HEIGHT / _most_channels(plan)
     heights = [scale * len(plan.kept.get(name, [])) for name in plan.layers]
+    # Rounded, so that the page with its 96 steps stays small.
     bars = [[round(BARS_TOP + BARS_HEIGHT - height, 1), round(height, 1)] for height in heights]
     return {"cursor": round(_x_of(plan.ratio), 1), "bars": bars}
 

@@ -109,6 +109,7 @@ def plot_kernel_surgery(
         axis.set(xlabel="input channel", title=f"{name}: {weight.shape[0]} × {weight.shape[1]} kernels")
         axis.grid(visible=False)
     removed = np.ones(before.shape[:2], dtype=bool)
+    # A kernel stays if both its input channel and its output channel stay.
     removed[np.ix_(kept_outputs, kept_inputs)] = False
     veil = to_rgba("#F8D3B8", 0.85)
     axes[0].imshow(np.where(removed[..., None], veil, (0, 0, 0, 0)))

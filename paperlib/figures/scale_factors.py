@@ -50,6 +50,7 @@ def plot_gamma_panels(gammas: Mapping[str, Tensor], near_zero: float = 0.01) -> 
         axis.stairs(counts[:1], bins[:2], fill=True, color=COLOURS[1])
         note = f"{100 * (values < near_zero).float().mean():.1f} % below {near_zero:g}"
         axis.set_title(note, loc="right", color=COLOURS[1], fontsize=9, fontweight="normal")
+        # The axis starts below 1, so that a bin with a single channel is visible.
         axis.set(title=name, yscale="log", xlim=(0, bins[-1]), ylim=(0.7, None))
         axis.yaxis.set_major_formatter("{x:g}")
     for axis in axes[len(gammas) :]:

@@ -25,14 +25,8 @@ from paperlib.figures.tables import average_by
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which readers with any colour vision can tell apart."""
 DASHES = (
-    "-",
-    (0, (6, 2)),
-    (0, (2, 1.2)),
-    (0, (6, 2, 1.5, 2)),
-    (0, (6, 1.5, 1, 1.5, 1, 1.5)),
-    (0, (1, 1)),
-    (0, (9, 2, 1, 2)),
-)
+    "-", (0, (6, 2)), (0, (2, 1.2)), (0, (6, 2, 1.5, 2)), (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (1, 1)), (0, (9, 2, 1, 2)),
+)  # fmt: skip
 """Dash patterns, which tell lines apart in grey print, too."""
 MARKERS = "os^DvPX*"
 GREY = "#555555"
@@ -148,14 +142,13 @@ def encode_figure(figure: Figure, kind: Literal["svg", "png"] = "svg") -> str:
 
 def load_template(path: Path) -> jinja2.Template:
     """Return a Jinja template, which raises `jinja2.UndefinedError` for a name that it is not given."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(path.parent),
+    return jinja2.Template(
+        path.read_text(encoding="utf-8"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(path.name)
 
 
 def _compress_photographs(svg: str) -> str:
