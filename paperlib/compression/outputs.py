@@ -30,6 +30,8 @@ from paperlib.workbench.steps import Model, Workbench, weights_digest
 
 EXPORT_SECONDS = 15.0
 """Expected time to write one detector as ONNX, for the progress display."""
+REPORT_SECONDS = 10.0
+"""Expected time to write both reports with their figures."""
 NOT_RECORDED = {"out", "threads", "fine_tune_epochs", "fine_tune_learning_rate"}
 """Options without effect on the result, or that the recorded recipes say already."""
 
@@ -61,6 +63,7 @@ def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: floa
     files.write_text_atomically(out / "table.csv", tables.render_table(compressed.table)["csv"])
     files.write_json_atomically(out / "metrics.json", _collect_metrics(compressed, frame))
     timing = _measure_timing(request, compressed)
+    begin_step("write the report", seconds=REPORT_SECONDS)
     unseen = [name for name, count in workbench.validation.box_counts().items() if not count]
     notes = list(faults)
     if unseen:
@@ -79,7 +82,8 @@ def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: floa
 def output_seconds(request: CompressRequest) -> float:
     """Return about how many seconds the outputs take, for the progress display."""
     models = 2  # timed before and after
-    return EXPORT_SECONDS + models * (EXPORT_SECONDS + len(RUNTIMES) * request.timing_seconds)
+    timing = models * (EXPORT_SECONDS + len(RUNTIMES) * request.timing_seconds)
+    return EXPORT_SECONDS + timing + REPORT_SECONDS
 
 
 def evaluate_models(rounds: Sequence[Round]) -> pd.DataFrame:
