@@ -23,6 +23,7 @@ def list_(
     kind: Annotated[str | None, typer.Option(help="Only steps of this kind, e.g. train.")] = None,
 ) -> None:
     """Print the finished steps: kind, size, age, and which results rest on them."""
+    # Imported only here, as in every command, so that `paperlib --help` stays fast.
     from paperlib import paths
     from paperlib.store import inspect
 
@@ -36,9 +37,14 @@ def why(
     store: Store = None,
 ) -> None:
     """Say whether a step or a notebook's results are up to date and, if not, what changed since they were made."""
+    from paperlib import paths
     from paperlib.store import staleness
 
-    lines = _explain_notebook(name, profile, store) or staleness.explain_step(_existing(store), name)
+    try:
+        lines = _explain_notebook(name, profile, store) or staleness.explain_step(_existing(store), name)
+    except staleness.UnknownStepError as error:
+        notebooks = sorted(path.stem for path in (paths.repository_root() / "notebooks").glob("*.ipynb"))
+        raise ValueError(f"{error}; notebooks: {', '.join(notebooks) or 'none'}") from None
     typer.echo("\n".join(lines))
 
 
@@ -54,19 +60,21 @@ def prune(
     folder = _existing(store)
     found = inspect.find_removable(folder, paths.results_root())
     if found.in_use:
-        typer.echo(f"Kept: {found.in_use} that running processes are making, and what these start from.")
+        steps = inspect.format_count(found.in_use, "step")
+        typer.echo(f"Kept: {steps} in the making by running processes, and the steps that these start from.")
     if not found.steps and not found.leftovers:
         typer.echo(f"Nothing to remove: every step in {folder} belongs to a result.")
         return
     typer.echo(
-        f"{len(found.steps)} steps that no result rests on and {len(found.leftovers)} leftovers, "
-        f"{found.megabytes:.2f} MB, in {folder}"
+        f"{folder}: {inspect.format_count(len(found.steps), 'step')} that no result rests on and "
+        f"{inspect.format_count(len(found.leftovers), 'leftover')} of ended processes, {found.megabytes:.2f} MB"
     )
     if not yes:
+        # In a script nobody would answer, and the script would hang.
         if not sys.stdin.isatty():
             raise ValueError("store prune asks before it removes anything; without a terminal, say --yes")
         typer.confirm("Remove them?", abort=True)
-    typer.echo(f"Removed {inspect.remove(found)} steps.")
+    typer.echo(f"Removed {inspect.format_count(inspect.remove_found(found), 'step')}.")
 
 
 def _existing(store: Path | None) -> Path:

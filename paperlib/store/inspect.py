@@ -123,7 +123,7 @@ def list_steps(store: Path, results: Path, kind: str | None = None) -> str:
         age = format_age((datetime.now(UTC) - step.finished).total_seconds())
         lines.append(f"{step.folder.name:{width}}  {sizes[step.key]:9.2f}  {age:>7}  {_shorten(users[step.key])}")
     unused = [step.key for step in shown if not users[step.key]]
-    lines.append(f"{len(shown)} steps, {sum(sizes.values()):.2f} MB")
+    lines.append(f"{format_count(len(shown), 'step')}, {sum(sizes.values()):.2f} MB")
     lines.append(f"{len(unused)} of them, {sum(sizes[key] for key in unused):.2f} MB, belong to no result")
     return "\n".join(lines)
 
@@ -155,13 +155,14 @@ def find_removable(store: Path, results: Path) -> Removable:
     return Removable(unused, leftovers, total, len(held))
 
 
-def remove(found: Removable) -> int:
+def remove_found(found: Removable) -> int:
     """Remove what was found, except for what a process began to make meanwhile; return how many steps were removed."""
     for path in found.leftovers:
         if path.suffix == ".json":
             path.unlink(missing_ok=True)
         elif path.suffix != ".lock":
             _remove_folder(path)
+    # Removing a step removes its lock, too. The locks that are left belong to no step.
     removed = sum(_remove_folder(step.folder) for step in found.steps)
     for lock in (path for path in found.leftovers if path.suffix == ".lock"):
         if not _is_held(lock):
@@ -183,9 +184,15 @@ def format_age(seconds: float) -> str:
     return f"{seconds / 60:.0f} min"
 
 
+def format_count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 step", "3 steps"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
         record = files.read_json(folder / "step.json")
+    # A damaged step is listed like any other; nothing rests on it, so it can be removed.
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

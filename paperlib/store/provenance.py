@@ -106,12 +106,14 @@ def code_version(package: Path = Path(__file__).parent.parent) -> dict[str, Any]
     tracks nor ignores count as a difference: a new module can change a number.
     """
     try:
+        # An installed package may lie inside a repository that does not track it, such as in `.venv`.
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
         commit = _git(package, "rev-parse", "--verify", "HEAD").strip()
         changes = _git(package, "status", "--porcelain", "--untracked-files=normal", "--", *_ALL_BUT_RESULTS)
     except FileNotFoundError:
         return {"commit": "unknown", "dirty": None, "reason": "git is not installed"}
     except subprocess.CalledProcessError as error:
+        # `rev-parse` fails only after `ls-files` found the package, so it is the commit that is missing.
         reason = "no commit yet" if "rev-parse" in error.cmd else "git reports no repository that tracks the code"
         return {"commit": "unknown", "dirty": None, "reason": reason}
     return {"commit": commit, "dirty": bool(changes)}
@@ -137,6 +139,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 @cache
 def _processor_name() -> str:
+    # On Linux `platform.processor()` gives the architecture only.
     cpuinfo = Path("/proc/cpuinfo")
     if sys.platform == "linux" and cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():

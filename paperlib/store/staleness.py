@@ -9,18 +9,23 @@ from typing import Any
 from paperlib import files
 from paperlib.store import provenance
 from paperlib.store.code_digest import Code, code_of
-from paperlib.store.inspect import StoredStep, find_steps
+from paperlib.store.inspect import StoredStep, find_steps, format_count
 from paperlib.store.store import CODE, installed_libraries
 
 SHOWN = 5
 """So many definitions of a unit are named, the others are counted."""
 
 
+class UnknownStepError(ValueError):
+    """No finished step has a name or digest that begins as asked."""
+
+
 def find_step(store: Path, name: str) -> StoredStep:
     """Return the finished step whose digest or folder's name begins with `name`.
 
     Raises:
-        ValueError: there is none, or more than one.
+        UnknownStepError: there is none.
+        ValueError: there is more than one.
     """
     steps = find_steps(store)
     digest = name[:16]
@@ -31,18 +36,20 @@ def find_step(store: Path, name: str) -> StoredStep:
         raise ValueError(f"{name}: {len(found)} steps begin like this, such as {found[0].folder.name}")
     kinds = Counter(step.kind for step in steps)
     known = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
-    raise ValueError(f"{name}: no step in {store} has a name or digest that begins so; finished steps: {known}")
+    raise UnknownStepError(f"{name}: no step in {store} has a name or digest that begins so; finished steps: {known}")
 
 
 def explain_step(store: Path, name: str) -> list[str]:
     """Return in plain lines whether a step is up to date and, if not, what changed since it was made.
 
     Raises:
-        ValueError: there is no such step, or more than one.
+        UnknownStepError: there is no such step.
+        ValueError: there is more than one.
     """
     step = find_step(store, name)
     by_key = {each.key: each for each in find_steps(store)}
     lines = _changes_of_step(store, step)
+    # A step names its parents by their digests. So it is up to date only if they, and theirs, still would be the same.
     ancestors, missing = _find_ancestors(step.parents, by_key)
     for parent in ancestors:
         changes = _changes_of_step(store, parent)
@@ -66,6 +73,7 @@ def explain_notebook(store: Path, certificate: dict[str, Any], settings: dict[st
     """
     lines = [f"setting {each}" for each in compare_values(certificate["settings"], provenance.hide_folders(settings))]
     lines += [f"library {each}" for each in compare_values(certificate["versions"], provenance.installed_versions())]
+    # Certificates written before the digest was recorded name the commit only.
     made_by = certificate["code"].get("digest")
     if made_by is None:
         lines.append(f"which code made it is not recorded beyond its commit, {certificate['code']['commit']}")
@@ -73,10 +81,13 @@ def explain_notebook(store: Path, certificate: dict[str, Any], settings: dict[st
         lines += _compare_code(store, made_by, code)
     by_key = {step.key: step for step in find_steps(store)}
     steps, missing = _find_ancestors([digest[:16] for digest in certificate["steps"]], by_key)
+    # Hundreds of steps may be stale for one reason, so each reason is told once.
     reasons = Counter(change for step in steps for change in _changes_of_step(store, step))
-    lines += [f"{_count(number, 'step')} of those behind it: {change}" for change, number in reasons.items()]
+    lines += [f"{format_count(number, 'step')} of those behind it: {change}" for change, number in reasons.items()]
     if missing:
-        lines.append(f"{_count(len(missing), 'step')} of those behind it missing from the store: {', '.join(missing)}")
+        lines.append(
+            f"{format_count(len(missing), 'step')} of those behind it missing from the store: {', '.join(missing)}"
+        )
     return lines
 
 
@@ -160,6 +171,7 @@ def _compare_definitions(old: dict[str, str], new: dict[str, str]) -> list[str]:
 
 def _compare_with_newest(step: StoredStep, steps: list[StoredStep]) -> list[str]:
     """Return how the newest step of the same kind and seed differs in settings and data, if it is another one."""
+    # Steps of other seeds differ on purpose.
     alike = [other for other in steps if other.kind == step.kind and other.identity and _seed(other) == _seed(step)]
     newest = max(alike, key=lambda other: other.finished, default=step)
     if newest.key == step.key or not step.identity:
@@ -174,7 +186,3 @@ def _compare_with_newest(step: StoredStep, steps: list[StoredStep]) -> list[str]
 def _seed(step: StoredStep) -> Any:
     settings = step.identity.get("settings", {})
     return settings.get("recipe", settings).get("seed")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

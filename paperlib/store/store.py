@@ -65,6 +65,7 @@ class Step:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]*", self.kind):
             raise ValueError(f"step kind {self.kind!r}: use lower-case letters, digits and hyphens")
+        # A frozen dataclass lets its fields be set only in this way.
         object.__setattr__(self, "parents", tuple(self.parents))
         for parent in self.parents:
             if not re.fullmatch(r"[0-9a-f]{64}", parent):
@@ -107,6 +108,7 @@ class Store:
         final = self.root / step.name
         if not final.exists():
             with _alone(final):
+                # While this process waited for the lock, another one may have finished the step.
                 if not final.exists():
                     self.record_code(code)
                     _make(step, final, make)
@@ -142,6 +144,7 @@ def _alone(final: Path) -> Iterator[None]:
     final.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(final.with_name(f"{final.name}.lock"))
     try:
+        # The first attempt does not wait, so that a long wait is announced.
         lock.acquire(blocking=False)
     except Timeout:
         _log.warning("waiting for another process that is making %s", final.name)
@@ -155,6 +158,7 @@ def _alone(final: Path) -> Iterator[None]:
 def _make(step: Step, final: Path, make: Callable[[Path], None]) -> None:
     partial = final.with_name(f"{final.name}.partial")
     identity = {"digest": step.digest, "step": asdict(step)}
+    # `step.json` is the first file in the folder, so whatever else is there belongs to this step.
     resumed = (partial / "step.json").exists()
     if resumed:
         _check(partial, step.digest)
@@ -174,6 +178,7 @@ def _make(step: Step, final: Path, make: Callable[[Path], None]) -> None:
         "machine": provenance.describe_machine(),
     }
     files.write_json_atomically(partial / "step.json", identity | made)
+    # Everything is on the disk before the folder gets its final name: a power failure leaves no half step under it.
     files.sync_tree(partial)
     os.rename(partial, final)
     files.sync_path(final.parent)

@@ -136,6 +136,7 @@ class Workbench:
         def write_model(folder: Path) -> None:
             detector = model.detector()
             with torch.random.fork_rng(devices=[]):
+                # Weights are drawn on the CPU, so that they do not depend on the device.
                 torch.manual_seed(seed)
                 reinitialise_(detector)
             save_detector(detector, folder / DETECTOR)
@@ -159,6 +160,7 @@ class Workbench:
     def distil(self, student: Model, teacher: Model, label: str = "distil") -> Model:
         """Train the student shortly with the answers of the teacher (Eqs. 10-12)."""
 
+        # Called only if the step is not finished: to load the teacher takes time.
         def make_objective() -> Distillation:
             return Distillation(teacher.detector(), **vars(self.distillation))
 
@@ -203,6 +205,7 @@ class Workbench:
 
         settings = {"ratio": ratio, **target, "layers": layers, "image_size": self.recipe.image_size, **vars(choices)}
         parents = (model, original) if original else (model,)
+        # Most criteria look at the weights alone; those that are calibrated depend on images, and so on the data.
         data = None
         if choices.importance in CALIBRATED:
             settings |= {"seed": self.recipe.seed, "batch_size": self.recipe.batch_size, **self._machine()}
