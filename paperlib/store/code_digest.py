@@ -132,7 +132,7 @@ class _Package:
             named = by_unit.setdefault(unit, {})
             # Two files of a unit may both define `_read`.
             named[name] = f"{named[name]} {digest[:12]}" if name in named else digest[:12]
-        return Code(tuple(parts), by_unit, hash_texts(*sorted({each.digest for each in found})))
+        return Code(tuple(parts), by_unit, hash_texts(*sorted(each.digest for each in found)))
 
     def units_of(self, targets: Iterable[str]) -> set[str]:
         """Return the units that hold "paperlib.unit.module.name", for names of this package."""
