@@ -1,4 +1,4 @@
-"""What training asks of a network's weights: a summary of the scale factors, fitting statistics."""
+"""Batch normalisation in training: a summary of its scale factors, and its statistics measured again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paperlib.seeding import seeded_rng
 
 
 def gamma_statistics(detector: nn.Module) -> dict[str, float]:
-    """Quantiles of |gamma| over all batch norms, and the share below 0.01."""
+    """Return quantiles of |gamma| over all batch norms, and the fraction below 0.01."""
     norms = [m.weight.detach().abs() for m in detector.modules() if isinstance(m, nn.BatchNorm2d)]
     if not norms:
         return {}
@@ -29,28 +29,36 @@ def gamma_statistics(detector: nn.Module) -> dict[str, float]:
 
 
 def recalibrate_batch_norm_(detector: nn.Module, dataset: Dataset, image_size: int, images: int = 128) -> None:
-    """Measure batch normalisation's means and variances anew, in place, on training images as they are.
+    """Measure the means and variances of batch normalisation again, in place, on training images without augmentation.
 
-    Averaged weights vary less than the weights they are the average of, so statistics gathered along with the latter
-    are too wide; that compounds from layer to layer, and under Eq. 4 a detector of good weights can find nothing.
-    Each pass is one of training, losses included: a detector of two stages sees the regions that it learns from.
+    Averaged weights vary less than the weights that they are the average of, so statistics gathered along with the
+    latter are too wide. The error compounds from layer to layer, and under Eq. 4 a detector with good weights can then
+    find nothing. Each pass is one of training, losses included: a detector of two stages sees the regions that it
+    learns from.
+
+    Args:
+        detector: trained on `dataset`.
+        dataset: the training images.
+        image_size: side of the letterboxed images, in pixels.
+        images: the largest number of images to use.
     """
-    boxed = dataset.letterboxed(image_size)
+    letterboxed = dataset.letterboxed(image_size)
     parameter = next(detector.parameters())
-    chosen = torch.tensor(dataset.spaced_indices(images))
+    indices = torch.tensor(dataset.spaced_indices(images))
 
     def batches() -> Iterator[list[tuple[Tensor, Targets]]]:
-        for part in chosen.split(16):
-            batch = boxed.images[part].to(parameter.device).to(parameter.dtype) / 255
-            targets = [{"boxes": boxed.boxes[i], "labels": boxed.labels[i]} for i in part]
-            yield [(batch.to(memory_format=torch.channels_last), targets)]  # in a list, of which update_bn takes one
+        for part in indices.split(16):
+            batch = letterboxed.images[part].to(parameter.device).to(parameter.dtype) / 255
+            targets = [{"boxes": letterboxed.boxes[i], "labels": letterboxed.labels[i]} for i in part]
+            # In a list, because update_bn passes only the first item of a list to the model.
+            yield [(batch.to(memory_format=torch.channels_last), targets)]
 
     with seeded_rng(0):
-        update_bn(batches(), _OnPairs(detector))
+        update_bn(batches(), _PairArgument(detector))
 
 
-class _OnPairs(nn.Module):
-    """A detector that takes images and targets as one argument."""
+class _PairArgument(nn.Module):
+    """A detector that takes images and targets as one argument, as update_bn calls it."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()

@@ -31,7 +31,8 @@ from paperlib.seeding import seeded_rng
 from paperlib.store.code_digest import code_of
 from paperlib.store.store import Step, Store, canonical_json
 from paperlib.structure import describe_structure, module_digest
-from paperlib.training.loop import BEST, HISTORY, LAST, Objective, Regulariser, fit
+from paperlib.training.loop import BEST, HISTORY, LAST, fit
+from paperlib.training.objective import Objective, Regulariser
 from paperlib.training.recipe import Recipe
 from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions
 
