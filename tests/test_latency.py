@@ -101,7 +101,7 @@ def test_suppression_is_timed_on_answers_that_are_ready():
     ("options", "fault"),
     [
         ({"runtime": "tensorrt"}, "unknown runtime 'tensorrt'; known: torch, onnxruntime, openvino"),
-        ({"threads": 0}, "threads 0 is not at least 1"),
+        ({"threads": 0}, "threads 0 must be ≥ 1"),
         ({"image": torch.rand(3, 64, 64)}, r"the image is \[3, 64, 64\], not \[3, 64, 96\]"),
     ],
 )

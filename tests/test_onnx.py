@@ -83,11 +83,11 @@ def test_a_two_stage_detector_finds_the_same_however_much_there_is(path):
 @pytest.mark.parametrize(
     ("detector", "options", "fault"),
     [
-        (Cells(noise=0.1), {}, "not written, for ONNX Runtime and PyTorch differ by"),
-        (Finder(forgetful=True), {}, "not written, for ONNX Runtime and PyTorch differ by"),
+        (Cells(noise=0.1), {}, "not written, because ONNX Runtime and PyTorch differ by"),
+        (Finder(forgetful=True), {}, "not written, because ONNX Runtime and PyTorch differ by"),
         (Cells(), {"image_size": (64, 100)}, "64 x 100: the sides are not multiples of 8"),
         (Cells(), {"image_size": 0}, "0 x 0: the sides"),
-        (Cells(), {"batch_size": 0}, "batch_size 0 is not at least 1"),
+        (Cells(), {"batch_size": 0}, "batch_size 0 must be ≥ 1"),
         (Cells(), {"classes": ["ship"]}, "1 names of classes for a detector of 2"),
         (Finder(), {"batch_size": 2}, "one image at a time"),
     ],

@@ -1,4 +1,4 @@
-"""How long one image takes (Section 4.7): in PyTorch, ONNX Runtime and OpenVINO, non-maximum suppression apart."""
+"""The time that one image takes (Section 4.7) in PyTorch, ONNX Runtime and OpenVINO; suppression is timed apart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from paperlib.progress.report import track_items
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 UNTRAINED_TOLERANCE = 0.05
-"""Deep networks of random weights round more than trained ones (see `export_onnx`), which costs no time."""
+"""Rounding errors are larger in deep networks with random weights (see `export_onnx`); they do not affect the time."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Latency:
     """The time that one image takes.
 
     Attributes:
-        median_ms: milliseconds from pixels to boxes and scores; a two-stage detector's final ones.
-        iqr_ms: the range of the middle half of the runs.
-        nms_ms: milliseconds for choosing the detections among those boxes, in PyTorch; None for a two-stage detector,
+        median_ms: milliseconds from pixels to boxes and scores; for a two-stage detector, to the final detections.
+        iqr_ms: interquartile range of the runs, in milliseconds.
+        nms_ms: milliseconds for selecting the detections among those boxes, in PyTorch; None for a two-stage detector,
             whose median includes it.
-        runs: how many runs the median is of.
+        runs: number of runs.
         runtime: `torch` (eager), `onnxruntime` or `openvino`.
-        threads: how many threads the runtime computed with.
+        threads: number of threads of the runtime.
         image_size: `(H, W)` in pixels.
     """
 
@@ -59,21 +59,22 @@ def latency(
     """Time a detector on one image, in float32 on the CPU.
 
     Args:
-        detector: pruned or whole; untouched.
-        image_size: of the image.
+        detector: pruned or not; untouched.
+        image_size: size of the image.
         runtime: one of `RUNTIMES`.
-        threads: how many threads the runtime may compute with.
-        image: `[3, H, W]` in [0, 1]; random by default. What it shows matters to suppression and second stages.
-        seconds: how long to measure, at least.
-        exported: the detector's `export_for_timing`, for runtimes that read files; made where none is given.
+        threads: number of threads of the runtime.
+        image: `[3, H, W]` in [0, 1]; random by default. Its content affects the time of suppression and second stages.
+        seconds: least duration of the measurement.
+        exported: the file of `export_for_timing`, for runtimes that read files; by default it is written and deleted.
 
     Raises:
-        ValueError: an unknown runtime, no thread, an image of another size, or a detector that cannot be exported.
+        ValueError: the runtime is unknown, `threads` is < 1, the image has another size, or the detector cannot be
+            exported.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"unknown runtime {runtime!r}; known: {', '.join(RUNTIMES)}")
     if threads < 1:
-        raise ValueError(f"threads {threads} is not at least 1")
+        raise ValueError(f"threads {threads} must be ≥ 1")
     network = make_deployable(detector, image_size)
     if image is None:
         image = torch.rand(3, *network.image_size, generator=torch.Generator().manual_seed(0))
@@ -103,58 +104,59 @@ def compare_latencies(
     rounds: int = 7,
     seconds: float = 0.3,
 ) -> pd.DataFrame:
-    """Time detectors beside each other: they take turns, so that what slows the machine down slows all of them.
+    """Time detectors in turns, so that whatever slows the machine down affects all of them.
 
     Args:
         detectors: by name; untouched.
-        image_size: of the one image, random pixels.
-        runtimes: of `RUNTIMES`.
-        threads: how many threads each runtime may compute with.
-        rounds: how many turns each has.
-        seconds: least length of a turn.
+        image_size: size of the one image, which has random pixels.
+        runtimes: some of `RUNTIMES`.
+        threads: number of threads of each runtime.
+        rounds: number of turns of each detector.
+        seconds: least duration of a turn.
 
     Returns:
-        `model`, `runtime`, `ms` (median over the rounds of each turn's median), `iqr_ms` (range of the middle half of
-        the rounds); without non-maximum suppression where the detector allows.
+        A table with `model`, `runtime`, `ms` (median over the rounds of each turn's median) and `iqr_ms` (interquartile
+        range over the rounds); without non-maximum suppression for one-stage detectors.
     """
-    watches = {}
+    timers = {}
     with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
         for number, (name, detector) in enumerate(detectors.items()):
             network = make_deployable(detector, image_size)
             images = torch.rand(1, 3, *network.image_size, generator=torch.Generator().manual_seed(0))
-            file = None
-            if {*runtimes} - {"torch"}:
-                file = export_for_timing(detector, Path(folder), image_size, str(number))
             for runtime in runtimes:
                 if runtime == "torch":
-                    watches[name, runtime] = make_torch_timer(network, images, threads)
-                else:
-                    watches[name, runtime] = make_file_timer(file, images, runtime, threads)
+                    timers[name, runtime] = make_torch_timer(network, images, threads)
+                    continue
+                file = Path(folder) / f"{number}.onnx"
+                if not file.exists():
+                    export_for_timing(detector, file.parent, image_size, file.stem)
+                timers[name, runtime] = make_file_timer(file, images, runtime, threads)
     turns = [
-        {key: 1e3 * watch.blocked_autorange(min_run_time=seconds).median for key, watch in watches.items()}
+        {key: 1e3 * timer.blocked_autorange(min_run_time=seconds).median for key, timer in timers.items()}
         for _ in track_items(range(rounds), "timing")
     ]
     times = pd.DataFrame(turns)
     spread = times.quantile(0.75) - times.quantile(0.25)
-    rows = [(*key, times[key].median(), spread[key]) for key in watches]
+    rows = [(*key, times[key].median(), spread[key]) for key in timers]
     return pd.DataFrame(rows, columns=["model", "runtime", "ms", "iqr_ms"])
 
 
 def compute_realised_savings(times: pd.DataFrame, gmacs: Mapping[str, float], baseline: str) -> pd.DataFrame:
-    """How much of the saved multiply-accumulates becomes saved time.
+    """Compute the fraction of the saved multiply-accumulates that becomes saved time.
 
     Args:
-        times: of `compare_latencies`.
-        gmacs: by model.
-        baseline: the model that the others are compared with.
+        times: the table of `compare_latencies`.
+        gmacs: 10^9 multiply-accumulates by model.
+        baseline: the model with which the others are compared.
 
     Returns:
-        `times`, and for each row `gmacs`, `speedup` (how many times faster), `macs_saved` and `time_saved` (shares of
-        the baseline's), and `realised` (the latter over the former; NaN for the baseline itself).
+        `times`, and for each row `gmacs`, `speedup` (how many times faster), `macs_saved` and `time_saved` (fractions
+        of the baseline's), and `realised` (the latter divided by the former; NaN for the baseline itself).
     """
-    table = times.assign(gmacs=times["model"].map(gmacs))
-    whole = table[table["model"] == baseline].set_index("runtime")["ms"]
-    table["speedup"] = table["runtime"].map(whole) / table["ms"]
+    table = times.assign(gmacs=[gmacs[model] for model in times["model"]])
+    of_baseline = table[table["model"] == baseline]
+    baseline_ms = dict(zip(of_baseline["runtime"], of_baseline["ms"], strict=True))
+    table["speedup"] = [baseline_ms[runtime] for runtime in table["runtime"]] / table["ms"]
     table["macs_saved"] = 1 - table["gmacs"] / gmacs[baseline]
     table["time_saved"] = 1 - 1 / table["speedup"]
     saved = table["macs_saved"].where(table["macs_saved"] > 0)
@@ -162,20 +164,21 @@ def compute_realised_savings(times: pd.DataFrame, gmacs: Mapping[str, float], ba
 
 
 def export_for_timing(detector: nn.Module, folder: Path, image_size: ImageSize, name: str = "detector") -> Path:
-    """An ONNX file for one image, `<name>.onnx` in `folder`."""
+    """Write an ONNX file for one image, `<name>.onnx` in `folder`, and return its path."""
     path = folder / f"{name}.onnx"
     export_onnx(detector, path, image_size, batch_size=1, tolerance=UNTRAINED_TOLERANCE)
     return path
 
 
 def make_torch_timer(network: OneStage | TwoStage, images: Tensor, threads: int) -> Timer:
-    """A stopwatch for `network` in PyTorch, eager, weights and `[1, 3, H, W]` images in channels-last order."""
-    network, images = (thing.to(memory_format=torch.channels_last) for thing in (network, images))
+    """Make a timer for `network` in eager PyTorch; weights and `[1, 3, H, W]` images in channels-last order."""
+    network = network.to(memory_format=torch.channels_last)
+    images = images.to(memory_format=torch.channels_last)
     return _timer(lambda: network(images), threads)
 
 
 def make_file_timer(path: Path, images: Tensor, runtime: str, threads: int) -> Timer:
-    """A stopwatch for an ONNX file in `onnxruntime` or `openvino`, on `[1, 3, H, W]` images."""
+    """Make a timer for an ONNX file in `onnxruntime` or `openvino`, on `[1, 3, H, W]` images."""
     pixels = images.numpy()
     if runtime == "onnxruntime":
         session = open_onnx_session(path, threads)
@@ -185,7 +188,7 @@ def make_file_timer(path: Path, images: Tensor, runtime: str, threads: int) -> T
 
 
 def compile_openvino(path: Path, threads: int) -> openvino.CompiledModel:
-    """An ONNX file compiled by OpenVINO for the CPU, one image at a time on `threads` threads."""
+    """Compile an ONNX file by OpenVINO for the CPU, one image at a time on `threads` threads."""
     options = {
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, on processors that have it
@@ -195,11 +198,11 @@ def compile_openvino(path: Path, threads: int) -> openvino.CompiledModel:
 
 
 def make_selection_timer(network: OneStage, images: Tensor, threads: int) -> Timer:
-    """A stopwatch for what `detector(images)` does after `decode`: thresholds and non-maximum suppression."""
+    """Make a timer for what `detector(images)` does after `decode`: thresholds and non-maximum suppression."""
     with torch.inference_mode():
         outputs = network.detector.head_outputs(images)
         decoded = network.detector.decode(outputs, network.image_size)
-    # A detector that has its answers ready: what remains of its forward pass is the selection.
+    # A detector whose head outputs are ready: only the selection remains of its forward pass.
     ready = copy.copy(network.detector)
     ready.head_outputs = lambda batch: outputs
     ready.decode = lambda outputs, image_size: decoded

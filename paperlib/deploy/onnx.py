@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -25,10 +26,10 @@ ImageSize = int | tuple[int, int]
 INPUT = "images"
 OPSET = 18
 IMAGE_MULTIPLE = 32
-"""Sides of images are multiples of this many pixels, if a detector does not name another as its `image_multiple`."""
+"""Sides of images are multiples of this many pixels, unless a detector defines another `image_multiple`."""
 TOLERANCE = 1e-4
-"""The largest difference from PyTorch that passes for rounding: of a score, or of a box in units of its largest
-coordinate (of 1 pixel at least)."""
+"""The largest difference from PyTorch that counts as rounding: of a score, or of a box in units of its largest
+coordinate (at least 1 pixel)."""
 
 
 class OneStage(nn.Module):
@@ -38,24 +39,26 @@ class OneStage(nn.Module):
     compared, agreeing = 2, 2
     """Random batches on which the graph is compared with PyTorch, and how many of them must agree."""
 
-    def __init__(self, detector: nn.Module, image_size: tuple[int, int]) -> None:
+    def __init__(self, detector: Any, image_size: tuple[int, int]) -> None:
         super().__init__()
-        self.detector, self.image_size = detector, image_size
+        self.detector = detector
+        self.image_size = image_size
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map `[B, 3, H, W]` to boxes `[B, R, 4]` in xyxy pixels and scores `[B, R, C]`."""
         return self.detector.decode(self.detector.head_outputs(images), self.image_size)
 
-    def difference(self, found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-        """The largest difference of a box or score (see `TOLERANCE`)."""
-        return max(float(_apart(*pair).max(initial=0.0)) for pair in zip(found, expected, strict=True))
+    def max_difference(self, found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+        """Return the largest difference of a box or score (see `TOLERANCE`)."""
+        return max(float(_relative_difference(*pair).max(initial=0.0)) for pair in zip(found, expected, strict=True))
 
-    def trace(self, images: Tensor, any_number: bool) -> onnx.ModelProto:
-        """The ONNX graph, for as many images as given or for `any_number`."""
-        return torch.onnx.export(
+    def trace_onnx(self, images: Tensor, any_number: bool) -> onnx.ModelProto:
+        """Return the ONNX graph, for as many images as given or for `any_number` of images."""
+        program = torch.onnx.export(
             self, (images,), dynamo=True, verbose=False, opset_version=OPSET, input_names=[INPUT],
             output_names=list(self.outputs), dynamic_shapes={INPUT: {0: "batch"}} if any_number else None,
-        ).model_proto  # fmt: skip
+        )  # fmt: skip
+        return cast(torch.onnx.ONNXProgram, program).model_proto  # None only if a file is given
 
 
 class TwoStage(nn.Module):
@@ -63,42 +66,47 @@ class TwoStage(nn.Module):
 
     outputs = ("boxes", "labels", "scores")
     compared, agreeing = 6, 3
-    """Of two boxes of equal scores rounding decides which is suppressed, and an untrained detector has no others."""
+    """Rounding decides which of two boxes with equal scores is suppressed, and untrained detectors have many."""
 
-    def __init__(self, detector: nn.Module, image_size: tuple[int, int]) -> None:
+    def __init__(self, detector: Any, image_size: tuple[int, int]) -> None:
         super().__init__()
-        self.detector, self.image_size = detector, image_size
+        self.detector = detector
+        self.image_size = image_size
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map `[1, 3, H, W]` to boxes `[N, 4]` in xyxy pixels, labels `[N]` in 1..C and scores `[N]`."""
         (found,) = self.detector(images)
         return tuple(found[name] for name in self.outputs)
 
-    def difference(self, found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-        """What nine in ten detections, of either side and in any order, are at most from the other side's nearest."""
+    def max_difference(self, found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+        """Return the 90 % quantile of the distances between detections and the nearest ones of the other side."""
         if len(found[0]) == 0 or len(expected[0]) == 0:
             return 0.0 if len(found[0]) == len(expected[0]) else math.inf
         pairs = zip(found, expected, strict=True)
-        apart = np.max([_apart(f.reshape(len(f), 1, -1), e.reshape(1, len(e), -1)) for f, e in pairs], axis=0)
-        return float(np.quantile(np.concatenate([apart.min(0), apart.min(1)]), 0.9, method="higher"))
+        # [found, expected]: the largest difference in boxes, labels and scores.
+        differences = np.max(
+            [_relative_difference(f.reshape(len(f), 1, -1), e.reshape(1, len(e), -1)) for f, e in pairs], axis=0
+        )
+        nearest = np.concatenate([differences.min(0), differences.min(1)])
+        return float(np.quantile(nearest, 0.9, method="higher"))
 
-    def trace(self, images: Tensor, any_number: bool = False) -> onnx.ModelProto:
-        """The ONNX graph, for one image."""
-        # The older exporter: torch.export cannot follow torchvision's branches on how many boxes were found.
+    def trace_onnx(self, images: Tensor, any_number: bool = False) -> onnx.ModelProto:
+        """Return the ONNX graph, for one image."""
+        # The older exporter, because torch.export cannot follow torchvision's branches on the number of boxes.
         file = io.BytesIO()
         torch.onnx.export(
-            self, (images,), file, dynamo=False, opset_version=OPSET, input_names=[INPUT],
+            self, (images,), cast(str, file), dynamo=False, opset_version=OPSET, input_names=[INPUT],
             output_names=list(self.outputs), dynamic_axes={name: {0: "detections"} for name in self.outputs},
         )  # fmt: skip
         return onnx.load_from_string(file.getvalue())
 
 
 def make_deployable(detector: nn.Module, image_size: ImageSize) -> OneStage | TwoStage:
-    """What of a detector is deployed: a copy in evaluation mode and float32 on the CPU.
+    """Copy the part of a detector that is deployed, in evaluation mode and float32 on the CPU.
 
     Args:
         detector: untouched; one-stage if it has `decode`.
-        image_size: of the images it will be given.
+        image_size: size of the images that it will process.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     stages = OneStage if hasattr(detector, "decode") else TwoStage
@@ -114,55 +122,56 @@ def export_onnx(
     classes: Sequence[str] | None = None,
     tolerance: float = TOLERANCE,
 ) -> float:
-    """Write a detector, pruned or whole, to an ONNX file.
+    """Write a detector, pruned or not, to an ONNX file.
 
     The input is `images` `[B, 3, H, W]`, float32 in [0, 1]. A one-stage detector gives `boxes` `[B, R, 4]` (xyxy
-    pixels) and `scores` `[B, R, C]` before any threshold; a two-stage detector gives what it finds, `boxes` `[N, 4]`,
+    pixels) and `scores` `[B, R, C]` before any threshold; a two-stage detector gives its detections, `boxes` `[N, 4]`,
     `labels` `[N]` in 1..C and `scores` `[N]`. The file's metadata hold `paperlib` (the version), `detector`,
     `image_size` and, if given, `classes`; the last two as JSON lists.
 
     Args:
-        detector: of this package, or another of the same calling convention; untouched.
-        path: the file, whole or absent; missing folders above it are made.
-        image_size: of the images that the file will be given.
+        detector: one of this package, or another with the same calling convention; untouched.
+        path: the file; it is complete or absent, and missing folders are created.
+        image_size: size of the images that the file will process.
         batch_size: B; by default any for a one-stage detector, and 1, the only choice, for a two-stage one.
         classes: names of the C classes.
-        tolerance: the largest difference that passes; rounding alone is more in deep networks that are not trained.
+        tolerance: the largest accepted difference; rounding alone exceeds the default in deep untrained networks.
 
     Returns:
         The largest difference between ONNX Runtime and PyTorch on random images (see `TOLERANCE`); for a two-stage
-        detector that of nine detections in ten on half of the images.
+        detector that of nine in ten detections, on the half of the images that agree best.
 
     Raises:
-        ValueError: a bad argument, sides that are no multiples of the detector's coarsest stride, or answers that
-            differ by more than `tolerance`: the worst difference is named. Nothing is written then.
+        ValueError: an invalid argument, sides that are not multiples of the detector's coarsest stride, or outputs
+            that differ by more than `tolerance` (the message names the difference). Nothing is written then.
     """
     require_fused(detector)
     network = make_deployable(detector, image_size)
     _check_arguments(network, batch_size, classes)
     if isinstance(network, TwoStage):
         batch_size = 1
-    # A graph for any number of images is traced with 2, for 1 has rules of its own, and compared with 3.
+    # A graph for any number of images is traced with 2, because 1 is a special case, and compared with 3.
     example = _random_images(batch_size or 2, network.image_size, seed=0)
     with torch.inference_mode():
-        network(example)  # first, so that what the detector caches is never a tracer's stand-in
+        network(example)  # first, so that the detector caches real tensors and not those of a tracer
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whatever a tracer wrongly takes for constant, the comparison finds
-        model = network.trace(example, batch_size is None)
+        warnings.simplefilter("ignore")  # the comparison finds whatever a tracer wrongly takes for constant
+        model = network.trace_onnx(example, batch_size is None)
     onnx.checker.check_model(model, full_check=True)
-    difference = _compare(model, network, batch_size or 3)
+    difference = _compare_with_torch(model, network, batch_size or 3)
     if difference > tolerance:
-        raise ValueError(f"{path}: not written, for ONNX Runtime and PyTorch differ by {difference:.3g}")
-    _describe_(model, network, classes)
+        raise ValueError(f"{path}: not written, because ONNX Runtime and PyTorch differ by {difference:.3g}")
+    _write_metadata_(model, network, classes)
     with replace_file(Path(path)) as partial:
         onnx.save(model, partial)
     return difference
 
 
 def open_onnx_session(model: onnx.ModelProto | Path, threads: int) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU that computes with `threads` threads."""
+    """Open an ONNX Runtime session on the CPU that computes with `threads` threads."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
@@ -173,7 +182,7 @@ def _check_arguments(network: OneStage | TwoStage, batch_size: int | None, class
     if min(height, width) < 1 or height % multiple or width % multiple:
         raise ValueError(f"image size {height} x {width}: the sides are not multiples of {multiple} pixels")
     if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} is not at least 1")
+        raise ValueError(f"batch_size {batch_size} must be ≥ 1")
     if isinstance(network, TwoStage) and batch_size not in (None, 1):
         raise ValueError(f"a two-stage detector is exported for one image at a time, not batch_size {batch_size}")
     if classes is not None and len(classes) != detector.num_classes:
@@ -181,35 +190,36 @@ def _check_arguments(network: OneStage | TwoStage, batch_size: int | None, class
 
 
 def _random_images(count: int, image_size: tuple[int, int], seed: int) -> Tensor:
-    """Noise, from black to bright, so that detectors do not find equally much everywhere."""
+    """Draw noise of different brightness, so that detections differ between the images."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, 1, 1, 1, generator=generator) * torch.rand(count, 3, *image_size, generator=generator)
 
 
-def _compare(model: onnx.ModelProto, network: OneStage | TwoStage, batch_size: int) -> float:
-    """The largest difference between ONNX Runtime and PyTorch on the batches that agree best."""
+def _compare_with_torch(model: onnx.ModelProto, network: OneStage | TwoStage, batch_size: int) -> float:
+    """Return the largest difference between ONNX Runtime and PyTorch on the batches that agree best."""
     session = open_onnx_session(model, torch.get_num_threads())
     differences = []
     for seed in range(1, 1 + network.compared):
         images = _random_images(batch_size, network.image_size, seed)
         with torch.inference_mode():
             expected = [output.numpy() for output in network(images)]
-        differences.append(network.difference(session.run(list(network.outputs), {INPUT: images.numpy()}), expected))
+        found = [np.asarray(output) for output in session.run(list(network.outputs), {INPUT: images.numpy()})]
+        differences.append(network.max_difference(found, expected))
     return sorted(differences)[network.agreeing - 1]
 
 
-def _apart(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """How far rows `[..., K]` are from what they should be (see `TOLERANCE`); infinite if one is no number."""
+def _relative_difference(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Return how far rows `[..., K]` are from the expected ones (see `TOLERANCE`); infinite where one is NaN."""
     found, expected = found.astype(np.float64), expected.astype(np.float64)
     unit = np.maximum(1, np.abs(expected).max(-1))
     return np.nan_to_num(np.abs(found - expected).max(-1) / unit, nan=math.inf, posinf=math.inf)
 
 
-def _describe_(model: onnx.ModelProto, network: OneStage | TwoStage, classes: Sequence[str] | None) -> None:
-    """Say in the metadata what the file holds, and drop where on this machine its nodes were traced."""
+def _write_metadata_(model: onnx.ModelProto, network: OneStage | TwoStage, classes: Sequence[str] | None) -> None:
+    """Describe the file in its metadata, and remove the paths of this machine that tracing left there."""
     properties = {
         "paperlib": package_version("paperlib"),
-        "detector": _name(network.detector),
+        "detector": _detector_name(network.detector),
         "image_size": json.dumps(network.image_size),
     }
     if classes is not None:
@@ -220,5 +230,5 @@ def _describe_(model: onnx.ModelProto, network: OneStage | TwoStage, classes: Se
         part.ClearField("metadata_props")
 
 
-def _name(detector: nn.Module) -> str:
+def _detector_name(detector: nn.Module) -> str:
     return getattr(detector, "build_arguments", {}).get("name", type(detector).__name__)

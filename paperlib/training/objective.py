@@ -51,4 +51,5 @@ class LossModule(nn.Module):
         self._objective = (objective,)  # in a tuple, so that a teacher is not registered as a submodule
 
     def forward(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Compute the losses of one batch of images `[B, 3, H, W]`."""
         return self._objective[0](self.detector, images, targets)
