@@ -97,6 +97,7 @@ def detect_full_images(detector: nn.Module, tiles: Dataset, *, image_size: int, 
     full_images, tiling = tiles.full_images, tiles.tiling
     merged = []
     with _evaluation_mode(detector):
+        # A generator, so that batches of tiles may cross the borders of images.
         tile_detections = (
             found
             for batch in cut_into_tiles(full_images, tiling).letterboxed_batches(image_size, batch_size)
@@ -137,6 +138,7 @@ def _scale_to_images(found: Sequence[dict[str, Tensor]], letterboxed: Letterboxe
 @contextlib.contextmanager
 def _evaluation_mode(detector: nn.Module) -> Iterator[None]:
     """Set evaluation mode inside the block; afterwards, also after an error, restore each module's own mode."""
+    # Frozen batch norms of a network in training mode, for instance, are in evaluation mode.
     modes = {module: module.training for module in detector.modules()}
     detector.eval()
     try:

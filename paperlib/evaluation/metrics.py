@@ -166,6 +166,7 @@ def _best_confidence(curves: Sequence[_Curve]) -> float:
     grid = np.linspace(0.01, 0.99, 99)
     points = np.array([[curve.precision_recall(confidence) for curve in curves] for confidence in grid])
     precision, recall = points[..., 0], points[..., 1]
+    # The small constant avoids 0 / 0 where nothing is found.
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
     return float(grid[f1.mean(1).argmax()])
 
@@ -176,6 +177,7 @@ def _class_curves(coco_eval: COCOeval, num_classes: int) -> list[_Curve]:
         entries = [entry for entry in coco_eval.evalImgs if entry and entry["category_id"] == label]
         scores = np.concatenate([np.asarray(entry["dtScores"]) for entry in entries] or [np.zeros(0)])
         hits = np.concatenate([entry["dtMatches"][IOU_INDEX] > 0 for entry in entries] or [np.zeros(0, bool)])
+        # COCOeval has sorted the detections of each image already; the order between images does not matter here.
         positives = sum(len(entry["gtIds"]) for entry in entries)
         curves.append(_Curve(scores, hits, positives))
     return curves
@@ -209,6 +211,7 @@ def _coco_index(objects: Sequence[Mapping[str, Any]], dataset: Dataset, holds: R
                 entry["score"] = float(image["scores"][row])
             annotations.append(entry)
     coco = COCO()
+    # Ids of images are their indices, and ids of categories their labels.
     coco.dataset = {  # pyright: ignore[reportAttributeAccessIssue]  (declared as a list)
         "images": [{"id": number} for number in range(len(dataset))],
         "categories": [{"id": label, "name": name} for label, name in enumerate(dataset.classes, 1)],

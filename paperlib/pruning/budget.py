@@ -67,6 +67,7 @@ class CostModel:
 
     def _count_values(self, removed: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
         """Count per layer the values of its weight, of all its parameters, and of its running statistics."""
+        # Sums over the segment of each layer in the concatenated arrays.
         inputs = np.add.reduceat(~removed[self.inputs], self.input_starts, dtype=np.int64)
         outputs = np.add.reduceat(~removed[self.outputs], self.output_starts, dtype=np.int64)
         weights = inputs * outputs * self.per_pair + outputs * self.per_output

@@ -130,6 +130,7 @@ class _ChannelWalk(GraphWalk):
         self.visit_all()
         norm_of = self._sole_norms()
         for name in self.followers.keys() - norm_of.keys():
+            # The outputs of a depthwise convolution are its inputs, which another layer may make prunable.
             if self.layers[name].kind == "conv":
                 self.fixed.append(self.layers[name].outputs)
         roots = self.ties.find_roots()
@@ -232,6 +233,7 @@ class _ChannelWalk(GraphWalk):
         positions, rest = divmod(linear.in_features, len(axis.numbers))
         if rest or not (axis.flat or self.input_values(node)[0] is None):
             return self.visit_unknown(node)
+        # Outputs of linear layers have no batch norm, so they are never pruned.
         outputs = self.ties.new_numbers(linear.out_features)
         self.fixed.append(outputs)
         self._record(node, "linear", np.repeat(axis.numbers, positions), outputs)
@@ -268,6 +270,7 @@ class _ChannelWalk(GraphWalk):
 
     def visit_item(self, node: fx.Node) -> Any:
         value, index = self.input_values(node)[0], node.args[1]
+        # One part of a split; a slice of a tensor has constant bounds.
         if isinstance(value, tuple) and isinstance(index, int):
             return value[index]
         return self.visit_fixed_size(node)

@@ -125,6 +125,7 @@ class Compensation:
         """Set weights that turn the carriers' constants into all that was lost, for every set of constants."""
         inputs = self.graph.layers[name].inputs
         constants = self.constants[name][:, _positions(self.carriers[inputs])]
+        # The least-squares solution with the smallest weights; in float64, because constants may be nearly dependent.
         solution = torch.linalg.pinv(constants.double(), rtol=_rounding_error(constants))
         kernels = kernel_view(pruned, name)
         weights = torch.tensordot(solution, lost.double(), 1).movedim(0, 1)

@@ -33,6 +33,7 @@ _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((torch.max_pool2d, F.dropout, F.dropout2d), "pass_through"),
     **dict.fromkeys((operator.add, operator.sub, operator.mul), "arithmetic"),
     **dict.fromkeys((torch.add, torch.sub, torch.mul), "arithmetic"),
+    # Their sizes are constants in the traced code.
     **dict.fromkeys((torch.chunk, torch.split), "fixed_size"),
     torch.cat: "concatenation",
     torch.flatten: "flatten",
@@ -99,6 +100,7 @@ def classify_node(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     if node.op == "call_method":
         return _METHODS.get(node.target, "unknown")
     if node.op == "call_function":
+        # `x.shape` is traced as getattr(x, "shape").
         if node.target is getattr:
             return "opaque" if node.args[1] in ("shape", "dtype", "device", "ndim") else "unknown"
         return _FUNCTIONS.get(node.target, "unknown")

@@ -44,6 +44,7 @@ def rescale_gamma_(module: nn.Module, level: float = 0.5) -> None:
     _refuse_unscalable(module, graph)
     factors = _channel_factors(module, graph, level)
     for name, layer in graph.layers.items():
+        # Batch norms that follow no prunable convolution keep their scale.
         if name in graph.prunable:
             norm = graph.prunable[name]
             for parameter in (module.get_parameter(f"{norm}.weight"), module.get_parameter(f"{norm}.bias")):
@@ -61,6 +62,7 @@ def _channel_factors(module: nn.Module, graph: ChannelGraph, level: float) -> ND
         ids = graph.layers[name].outputs
         np.add.at(total, ids, module.get_parameter(f"{norm}.weight").abs().double().cpu().numpy())
         np.add.at(count, ids, 1)
+    # Tied channels count together: several batch norms may scale the same channel number.
     mean = total / np.maximum(count, 1)
     movable = (count > 0) & ~graph.fixed & (mean > DEAD * level)
     return np.where(movable, level / np.where(movable, mean, 1.0), 1.0)
@@ -71,6 +73,7 @@ def _refuse_unscalable(module: nn.Module, graph: ChannelGraph) -> None:
     modules = dict(module.named_modules())
     own_norms = set(graph.prunable.values())
     for name, layer in graph.layers.items():
+        # A depthwise convolution or a second batch norm adds a constant that is not scaled with its input.
         foreign = layer.kind == "depthwise" or (layer.kind == "norm" and name not in own_norms)
         if foreign and not graph.fixed[layer.inputs].all():
             raise ValueError(f"cannot rescale gamma: {name} does not scale with its input")

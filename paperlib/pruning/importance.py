@@ -32,6 +32,7 @@ def l1_layerwise_importance(module: nn.Module, prunable: Mapping[str, str]) -> S
     not comparable. A common threshold then removes the same fraction of every layer.
     """
     norms = l1_importance(module, prunable)
+    # The argsort of an argsort gives ranks.
     return {name: (values.argsort().argsort() + 1.0) / len(values) for name, values in norms.items()}
 
 

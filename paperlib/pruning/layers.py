@@ -72,6 +72,7 @@ def least_important_blocks(module: nn.Module, count: int) -> list[str]:
         raise ValueError(f"{kind} has no residual block that can be removed")
     if count > len(blocks):
         raise ValueError(f"layers {count}: {kind} has only {len(blocks)} removable residual blocks")
+    # The sort is stable, so that among equal blocks the first is removed.
     level = {name: module.get_parameter(f"{b.norm}.weight").abs().mean().item() for name, b in blocks.items()}
     chosen = sorted(blocks, key=level.__getitem__)[:count]
     return [name for name in blocks if name in chosen]
@@ -108,6 +109,7 @@ def without_blocks(module: nn.Module, bypasses: Mapping[str, Bypass]) -> nn.Modu
 def _make_bypass(module: nn.Module, name: str, block: Block, shifted: bool) -> Bypass:
     shift = _branch_constant(module, block) if shifted else None
     shift = shift if shift is not None and shift.any() else None
+    # A ReLU after a ReLU does nothing, unless a shift lies between them.
     after = None if block.idle_after and shift is None else block.after
     return Bypass(module.get_submodule(name), after, shift)
 
@@ -123,6 +125,7 @@ def _branch_constant(module: nn.Module, block: Block) -> Tensor:
 
 def _find_block(addition: fx.Node, scope: str, modules: dict[str, nn.Module]) -> Block | None:
     """Return the block that the submodule at `scope` is, if `addition` is the shortcut of a removable block."""
+    # A block reads one value from outside and passes one on; other submodules of the scope count as inside.
     inside = [node for node in addition.graph.nodes if f"{_scope_name(node)}.".startswith(f"{scope}.")]
     sources = {source for node in inside for source in node.all_input_nodes} - set(inside)
     results = [node for node in inside if not node.users.keys() <= set(inside)]
@@ -179,6 +182,7 @@ def _activations_between(first: fx.Node, last: fx.Node, modules: dict[str, nn.Mo
 
 def _scope_name(node: fx.Node) -> str:
     """Return the name of the submodule whose forward recorded the node; empty for the network's own forward."""
+    # torch.fx orders the stack from the network down to the innermost submodule.
     stack = node.meta.get("nn_module_stack") or {"": ("", None)}
     return next(reversed(stack.values()))[0]
 

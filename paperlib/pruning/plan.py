@@ -104,6 +104,7 @@ class PruningPlan:
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """Make the plan that `to_dict` described."""
         layers = {name: LayerStatistics(**layer) for name, layer in data["layers"].items()}
+        # A plan made by hand has no costs.
         costs = {key: data[key] and Cost(**data[key]) for key in ("cost_before", "cost_after")}
         return cls(**{**data, "layers": layers, **costs})
 
@@ -124,6 +125,7 @@ def removed_channels(graph: ChannelGraph, plan: PruningPlan) -> BoolArray:
     for name in plan.kept:
         _check_kept(graph, name, plan)
     for name, ids in prunable_outputs(graph):
+        # A convolution that a plan made by hand does not name keeps all its channels.
         is_kept = np.isin(np.arange(len(ids)), plan.kept.get(name, range(len(ids))))
         kept[ids[is_kept]] = True
         removed[ids[~is_kept]] = True
@@ -159,6 +161,7 @@ def _check_kept(graph: ChannelGraph, name: str, plan: PruningPlan) -> None:
 
 
 def _check_coupling(graph: ChannelGraph, kept: BoolArray, removed: BoolArray) -> None:
+    # Tied channels have one number, so a number that is both kept and removed breaks a coupling.
     for number in np.flatnonzero(removed & (graph.fixed | kept)):
         names = sorted(name for name, ids in prunable_outputs(graph) if number in ids)
         if graph.fixed[number]:

@@ -117,6 +117,7 @@ class _Training:
         self.rows: list[dict[str, Any]] = []
         self.accelerator = _new_accelerator(recipe.precision)
         self.teacher: nn.Module | None = getattr(objective, "teacher", None)
+        # Before the weights move to the device or change.
         self.identity = self._compute_identity()
         for module in (detector, self.teacher):
             if module is not None:
@@ -124,6 +125,7 @@ class _Training:
         groups = _parameter_groups(detector, recipe.weight_decay)
         optimiser = torch.optim.AdamW(groups, recipe.learning_rate, fused=True)
         self.loss_module, self.optimiser = self.accelerator.prepare(LossModule(detector, objective), optimiser)
+        # Equals the weights until the first step.
         self.average: AveragedModel | None = None
         if recipe.ema:
             self.average = AveragedModel(detector, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
@@ -168,6 +170,7 @@ class _Training:
         losses = self.loss_module(images, targets)
         self.accelerator.backward(torch.stack(list(losses.values())).sum())
         if self.regulariser:
+            # In float16 the gradients are scaled, but the term of Eq. 4 is not.
             self.accelerator.unscale_gradients(self.optimiser)
             self.regulariser.before_step(self.detector, learning_rate)
         self.optimiser.step()
@@ -180,6 +183,7 @@ class _Training:
 
     def record_epoch(self, epoch: int, losses: dict[str, float], started: float) -> None:
         """Validate if it is time, and add a row to the history."""
+        # Checked once per epoch, because a check per batch would wait for the accelerator.
         if not math.isfinite(sum(losses.values())):
             raise ValueError(f"epoch {epoch + 1}: the loss is not finite: {losses}; try a smaller learning rate")
         rate = self.optimiser.param_groups[0]["lr"]
@@ -229,6 +233,7 @@ class _Training:
         shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.save_state(str(partial))
         files.sync_tree(partial)
+        # A rename is atomic: a kill leaves the complete old or the complete new state.
         partial.rename(target)
         for older in self.folder.glob("state-*[0-9]"):
             if older != target:
