@@ -1,9 +1,11 @@
 """Partners: extension changes nothing, fusion is exact, and the diversity losses have the minima that they should."""
 
+import math
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.models import resnet50, resnet101, vgg16_bn
 
-from paperlib.costs import cost
+from paperlib.costs import cost, kernel_positions
 from paperlib.deploy.onnx import export_onnx
 from paperlib.detectors import build_detector
 from paperlib.detectors.files import load_detector, save_detector
@@ -25,11 +27,12 @@ from paperlib.partners.diversity import diversity
 from paperlib.partners.extend import extend, skipped_convolutions
 from paperlib.partners.fuse import fuse
 from paperlib.partners.partnership import Partnership
-from paperlib.pruning import Sparsity, plan_pruning, trace_channels
+from paperlib.pruning import Sparsity, apply_plan, mask_plan, plan_pruning, trace_channels
 from paperlib.structure import describe_structure
 from paperlib.training.loop import LAST, fit
 
 EXACT = 1e-12
+SURGERY = 1e-10
 SIDE = 64
 
 
@@ -170,6 +173,44 @@ def test_partners_cost_one_more_pass_through_the_3x3_convolutions_of_resnet50() 
     plain, extended = (cost(network, 256).gmacs for network in (net, extend(net)))
     assert plain == pytest.approx(5.34, abs=0.005)
     assert (extended - plain) / plain == pytest.approx(0.45, abs=0.005)
+
+
+def resnet50_macs(*, kept: Fraction, third_inputs: bool = True, norms: bool = False) -> int:
+    """Multiply-accumulates at 256 pixels as in the paper: every layer keeps this share, the projections keep all.
+
+    The residual stream stays whole, except where the stem feeds it and where the classifier reads it.
+
+    Args:
+        third_inputs: whether the last convolution of a block loses the inputs that the second no longer gives.
+        norms: add two for each element that a batch norm outputs, without the second of a block, fused by then.
+    """
+    with torch.device("meta"):
+        net = resnet50()
+    total = 0
+    for name, positions in kernel_positions(net, 256).items():
+        outputs, inputs, *kernel = net.get_submodule(name).weight.shape
+        last = name.split(".")[-1]
+        if last.startswith("conv"):
+            outputs -= math.floor(outputs * (1 - kept))
+        reads_cut = name in ("layer1.0.conv1", "layer1.0.downsample.0", "fc") or last == "conv2"
+        if reads_cut or (last == "conv3" and third_inputs):
+            inputs -= math.floor(inputs * (1 - kept))
+        total += positions * outputs * inputs * math.prod(kernel)
+        total += 2 * positions * outputs if norms and last not in ("conv2", "fc") else 0
+    return total
+
+
+def test_the_papers_73_97_percent_of_resnet50() -> None:
+    kept = Fraction(3, 10)
+    saved = {
+        (third_inputs, norms): 100 * (1 - resnet50_macs(kept=kept, third_inputs=third_inputs, norms=norms) / full)
+        for norms in (False, True)
+        for full in [resnet50_macs(kept=Fraction(1), norms=norms)]
+        for third_inputs in (False, True)
+    }
+    assert saved[False, True] == pytest.approx(73.97, abs=0.005), "by the paper's convention"
+    assert saved[False, False] == pytest.approx(74.04, abs=0.005), "multiply-accumulates alone"
+    assert saved[True, False] == pytest.approx(78.25, abs=0.005), "with the inputs cut as well"
 
 
 def test_batch_norms_that_serve_several_calls_are_left_alone_with_a_note() -> None:
@@ -341,6 +382,50 @@ def test_a_fused_network_can_be_pruned_as_before() -> None:
     fused = fuse(extend(net))
     assert prunable(fused) == prunable(net)
     assert plan_pruning(fused, 0.5, image_size=SIDE).kept == plan_pruning(net, 0.5, image_size=SIDE).kept
+
+
+@pytest.mark.parametrize("importance", ["gamma", "l1"])
+def test_a_partner_that_has_not_learnt_changes_no_plan(importance: str) -> None:
+    """One plan for a convolution and its partner, which count as one layer; gamma' = 0 makes no channel worse."""
+    net = liven(make_tiny_detector())
+    extended = extend(net)
+    if importance == "l1":
+        for pair in find_partners(extended).values():
+            pair.partner.weight.data *= 0.1
+    for target in ({"ratio": 0.5}, {"channels": 100}):
+        settings = {**target, "importance": importance, "image_size": SIDE}
+        expected, plan = plan_pruning(net, **settings), plan_pruning(extended, **settings)
+        assert (plan.channels_kept, plan.channels_total) == (expected.channels_kept, expected.channels_total)
+        assert plan.threshold == expected.threshold
+        for name in find_partners(extended):
+            assert plan.kept[f"{name}.conv"] == plan.kept[f"{name}.partner"] == expected.kept[name]
+
+
+def test_a_channel_is_as_important_as_the_better_of_its_two_scale_factors() -> None:
+    net = extend(nn.Sequential(block(3, 4, padding=1), nn.Conv2d(4, 2, 1)))
+    net[0][0].norm.weight.data = torch.tensor([0.9, 0.1, 0.2, 0.0])
+    net[0][0].partner_norm.weight.data = torch.tensor([0.0, 0.8, -0.3, 0.1])
+    plan = plan_pruning(net, 0.5, image_size=SIDE)
+    assert plan.kept == {"0.0.conv": [0, 1], "0.0.partner": [0, 1]}
+
+
+@pytest.mark.parametrize(("name", "options"), DETECTORS.items(), ids=DETECTORS)
+def test_pruned_while_extended_then_fused_then_pruned_again(name: str, options: dict[str, float]) -> None:
+    net = build_detector(name, num_classes=3, width=0.125, **options)
+    extended = liven(extend(net, kernels=(3, 4, 5)), seed=3)
+    plan = plan_pruning(extended, 0.4, image_size=SIDE)
+    pruned = apply_plan(extended, plan, compensate="exact")
+    assert difference(mask_plan(extended, plan, keep_beta=True), pruned) < SURGERY
+    assert difference(mask_plan(extended, plan), apply_plan(extended, plan, compensate="off")) < SURGERY
+
+    fused = fuse(pruned)
+    assert difference(pruned, fused) < SURGERY
+    rebuilt = build_detector(name, num_classes=3, width=0.125, **options, structure=describe_structure(fused))
+    rebuilt.double().load_state_dict(fused.state_dict())
+    assert difference(fused, rebuilt.eval()) == 0, "an ordinary pruned detector"
+    again = plan_pruning(fused, 0.4, image_size=SIDE)
+    assert difference(mask_plan(fused, again, keep_beta=True), apply_plan(fused, again, compensate="exact")) < SURGERY
+    assert prunable(fuse(extended)) == prunable(net)
 
 
 def test_extension_warns_of_nothing_in_a_yolo() -> None:

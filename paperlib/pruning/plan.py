@@ -65,8 +65,8 @@ class PruningPlan:
 
     @property
     def channels_kept(self) -> int:
-        """Count the channels that are kept, over all layers of the plan."""
-        return sum(len(channels) for channels in self.kept.values())
+        """Count the channels that are kept, over all layers of the plan; a convolution and its partner count once."""
+        return sum(len(kept) for name, kept in self.kept.items() if not self.layers or name in self.layers)
 
     @property
     def channels_total(self) -> int:

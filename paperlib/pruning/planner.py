@@ -19,6 +19,7 @@ from paperlib.pruning.budget import CostModel, fewest_candidates
 from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, IntArray, Segment, trace_channels
 from paperlib.pruning.importance import Batches, Scores, score_channels
 from paperlib.pruning.layers import least_important_blocks, make_bypasses, without_blocks
+from paperlib.pruning.partners import merge_partners
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, prunable_outputs
 
 
@@ -113,10 +114,11 @@ class Planner:
         self.graph = trace_channels(base) if self.blocks else full_graph
         if not self.graph.prunable:
             raise ValueError(f"{type(detector).__name__} has no prunable channel: no convolution with a batch norm")
-        self.scores = score_channels(importance, detector, full_graph.prunable | self.graph.prunable, calibration)
-        segments = self.graph.segments if original is None else trace_channels(original).segments
-        minimum = _minimum_counts(self.graph.segments, segments, min_keep_ratio)
-        self.ranking = Ranking(self.graph, self.scores, minimum, round_to)
+        scores = score_channels(importance, detector, full_graph.prunable | self.graph.prunable, calibration)
+        counted, self.scores = merge_partners(detector, self.graph, scores)
+        segments = counted.segments if original is None else trace_channels(original).segments
+        minimum = _minimum_counts(counted.segments, segments, min_keep_ratio)
+        self.ranking = Ranking(counted, self.scores, minimum, round_to)
         positions = kernel_positions(detector, image_size)
         self.costs = CostModel(base, self.graph, positions, image_size)
         costs_before = CostModel(detector, full_graph, positions, image_size) if self.blocks else self.costs

@@ -1,0 +1,32 @@
+"""Pruning a network that trains with partners (BPL): a convolution and its partner are one layer to a plan."""
+
+import dataclasses
+
+import numpy as np
+from torch import nn
+
+from paperlib.pairs import find_partners
+from paperlib.pruning.channel_graph import ChannelGraph
+from paperlib.pruning.importance import Scores
+
+
+def merge_partners(module: nn.Module, graph: ChannelGraph, scores: Scores) -> tuple[ChannelGraph, Scores]:
+    """Leave partners out of the prunable layers, and give each original the larger of both scores.
+
+    Outputs that are added have the same channel numbers, so what is decided for an original holds for its partner. A
+    partner that has not learnt yet has gamma' = 0, and must not make its original look unimportant.
+
+    Args:
+        module: the network, which may have removable blocks that `graph` lacks.
+        graph: its channels.
+        scores: of all its prunable convolutions.
+    """
+    merged = dict(scores)
+    for name in find_partners(module):
+        partner = merged.pop(f"{name}.partner", None)
+        if partner is not None:
+            merged[f"{name}.conv"] = np.maximum(merged[f"{name}.conv"], partner)
+    left_out = scores.keys() - merged.keys()
+    prunable = {name: norm for name, norm in graph.prunable.items() if name not in left_out}
+    segments = [segment for segment in graph.segments if segment.layer not in left_out]
+    return dataclasses.replace(graph, prunable=prunable, segments=segments), merged
