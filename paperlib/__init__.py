@@ -16,6 +16,7 @@ __all__ = [
     "Latency",
     "Metrics",
     "Model",
+    "Partnership",
     "PruningPlan",
     "Recipe",
     "Review",
@@ -29,7 +30,9 @@ __all__ = [
     "detect",
     "evaluate",
     "export_onnx",
+    "extend",
     "fit",
+    "fuse",
     "latency",
     "load_darknet_weights",
     "load_dataset",
@@ -50,6 +53,9 @@ if TYPE_CHECKING:
     from paperlib.distillation.assistants import Distillation
     from paperlib.evaluation.evaluate import Metrics, detect, evaluate
     from paperlib.experiments.study import Study
+    from paperlib.partners.extend import extend
+    from paperlib.partners.fuse import fuse
+    from paperlib.partners.partnership import Partnership
     from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning
     from paperlib.training.loop import History, fit
     from paperlib.training.recipe import Recipe
@@ -68,6 +74,9 @@ else:
         "paperlib.distillation.assistants": ("Distillation",),
         "paperlib.evaluation.evaluate": ("Metrics", "detect", "evaluate"),
         "paperlib.experiments.study": ("Study",),
+        "paperlib.partners.extend": ("extend",),
+        "paperlib.partners.fuse": ("fuse",),
+        "paperlib.partners.partnership": ("Partnership",),
         "paperlib.pruning": ("PruningPlan", "Sparsity", "apply_plan", "plan_pruning"),
         "paperlib.training.loop": ("History", "fit"),
         "paperlib.training.recipe": ("Recipe",),

@@ -70,18 +70,20 @@ def _choose_convolutions(module: nn.Module, kernels: Collection[int]) -> tuple[d
     recorded, modules = trace_graph(module), dict(module.named_modules())
     calls = Counter(node.target for node in recorded.nodes if node.op == "call_module")
     norms: dict[str, str] = {}
-    skipped: dict[str, str] = {}
+    skipped = {name: "the traced pass does not use it" for name in modules if _has_kernel(modules[name], kernels)}
     for node in recorded.nodes:
         name = str(node.target)
         if node.op != "call_module" or not _has_kernel(modules[name], kernels):
             continue
         norm = _next_norm(node, modules)
+        # A norm of several calls may see them together in training, as that of Faster R-CNN's proposal head does.
         if norm is None:
             skipped[name] = "no batch norm of its own follows it"
         elif calls[norm] > 1 or calls[name] > 1:
             skipped[name] = "its batch norm serves several calls"
         else:
             norms[name] = norm
+            del skipped[name]
     return norms, skipped
 
 

@@ -40,6 +40,7 @@ def fuse(module: nn.Module, *, norms: bool = True) -> nn.Module:
         raise ValueError(f"{type(module).__name__} has no partners to fuse; it was never extended")
     fused = copy.deepcopy(module)
     for name, pair in pairs.items():
+        # Half precision has three decimal digits: what is fused in it would no longer equal the pair.
         dtype = pair.conv.weight.dtype
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name} is {dtype}; fuse a network in float32 or float64")
@@ -107,6 +108,7 @@ class _Fold:
 
     def _gamma(self) -> tuple[Tensor, Tensor]:
         """Return the scale factor of each channel, and whether the channel emits more than a constant."""
+        # If gamma' = 0, both sums run over the same values: their quotient is exactly 1, and gamma stays as it was.
         remaining = _squares(self.filters) / torch.where(self.energy > 0, self.energy, 1.0)
         alive = remaining > CANCELLED**2
         both = torch.hypot(_exact(self.pair.norm.weight), _exact(self.pair.partner_norm.weight))
