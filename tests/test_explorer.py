@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import ipywidgets
@@ -78,3 +79,8 @@ def test_names_of_layers_are_drawn_where_they_do_not_overlap(plans, monkeypatch)
     monkeypatch.setattr(explorer, "MAX_NAMES", 3)
     crowded = explorer.draw_explorer(plans, {}, 50)
     assert ">neck</text>" not in crowded and "<title>neck: " in crowded
+
+
+def test_a_plan_without_costs_says_what_is_missing(plans):
+    with pytest.raises(ValueError, match="the plan has no costs"):
+        explorer.describe_plan(replace(plans[50], cost_after=None))

@@ -1,3 +1,7 @@
+import importlib
+import inspect
+from pkgutil import iter_modules
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -127,3 +131,17 @@ def test_photographs_within_an_svg_are_jpeg_and_drawings_stay_exact(tmp_path):
     photograph, drawing = ((tmp_path / f"{name}.svg").read_text() for name in ("photograph", "drawing"))
     assert "data:image/jpeg" in photograph and "data:image/png" not in photograph
     assert "data:image/png" in drawing and "data:image/jpeg" not in drawing
+
+
+def test_the_face_offers_every_function_that_draws():
+    modules = [importlib.import_module(f"paperlib.figures.{found.name}") for found in iter_modules(figures.__path__)]
+    drawing = {
+        name
+        for module in modules
+        for name, function in vars(module).items()
+        if inspect.isfunction(function) and inspect.signature(function).return_annotation == "Figure"
+    }
+    drawing = {name for name in drawing if not name.startswith("_")}
+    assert len(drawing) > 20 and drawing <= set(figures.__all__)
+    assert all(name.startswith(("plot_", "draw_")) for name in drawing)
+    assert all(hasattr(figures, name) for name in figures.__all__)

@@ -56,3 +56,16 @@ def test_the_papers_tables_are_at_hand_and_others_are_named():
     assert tables.load_reported("table_1").iloc[-1].tolist() == ["yes", "no", "yes", 9.4, 9.7, 81.3]
     with pytest.raises(FileNotFoundError, match=r"table_99\.csv"):
         tables.load_reported("table_99")
+
+
+def test_markdown_is_not_padded_and_has_numbers_on_the_right():
+    table = pd.DataFrame(
+        {"model": ["SCP", "baseline"], "MB": [0.5, 12.25], "change": ["−0.7 ± 0.5", "–"], "section": "4.4.1"}
+    )
+    assert tables.to_markdown(table).splitlines() == [
+        "| model | MB | change | section |",
+        "| --- | ---: | ---: | --- |",
+        "| SCP | 0.5 | −0.7 ± 0.5 | 4.4.1 |",
+        "| baseline | 12.25 | – | 4.4.1 |",
+    ]
+    assert tables.to_markdown(table.head(0)).splitlines()[1] == "| --- | --- | --- | --- |"

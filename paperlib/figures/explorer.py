@@ -38,7 +38,7 @@ def scan_ratios(detector: nn.Module, **options: Any) -> list[PruningPlan]:
 
     Args:
         detector: the detector to prune, trained with Eq. 4.
-        options: options of `plan_pruning` besides the ratio: `round_to`, `image_size`, …; `image_size` is needed.
+        options: options of `plan_pruning` besides the ratio: `min_keep_ratio`, `round_to`, `image_size`, ….
     """
     return plan_ratios(detector, [percent / 100 for percent in PERCENT], **options)
 
@@ -151,7 +151,7 @@ def _positions(plan: PruningPlan) -> dict[str, Any]:
 
 def _costs(plan: PruningPlan) -> tuple[Cost, Cost]:
     if plan.cost_before is None or plan.cost_after is None:
-        raise ValueError("the plan has no costs: plan with image_size")
+        raise ValueError("the plan has no costs: make it with plan_pruning")
     return plan.cost_before, plan.cost_after
 
 
