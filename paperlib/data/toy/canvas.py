@@ -229,7 +229,6 @@ class Canvas:
 
     def is_free(self, pose: Pose, length: float, width: float, owners: Sequence[int | None]) -> bool:
         """Return whether a rectangle (scene units) at `pose` shows only these owners, probed at 36 points."""
-        # Six by six points: neighbours are closer than anything that could lie between them.
         steps = [i / 5 - 0.5 for i in range(6)]
         probes = pose.resized(1.0).points([(u * length, v * width) for u in steps for v in steps])
         return all(self.owner_at(x, y) in owners for x, y in probes)

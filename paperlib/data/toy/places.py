@@ -44,6 +44,7 @@ def _draw_car_park(canvas: Canvas) -> None:
         return
     lot, half = spot.resized(1.0), bays * pitch / 2
     canvas.fill(lot.points(centred_box(half + 3, 1.7 * size)), dice.tint((126, 126, 128)), Surface.ROAD)
+    # Some car parks are nearly empty, some nearly full.
     taken = dice.between(0.0, 0.7)
     for side in (-1, 1):
         for bay in range(bays + 1):
@@ -137,6 +138,7 @@ def _draw_apron(canvas: Canvas) -> Pose:
         canvas.wash(axis.points(box(u, max(v, -edge), u + 14, v + 14)), (*dice.pick([(0, 0, 0), (255, 250, 240)]), 14))
     for joint in range(-182, 183, 14):
         v = joint + 182 - edge
+        # Joints across the apron and, at the same distances, along it.
         for line in ([(joint, -edge), (joint, 220)], [(-220, v), (220, v)]):
             canvas.stroke(axis.points(line), 0.3, (90, 92, 94, 70))
     canvas.fill(axis.points(box(-220, -edge - 44, 220, -edge - 18)), dice.tint((104, 106, 110)), Surface.ROAD)
@@ -193,6 +195,7 @@ def draw_river(canvas: Canvas) -> None:
     crossing = stream.at(dice.between(-20, 20), 0, pi / 2 + dice.between(-0.3, 0.3))
     wide = dice.between(8, 14)
     _draw_crossing(canvas, crossing, wide, 1.12 * stream.width + dice.between(4, 10))
+    # A narrow river carries no ships.
     if stream.width > 34:
         _draw_ships(canvas, dice.integer(0, 3), 0.8 * stream.width)
     _draw_groups(canvas, {_draw_tank_farm: 0.25, _draw_basketball: 0.25})
@@ -204,6 +207,7 @@ def _draw_crossing(canvas: Canvas, axis: Pose, width: float, length: float) -> N
     """Draw a road along `axis`, carried by a bridge over what lies at its origin, and its traffic."""
     dice, half = canvas.dice, width / 2
     paint = dice.tint((118, 118, 118))
+    # The road ends below the bridge on either side and leaves what is crossed open.
     for end in (-1, 1):
         canvas.fill(axis.points(box(end * 0.4 * length, -half, end * 260, half)), paint, Surface.ROAD)
     shapes.paint_lines(canvas, axis, 0.4, [(-260, 0), (260, 0)])
@@ -257,6 +261,7 @@ def draw_works(canvas: Canvas) -> None:
     scenery.draw_trees(canvas, dice.integer(0, 6))
 
 
+# An image's index picks its place: classes that few places have come about as often as the others.
 PLACES: tuple[Callable[[Canvas], object], ...] = (
     draw_coast, draw_sports_ground, draw_airport, draw_river, draw_works, draw_sports_ground, draw_coast, draw_suburb,
     draw_sports_ground, draw_airport, draw_highway, draw_sports_ground, draw_coast, draw_river, draw_sports_ground,
