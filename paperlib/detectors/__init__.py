@@ -1,4 +1,4 @@
-"""Sections 4.3 and 4.7: the detectors, by name, with torchvision's calling convention."""
+"""The detectors of Sections 4.3 and 4.7, by name, with torchvision's calling convention."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from paperlib.detectors.base import Detector
 from paperlib.detectors.centernet import CenterNet
 from paperlib.detectors.darknet import load_darknet_weights
 from paperlib.detectors.faster_rcnn import FasterRcnnResNet101
@@ -19,7 +20,7 @@ from paperlib.detectors.yolov4 import YoloV4
 from paperlib.detectors.yolov4_tiny import YoloV4Tiny
 from paperlib.structure import describe_structure, reshape_
 
-DETECTORS: dict[str, type[nn.Module]] = {
+DETECTORS: dict[str, type[Detector]] = {
     "yolov3": YoloV3,
     "yolov3-spp": YoloV3Spp,
     "yolov4": YoloV4,
@@ -29,7 +30,7 @@ DETECTORS: dict[str, type[nn.Module]] = {
 }
 COCO_CLASSES = 80
 USUAL_SIDE = 416
-"""Side in pixels of the images that the usual anchors are made for."""
+"""Side in pixels of the images for which the default anchors were chosen."""
 
 
 def build_detector(
@@ -40,20 +41,20 @@ def build_detector(
     depth: float = 1.0,
     anchors: Sequence[tuple[float, float]] | None = None,
     structure: dict[str, dict] | None = None,
-) -> nn.Module:
-    """A freshly initialised detector.
+) -> Detector:
+    """Build a detector with fresh weights.
 
     Args:
         name: a key of `DETECTORS`.
         num_classes: C, without background; labels are 1..C.
         width: multiplies the channel counts.
         depth: multiplies the numbers of repeated blocks, for detectors that repeat some.
-        anchors: `(width, height)` in pixels, small to large, for detectors with anchors; the usual ones by default.
+        anchors: `(width, height)` in pixels, small to large, for detectors with anchors; see `usual_anchors`.
         structure: shapes of a pruned detector (`paperlib.structure.describe`), applied after building.
 
     Raises:
         ValueError: an unknown name, no class, a width or depth that is not positive, a depth or anchors for a
-            detector that has none, anchors of another number, or a structure of another detector.
+            detector that has none, a wrong number of anchors, or a structure of another detector.
     """
     kind = _kind(name)
     if num_classes < 1:
@@ -61,31 +62,32 @@ def build_detector(
     for factor, value in (("width", width), ("depth", depth)):
         if not value > 0:
             raise ValueError(f"{factor} {value} is not positive")
-    usual = {"width": 1.0, "depth": 1.0, "anchors": None}
+    defaults = {"width": 1.0, "depth": 1.0, "anchors": None}
     chosen = {"width": width, "depth": depth, "anchors": anchors}
-    options = {option: value for option, value in chosen.items() if value != usual[option]}
-    if foreign := sorted(options.keys() - inspect.signature(kind).parameters.keys()):
-        raise ValueError(f"{name} has no {foreign[0]} to choose")
+    options = {option: value for option, value in chosen.items() if value != defaults[option]}
+    if unknown := sorted(options.keys() - inspect.signature(kind).parameters.keys()):
+        raise ValueError(f"{name} has no {unknown[0]} to choose")
     detector = kind(num_classes, **options)
-    plain = {**chosen, "anchors": [list(a) for a in anchors] if anchors is not None else None}
-    detector.build_arguments = {"name": name, "num_classes": num_classes, **plain}
+    # As lists, which is what comes back from JSON.
+    plain_anchors = None if anchors is None else [list(anchor) for anchor in anchors]
+    detector.build_arguments = {"name": name, "num_classes": num_classes, **chosen, "anchors": plain_anchors}
     if structure is not None:
         reshape_(detector, structure)
     return detector
 
 
-def build_without_weights(**arguments: Any) -> nn.Module:
-    """What `build_detector` makes of these arguments, in shapes alone: on the meta device, no random number drawn."""
+def build_without_weights(**arguments: Any) -> Detector:
+    """Build a detector as `build_detector` does, on the meta device: shapes without values, no random number drawn."""
     with torch.device("meta"), _NothingFilled():
         return build_detector(**arguments)
 
 
 def usual_anchors(name: str, *, scale: float = 1.0) -> tuple[tuple[float, float], ...] | None:
-    """The anchors `(width, height)` of a detector, in pixels; None if it has none to choose.
+    """Return the default anchors `(width, height)` of a detector, in pixels; None if it has no anchors.
 
     Args:
         name: the detector's.
-        scale: side of the images over `USUAL_SIDE`, for objects that take the usual share of an image.
+        scale: side of the images over `USUAL_SIDE`, by which the anchors grow.
 
     Raises:
         ValueError: an unknown name.
@@ -95,27 +97,27 @@ def usual_anchors(name: str, *, scale: float = 1.0) -> tuple[tuple[float, float]
 
 
 def reinitialise_(detector: nn.Module) -> None:
-    """Give a detector of any shape, pruned ones too, fresh weights in place, as `build_detector` would."""
+    """Draw fresh weights in place, as `build_detector` does, for a detector of any shape, also a pruned one."""
     for module in detector.modules():
-        if hasattr(module, "initialise_weights"):
-            module.initialise_weights()
+        if callable(initialise := getattr(module, "initialise_weights", None)):
+            initialise()
 
 
-def transfer_coco_weights(detector: nn.Module, path: str | Path) -> None:
-    """Start a detector of any number of classes from official COCO weights.
+def transfer_coco_weights(detector: Detector, path: str | Path) -> None:
+    """Load official COCO weights into a detector of any number of classes.
 
-    Everything but the class outputs is taken over; of each anchor's row in an output convolution the box and
-    objectness channels come along, and the class channels keep their fresh initialisation (a detector of 80
-    classes takes them over too).
+    All layers are loaded except the class outputs. In an output convolution the box and objectness channels of each
+    anchor are loaded, and the class channels keep their initial values (a detector of 80 classes loads them too).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file does not fit the detector's 80-class form (see `load_darknet_weights`), or the detector
-            has been pruned. It is untouched then.
+        ValueError: the file does not fit the detector with 80 classes (see `load_darknet_weights`), or the detector
+            has been pruned. The detector is unchanged then.
     """
     if describe_structure(detector) != describe_structure(build_without_weights(**detector.build_arguments)):
-        raise ValueError("official weights fit a whole detector only; this one has been pruned")
-    source = build_detector(**{**detector.build_arguments, "num_classes": COCO_CLASSES})
+        raise ValueError("official weights fit an unpruned detector only; this one has been pruned")
+    arguments: dict[str, Any] = {**detector.build_arguments, "num_classes": COCO_CLASSES}
+    source = build_detector(**arguments)
     load_darknet_weights(source, path)
     target = detector.state_dict()
     with torch.no_grad():
@@ -123,20 +125,21 @@ def transfer_coco_weights(detector: nn.Module, path: str | Path) -> None:
             if value.shape == target[name].shape:
                 target[name].copy_(value)
             else:
-                shared = (-1, 5 + COCO_CLASSES, *value.shape[1:])
-                own = (-1, 5 + detector.num_classes, *value.shape[1:])
-                target[name].view(own)[:, :5] = value.view(shared)[:, :5]
+                # An output convolution: of each anchor's rows, the first five are box and objectness.
+                source_rows = (-1, 5 + COCO_CLASSES, *value.shape[1:])
+                target_rows = (-1, 5 + detector.num_classes, *value.shape[1:])
+                target[name].view(target_rows)[:, :5] = value.view(source_rows)[:, :5]
 
 
 class _NothingFilled(TorchFunctionMode):
-    """Initialisation does nothing: on the meta device it would, slowly, come to nothing."""
+    """A mode in which initialisation does nothing: on the meta device it would be slow and have no effect."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         fills = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
         return args[0] if func in fills else func(*args, **(kwargs or {}))
 
 
-def _kind(name: str) -> type[nn.Module]:
+def _kind(name: str) -> type[Detector]:
     if name not in DETECTORS:
         raise ValueError(f"unknown detector {name!r}; known: {', '.join(DETECTORS)}")
     return DETECTORS[name]

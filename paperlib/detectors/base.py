@@ -6,7 +6,7 @@ takes part if it has `assign_targets`, `compute_losses` and `head_responses` bes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,14 +21,14 @@ Targets = Sequence[dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Assignment:
-    """The positives of a batch: P pairs of an output row and the box it answers for.
+    """The positives of a batch: P pairs of an output row and the ground-truth box assigned to it.
 
     Attributes:
         image: `[P]` index of the image in the batch.
-        row: `[P]` index of the answering output row.
-        boxes: `[P, 4]` the box, xyxy pixels.
+        row: `[P]` index of the output row.
+        boxes: `[P, 4]` its box, xyxy pixels.
         labels: `[P]` its class, in 0..C-1.
-        ignored: `[B, R]` rows that are neither positive nor punished as background.
+        ignored: `[B, R]` rows that are neither positive nor trained as background.
     """
 
     image: Tensor
@@ -39,16 +39,16 @@ class Assignment:
 
     @property
     def count(self) -> int:
-        """Number of positives, at least 1: the divisor of every loss."""
+        """Return the number of positives, at least 1: the divisor of every loss."""
         return max(1, len(self.row))
 
 
 @dataclass(frozen=True)
 class HeadResponses:
-    """A detector's answers to one batch, in the form that Eqs. 10-12 compare.
+    """A detector's outputs for one batch, in the form that Eqs. 10-12 compare.
 
     For each classification loss `name`, `sum(weights[name] * cross_entropy(logits[name], hard_targets[name]))` is the
-    detector's own hard loss, so a soft loss with the same weights is measured on the same scale.
+    detector's own hard loss, so a soft loss with the same weights has the same scale.
 
     Attributes:
         kind: `sigmoid` (binary cross entropy per logit) or `softmax` (over the last axis).
@@ -69,7 +69,7 @@ class HeadResponses:
     regression_weight: float
 
     def hard_losses(self) -> dict[str, Tensor]:
-        """The weighted cross entropy with the ground truth, by name."""
+        """Return the weighted cross entropy with the ground truth, by name."""
         entropy = F.binary_cross_entropy_with_logits if self.kind == "sigmoid" else F.cross_entropy
         return {
             name: (self.weights[name] * entropy(logits, self.hard_targets[name], reduction="none")).sum()
@@ -78,7 +78,7 @@ class HeadResponses:
 
 
 class Detector(nn.Module):
-    """torchvision's calling convention.
+    """A detector with torchvision's calling convention.
 
     In training `detector(images, targets)` returns a dict of losses, in evaluation `detector(images)` returns a list
     of `{boxes, labels, scores}`. A subclass defines `head_outputs`, `assign_targets`, `compute_losses`,
@@ -86,21 +86,32 @@ class Detector(nn.Module):
 
     Attributes:
         image_multiple: the sides of a batch are padded to multiples of this many pixels.
+        num_classes: C, without background.
+        build_arguments: the arguments of `build_detector` that made this detector.
+        traced_method: name of the method that shows `torch.fx` how channels are connected.
     """
 
     image_multiple = 32
+    num_classes: int
+    build_arguments: dict[str, Any]
+    traced_method: str
+    head_outputs: Callable[..., Any]
+    assign_targets: Callable[..., Any]
+    compute_losses: Callable[..., dict[str, Tensor]]
+    head_responses: Callable[..., HeadResponses]
+    _detections: Callable[..., list[dict[str, Tensor]]]
 
     def forward(
         self, images: Tensor | Sequence[Tensor], targets: Targets | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training mode, detections in evaluation mode.
+        """Return losses in training mode, detections in evaluation mode.
 
         Args:
             images: list of float `[3, H, W]` in [0, 1], or a batch.
             targets: in training, per image `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C.
 
         Raises:
-            ValueError: training without targets, or with those of another number of images; images of another form.
+            ValueError: training without targets, or with a wrong number of them; images of a wrong shape or dtype.
         """
         batch, sizes = as_batch(images, self.image_multiple)
         outputs = self._outputs(batch, sizes)
@@ -113,5 +124,5 @@ class Detector(nn.Module):
         return self._detections(outputs, (batch.shape[2], batch.shape[3]), sizes)
 
     def _outputs(self, batch: Tensor, sizes: list[tuple[int, int]]) -> Any:
-        """Head outputs of a batch whose images are of `sizes`."""
+        """Return the head outputs of a batch whose images have these `(height, width)`."""
         return self.head_outputs(batch)

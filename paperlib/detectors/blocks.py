@@ -1,4 +1,4 @@
-"""Building blocks that the detectors share (Eqs. 1-3: a convolution, its batch normalisation, an activation)."""
+"""Building blocks of the detectors (Eqs. 1-3: a convolution, its batch normalisation, an activation)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ INITIAL_GAMMA = 0.5
 
 
 class _Mish(torch.autograd.Function):
-    """`x tanh(log(1 + e^x))` as `x (1 - 2r)` with `r = 1/(1 + (1 + e^x)^2)`, forward and backward in few operations.
+    """Mish, `x tanh(log(1 + e^x))`, as `x (1 - 2r)` with `r = 1/(1 + (1 + e^x)^2)`, in few operations.
 
-    torch's own backward pass is several times slower on a gradient that is a slice, which is what joints hand back.
+    torch's own backward pass is several times slower on a gradient that is a slice, as concatenations return it.
     """
 
     @staticmethod
@@ -30,7 +30,8 @@ class _Mish(torch.autograd.Function):
         return torch.addcmul(x, x, r, value=-2)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (gradient,) = grad_outputs
         x, r = ctx.saved_tensors
         # The slope is 1 - 2r + 4 x sigmoid(x) (r - r^2).
         bend = F.silu(x).mul_(torch.addcmul(r, r, r, value=-1)).sub_(r, alpha=0.5)
@@ -38,11 +39,14 @@ class _Mish(torch.autograd.Function):
 
 
 class Mish(nn.Mish):
-    """torch's Mish, faster to train."""
+    """torch's Mish with a faster backward pass."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map any shape to itself."""
-        return _Mish.apply(x) if self.training and torch.is_grad_enabled() else super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply Mish to a tensor of any shape."""
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(input)
+        output: Any = _Mish.apply(input)
+        return output
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -71,7 +75,7 @@ class ConvBlock(nn.Module):
         self.initialise_weights()
 
     def initialise_weights(self) -> None:
-        """Fresh weights: He's rule, gamma at `INITIAL_GAMMA`, beta at 0."""
+        """Draw fresh weights by He's rule; set gamma to `INITIAL_GAMMA` and beta to 0."""
         nn.init.kaiming_normal_(self.conv.weight, a=LEAKY_SLOPE, mode="fan_out")
         self.bn.reset_parameters()
         nn.init.constant_(self.bn.weight, INITIAL_GAMMA)
@@ -95,7 +99,7 @@ class ResidualBlock(nn.Module):
 
 
 class SpatialPyramid(nn.Module):
-    """Spatial pyramid pooling as the YOLOs do it: max-pools of sides 13, 9 and 5 at stride 1, beside what they read."""
+    """Spatial pyramid pooling of the YOLOs: max-pools of sides 13, 9 and 5 at stride 1, concatenated with the input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,8 +110,30 @@ class SpatialPyramid(nn.Module):
         return torch.cat([*(pool(x) for pool in self.pools), x], 1)
 
 
+class DarknetTrunk(nn.Module):
+    """The trunk of YOLOv3 and YOLOv4: a stem and five stages, each of which halves the resolution."""
+
+    def __init__(self, stem: nn.Module, *stages: nn.Module) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stage1, self.stage2, self.stage3, self.stage4, self.stage5 = stages
+
+    def forward(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map `[B, 3, H, W]` to the last three stages' outputs, at strides 8, 16 and 32."""
+        fine = self.stage3(self.stage2(self.stage1(self.stem(batch))))
+        middle = self.stage4(fine)
+        return fine, middle, self.stage5(middle)
+
+
+def initialise_output_(layer: nn.Conv2d | nn.Linear, std: float, bias: float = 0.0) -> None:
+    """Draw small random weights in place and set every bias to `bias`."""
+    nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.constant_(layer.bias, bias)
+
+
 def alternating_layers(inputs: int, narrow: int, wide: int, layers: int) -> nn.Sequential:
-    """Leaky layers from `inputs` channels on: 1x1 to `narrow`, 3x3 to `wide`, 1x1 to `narrow`, …"""
+    """Build leaky layers from `inputs` channels: 1x1 to `narrow`, 3x3 to `wide`, 1x1 to `narrow`, …"""
     blocks = []
     for layer in range(layers):
         outputs, kernel = (wide, 3) if layer % 2 else (narrow, 1)
@@ -117,7 +143,7 @@ def alternating_layers(inputs: int, narrow: int, wide: int, layers: int) -> nn.S
 
 
 def pyramid_neck(inputs: int, narrow: int, wide: int) -> nn.Sequential:
-    """Three alternating layers, the spatial pyramid, and three more: from `inputs` to `narrow` channels."""
+    """Build three alternating layers, the spatial pyramid, and three more: from `inputs` to `narrow` channels."""
     return nn.Sequential(
         *alternating_layers(inputs, narrow, wide, layers=3),
         SpatialPyramid(),
@@ -126,12 +152,12 @@ def pyramid_neck(inputs: int, narrow: int, wide: int) -> nn.Sequential:
 
 
 def scaled_depth(blocks: int, depth: float) -> int:
-    """`blocks * depth`, rounded; at least 1."""
+    """Return `blocks * depth`, rounded; at least 1."""
     return max(1, round(blocks * depth))
 
 
 def scaled_width(channels: int, width: float) -> int:
-    """`channels * width`, rounded to an even number so that a block can be split in halves; at least 2."""
+    """Return `channels * width`, rounded to an even number so that a block can be split in halves; at least 2."""
     return max(2, 2 * round(channels * width / 2))
 
 
@@ -143,8 +169,8 @@ def as_batch(images: Tensor | Sequence[Tensor], stride: int) -> tuple[Tensor, li
         stride: the detector's coarsest stride in pixels.
 
     Returns:
-        The batch, padded with grey on the right and at the bottom where needed, and each image's own
-        `(height, width)`.
+        The batch, padded with grey on the right and at the bottom where needed, and the `(height, width)` of each
+        image before padding.
 
     Raises:
         ValueError: an image is not float `[3, H, W]`, or there is none.
@@ -155,30 +181,30 @@ def as_batch(images: Tensor | Sequence[Tensor], stride: int) -> tuple[Tensor, li
         if not isinstance(image, Tensor):
             raise ValueError(f"image {index} is a {type(image).__name__}; expected a tensor")
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            form = f"{image.dtype} {list(image.shape)}"
-            raise ValueError(f"image {index} is {form}; expected floating point [3, H, W] in [0, 1]")
+            found = f"{image.dtype} {list(image.shape)}"
+            raise ValueError(f"image {index} is {found}; expected floating point [3, H, W] in [0, 1]")
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     height, width = (-(-max(side) // stride) * stride for side in zip(*sizes, strict=True))
     if isinstance(images, Tensor) and images.shape[2:] == (height, width):
         return images, sizes
     batch = images[0].new_full((len(images), 3, height, width), STRIDE_PADDING_GREY)
-    for slot, image in zip(batch, images, strict=True):
-        slot[:, : image.shape[1], : image.shape[2]] = image
+    for padded, image in zip(batch, images, strict=True):
+        padded[:, : image.shape[1], : image.shape[2]] = image
     return batch, sizes
 
 
 def at_least_float32(output: Tensor) -> Tensor:
-    """A head tensor in float32 at least: half precision is too coarse for pixels."""
+    """Convert a head tensor to float32, if it is not wider: half precision is too coarse for pixels."""
     return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """Area in square pixels of `[..., 4]` xyxy boxes."""
+    """Return the area in square pixels of `[..., 4]` xyxy boxes."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def paired_iou(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection over union of broadcastable `[..., 4]` xyxy boxes, and the area of the union."""
+    """Return the intersection over union of broadcastable `[..., 4]` xyxy boxes, and the area of the union."""
     corner_low = torch.maximum(first[..., :2], second[..., :2])
     corner_high = torch.minimum(first[..., 2:], second[..., 2:])
     intersection = (corner_high - corner_low).clamp(min=0).prod(-1)

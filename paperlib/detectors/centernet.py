@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlib.detectors.base import Assignment, HeadResponses, Targets
-from paperlib.detectors.blocks import at_least_float32, scaled_width
+from paperlib.detectors.blocks import at_least_float32, initialise_output_, scaled_width
 from paperlib.detectors.heatmap import draw_peaks, focal_weights, gaussian_radius
 from paperlib.detectors.one_stage import OneStage, best_candidates, flatten_targets
 from paperlib.detectors.resnet import RESNET_50, ResNetTrunk, initialise_convolutions_
 
 STRIDE = 4
 SIZE_GAIN = 0.1
-"""Weight of the size loss beside the offset's and the heatmap's."""
+"""Weight of the size loss; offset and heatmap have weight 1."""
 PEAK_PRIOR = 0.01
-"""Where the heatmap's probabilities start: most cells show nothing."""
+"""Initial probability of every heatmap cell: most cells show no object."""
 BILINEAR = (0.25, 0.75, 0.75, 0.25)
 """Weights along one axis of the kernel that doubles a grid by interpolation."""
 DECONVOLUTIONS, HEAD = (256, 128, 64), 64
@@ -39,9 +39,9 @@ class Deconvolution(nn.Module):
         self.initialise_weights()
 
     def initialise_weights(self) -> None:
-        """Fresh weights: channels mixed by He's rule, each pair's kernel bilinear, so that it starts by interpolating.
+        """Draw fresh weights: He's rule between channels, and a bilinear kernel for each pair of channels.
 
-        From kernels of noise, peaks take clearly longer to find their places.
+        The layer starts as an interpolation. With random kernels, training takes clearly longer to place the peaks.
         """
         initialise_convolutions_(self)
         weight = self.deconv.weight
@@ -62,7 +62,7 @@ class CenterNetHead(nn.Module):
         inputs: number of input channels.
         hidden: number of channels between the two.
         outputs: number of output channels.
-        start: what all outputs start near.
+        start: initial bias, near which all outputs start.
     """
 
     def __init__(self, inputs: int, hidden: int, outputs: int, start: float = 0.0) -> None:
@@ -75,10 +75,9 @@ class CenterNetHead(nn.Module):
         self.initialise_weights()
 
     def initialise_weights(self) -> None:
-        """Fresh weights, small ones in the output, whose bias is `start`."""
+        """Draw fresh weights, small ones in the output layer, and set its bias to `start`."""
         initialise_convolutions_(self)
-        nn.init.normal_(self.out.weight, std=0.01)
-        nn.init.constant_(self.out.bias, self.start)
+        initialise_output_(self.out, std=0.01, bias=self.start)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, inputs, H, W]` to `[B, outputs, H, W]`."""
@@ -88,15 +87,15 @@ class CenterNetHead(nn.Module):
 class CenterNet(OneStage):
     """CenterNet on ResNet-50, three plain deconvolutions and three heads on a grid of four pixels.
 
-    Of the layouts in use, one has the paper's 32.66 M parameters and 61.51 GMACs (10 classes, 800x800): deconvolutions
-    of 256, 128 and 64 channels, 64 in each head, and a trunk whose stages halve the image in their first 1x1
-    convolution. (256 channels in all three make 34.44 M and 85.3 GMACs.) Whether a head's 3x3 convolution has a
-    batch norm or a bias changes neither number; it has a batch norm, by whose gamma it can be pruned.
+    This layout has the paper's 32.66 M parameters and 61.51 GMACs (10 classes, 800x800): deconvolutions of 256, 128
+    and 64 channels, 64 in each head, and a trunk whose stages halve the image in their first 1x1 convolution. (256
+    channels in all three make 34.44 M and 85.3 GMACs.) A head's 3x3 convolution could have a batch norm or a bias with
+    the same numbers; it has a batch norm, because pruning needs its gamma.
 
     Args:
         num_classes: C, without background.
-        width: multiplies every channel count but those of the outputs.
-        depth: multiplies the trunk's numbers of blocks; each stage keeps one at least.
+        width: multiplies every channel count except those of the outputs.
+        depth: multiplies the trunk's numbers of blocks; each stage keeps at least one.
     """
 
     strides = (STRIDE,) * 3
@@ -114,23 +113,22 @@ class CenterNet(OneStage):
         self.offset = CenterNetHead(c64, hidden, 2)
 
     def head_outputs(self, batch: Tensor) -> list[Tensor]:
-        """Raw head tensors of a `[B, 3, H, W]` batch: heatmap `[B, C, H/4, W/4]`, size and offset `[B, 2, H/4, W/4]`.
+        """Compute heatmap `[B, C, H/4, W/4]`, size and offset `[B, 2, H/4, W/4]` of a `[B, 3, H, W]` batch.
 
-        The heatmap in logits, box sizes `(width, height)` and the centre's offset `(x, y)` from its cell's corner in
-        cells.
+        The heatmap is in logits; the box size `(width, height)` and the centre's offset `(x, y)` from the corner of
+        its cell are in cells.
         """
         x = self.up3(self.up2(self.up1(self.trunk(batch)[-1])))
         return [self.heatmap(x), self.size(x), self.offset(x)]
 
     def decode(self, outputs: list[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Boxes `[B, R, 4]` xyxy pixels and scores `[B, R, C]` of all R cells, line by line, unthresholded.
+        """Decode head tensors to boxes `[B, R, 4]` xyxy pixels and scores `[B, R, C]` of all R cells, line by line.
 
-        Peaks are picked afterwards: where detections are wanted, a cell counts for a class only if no neighbour of
-        its 3x3 neighbourhood scores higher (`nn.MaxPool2d(3, 1, 1)` of the heatmap). That takes the place of
-        non-maximum suppression.
+        There is no threshold. Peaks are picked afterwards: a cell is a detection of a class only if no cell in its 3x3
+        neighbourhood scores higher (`nn.MaxPool2d(3, 1, 1)` of the heatmap), instead of non-maximum suppression.
 
         Args:
-            outputs: what `head_outputs` gave.
+            outputs: heatmap, size and offset, from `head_outputs`.
             image_size: `(H, W)` of the batch in pixels.
 
         Raises:
@@ -138,14 +136,13 @@ class CenterNet(OneStage):
         """
         self._check_sizes(outputs, image_size)
         heatmap, size, offset = (at_least_float32(output).flatten(2).transpose(1, 2) for output in outputs)
-        place = torch.arange(heatmap.shape[1], device=heatmap.device)
-        width = image_size[1] // STRIDE
-        centre = torch.stack([place % width, place // width], 1) + offset
+        row = torch.arange(heatmap.shape[1], device=heatmap.device)
+        centre = _cells(row, image_size[1] // STRIDE) + offset
         half = size.clamp(min=0) / 2
         return torch.cat([centre - half, centre + half], -1) * STRIDE, heatmap.sigmoid()
 
     def assign_targets(self, outputs: list[Tensor], targets: Targets) -> Assignment:
-        """A box belongs to the cell that holds its centre; a cell that holds several answers for each of them."""
+        """Assign each box to the cell that contains its centre; a cell can have several boxes."""
         height, width = outputs[0].shape[2:]
         boxes, labels, image, _ = flatten_targets(targets, at_least_float32(outputs[0]))
         column, line = ((boxes[:, :2] + boxes[:, 2:]) / 2 / STRIDE).long().unbind(1)
@@ -154,7 +151,7 @@ class CenterNet(OneStage):
         return Assignment(image, row, boxes, labels - 1, ignored)
 
     def compute_losses(self, outputs: list[Tensor], assignment: Assignment) -> dict[str, Tensor]:
-        """The detector's own loss: `heatmap` (penalty-reduced focal loss), `offset` and `size` (L1)."""
+        """Compute the detector's own losses: `heatmap` (penalty-reduced focal loss), `offset` and `size` (L1)."""
         logits, peaks, weights = self._answers(outputs[0], assignment)
         found, true = self._regression(outputs, assignment)
         entropy = F.binary_cross_entropy_with_logits(logits, peaks, reduction="none")
@@ -166,14 +163,14 @@ class CenterNet(OneStage):
         }
 
     def head_responses(self, outputs: list[Tensor], assignment: Assignment) -> HeadResponses:
-        """What distillation compares (Eqs. 10-12): heatmap logits, their weights in the loss, regressions of positives.
+        """Return what distillation compares (Eqs. 10-12): heatmap logits, their weights, regressions of the positives.
 
-        The weights of the heatmap's cross entropy carry the focal modulation, that is `(1 - p)^2` at peaks and
-        `(1 - Y)^4 p^2` elsewhere, as constants: a student that answers as its teacher does is then pulled nowhere.
-        The detector's own loss lets gradients through them, being the focal loss.
+        The weights of the heatmap's cross entropy are the focal modulation, `(1 - p)^2` at peaks and `(1 - Y)^4 p^2`
+        elsewhere, as constants: a student that equals its teacher then gets no gradient. In the detector's own loss,
+        the focal loss, gradients pass through them.
 
-        The regression space is that in which the detector's own box loss is the plain L1 distance: the centre's
-        offset in cells, and `SIZE_GAIN` times the size in cells.
+        In the regression space the detector's own box loss is the plain L1 distance: the centre's offset in cells,
+        and `SIZE_GAIN` times the size in cells.
         """
         logits, peaks, weights = self._answers(outputs[0], assignment)
         found, true = self._regression(outputs, assignment)
@@ -188,33 +185,37 @@ class CenterNet(OneStage):
         )
 
     def _answers(self, heatmap: Tensor, assignment: Assignment) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the heatmap, 1 at the peaks that it should have, and each logit's weight; `[B, C, H/4, W/4]`."""
+        """Return the heatmap's logits, the true peaks (1, else 0), and each logit's weight; `[B, C, H/4, W/4]` each."""
         logits = at_least_float32(heatmap)
         images, classes, height, width = logits.shape
         plane = assignment.image * classes + assignment.labels
-        cell = torch.stack([assignment.row % width, assignment.row // width], 1)
+        cell = _cells(assignment.row, width)
         radius = gaussian_radius((assignment.boxes[:, 2:] - assignment.boxes[:, :2]) / STRIDE).long()
         target = draw_peaks(plane, cell, radius, (images * classes, height, width)).view_as(logits).to(logits)
         return logits, (target == 1).to(logits), focal_weights(logits, target) / assignment.count
 
     def _regression(self, outputs: list[Tensor], assignment: Assignment) -> tuple[Tensor, Tensor]:
-        """What the positives' cells say and should say, `[P, 4]` each, in the regression space."""
+        """Return the predictions and the targets of the positives, `[P, 4]` each, in the regression space."""
         size, offset = (at_least_float32(o).flatten(2)[assignment.image, :, assignment.row] for o in outputs[1:])
         low, high = assignment.boxes[:, :2] / STRIDE, assignment.boxes[:, 2:] / STRIDE
-        width = outputs[0].shape[3]
-        cell = torch.stack([assignment.row % width, assignment.row // width], 1)
+        cell = _cells(assignment.row, outputs[0].shape[3])
         true = torch.cat([(low + high) / 2 - cell, SIZE_GAIN * (high - low)], 1)
         return torch.cat([offset, SIZE_GAIN * size], 1), true
 
     def _detections(
         self, outputs: list[Tensor], image_size: tuple[int, int], sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """The heatmaps' best peaks in each image."""
+        """Return the highest peaks of each image."""
         boxes, scores = self.decode(outputs, image_size)
         peaks = F.max_pool2d(outputs[0], 3, 1, 1) == outputs[0]
         scores = scores.masked_fill(~peaks.flatten(2).transpose(1, 2), 0.0)
         found = []
-        for *one, size in zip(boxes, scores, sizes, strict=True):
-            box, label, score = best_candidates(*one, size, self.score_threshold, self.max_detections)
+        for box, score, size in zip(boxes, scores, sizes, strict=True):
+            box, label, score = best_candidates(box, score, size, self.score_threshold, self.max_detections)
             found.append({"boxes": box, "labels": label + 1, "scores": score})
         return found
+
+
+def _cells(row: Tensor, width: int) -> Tensor:
+    """Convert indices `[R]` of cells, line by line, to `[R, 2]` column and line."""
+    return torch.stack([row % width, row // width], 1)

@@ -1,4 +1,4 @@
-"""Official Darknet weights files: a short header, then every layer's float32 values in the network's order."""
+"""Reader of official Darknet weights files: a short header, then every layer's float32 values in order."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ VALUE_BYTES = 4
 
 
 def load_darknet_weights(detector: nn.Module, path: str | Path) -> None:
-    """Fill a detector with a Darknet `.weights` file; the detector is untouched if the file does not fit.
+    """Load a Darknet `.weights` file into a detector; the detector is unchanged if the file does not fit.
 
     Args:
-        detector: one whose modules stand in the order of the official configuration.
+        detector: its modules have the order of the official configuration.
         path: the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file holds another number of values than the detector; both counts are named.
+        ValueError: file and detector have different numbers of values; both are named.
     """
     body = _without_header(Path(path).read_bytes())
-    slots = list(_slots(detector))
-    expected = sum(slot.numel() for slot in slots)
+    tensors = list(_tensors_in_file_order(detector))
+    expected = sum(tensor.numel() for tensor in tensors)
     if len(body) != VALUE_BYTES * expected:
         whole, rest = divmod(len(body), VALUE_BYTES)
         held = f"{whole} float32 values" + (f" and {rest} bytes of another" if rest else "")
         raise ValueError(f"{path}: holds {held}; {type(detector).__name__} needs {expected}")
     values = np.frombuffer(body, dtype="<f4").astype(np.float32)
-    start = 0
+    pieces = torch.from_numpy(values).split([tensor.numel() for tensor in tensors])
     with torch.no_grad():
-        for slot in slots:
-            piece = values[start : start + slot.numel()]
-            slot.copy_(torch.from_numpy(piece).view_as(slot))
-            start += slot.numel()
+        for tensor, piece in zip(tensors, pieces, strict=True):
+            tensor.copy_(piece.view_as(tensor))
 
 
 def _without_header(content: bytes) -> bytes:
@@ -46,14 +44,14 @@ def _without_header(content: bytes) -> bytes:
     return content[WIDE_HEADER_BYTES if 10 * major + minor >= 2 else NARROW_HEADER_BYTES :]
 
 
-def _slots(detector: nn.Module) -> Iterator[Tensor]:
-    """The tensors of each convolution in file order: biases (or BN's beta, gamma, mean, variance), weights."""
+def _tensors_in_file_order(detector: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors of each convolution: bias (or batch norm's beta, gamma, mean, variance), then weights."""
     modules = list(detector.modules())
-    for module, follower in zip(modules, [*modules[1:], None], strict=True):
+    for module, next_module in zip(modules, [*modules[1:], None], strict=True):
         if not isinstance(module, nn.Conv2d):
             continue
-        if isinstance(follower, nn.BatchNorm2d):
-            yield from (follower.bias, follower.weight, follower.running_mean, follower.running_var)
-        elif module.bias is not None:
-            yield module.bias
-        yield module.weight
+        if isinstance(next_module, nn.BatchNorm2d):
+            found = (next_module.bias, next_module.weight, next_module.running_mean, next_module.running_var)
+        else:
+            found = (module.bias,)
+        yield from (tensor for tensor in (*found, module.weight) if tensor is not None)

@@ -1,13 +1,14 @@
 """Faster R-CNN with a feature pyramid (Section 4.7), on torchvision's parts.
 
-Every convolution of trunk, pyramid and heads has a batch norm that trains, where torchvision's own detectors freeze it
-or leave it out: without a gamma there is nothing to prune by. Only the outputs go without.
+Every convolution of trunk, pyramid and heads, except the outputs, has a trainable batch norm, because pruning needs its
+gamma. torchvision's own detectors freeze it or leave it out.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiSc
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from paperlib.detectors.base import Detector, HeadResponses, Targets
-from paperlib.detectors.blocks import scaled_depth, scaled_width
+from paperlib.detectors.blocks import initialise_output_, scaled_depth, scaled_width
 from paperlib.detectors.regions import (
     RegionAssignment,
     RegionHead,
@@ -27,33 +28,32 @@ from paperlib.detectors.regions import (
     Shape,
     ShapedAnchors,
     flat_rows,
-    initialise_output_,
 )
 from paperlib.detectors.resnet import RESNET_101, STRIDES, ResNetTrunk, initialise_convolutions_
 
 LEVEL_STRIDES = (*STRIDES, 64)
 POOLED = ("0", "1", "2", "3")
-"""torchvision's names of the levels from which regions are pooled: all but the coarsest."""
+"""torchvision's names of the levels from which regions are pooled: all except the coarsest."""
 SHAPES = 3
-"""Anchors in a cell."""
+"""Number of anchors in a cell."""
 ANCHORS: tuple[Shape, ...] = tuple(
     (4 * stride * stretch, 4 * stride / stretch) for stride in LEVEL_STRIDES for stretch in (2**0.5, 1.0, 0.5**0.5)
 )
 ROI_SIDE = 7
 ROI_SCALE = 1.75
-"""Boxes of this many anchor sides are pooled from the anchor's own level: 224 over 128 pixels, as FPN has it."""
+"""A box of this many anchor sides is pooled from the level of that anchor: 224 over 128 pixels, as in FPN."""
 BOX_BETA = 1 / 9
-"""Where the smooth L1 loss of boxes turns from a parabola into a line."""
+"""Distance at which the smooth L1 loss of boxes changes from quadratic to linear."""
 
 
 class FasterRcnnResNet101(Detector):
     """Faster R-CNN on ResNet-101 and a feature pyramid of strides 4 to 64.
 
-    Images are taken as they are, neither normalised nor resized.
+    Images are neither normalised nor resized.
 
     Args:
         num_classes: C, without background.
-        width: multiplies every channel count but those of the outputs.
+        width: multiplies every channel count except those of the outputs.
         depth: multiplies the numbers of blocks in the trunk and of convolutions in the box head.
         anchors: fifteen shapes `(width, height)` in pixels, three for each level, small to large. By default of area
             (4 x stride)^2 and ratios 1:2, 1:1, 2:1: torchvision's, made for 800 pixels, brought to 416.
@@ -77,7 +77,7 @@ class FasterRcnnResNet101(Detector):
             raise ValueError(f"Faster R-CNN needs fifteen anchors (width, height) of at least some area, not {anchors}")
         self.trunk = ResNetTrunk(RESNET_101, width=width, depth=depth)
         channels, representation = scaled_width(256, width), scaled_width(1024, width)
-        self.neck = FeaturePyramidNetwork(self.trunk.channels, channels, LastLevelMaxPool(), nn.BatchNorm2d)
+        self.neck = FeaturePyramidNetwork(list(self.trunk.channels), channels, LastLevelMaxPool(), nn.BatchNorm2d)
         self.rpn = self._proposal_network(channels)
         box_head = self._box_head(channels, representation, scaled_depth(4, depth))
         self.roi_heads = self._region_heads(box_head, FastRCNNPredictor(representation, num_classes + 1))
@@ -99,7 +99,7 @@ class FasterRcnnResNet101(Detector):
 
     @staticmethod
     def _box_head(channels: int, representation: int, convolutions: int) -> nn.Sequential:
-        """Convolutions, then the fully connected layer, as a convolution of whole regions, so that it has a gamma."""
+        """Build convolutions, then the fully connected layer, as a convolution over the region to have a gamma."""
         norm = nn.BatchNorm2d
         return nn.Sequential(
             *(Conv2dNormActivation(channels, channels, 3, norm_layer=norm) for _ in range(convolutions)),
@@ -121,7 +121,7 @@ class FasterRcnnResNet101(Detector):
         )  # fmt: skip
 
     def initialise_weights(self) -> None:
-        """Fresh weights in neck and box head; trunk and proposal head have their own."""
+        """Draw fresh weights in neck and box head; trunk and proposal head initialise themselves."""
         initialise_convolutions_(self.neck)
         initialise_convolutions_(self.roi_heads.box_head)
         initialise_output_(self.roi_heads.box_predictor.cls_score, std=0.01)
@@ -133,33 +133,33 @@ class FasterRcnnResNet101(Detector):
     def _detections(
         self, outputs: RegionOutputs, image_size: tuple[int, int], sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """The best of what the second stage makes of the first one's proposals."""
+        """Return the highest-scoring detections of each image, from both stages."""
         proposals = self.propose_regions(outputs)
         logits, deltas = self.classify_regions(outputs, proposals)
         found = self.roi_heads.postprocess_detections(logits, deltas.flatten(1), proposals, sizes)
         return [dict(zip(("boxes", "scores", "labels"), image, strict=True)) for image in zip(*found, strict=True)]
 
     def head_outputs(self, batch: Tensor, sizes: list[tuple[int, int]] | None = None) -> RegionOutputs:
-        """The first stage's answers to a `[B, 3, H, W]` batch; `sizes` are its images' own, if smaller."""
+        """Compute the first stage's outputs for a `[B, 3, H, W]` batch whose images have `sizes`, if smaller."""
         levels = self._levels(batch)
         objectness, deltas = self.rpn.head(levels)
         objectness = flat_rows(objectness, 1).squeeze(2)
-        anchors = self.rpn.anchor_generator.on_grids(levels, LEVEL_STRIDES, objectness.dtype)
+        anchors = cast(ShapedAnchors, self.rpn.anchor_generator).on_grids(levels, LEVEL_STRIDES, objectness.dtype)
         sizes = sizes or [(batch.shape[2], batch.shape[3])] * len(batch)
         return RegionOutputs(levels, anchors, objectness, flat_rows(deltas, 4), sizes)
 
     @torch.no_grad()
     def propose_regions(self, outputs: RegionOutputs) -> list[Tensor]:
-        """The first stage's proposals, per image `[k, 4]` xyxy pixels inside it: the best after suppression."""
+        """Return the first stage's proposals after suppression, per image `[k, 4]` xyxy pixels."""
         anchors = [outputs.anchors] * len(outputs.sizes)
         boxes = self.rpn.box_coder.decode(outputs.deltas, anchors).view_as(outputs.deltas)
         rows = [SHAPES * level[0, 0].numel() for level in outputs.levels]
         return self.rpn.filter_proposals(boxes, outputs.objectness, outputs.sizes, rows)[0]
 
     def classify_regions(self, outputs: RegionOutputs, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The second stage's answers to K proposals in all: class logits `[K, C+1]`, deltas per class `[K, C+1, 4]`.
+        """Classify K proposals in all: class logits `[K, C+1]` and deltas per class `[K, C+1, 4]`.
 
-        The proposals need not be the detector's own; class 0 is the background.
+        The proposals may come from another detector; class 0 is the background.
         """
         finest = outputs.levels[0]
         size = (LEVEL_STRIDES[0] * finest.shape[2], LEVEL_STRIDES[0] * finest.shape[3])
@@ -169,7 +169,7 @@ class FasterRcnnResNet101(Detector):
 
     @torch.no_grad()
     def assign_targets(self, outputs: RegionOutputs, targets: Targets) -> RegionAssignment:
-        """Draw the anchors and proposals that the losses look at, and decide which answer for which box."""
+        """Sample the anchors and proposals of the losses, and assign them to ground-truth boxes."""
         anchors, device = outputs.anchors, outputs.anchors.device
         targets = [{"boxes": t["boxes"].to(anchors), "labels": t["labels"].to(device)} for t in targets]
         marks, boxes = self.rpn.assign_targets_to_anchors([anchors] * len(targets), targets)
@@ -184,7 +184,7 @@ class FasterRcnnResNet101(Detector):
         return RegionAssignment(image, row, objects, anchor_boxes, proposals, torch.cat(labels), proposal_boxes)
 
     def compute_losses(self, outputs: RegionOutputs, assignment: RegionAssignment) -> dict[str, Tensor]:
-        """The detector's own loss: `rpn_objectness`, `rpn_box`, `classes` and `box`, each a mean over its sample."""
+        """Compute the detector's own losses, each a mean over its sample."""
         boxes = {
             name: F.smooth_l1_loss(found, wanted, beta=BOX_BETA, reduction="sum") / count
             for name, (found, wanted, count) in self._regressions(outputs, assignment).items()
@@ -192,17 +192,17 @@ class FasterRcnnResNet101(Detector):
         return self.head_responses(outputs, assignment).hard_losses() | boxes
 
     def head_responses(self, outputs: RegionOutputs, assignment: RegionAssignment) -> HeadResponses:
-        """What distillation compares (Eqs. 10-12), in both stages, on proposals that may be another detector's.
+        """Return what distillation compares (Eqs. 10-12), in both stages, on proposals of any detector.
 
-        Objectness is a choice between background and object. The regression space is each stage's own, over the root
-        of its sample's size, so that squared errors carry their weight in the loss with them.
+        Objectness is a softmax over background and object. The regression space is that of each stage, divided by the
+        square root of its sample's size, so that squared errors contain their weight in the loss.
         """
         logits = outputs.objectness[assignment.image, assignment.row]
         logits = {
             "rpn_objectness": torch.stack([torch.zeros_like(logits), logits], 1),
             "classes": self._classified(outputs, assignment)[0],
         }
-        answers = {"rpn_objectness": assignment.objects.long(), "classes": assignment.labels}
+        truth = {"rpn_objectness": assignment.objects.long(), "classes": assignment.labels}
         regressions = [
             (found / count**0.5, wanted / count**0.5)
             for found, wanted, count in self._regressions(outputs, assignment).values()
@@ -211,7 +211,7 @@ class FasterRcnnResNet101(Detector):
         return HeadResponses(
             kind="softmax",
             logits=logits,
-            hard_targets={k: F.one_hot(answers[k], v.shape[1]).to(v.dtype) for k, v in logits.items()},
+            hard_targets={k: F.one_hot(truth[k], v.shape[1]).to(v.dtype) for k, v in logits.items()},
             weights={k: v.new_full((len(v),), 1 / max(1, len(v))) for k, v in logits.items()},
             regression=found,
             regression_target=wanted,
@@ -219,22 +219,22 @@ class FasterRcnnResNet101(Detector):
         )
 
     def channel_wiring(self, batch: Tensor) -> list[Tensor]:
-        """How channels are joined, for `torch.fx`, which cannot follow proposals: not what a detection computes.
+        """Connect all channels as a detection does, for `torch.fx`, which cannot trace proposals.
 
-        Every level goes through the one proposal head, and, pooled whole in place of its regions, through the one box
-        head.
+        Every level passes the proposal head and, pooled as a whole instead of its regions, the box head.
         """
-        levels, found = self._levels(batch), []
+        levels, outputs = self._levels(batch), []
+        head, predictor = cast(RegionHead, self.rpn.head), cast(FastRCNNPredictor, self.roi_heads.box_predictor)
         for level in levels:
-            seen = self.rpn.head.conv(level)
-            found += [self.rpn.head.cls_logits(seen), self.rpn.head.bbox_pred(seen)]
+            features = head.conv(level)
+            outputs += [head.cls_logits(features), head.bbox_pred(features)]
         for level in levels[: len(POOLED)]:
-            seen = self.roi_heads.box_head(F.adaptive_max_pool2d(level, ROI_SIDE))
-            found += [self.roi_heads.box_predictor.cls_score(seen), self.roi_heads.box_predictor.bbox_pred(seen)]
-        return found
+            features = self.roi_heads.box_head(F.adaptive_max_pool2d(level, ROI_SIDE))
+            outputs += [predictor.cls_score(features), predictor.bbox_pred(features)]
+        return outputs
 
     def full_workload(self, batch: Tensor) -> None:
-        """Run each layer as often as a detection does that finds all the proposals it may have: for counting."""
+        """Run each layer as often as a detection with the maximum number of proposals does, to count operations."""
         levels = self._levels(batch)
         self.rpn.head(levels)
         regions = len(batch) * self.rpn.post_nms_top_n()
@@ -252,17 +252,14 @@ class FasterRcnnResNet101(Detector):
     def _regressions(
         self, outputs: RegionOutputs, assignment: RegionAssignment
     ) -> dict[str, tuple[Tensor, Tensor, int]]:
-        """Per stage: the positives' deltas, those that would be right, and the size of its sample."""
+        """Return per stage the deltas of the positives, their targets, and the size of its sample."""
         image, row = assignment.image[assignment.objects], assignment.row[assignment.objects]
         wanted = self.rpn.box_coder.encode_single(assignment.anchor_boxes, outputs.anchors[row])
         positive = assignment.labels > 0
         found = self._classified(outputs, assignment)[1][positive, assignment.labels[positive]]
         proposals = torch.cat(assignment.proposals)[positive]
+        true = self.roi_heads.box_coder.encode_single(assignment.proposal_boxes, proposals)
         return {
             "rpn_box": (outputs.deltas[image, row], wanted, max(1, len(assignment.row))),
-            "box": (
-                found,
-                self.roi_heads.box_coder.encode_single(assignment.proposal_boxes, proposals),
-                max(1, len(assignment.labels)),
-            ),
+            "box": (found, true, max(1, len(assignment.labels))),
         }

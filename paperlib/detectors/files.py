@@ -1,4 +1,4 @@
-"""Detectors on disk: one safetensors file whose metadata holds the structure, so pruned shapes travel along."""
+"""Detector files: one safetensors file whose metadata describes the structure, pruned shapes included."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from paperlib.detectors import build_without_weights
+from paperlib.detectors.base import Detector
 from paperlib.files import replace_file
 from paperlib.pairs import require_saveable
 from paperlib.structure import describe_structure
@@ -19,8 +20,8 @@ from paperlib.structure import describe_structure
 FORMAT = "paperlib-detector-1"
 
 
-def save_detector(detector: nn.Module, path: str | Path) -> None:
-    """Write weights and structure to one `.safetensors` file, whole or not at all; equal ones give equal files.
+def save_detector(detector: Detector, path: str | Path) -> None:
+    """Write weights and structure to one `.safetensors` file, atomically; equal detectors give equal files.
 
     Raises:
         ValueError: the detector has partners (see `paperlib.partners`); nothing is written.
@@ -32,19 +33,19 @@ def save_detector(detector: nn.Module, path: str | Path) -> None:
         "build": json.dumps(detector.build_arguments),
         "structure": json.dumps(describe_structure(detector)),
     }
-    metadata["seal"] = _seal(metadata)
+    metadata["seal"] = _checksum(metadata)
     tensors = {name: value.contiguous().cpu() for name, value in detector.state_dict().items()}
     with replace_file(path) as partial:
-        partial.write_bytes(_in_order(save(tensors, metadata)))
+        partial.write_bytes(_with_sorted_metadata(save(tensors, metadata)))
 
 
-def load_detector(path: str | Path) -> nn.Module:
-    """Rebuild a detector, pruned shapes included; nothing is unpickled. It comes in evaluation mode.
+def load_detector(path: str | Path) -> Detector:
+    """Load a detector, pruned shapes included, in evaluation mode; nothing is unpickled.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is cut short, is no detector of this package, its tensors do not fit its structure, or
-            what it says of itself was edited.
+        ValueError: the file is truncated, is not a detector of this package, its tensors do not fit its structure, or
+            its metadata was edited.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,7 +53,7 @@ def load_detector(path: str | Path) -> nn.Module:
     try:
         with safe_open(path, framework="pt") as content:
             metadata = content.metadata() or {}
-            # Clones, for what safe_open gives are views into the file.
+            # Cloned, because safe_open returns views into the file.
             tensors = {name: content.get_tensor(name).clone() for name in content.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
@@ -63,24 +64,24 @@ def load_detector(path: str | Path) -> nn.Module:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: its structure cannot be rebuilt ({error})") from error
     _check_tensors(tensors, detector.state_dict(), path)
-    if metadata.get("seal") != _seal(metadata):
+    if metadata.get("seal") != _checksum(metadata):
         raise ValueError(f"{path}: its structure was edited after it was written (the seal does not fit)")
     detector.load_state_dict(tensors, assign=True)
     return detector.eval()
 
 
-def _in_order(content: bytes) -> bytes:
-    """The bytes of a safetensors file with its metadata in alphabetical order, which the library leaves to chance."""
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """Return the bytes of a safetensors file with sorted metadata; the library writes them in random order."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format wants what follows aligned
+    text += b" " * (-len(text) % 8)  # the format aligns the tensors to 8 bytes
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
-def _seal(metadata: Mapping[str, str]) -> str:
-    """A digest against edits that every tensor's shape survives: other anchors, another split, another bypass."""
+def _checksum(metadata: Mapping[str, str]) -> str:
+    """Return a digest that shows edits which leave every tensor's shape alone: of anchors, a split, a bypass."""
     return hashlib.sha256(f"{metadata['build']}\n{metadata['structure']}".encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What one-stage detectors share (Section 4.7): what is done with their head tensors."""
+"""The base of one-stage detectors (Section 4.7): checks and selection that all of them need."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from paperlib.detectors.base import Detector, Targets
 
 
 class OneStage(Detector):
-    """A detector whose head tensors are all there is; a subclass supplies `strides`, `decode` and `_detections`.
+    """A detector without a second stage; a subclass defines `strides`, `decode` and `_detections`.
 
     Attributes:
         strides: of each head tensor, in pixels.
-        score_threshold: detections score more than this.
-        max_detections: as many an image at most, the best.
+        score_threshold: detections have a higher score than this.
+        max_detections: maximum number of detections per image, highest scores first.
     """
 
     traced_method = "head_outputs"
@@ -36,9 +36,11 @@ class OneStage(Detector):
 
 
 def flatten_targets(targets: Targets, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All N boxes of a batch `[N, 4]`, their labels in 1..C and images `[N]`, and each image's number of boxes.
+    """Concatenate the targets of a batch.
 
-    Boxes get the type of `like`, everything its device.
+    Returns:
+        Boxes `[N, 4]` of the dtype of `like`, labels in 1..C and image indices `[N]`, and the number of boxes of each
+        image `[B]`, all on the device of `like`.
     """
     boxes = torch.cat([t["boxes"] for t in targets]).to(like)
     labels = torch.cat([t["labels"] for t in targets]).to(like.device)
@@ -50,18 +52,18 @@ def flatten_targets(targets: Targets, like: Tensor) -> tuple[Tensor, Tensor, Ten
 def best_candidates(
     boxes: Tensor, scores: Tensor, size: tuple[int, int], threshold: float, most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One image's best pairs of a box and a class, best first: boxes `[N, 4]`, classes in 0..C-1 and scores `[N]`.
+    """Return one image's best pairs of box and class, best first: boxes `[N, 4]`, classes in 0..C-1, scores `[N]`.
 
     Args:
-        boxes: `[R, 4]` xyxy pixels, to be clipped to the image; those in its padding vanish.
+        boxes: `[R, 4]` xyxy pixels, which are clipped to the image; those in its padding are dropped.
         scores: `[R, C]`.
         size: the image's `(height, width)` in pixels.
         threshold: scores must exceed this.
         most: the largest N.
     """
     boxes = clip_boxes_to_image(boxes, size)
-    shows = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    row, label = ((scores > threshold) & shows[:, None]).nonzero(as_tuple=True)
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    row, label = ((scores > threshold) & has_area[:, None]).nonzero(as_tuple=True)
     score = scores[row, label]
     order = score.argsort(descending=True, stable=True)[:most]
     return boxes[row[order]], label[order], score[order]

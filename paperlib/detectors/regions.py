@@ -1,7 +1,7 @@
-"""What passes between the two stages of a detector: anchors, proposals, and who answers for which box.
+"""Anchors, region proposals and label assignment: the interface between the two stages of a detector.
 
-The first stage scores R anchors an image and turns the best into proposals; the second classifies proposals and refines
-their boxes. Both learn from a random sample, which is drawn from torch's global generator, as torchvision does.
+The first stage scores R anchors per image and turns the best into proposals; the second classifies proposals and
+refines their boxes. Both are trained on a random sample, drawn from torch's global generator as in torchvision.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import Conv2dNormActivation
 
-from paperlib.detectors.blocks import at_least_float32
+from paperlib.detectors.blocks import at_least_float32, initialise_output_
 from paperlib.detectors.resnet import initialise_convolutions_
 
 Shape = tuple[float, float]
 OBJECTNESS_PRIOR = 0.05
-"""About the share of positives among the sampled anchors of an image with a dozen objects."""
+"""About the ratio of positives among the sampled anchors of an image with a dozen objects."""
 
 
 @dataclass
 class RegionOutputs:
-    """What the first stage makes of a `[B, 3, H, W]` batch.
+    """The first stage's outputs for a `[B, 3, H, W]` batch.
 
     Attributes:
         levels: the pyramid's features `[B, F, H/s, W/s]`, finest first, from which the second stage pools.
         anchors: `[R, 4]` xyxy pixels, level by level, then row by row over cells, a cell's shapes innermost.
         objectness: `[B, R]` logits.
-        deltas: `[B, R, 4]` from an anchor to its box: centre offset in anchor sides, and log size over the anchor's.
-        sizes: each image's own `(height, width)` inside the batch.
-        classified: an assignment and the second stage's answers to it, so that nothing is computed twice.
+        deltas: `[B, R, 4]` from an anchor to its box: centre offset in anchor sides, log of the size over the anchor's.
+        sizes: the `(height, width)` of each image before padding.
+        classified: an assignment and the second stage's outputs for it, so that nothing is computed twice.
     """
 
     levels: list[Tensor]
@@ -47,16 +47,16 @@ class RegionOutputs:
 
 @dataclass(frozen=True, eq=False)
 class RegionAssignment:
-    """The sample that both stages learn a batch from: S anchors, P of them positive, and K proposals, Q positive.
+    """The training sample of both stages: S anchors, P of them positive, and K proposals, Q of them positive.
 
     Attributes:
         image: `[S]` index of the image in the batch.
         row: `[S]` index of the anchor.
-        objects: `[S]` whether the anchor answers for a box.
-        anchor_boxes: `[P, 4]` the boxes for which anchors answer, xyxy pixels.
+        objects: `[S]` whether the anchor is positive.
+        anchor_boxes: `[P, 4]` the boxes of the positive anchors, xyxy pixels.
         proposals: per image `[k, 4]` xyxy pixels, K in all.
         labels: `[K]` class of each proposal, in 1..C, 0 for background.
-        proposal_boxes: `[Q, 4]` the boxes for which proposals answer, xyxy pixels.
+        proposal_boxes: `[Q, 4]` the boxes of the positive proposals, xyxy pixels.
     """
 
     image: Tensor
@@ -69,26 +69,28 @@ class RegionAssignment:
 
 
 class ShapedAnchors(AnchorGenerator):
-    """torchvision's anchors, with shapes `(width, height)` in pixels of one's own for each level."""
+    """torchvision's anchor generator with given shapes `(width, height)` in pixels for each level."""
 
     def __init__(self, shapes: Sequence[Sequence[Shape]]) -> None:
         super().__init__(sizes=((1.0,),) * len(shapes), aspect_ratios=tuple((1.0,) * len(level) for level in shapes))
-        # On the CPU even where a detector is built without memory: no weights file would fill them.
+        # On the CPU even under the meta device: these are constants, which no weights file holds.
         self.cell_anchors = [
             torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in level], device="cpu") for level in shapes
         ]
 
     def on_grids(self, levels: Sequence[Tensor], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """All anchors `[R, 4]` of feature maps `[B, F, h, w]` with those strides in pixels."""
+        """Return all anchors `[R, 4]` of feature maps `[B, F, h, w]` with these strides in pixels."""
         self.set_cell_anchors(dtype, levels[0].device)
-        return torch.cat(self.grid_anchors([level.shape[2:] for level in levels], [(s, s) for s in strides]))
+        sizes = [list(level.shape[2:]) for level in levels]
+        # torchvision annotates the strides as tensors; whole numbers do as well.
+        return torch.cat(self.grid_anchors(sizes, [[s, s] for s in strides]))  # pyright: ignore[reportArgumentType]
 
 
 class RegionHead(RPNHead):
     """torchvision's head of the region proposal network, with batch norm.
 
-    One batch norm serves all levels. It is trained on the statistics of all of them together: normalised level by
-    level in training, but by common statistics in evaluation, they would be shifted against each other.
+    All levels share one batch norm, which is trained on the statistics of all levels together. If each level were
+    normalised by its own statistics in training, levels would shift against each other in evaluation.
     """
 
     def __init__(self, channels: int, anchors: int) -> None:
@@ -97,10 +99,9 @@ class RegionHead(RPNHead):
         self.initialise_weights()
 
     def initialise_weights(self) -> None:
-        """Fresh weights, small ones in the output convolutions; every anchor starts at a low objectness."""
+        """Draw fresh weights, small ones in the output layers; every anchor starts at a low objectness."""
         initialise_convolutions_(self.conv)
-        initialise_output_(self.cls_logits, std=0.01)
-        nn.init.constant_(self.cls_logits.bias, math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))
+        initialise_output_(self.cls_logits, std=0.01, bias=math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR)))
         initialise_output_(self.bbox_pred, std=0.01)
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -108,20 +109,15 @@ class RegionHead(RPNHead):
         if not self.training:
             return super().forward(x)
         conv, norm, activation = self.conv
-        seen = [conv(level) for level in x]
-        together = activation(norm(torch.cat([level.flatten(2) for level in seen], 2).unsqueeze(3)))
-        parts = together.squeeze(3).split([level[0, 0].numel() for level in seen], 2)
-        seen = [part.reshape(level.shape) for part, level in zip(parts, seen, strict=True)]
-        return [self.cls_logits(level) for level in seen], [self.bbox_pred(level) for level in seen]
-
-
-def initialise_output_(layer: nn.Conv2d | nn.Linear, std: float) -> None:
-    """Small random weights and no bias, in place."""
-    nn.init.normal_(layer.weight, std=std)
-    nn.init.zeros_(layer.bias)
+        features = [conv(level) for level in x]
+        # All levels side by side, as one image of one column, for the batch norm.
+        together = activation(norm(torch.cat([level.flatten(2) for level in features], 2).unsqueeze(3)))
+        parts = together.squeeze(3).split([level[0, 0].numel() for level in features], 2)
+        features = [part.reshape(level.shape) for part, level in zip(parts, features, strict=True)]
+        return [self.cls_logits(level) for level in features], [self.bbox_pred(level) for level in features]
 
 
 def flat_rows(levels: Sequence[Tensor], values: int) -> Tensor:
-    """Lay head tensors `[B, A*values, h, w]` into one `[B, R, values]` table, in float32 at least."""
+    """Concatenate head tensors `[B, A*values, h, w]` to `[B, R, values]`, in float32 at least."""
     rows = [level.permute(0, 2, 3, 1).reshape(len(level), -1, values) for level in levels]
     return at_least_float32(torch.cat(rows, 1))

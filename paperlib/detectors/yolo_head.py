@@ -1,7 +1,7 @@
-"""What every YOLO shares (Section 4.3): decoding, assignment, losses, and the choice of detections.
+"""The base of all YOLOs (Section 4.3): decoding, label assignment, losses and the selection of detections.
 
 A YOLO head predicts, for each cell and each of its anchors, one *row* `(tx, ty, tw, th, objectness, classes…)`.
-All heads' rows are laid into one table of R rows: coarse head first, then row by row over its cells, anchors
+The rows of all heads form one table of R rows: coarse head first, then row by row over its cells, anchors
 innermost. Everything after the network (decoding, assignment, losses) is arithmetic on that table.
 """
 
@@ -25,12 +25,12 @@ from paperlib.detectors.one_stage import OneStage, best_candidates, flatten_targ
 Anchor = tuple[float, float]
 OBJECTNESS_PRIOR = 0.01
 MAX_CANDIDATES = 1000
-"""The best-scoring candidates of an image that non-maximum suppression looks at."""
+"""Number of candidates of an image, highest scores first, that go into non-maximum suppression."""
 
 
 @dataclass(frozen=True)
 class LossGains:
-    """Weights of the three parts of the YOLO loss, each a mean over the positive rows."""
+    """Weights of the three parts of the YOLO loss; each part is a mean over the positive rows."""
 
     box: float = 8.0
     objectness: float = 1.0
@@ -47,50 +47,53 @@ class Rows(NamedTuple):
 
 
 class Yolo(OneStage):
-    """What all YOLOs share; a subclass supplies `head_outputs` and the constants of its official configuration.
+    """The base of all YOLOs; a subclass defines `head_outputs` and the constants of its official configuration.
 
     Args:
         num_classes: C, without background.
-        anchors: as many as `usual_anchors`, `(width, height)` in pixels, small to large; the usual ones by default.
+        anchors: as many as `usual_anchors`, `(width, height)` in pixels, small to large; by default `usual_anchors`.
 
     Attributes:
         usual_anchors: the official anchors, for images of 416 pixels.
         masks: per head, coarse head first like all that follows, the indices of its anchors.
+        strides: per head, in pixels.
         scale_xy: per head, how far beyond its cell a centre can be predicted (`scale_x_y`).
-        match_iou: an anchor also answers for a box when their shapes overlap by more than this (`iou_thresh`).
-        ignore_iou: a row that overlaps a box by more than this, without answering for it, is not punished
-            (`ignore_thresh`).
+        match_iou: an anchor is also assigned to a box when their shapes overlap by more than this (`iou_thresh`).
+        ignore_iou: a row whose prediction overlaps a box by more than this, without being assigned to it, is not
+            trained as background (`ignore_thresh`).
 
     Raises:
-        ValueError: another number of anchors, or one without an area.
+        ValueError: a wrong number of anchors, or one without an area.
     """
 
     usual_anchors: tuple[Anchor, ...]
-    masks: tuple[tuple[int, ...], ...]
+    masks: tuple[tuple[int, ...], ...] = ((6, 7, 8), (3, 4, 5), (0, 1, 2))
+    strides: tuple[int, ...] = (32, 16, 8)
     scale_xy: tuple[float, ...]
     match_iou = 0.213
     ignore_iou = 0.7
 
     def __init__(self, num_classes: int, anchors: Sequence[Anchor] | None = None) -> None:
         super().__init__(num_classes)
-        anchors, needed = self.usual_anchors if anchors is None else tuple(anchors), len(self.usual_anchors)
+        anchors = self.usual_anchors if anchors is None else tuple(anchors)
+        needed = len(self.usual_anchors)
         if len(anchors) != needed or not all(w > 0 and h > 0 for w, h in anchors):
             kind = type(self).__name__
             raise ValueError(f"{kind} needs {needed} anchors (width, height) of at least some area, not {anchors}")
-        self.anchors = tuple(tuple((float(w), float(h)) for w, h in (anchors[i] for i in mask)) for mask in self.masks)
+        sizes = [(float(w), float(h)) for w, h in anchors]
+        self.anchors = tuple(tuple(sizes[i] for i in mask) for mask in self.masks)
         self.gains = LossGains()
         self.nms_iou = 0.5
 
-    def head_outputs(self, batch: Tensor) -> list[Tensor]:
-        """Raw head tensors `[B, A*(5+C), H/s, W/s]`, coarse head first, of a `[B, 3, H, W]` batch."""
-        raise NotImplementedError
-
     def decode(self, outputs: list[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Boxes `[B, R, 4]` xyxy pixels and scores `[B, R, C]` (objectness x class probability), unthresholded.
+        """Decode head tensors to boxes `[B, R, 4]` xyxy pixels and scores `[B, R, C]`, without a threshold.
 
         Args:
-            outputs: what `head_outputs` gave.
+            outputs: head tensors `[B, A*(5+C), H/s, W/s]`, from `head_outputs`.
             image_size: `(H, W)` of the batch in pixels.
+
+        Returns:
+            Boxes, and scores: objectness x class probability.
 
         Raises:
             ValueError: the head tensors do not belong to an image of that size.
@@ -101,22 +104,22 @@ class Yolo(OneStage):
         return boxes, table[..., 4:5].sigmoid() * table[..., 5:].sigmoid()
 
     def assign_targets(self, outputs: list[Tensor], targets: Targets) -> Assignment:
-        """Decide which row answers for which box; vectorised over the batch.
+        """Assign rows to ground-truth boxes, for the whole batch at once.
 
-        A box belongs to the cell that holds its centre, and there to the anchor of the most similar shape and to
-        every other whose shape overlaps by more than `match_iou`. Rows that find a box well without answering
-        for it are marked to be ignored.
+        A box is assigned to the cell that contains its centre, and there to the anchor of the most similar shape and
+        to every other whose shape overlaps by more than `match_iou`. Rows whose prediction fits a box without being
+        assigned to it are marked to be ignored.
         """
         rows = self._rows(outputs)
         boxes, labels, image, counts = flatten_targets(targets, rows.anchor)
-        which, row = self._matches(boxes, outputs)
+        matched, row = self._matches(boxes, outputs)
         with torch.no_grad():
             ignored = self._ignored(self._boxes(self._table(outputs).detach(), rows), boxes, image, counts)
-        ignored[image[which], row] = False
-        return Assignment(image[which], row, boxes[which], labels[which] - 1, ignored)
+        ignored[image[matched], row] = False
+        return Assignment(image[matched], row, boxes[matched], labels[matched] - 1, ignored)
 
     def compute_losses(self, outputs: list[Tensor], assignment: Assignment) -> dict[str, Tensor]:
-        """The detector's own loss: `box` (1 - CIoU), `objectness` and `classes` (binary cross entropies)."""
+        """Compute the detector's own losses: `box` (1 - CIoU), `objectness` and `classes` (binary cross entropies)."""
         table = self._table(outputs)
         boxes = self._boxes(table, self._rows(outputs))[assignment.image, assignment.row]
         box = complete_box_iou_loss(boxes, assignment.boxes, reduction="sum")
@@ -124,9 +127,9 @@ class Yolo(OneStage):
         return {"box": self.gains.box * box / assignment.count, **hard}
 
     def head_responses(self, outputs: list[Tensor], assignment: Assignment) -> HeadResponses:
-        """What distillation compares (Eqs. 10-12): logits, their weights in the loss, regressions of positives.
+        """Return what distillation compares (Eqs. 10-12): logits, their weights, regressions of the positives.
 
-        The regression space is YOLO's own: centre offset in cells, and log size over the anchor's.
+        The regression space is that of YOLO: centre offset in cells, and log of the size over the anchor's.
         """
         table = self._table(outputs)
         rows = Rows(*(constant[assignment.row] for constant in self._rows(outputs)))
@@ -136,7 +139,7 @@ class Yolo(OneStage):
         target_offset = ((low + high) / 2 - rows.corner) / rows.stride
         objectness = torch.zeros_like(table[..., 4])
         objectness[assignment.image, assignment.row] = 1.0
-        share = 1.0 / assignment.count
+        mean = 1.0 / assignment.count
         return HeadResponses(
             kind="sigmoid",
             logits={"objectness": table[..., 4], "classes": chosen[:, 5:]},
@@ -145,16 +148,16 @@ class Yolo(OneStage):
                 "classes": F.one_hot(assignment.labels, self.num_classes).to(chosen.dtype),
             },
             weights={
-                "objectness": (~assignment.ignored).to(chosen.dtype) * (self.gains.objectness * share),
-                "classes": torch.full_like(chosen[:, 5:], self.gains.classes * share),
+                "objectness": (~assignment.ignored).to(chosen.dtype) * (self.gains.objectness * mean),
+                "classes": torch.full_like(chosen[:, 5:], self.gains.classes * mean),
             },
             regression=torch.cat([offset, chosen[:, 2:4]], 1),
             regression_target=torch.cat([target_offset, ((high - low) / rows.anchor).log()], 1),
-            regression_weight=self.gains.box * share,
+            regression_weight=self.gains.box * mean,
         )
 
     def _table(self, outputs: list[Tensor]) -> Tensor:
-        """Lay head tensors into one `[B, R, 5+C]` table, in float32 at least."""
+        """Concatenate the rows of all head tensors to `[B, R, 5+C]`, in float32 at least."""
         parts = [o.permute(0, 2, 3, 1).reshape(o.shape[0], -1, 5 + self.num_classes) for o in outputs]
         return at_least_float32(torch.cat(parts, 1))
 
@@ -164,7 +167,7 @@ class Yolo(OneStage):
         return _row_constants(grids, self.strides, self.anchors, self.scale_xy, dtype, outputs[0].device)
 
     def _centre(self, txy: Tensor, rows: Rows) -> Tensor:
-        """Box centres in pixels; `scale_xy` lets a centre reach the border of its cell."""
+        """Decode box centres to pixels; `scale_xy` lets a centre reach the border of its cell."""
         return (txy.sigmoid() * rows.scale - (rows.scale - 1) / 2) * rows.stride + rows.corner
 
     def _boxes(self, table: Tensor, rows: Rows) -> Tensor:
@@ -174,47 +177,49 @@ class Yolo(OneStage):
         return torch.cat([centre - half, centre + half], -1)
 
     def _matches(self, boxes: Tensor, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Indices `(box, row)` of each pair of a box and a row that answers for it."""
+        """Return the indices `(box, row)` of each pair of a box and a row assigned to it."""
         anchors = boxes.new_tensor([anchor for head in self.anchors for anchor in head])
         size, centre = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
         shape = torch.minimum(size[:, None], anchors).prod(-1)
         shape = shape / (size.prod(-1)[:, None] + anchors.prod(-1) - shape)
         matched = (shape > self.match_iou) | (shape == shape.max(1, keepdim=True).values)
-        pairs, first_row, first_anchor = [], 0, 0
-        for output, stride, head in zip(outputs, self.strides, self.anchors, strict=True):
+        found, rows, first_row = [], [], 0
+        by_head = matched.split([len(head) for head in self.anchors], 1)
+        for output, stride, of_head in zip(outputs, self.strides, by_head, strict=True):
             height, width = output.shape[2:]
-            which, anchor = matched[:, first_anchor : first_anchor + len(head)].nonzero(as_tuple=True)
-            column, line = (centre[which] / stride).long().unbind(1)
+            box, anchor = of_head.nonzero(as_tuple=True)
+            column, line = (centre[box] / stride).long().unbind(1)
             cell = line.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-            pairs.append((which, first_row + cell * len(head) + anchor))
-            first_row, first_anchor = first_row + height * width * len(head), first_anchor + len(head)
-        return torch.cat([which for which, _ in pairs]), torch.cat([row for _, row in pairs])
+            found.append(box)
+            rows.append(first_row + cell * of_head.shape[1] + anchor)
+            first_row += height * width * of_head.shape[1]
+        return torch.cat(found), torch.cat(rows)
 
     def _ignored(self, found: Tensor, boxes: Tensor, image: Tensor, counts: Tensor) -> Tensor:
-        """`[B, R]`, true where a predicted box overlaps some ground truth of its image by over `ignore_iou`."""
+        """Return `[B, R]`, true where a predicted box overlaps a ground truth of its image by over `ignore_iou`."""
         if len(boxes) == 0:
             return torch.zeros(found.shape[:2], dtype=torch.bool, device=found.device)
-        slot = torch.arange(len(boxes), device=boxes.device) - (counts.cumsum(0) - counts)[image]
+        # One row of boxes per image, filled up with empty ones, which overlap nothing.
+        column = torch.arange(len(boxes), device=boxes.device) - (counts.cumsum(0) - counts)[image]
         padded = boxes.new_zeros((len(counts), int(counts.max()), 4))
-        padded[image, slot] = boxes
+        padded[image, column] = boxes
         overlap, _ = paired_iou(found[:, :, None], padded[:, None])
         return overlap.amax(2) > self.ignore_iou
 
     def _detections(
         self, outputs: list[Tensor], image_size: tuple[int, int], sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """What stands out in each image, non-maxima suppressed per class."""
-        boxes, scores = self.decode(outputs, image_size)
-        return [self._select(*found, size) for *found, size in zip(boxes, scores, sizes, strict=True)]
-
-    def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-        boxes, label, score = best_candidates(boxes, scores, size, self.score_threshold, MAX_CANDIDATES)
-        kept = batched_nms(boxes.float(), score.float(), label, self.nms_iou)[: self.max_detections]
-        return {"boxes": boxes[kept], "labels": label[kept] + 1, "scores": score[kept]}
+        """Return the detections of each image after non-maximum suppression per class."""
+        found = []
+        for boxes, scores, size in zip(*self.decode(outputs, image_size), sizes, strict=True):
+            boxes, label, score = best_candidates(boxes, scores, size, self.score_threshold, MAX_CANDIDATES)
+            kept = batched_nms(boxes.float(), score.float(), label, self.nms_iou)[: self.max_detections]
+            found.append({"boxes": boxes[kept], "labels": label[kept] + 1, "scores": score[kept]})
+        return found
 
 
 @lru_cache(maxsize=16)
-@torch.inference_mode(False)  # what an evaluation caches must serve the next training step
+@torch.inference_mode(False)  # cached by an evaluation, the constants must serve the next training step
 def _row_constants(
     grids: tuple[tuple[int, int], ...],
     strides: tuple[int, ...],
@@ -223,6 +228,7 @@ def _row_constants(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Rows:
+    """Compute the constants of all rows for grids of these `(height, width)`, in double precision until the end."""
     parts = []
     for (height, width), stride, head, scale in zip(grids, strides, anchors, scale_xy, strict=True):
         line, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -235,7 +241,7 @@ def _row_constants(
 
 
 class YoloHead(nn.Conv2d):
-    """The output convolution of a head: `[B, inputs, H, W]` to `[B, A*(5+C), H, W]`."""
+    """The output convolution of a head, from `[B, inputs, H, W]` to `[B, A*(5+C), H, W]`."""
 
     def __init__(self, inputs: int, anchors: int, num_classes: int) -> None:
         super().__init__(inputs, anchors * (5 + num_classes), 1)
@@ -243,10 +249,10 @@ class YoloHead(nn.Conv2d):
         self.initialise_weights()
 
     def initialise_weights(self) -> None:
-        """Small weights, and biases that start every row at a low objectness and even class probabilities."""
+        """Draw small weights; set biases so that every row starts at a low objectness and equal class scores."""
         nn.init.normal_(self.weight, std=0.01)
         bias = torch.zeros(self.out_channels // (5 + self.num_classes), 5 + self.num_classes)
         bias[:, 4] = math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR))
         bias[:, 5:] = -math.log(max(self.num_classes - 1, 1))
         with torch.no_grad():
-            self.bias.copy_(bias.flatten())
+            self.get_parameter("bias").copy_(bias.flatten())

@@ -7,14 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from paperlib.detectors.blocks import (
-    ConvBlock,
-    ResidualBlock,
-    alternating_layers,
-    pyramid_neck,
-    scaled_depth,
-    scaled_width,
-)
+from paperlib.detectors import blocks
+from paperlib.detectors.blocks import ConvBlock, DarknetTrunk, ResidualBlock, scaled_depth, scaled_width
 from paperlib.detectors.yolo_head import Anchor, Yolo, YoloHead
 
 
@@ -25,16 +19,15 @@ class CspStage(nn.Module):
         inputs: number of input channels.
         outputs: number of output channels.
         branch: channels of either branch.
-        inner: channels inside the residual blocks.
-        blocks: number of residual blocks.
+        blocks: number of residual blocks, with `inputs` channels inside.
     """
 
-    def __init__(self, inputs: int, outputs: int, branch: int, inner: int, blocks: int) -> None:
+    def __init__(self, inputs: int, outputs: int, branch: int, blocks: int) -> None:
         super().__init__()
         self.down = ConvBlock(inputs, outputs, 3, stride=2, activation="mish")
         self.bypass = ConvBlock(outputs, branch, 1, activation="mish")
         self.entry = ConvBlock(outputs, branch, 1, activation="mish")
-        self.blocks = nn.Sequential(*(ResidualBlock(branch, inner, "mish") for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(ResidualBlock(branch, inputs, "mish") for _ in range(blocks)))
         self.exit = ConvBlock(branch, branch, 1, activation="mish")
         self.merge = ConvBlock(2 * branch, outputs, 1, activation="mish")
 
@@ -45,50 +38,23 @@ class CspStage(nn.Module):
         return self.merge(torch.cat([self.exit(self.blocks(self.entry(x))), bypass], 1))
 
 
-class CspDarknet53(nn.Module):
-    """YOLOv4's trunk: five cross-stage partial stages, of which the first has full branches.
-
-    Args:
-        channels: the channel counts that are called 32, 64, … 1024 at full width.
-        depth: multiplies the numbers of residual blocks; each stage keeps one at least.
-    """
-
-    def __init__(self, channels: dict[int, int], depth: float = 1.0) -> None:
-        super().__init__()
-        c = channels
-        self.stem = ConvBlock(3, c[32], 3, activation="mish")
-        self.stage1 = CspStage(c[32], c[64], c[64], c[32], scaled_depth(1, depth))
-        self.stage2 = CspStage(c[64], c[128], c[64], c[64], scaled_depth(2, depth))
-        self.stage3 = CspStage(c[128], c[256], c[128], c[128], scaled_depth(8, depth))
-        self.stage4 = CspStage(c[256], c[512], c[256], c[256], scaled_depth(8, depth))
-        self.stage5 = CspStage(c[512], c[1024], c[512], c[512], scaled_depth(4, depth))
-
-    def forward(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map `[B, 3, H, W]` to the last three stages' outputs, at strides 8, 16 and 32."""
-        fine = self.stage3(self.stage2(self.stage1(self.stem(batch))))
-        middle = self.stage4(fine)
-        return fine, middle, self.stage5(middle)
-
-
 class YoloV4(Yolo):
     """YOLOv4: CSPDarknet-53, spatial pyramid pooling, a path down to the fine head and back up to the coarse one.
 
-    Modules stand in the order of the official configuration, which is also the order of its weights file. There the
-    fine head comes first; `head_outputs` gives the coarse head first, as all YOLOs here do.
+    Modules have the order of the official configuration, which is also the order of its weights file. There the fine
+    head comes first; `head_outputs` returns the coarse head first, like all YOLOs here.
 
     Args:
         num_classes: C, without background.
-        width: multiplies every channel count but those of the outputs.
-        depth: multiplies the numbers of residual blocks; each stage keeps one at least.
-        anchors: the nine anchors `(width, height)` in pixels, small to large; the official file's by default.
+        width: multiplies every channel count except those of the outputs.
+        depth: multiplies the numbers of residual blocks; each stage keeps at least one.
+        anchors: nine anchors `(width, height)` in pixels, small to large; by default those of the official file.
 
     Raises:
         ValueError: not nine anchors, or one without an area.
     """
 
     usual_anchors = ((12, 16), (19, 36), (40, 28), (36, 75), (76, 55), (72, 146), (142, 110), (192, 243), (459, 401))
-    masks = ((6, 7, 8), (3, 4, 5), (0, 1, 2))
-    strides = (32, 16, 8)
     scale_xy = (1.05, 1.1, 1.2)
 
     def __init__(
@@ -96,28 +62,36 @@ class YoloV4(Yolo):
     ) -> None:
         super().__init__(num_classes, anchors)
         c = {channels: scaled_width(channels, width) for channels in (32, 64, 128, 256, 512, 1024)}
-        self.trunk = CspDarknet53(c, depth)
-        self.neck = pyramid_neck(c[1024], c[512], c[1024])
+        # The branches of the first stage have all of its channels, those of the others half.
+        self.trunk = DarknetTrunk(
+            ConvBlock(3, c[32], 3, activation="mish"),
+            CspStage(c[32], c[64], c[64], scaled_depth(1, depth)),
+            CspStage(c[64], c[128], c[64], scaled_depth(2, depth)),
+            CspStage(c[128], c[256], c[128], scaled_depth(8, depth)),
+            CspStage(c[256], c[512], c[256], scaled_depth(8, depth)),
+            CspStage(c[512], c[1024], c[512], scaled_depth(4, depth)),
+        )
+        self.neck = blocks.pyramid_neck(c[1024], c[512], c[1024])
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
         self.middle_reduce = ConvBlock(c[512], c[256], 1)
         self.middle_lateral = ConvBlock(c[512], c[256], 1)
-        self.middle_neck = alternating_layers(2 * c[256], c[256], c[512], layers=5)
+        self.middle_neck = blocks.alternating_layers(2 * c[256], c[256], c[512], layers=5)
         self.fine_reduce = ConvBlock(c[256], c[128], 1)
         self.fine_lateral = ConvBlock(c[256], c[128], 1)
-        self.fine_neck = alternating_layers(2 * c[128], c[128], c[256], layers=5)
+        self.fine_neck = blocks.alternating_layers(2 * c[128], c[128], c[256], layers=5)
         self.fine = ConvBlock(c[128], c[256], 3)
         self.fine_out = YoloHead(c[256], 3, num_classes)
         self.middle_down = ConvBlock(c[128], c[256], 3, stride=2)
-        self.middle_joint = alternating_layers(2 * c[256], c[256], c[512], layers=5)
+        self.middle_joint = blocks.alternating_layers(2 * c[256], c[256], c[512], layers=5)
         self.middle = ConvBlock(c[256], c[512], 3)
         self.middle_out = YoloHead(c[512], 3, num_classes)
         self.coarse_down = ConvBlock(c[256], c[512], 3, stride=2)
-        self.coarse_joint = alternating_layers(2 * c[512], c[512], c[1024], layers=5)
+        self.coarse_joint = blocks.alternating_layers(2 * c[512], c[512], c[1024], layers=5)
         self.coarse = ConvBlock(c[512], c[1024], 3)
         self.coarse_out = YoloHead(c[1024], 3, num_classes)
 
     def head_outputs(self, batch: Tensor) -> list[Tensor]:
-        """Raw head tensors `[B, 3*(5+C), H/s, W/s]`, s = 32, 16, 8, of a `[B, 3, H, W]` batch."""
+        """Compute raw head tensors `[B, 3*(5+C), H/s, W/s]`, s = 32, 16, 8, of a `[B, 3, H, W]` batch."""
         fine, middle, coarse = self.trunk(batch)
         coarse = self.neck(coarse)
         middle = torch.cat([self.middle_lateral(middle), self.upsample(self.middle_reduce(coarse))], 1)

@@ -13,10 +13,10 @@ from paperlib.structure import ChannelSplit
 
 
 class CspBlock(nn.Module):
-    """YOLOv4-tiny's cross-stage block: half of the channels take a detour and all come back together.
+    """YOLOv4-tiny's cross-stage block: half of the channels pass more layers, and all are concatenated.
 
-    `[B, C, H, W]` to the block's output `[B, 2C, H, W]`, and the `[B, C, H, W]` before the last joint, which
-    the finer head reads.
+    It maps `[B, C, H, W]` to its output `[B, 2C, H, W]` and to the `[B, C, H, W]` before the last concatenation,
+    which the finer head reads.
     """
 
     def __init__(self, channels: int) -> None:
@@ -29,7 +29,7 @@ class CspBlock(nn.Module):
         self.merge = ConvBlock(2 * half, channels, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the joined output and the merged detour."""
+        """Return the output and what the last concatenation adds to the input."""
         entry = self.entry(x)
         first = self.first(self.split(entry)[1])
         merged = self.merge(torch.cat([self.second(first), first], 1))
@@ -39,12 +39,12 @@ class CspBlock(nn.Module):
 class YoloV4Tiny(Yolo):
     """YOLOv4-tiny: three cross-stage blocks, two heads at strides 32 and 16.
 
-    Modules stand in the order of the official configuration, which is also the order of its weights file.
+    Modules have the order of the official configuration, which is also the order of its weights file.
 
     Args:
         num_classes: C, without background.
-        width: multiplies every channel count but those of the outputs.
-        anchors: the six anchors `(width, height)` in pixels, small to large; the official file's by default.
+        width: multiplies every channel count except those of the outputs.
+        anchors: six anchors `(width, height)` in pixels, small to large; by default those of the official file.
 
     Raises:
         ValueError: not six anchors, or one without an area.
@@ -61,7 +61,9 @@ class YoloV4Tiny(Yolo):
         c32, c64, c128, c256, c512 = (scaled_width(c, width) for c in (32, 64, 128, 256, 512))
         self.stem1 = ConvBlock(3, c32, 3, stride=2)
         self.stem2 = ConvBlock(c32, c64, 3, stride=2)
-        self.block1, self.block2, self.block3 = CspBlock(c64), CspBlock(2 * c64), CspBlock(4 * c64)
+        self.block1 = CspBlock(c64)
+        self.block2 = CspBlock(2 * c64)
+        self.block3 = CspBlock(4 * c64)
         self.pool = nn.MaxPool2d(2, 2)
         self.neck = ConvBlock(8 * c64, c512, 3)
         self.squeeze = ConvBlock(c512, c256, 1)
@@ -73,7 +75,7 @@ class YoloV4Tiny(Yolo):
         self.fine_out = YoloHead(c256, 3, num_classes)
 
     def head_outputs(self, batch: Tensor) -> list[Tensor]:
-        """Raw head tensors `[B, 3*(5+C), H/32, W/32]` and `[B, 3*(5+C), H/16, W/16]` of a `[B, 3, H, W]` batch."""
+        """Compute raw head tensors `[B, 3*(5+C), H/s, W/s]`, s = 32, 16, of a `[B, 3, H, W]` batch."""
         x = self.stem2(self.stem1(batch))
         x = self.pool(self.block1(x)[0])
         x = self.pool(self.block2(x)[0])
