@@ -86,7 +86,7 @@ def copy_of_first(file):
 IMAGE, TEXT = f"{IMAGES}/002.jpg", f"{ANNOTATIONS}/002.txt"
 DAMAGE = {
     "an image cut short": (IMAGE, cut_short, "FAULT", "the image does not decode"),
-    "a PNG called .jpg": (IMAGE, turn_into_png, "FAULT", "is a PNG file by another name"),
+    "a PNG called .jpg": (IMAGE, turn_into_png, "FAULT", "has extension .jpg but is PNG"),
     "a zero-byte image": (IMAGE, lambda file: file.write_bytes(b""), "FAULT", "is empty"),
     "a zero-byte annotation": (TEXT, lambda file: file.write_bytes(b""), "FAULT", "is empty"),
     "an extra image": (f"{IMAGES}/004.jpg", copy_of_first, "FAULT", "is not part"),
@@ -97,8 +97,8 @@ DAMAGE = {
     "a box of no area": (TEXT, add_line("(1,2),(1,4),5"), "FAULT", "box 3 (1, 2, 1, 4) has no area"),
     "a box outside": (TEXT, add_line("(1,2),(41,4),5"), "FAULT", "box 3 (1, 2, 41, 4) is not inside its image of 40 x"),
     "a class 0": (TEXT, add_line("(1,2),(3,4),0"), "FAULT", "line 3: class 0 is not in 1..10"),
-    "a BOM": (TEXT, rewrite(encoding="utf-8-sig"), "remark", "byte order mark at the start, passed over: 002"),
-    "CRLF": (TEXT, rewrite(newline="\r\n"), "remark", "lines end in CR LF, read all the same: 002"),
+    "a BOM": (TEXT, rewrite(encoding="utf-8-sig"), "remark", "byte order mark at the start, ignored: 002"),
+    "CRLF": (TEXT, rewrite(newline="\r\n"), "remark", "lines end in CR LF, which is accepted: 002"),
     "a folder for an image": (IMAGE, turn_into_folder, "FAULT", "is a folder, a file belongs there"),
     "a folder for a text": (TEXT, turn_into_folder, "FAULT", "is a folder, a file belongs there"),
     "the same picture twice": (
@@ -144,7 +144,7 @@ def test_of_many_images_that_the_split_does_not_list_one_line_says_what_to_do(pr
     result = run()
     (fault,) = [line for line in result.stdout.splitlines() if line.startswith("FAULT")]
     assert "nwpu-vhr10: 40 images are in no split of " in fault and "vhr10.json (100, …)" in fault
-    assert fault.endswith("draw the split anew: python -m paperlib.data.splits vhr10") and result.exit_code == 2
+    assert fault.endswith("draw a new split: python -m paperlib.data.splits vhr10") and result.exit_code == 2
     with pytest.raises(ValueError) as caught:
         load_dataset("vhr10", "train")
     assert fault == f"FAULT  {caught.value}"

@@ -138,7 +138,7 @@ def test_when_it_breaks_off_for_good_the_next_call_goes_on(server, entry, target
     [
         (lambda body: body + b"more", r"VHR.zip: is [\d,]+ bytes long, the registry says [\d,]+$"),
         (lambda body: body[:-4], r"VHR.zip: is [\d,]+ bytes long, the registry says [\d,]+$"),
-        (lambda body: body[:-1] + b"x", r"VHR.zip: its SHA-256 is not [0-9a-f]{64}; nothing of it was kept$"),
+        (lambda body: body[:-1] + b"x", r"VHR.zip: its SHA-256 is not [0-9a-f]{64}; nothing was kept$"),
     ],
     ids=["longer", "shorter", "another"],
 )
@@ -162,7 +162,7 @@ def free_bytes(monkeypatch, count):
 
 def test_what_is_downloaded_already_needs_no_space_again(server, entry, target, monkeypatch):
     server.breaks = fetching.ATTEMPTS
-    with pytest.raises(OSError, match="the same command goes on"):
+    with pytest.raises(OSError, match="the same command resumes"):
         fetch_entry("vhr10", entry, target)
     (partial,) = (target.parent / DOWNLOADS / "vhr10").iterdir()
     needed = 2 * entry.size - partial.stat().st_size
@@ -252,7 +252,7 @@ EVIL = {
     "zip, drive": (zipped({"C:/b.txt": b"x"}), "would lie outside the folder"),
     "zip, link": (with_link(), "is a link or a device"),
     "zip, bomb": (zipped({"a/b.txt": bytes(10_000_000)}), "unpacks to more than 100,000 bytes"),
-    "zip, same place": (zipped({"a/b.txt": b"x", "c/b.txt": b"y"}), "wants the place of another member"),
+    "zip, same place": (zipped({"a/b.txt": b"x", "c/b.txt": b"y"}), "is a duplicate path in the archive"),
     "zip, damaged": (zipped({"a/b.txt": b"text" * 99}).replace(b"PK\x03\x04", b"PK\x03\x05"), r"archive: damaged \("),
     "tar, above": (tar("../b.txt"), "would lie outside the folder"),
     "tar, absolute": (tar("/b.txt"), "would lie outside the folder"),
@@ -322,7 +322,7 @@ def test_the_commands_say_what_there_is_and_what_has_to_be_done_by_hand(tmp_path
     listed = CliRunner().invoke(app, ["data", "list"])
     assert listed.exit_code == 0 and "NWPU VHR-10" in listed.stdout and "by hand" in listed.stdout
     for arguments, complaint in (
-        (["fetch", "rsod"], "RSOD can only be had by hand (https://github.com/"),
+        (["fetch", "rsod"], "RSOD must be downloaded manually (https://github.com/"),
         (["fetch", "nosuch"], "nothing is known of 'nosuch'; known: vhr10, rsod, dota, coco-weights"),
         (["check", "vhr10"], "nwpu-vhr10: no such folder; `paperlib data fetch vhr10` gets it, or says how"),
     ):

@@ -1,4 +1,4 @@
-"""Section 4.1: the data sets, by name, all in one form."""
+"""The data sets of Section 4.1, by name, all as `Dataset`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ COCO_PREFIX = "coco:"
 
 
 def load_dataset(name: str, split: str, root: str | Path | None = None) -> Dataset:
-    """A data set's split.
+    """Load one split of a data set.
 
-    DOTA comes in tiles (`tiles.Tiling()`), of which its training split has few without objects; its attribute `whole`
-    is the data set of whole images.
+    DOTA is loaded as tiles (`tiles.Tiling()`); its training split keeps few tiles without objects. The attribute
+    `full_images` of the result is the data set of uncut images.
 
     Args:
-        name: one of `DATASETS`, or `coco:<annotations.json>` for anyone's data in COCO format.
-        split: `train`, `val` or `test`; of a COCO file, which is one split, all is read whatever it is called.
-        root: the folder of this data set, or of a COCO file's images; by default its usual place under
-            `PAPERLIB_DATA`, or the COCO file's own folder.
+        name: one of `DATASETS`, or `coco:<annotations.json>` for your own data in COCO format.
+        split: `train`, `val` or `test`; a COCO file is one split and is read completely, whatever the name.
+        root: the folder of this data set, or of a COCO file's images; by default the data set's folder under
+            `PAPERLIB_DATA`, or the folder of the COCO file.
 
     Raises:
-        ValueError: an unknown name or split, or files that are damaged (the message names file, place and fault).
-        FileNotFoundError: the data set is not there.
+        ValueError: an unknown name or split, or damaged files (the message names file, place and fault).
+        FileNotFoundError: the data set is missing.
     """
     if name == "toy-aerial":
         records = [Record(f"{split}-{index:04d}", *scene) for index, scene in enumerate(album.load_scenes(split))]

@@ -1,7 +1,7 @@
-"""Augmentation of a whole batch at once: one resampling does flips, quarter turns, zoom, shift and mosaic.
+"""Augmentation of a batch: one resampling does flips, quarter turns, zoom, shift and mosaic.
 
-Not stated in the paper; aerial scenes have no up and down, so all eight symmetries of the square are fair.
-Everything random comes from the generator that is handed in, so a batch is a function of its seed.
+The paper does not state its augmentation. Aerial scenes have no up and down, so all eight symmetries of the square are
+used. All random numbers come from the given generator, so a batch is a function of its seed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly to augment.
+    """Strength of the augmentation.
 
     Attributes:
-        zoom: the picture is scaled by a factor between 1/zoom and zoom (1: not at all).
-        shift: largest move, as a share of the side.
-        symmetries: draw one of the eight flips and quarter turns.
+        zoom: an image is scaled by a factor between 1/zoom and zoom (1: not at all).
+        shift: largest shift, as a fraction of the side.
+        symmetries: whether to draw one of the eight flips and quarter turns.
         colour: largest relative change of brightness, contrast and saturation.
-        mosaic: probability that a picture is put together from four others.
-        visible: a box is kept when at least this share of it is still in the picture.
+        mosaic: probability that an image is composed of four others.
+        visible: a box is kept when at least this fraction of it is still in the image.
     """
 
     zoom: float = 1.3
@@ -42,7 +42,7 @@ Batch = tuple[Tensor, list[dict[str, Tensor]]]
 
 
 def augment(
-    images: Tensor, boxes: list[Tensor], labels: list[Tensor], how: Augmentation, generator: torch.Generator
+    images: Tensor, boxes: list[Tensor], labels: list[Tensor], options: Augmentation, generator: torch.Generator
 ) -> Batch:
     """Augment a batch.
 
@@ -50,93 +50,94 @@ def augment(
         images: uint8 `[B, 3, S, S]`.
         boxes: per image `[n, 4]` xyxy pixels.
         labels: per image `[n]`.
-        how: the strengths.
-        generator: a CPU generator, the only source of chance.
+        options: the strengths.
+        generator: a CPU generator, the only source of random numbers.
 
     Returns:
-        float32 `[B, 3, S, S]` in [0, 1], mosaics last, and the targets of the new pictures.
+        float32 `[B, 3, S, S]` in [0, 1], mosaics last, and the targets of the new images.
     """
     count, side = len(images), images.shape[-1]
-    # Around grey, because outside a picture there are zeros.
+    # Centred at grey, because resampling fills the outside of an image with zeros.
     pixels = images.to(torch.float32).div_(255).sub_(GREY)
-    plain = count - int((torch.rand(count, generator=generator) < how.mosaic).sum())
+    plain = count - int((torch.rand(count, generator=generator) < options.mosaic).sum())
     parts = []
     if plain:
-        parts.append(_view(pixels[:plain], boxes[:plain], labels[:plain], how, generator, side, zoom=1.0))
+        parts.append(_view(pixels[:plain], boxes[:plain], labels[:plain], options, generator, side, zoom=1.0))
     if plain < count:
-        parts.append(_mosaic(pixels, boxes, labels, how, generator, count - plain))
+        parts.append(_mosaic(pixels, boxes, labels, options, generator, count - plain))
     out = torch.cat([views for views, _ in parts])
-    return _recolour(out, how.colour, generator), [target for _, targets in parts for target in targets]
+    return _recolour(out, options.colour, generator), [target for _, targets in parts for target in targets]
 
 
 def _view(
-    pixels: Tensor, boxes: list[Tensor], labels: list[Tensor], how: Augmentation,
+    pixels: Tensor, boxes: list[Tensor], labels: list[Tensor], options: Augmentation,
     generator: torch.Generator, side: int, zoom: float,
 ) -> Batch:  # fmt: skip
-    """Look at each picture through a random similarity, in a window of `side` pixels."""
-    forward = _similarities(len(pixels), how, generator, zoom)
+    """Resample each image by a random similarity, in a window of `side` pixels."""
+    forward = _similarities(len(pixels), options, generator, zoom)
     inverse = torch.linalg.inv(forward)
     grid = _grid(inverse[:, :2].to(pixels), side)
     out = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     source = pixels.shape[-1]
     targets = [
-        _move(box, label, matrix, source, side, how.visible)
+        _move(box, label, matrix, source, side, options.visible)
         for box, label, matrix in zip(boxes, labels, forward.to(torch.float32), strict=True)
     ]
     return out, targets
 
 
 def _grid(maps: Tensor, side: int) -> Tensor:
-    """`[B, side, side, 2]` places that `[B, 2, 3]` maps send the pixels' centres to.
+    """Map the pixels' centres by `[B, 2, 3]` affine maps, to `[B, side, side, 2]`.
 
-    What `F.affine_grid` gives, several times as fast: of x and of y a map is the sum of two lines.
+    Equal to `F.affine_grid`, but several times faster: a map is the sum of a function of x and one of y.
     """
     axis = ((2 * torch.arange(side, device=maps.device) + 1) / side - 1)[:, None]
     along, down = axis * maps[:, None, :, 0], axis * maps[:, None, :, 1] + maps[:, None, :, 2]
     return along[:, None] + down[:, :, None]
 
 
-def _similarities(count: int, how: Augmentation, generator: torch.Generator, zoom: float) -> Tensor:
-    """`[count, 3, 3]` float64 maps from the source's to the window's coordinates, both in [-1, 1]."""
+def _similarities(count: int, options: Augmentation, generator: torch.Generator, zoom: float) -> Tensor:
+    """Draw `[count, 3, 3]` float64 maps from the source's to the window's coordinates, both in [-1, 1]."""
     draw = torch.rand(count, 4, generator=generator, dtype=torch.float64)
-    scale = zoom * torch.exp((2 * draw[:, 0] - 1) * math.log(how.zoom))
-    turn = (draw[:, 1] * 8).floor().long() if how.symmetries else torch.zeros(count, dtype=torch.long)
+    scale = zoom * torch.exp((2 * draw[:, 0] - 1) * math.log(options.zoom))
+    turn = (draw[:, 1] * 8).floor().long() if options.symmetries else torch.zeros(count, dtype=torch.long)
     angle = (turn % 4) * (math.pi / 2)
     cosine, sine = angle.cos().round(), angle.sin().round()
     mirror = torch.where(turn >= 4, -1.0, 1.0).double()
     matrix = torch.zeros(count, 3, 3, dtype=torch.float64)
     matrix[:, 0, 0], matrix[:, 0, 1] = scale * cosine * mirror, -scale * sine
     matrix[:, 1, 0], matrix[:, 1, 1] = scale * sine * mirror, scale * cosine
-    # A picture larger than the window may be moved until its border shows.
-    reach = 2 * how.shift + (scale - 1).clamp(min=0)
-    matrix[:, :2, 2] = (2 * draw[:, 2:4] - 1) * reach[:, None]
+    # An image larger than the window may also be shifted until its border shows.
+    largest = 2 * options.shift + (scale - 1).clamp(min=0)
+    matrix[:, :2, 2] = (2 * draw[:, 2:4] - 1) * largest[:, None]
     matrix[:, 2, 2] = 1.0
     return matrix
 
 
 def _move(box: Tensor, label: Tensor, matrix: Tensor, source: int, side: int, visible: float) -> dict[str, Tensor]:
-    """Carry boxes along, clip them to the window and drop those of which too little is left."""
+    """Map boxes `[n, 4]`, clip them to the window and drop those of which too little is left."""
     unit = box.cpu() * (2 / source) - 1
     corners = unit.view(-1, 2, 2) @ matrix[:2, :2].T + matrix[:2, 2]
     corners = (corners + 1) * (side / 2)
-    whole = torch.cat([corners.amin(1), corners.amax(1)], 1)
-    clipped = whole.clamp(0, side)
-    size, full = clipped[:, 2:] - clipped[:, :2], whole[:, 2:] - whole[:, :2]
-    kept = (size.prod(1) >= visible * full.prod(1)) & (size.amin(1) >= 2)
+    unclipped = torch.cat([corners.amin(1), corners.amax(1)], 1)
+    clipped = unclipped.clamp(0, side)
+    size = clipped[:, 2:] - clipped[:, :2]
+    full_size = unclipped[:, 2:] - unclipped[:, :2]
+    kept = (size.prod(1) >= visible * full_size.prod(1)) & (size.amin(1) >= 2)
     return {"boxes": clipped[kept].to(box), "labels": label[kept.to(label.device)]}
 
 
 def _mosaic(
-    pixels: Tensor, boxes: list[Tensor], labels: list[Tensor], how: Augmentation,
+    pixels: Tensor, boxes: list[Tensor], labels: list[Tensor], options: Augmentation,
     generator: torch.Generator, count: int,
 ) -> Batch:  # fmt: skip
-    """Put `count` pictures together, each from four quarters, each a view of a picture of the batch."""
+    """Compose `count` images, each of four quarters, each a view of an image of the batch."""
     half = pixels.shape[-1] // 2
     quarters, parts = [], []
     for quarter in range(4):
         pick = torch.randperm(len(pixels), generator=generator)[:count]
         chosen = [boxes[i] for i in pick], [labels[i] for i in pick]
-        view, targets = _view(pixels[pick.to(pixels.device)], *chosen, how, generator, half, zoom=math.sqrt(2))
+        view, targets = _view(pixels[pick.to(pixels.device)], *chosen, options, generator, half, zoom=math.sqrt(2))
         offset = view.new_tensor([quarter % 2, quarter // 2]).repeat(2) * half
         quarters.append(view)
         parts.append([{"boxes": t["boxes"] + offset, "labels": t["labels"]} for t in targets])
@@ -146,9 +147,9 @@ def _mosaic(
 
 
 def _recolour(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Change brightness, contrast and saturation of each picture by its own factors, from around grey to [0, 1].
+    """Change brightness, contrast and saturation of each image by its own factors; shift values to [0, 1].
 
-    All three are linear in the colour (r, g, b), so they are one 3 x 3 matrix and one offset per picture.
+    All three are linear in the colour (r, g, b), so they are one 3 x 3 matrix and one offset per image.
     """
     factors = 1 + strength * (2 * torch.rand(3, len(images), 1, 1, generator=generator) - 1)
     brightness, contrast, saturation = factors.to(images)

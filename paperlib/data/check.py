@@ -1,4 +1,4 @@
-"""A data set read from end to end, and compared with what was published about it."""
+"""Check of a data set: every file is read, and the counts are compared with the published ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from paperlib import paths
 from paperlib.data import LAYOUTS
-from paperlib.data.layouts import Layout, not_in_split, split_path, stored_split
+from paperlib.data.layouts import Layout, not_in_split, require_file, split_path, stored_split
 from paperlib.data.records import decode_image
 from paperlib.data.registry import Entry, entry_folder
 from paperlib.files import file_digest
@@ -26,19 +26,19 @@ from paperlib.progress.report import track_items
 
 FORMATS = {".jpg": "JPEG", ".png": "PNG"}
 NAMED = 5
-"""Files that a remark names; of more it gives the number."""
+"""Maximum number of files that a remark names; of the rest it gives the number."""
 
 
 @dataclass
 class Report:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        title, folder: of what was checked.
-        table: its rows, as `tabulate` takes them.
+        title, folder: of the data set.
+        table: rows for `tabulate`.
         summary: one line.
-        faults: what makes the set unfit, one line each.
-        remarks: what one should know, one line each.
+        faults: errors that make the set unusable, one line each.
+        remarks: findings that do not, one line each.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Report:
     remarks: list[str] = field(default_factory=list)
 
     def as_text(self) -> str:
-        """All of it, for people."""
+        """Return the report as text."""
         table = [tabulate(self.table, headers="keys", intfmt=",", missingval="")] if self.table else []
         faults = [f"FAULT  {fault}" for fault in self.faults]
         verdict = f"{len(faults)} faults" if faults else "no faults"
@@ -59,7 +59,7 @@ class Report:
 
 @dataclass
 class _Image:
-    """What was found in one image and its annotation."""
+    """The findings in one image and its annotation."""
 
     name: str
     counts: Counter[int] = field(default_factory=Counter)
@@ -68,7 +68,7 @@ class _Image:
     remarks: list[str] = field(default_factory=list)
 
     def attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
-        """What `action` gives; None, with a fault noted, if it refuses."""
+        """Return the result of `action`, or None after an error, which becomes a fault."""
         try:
             return action(*arguments)
         except (ValueError, OSError) as error:
@@ -77,10 +77,10 @@ class _Image:
 
 
 def check_entry(name: str, entry: Entry, folder: Path) -> Report:
-    """Read everything of an entry of the registry, which lies in `folder`.
+    """Read all files of an entry of the registry in `folder`.
 
     Raises:
-        FileNotFoundError: it is not there, or a folder of its layout is missing.
+        FileNotFoundError: the folder, or one of its layout, is missing.
     """
     started = time.perf_counter()
     report = Report(entry.title, folder)
@@ -108,7 +108,7 @@ def check_entry(name: str, entry: Entry, folder: Path) -> Report:
 
 
 def describe_registry(entries: Mapping[str, Entry]) -> str:
-    """One line for each entry of the registry."""
+    """Return a table with one line for each entry of the registry."""
     rows = [
         {
             "name": name,
@@ -124,13 +124,13 @@ def describe_registry(entries: Mapping[str, Entry]) -> str:
 
 
 def _is_here(entry: Entry) -> bool:
-    """Is its folder there, and every file that stays as it is downloaded?"""
+    """Return whether the folder and every file that is not unpacked are there."""
     folder = entry_folder(entry)
     return folder.is_dir() and all((folder / file.name).is_file() for file in entry.files if not file.unpack)
 
 
 def _check_files(entry: Entry, report: Report) -> Report:
-    """Files that are no data set: are they what they should be?"""
+    """Compare files that are not a data set with their SHA-256."""
     for file in entry.files:
         path = report.folder / file.name
         if not path.is_file():
@@ -142,9 +142,9 @@ def _check_files(entry: Entry, report: Report) -> Report:
 
 
 def _all_names(layout: Layout, report: Report) -> list[str]:
-    """Every image that a file or the split knows of; a file that the split does not know of is a fault.
+    """Return the names of all images on disk or in the split; report files that are in no split as faults.
 
-    Where many are unknown, the split is of other data: one fault.
+    Many such files mean that the split was drawn from other data, which is one fault.
     """
     known = {}
     for name, file in _listed(layout, report):
@@ -152,18 +152,17 @@ def _all_names(layout: Layout, report: Report) -> list[str]:
     expected = set()
     if split_path(layout).is_file():
         expected = {name for names in stored_split(layout).values() for name in names}
-        strange = sorted(known.keys() - expected)
-        if len(strange) > NAMED:
-            report.faults.append(not_in_split(layout, report.folder, strange))
+        unknown = sorted(known.keys() - expected)
+        if len(unknown) > NAMED:
+            report.faults.append(not_in_split(layout, report.folder, unknown))
         else:
-            report.faults += [
-                f"{known[name]}: is not part of the set, {split_path(layout)} does not list it" for name in strange
-            ]
+            for name in unknown:
+                report.faults.append(f"{known[name]}: is not part of the set, {split_path(layout)} does not list it")
     return sorted(known.keys() | expected)
 
 
 def _listed(layout: Layout, report: Report) -> Iterator[tuple[str, Path]]:
-    """Every image and annotation in the folders of a layout, by name; of other files, a remark."""
+    """Yield the name and file of every image and annotation of a layout; report other files as remarks."""
     suffixes = (layout.image_suffix, layout.annotation_suffix)
     for prefix, folders in layout.parts.items():
         for folder, suffix in zip(folders, suffixes, strict=True):
@@ -204,7 +203,7 @@ def _decode(file: Path) -> np.ndarray:
     pixels = decode_image(file)
     with Image.open(file) as opened:
         if opened.format != FORMATS[file.suffix]:
-            raise ValueError(f"{file}: is a {opened.format} file by another name")
+            raise ValueError(f"{file}: has extension {file.suffix} but is {opened.format}")
     return pixels
 
 
@@ -212,23 +211,20 @@ def _parse(layout: Layout, file: Path, found: _Image) -> Any:
     _check_file(file)
     content = file.read_bytes()
     if content.startswith(b"\xef\xbb\xbf"):
-        found.remarks.append("byte order mark at the start, passed over")
+        found.remarks.append("byte order mark at the start, ignored")
     if b"\r\n" in content:
-        found.remarks.append("lines end in CR LF, read all the same")
+        found.remarks.append("lines end in CR LF, which is accepted")
     return layout.parse(file)
 
 
 def _check_file(file: Path) -> None:
-    if file.is_dir():
-        raise ValueError(f"{file}: is a folder, a file belongs there")
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
+    require_file(file)
     if not file.stat().st_size:
         raise ValueError(f"{file}: is empty")
 
 
 def _gather(images: list[_Image], report: Report) -> None:
-    """The faults of all images, and the remarks by kind."""
+    """Add the faults of all images to the report, and their remarks by kind."""
     report.faults += [fault for image in images for fault in image.faults]
     kinds, contents = defaultdict(list), defaultdict(list)
     for image in images:
@@ -236,8 +232,8 @@ def _gather(images: list[_Image], report: Report) -> None:
             kinds[remark].append(image.name)
         if image.content:
             contents[image.content].append(image.name)
-    twins = [names for names in contents.values() if len(names) > 1]
-    report.remarks += [f"the same picture: {', '.join(names)}" for names in twins]
+    duplicates = [names for names in contents.values() if len(names) > 1]
+    report.remarks += [f"the same picture: {', '.join(names)}" for names in duplicates]
     for remark, names in kinds.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         report.remarks.append(f"{remark}: {', '.join(names[:NAMED])}{more}")
@@ -246,7 +242,7 @@ def _gather(images: list[_Image], report: Report) -> None:
 def _table(
     layout: Layout, entry: Entry, total: Mapping[int, int], *, complete: bool, report: Report
 ) -> list[dict[str, Any]]:
-    """Boxes per class beside the published; where all images are here and a number is another one, a fault."""
+    """Compare the boxes per class with the published numbers; a difference in a complete set is a fault."""
     rows = []
     if not complete:
         report.remarks.append(f"{entry.images:,} annotated images were published: the numbers cannot be compared")

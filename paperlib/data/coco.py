@@ -1,4 +1,4 @@
-"""Anyone's data in COCO format: a JSON file of images, categories and annotations, and a folder of images."""
+"""Reader of data in COCO format: a JSON file of images, categories and annotations, and a folder of images."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ TABLES = {
     "categories": ("id", "name"),
     "annotations": ("image_id", "category_id", "bbox"),
 }
-"""The parts of a file that are read, and what each entry of them must have."""
+"""The parts of a file that are read, and the keys that each of their entries must have."""
+SIZE_KEYS = ("width", "height")
 KINDS = {int: "a whole number", str: "a text"}
 MOST_PIXELS = 1e9
-"""No coordinate is larger; what is cannot be computed with."""
+"""Limit of coordinates; larger ones are refused."""
 
 
 def load_coco(annotations: Path, images: Path | None = None) -> Dataset:
     """Read a COCO file; its categories, in the order of their ids, become classes 1..C.
 
-    Crowd regions (`iscrowd`) are left out: they mark areas, not objects.
+    Crowd regions (`iscrowd`) are ignored, because they mark areas, not objects.
 
     Args:
         annotations: the JSON file.
-        images: the folder that its file names start from; by default the JSON file's own folder.
+        images: the folder to which its file names are relative; by default the folder of the JSON file.
 
     Raises:
         FileNotFoundError: the file, the folder, or an image that is listed is missing.
@@ -56,7 +57,7 @@ def load_coco(annotations: Path, images: Path | None = None) -> Dataset:
 
 
 def _checked(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The content of a file, once its parts are known to be lists of entries with unique ids and names."""
+    """Check that the parts of a file are lists of entries with unique ids and names, and return its content."""
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not COCO: expected an object with {', '.join(TABLES)}")
     for table, keys in TABLES.items():
@@ -76,8 +77,8 @@ def _checked(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _check_unique(values: Sequence[Any], place: str, kinds: tuple[type, ...]) -> None:
-    if strange := [value for value in values if type(value) not in kinds]:
-        raise ValueError(f"{place} {strange[0]!r} is not {' or '.join(KINDS[kind] for kind in kinds)}")
+    if wrong := [value for value in values if type(value) not in kinds]:
+        raise ValueError(f"{place} {wrong[0]!r} is not {' or '.join(KINDS[kind] for kind in kinds)}")
     if mixed := [value for value in values if type(value) is not type(values[0])]:
         raise ValueError(f"{place} {mixed[0]!r} is {KINDS[type(mixed[0])]}, {values[0]!r} is not")
     value, times = max(Counter(values).items(), key=lambda item: item[1], default=(None, 0))
@@ -104,9 +105,8 @@ def _record(
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such image (listed in {path})")
     size = image_size(file)
-    stated = tuple(
-        own if image.get(key) is None else image[key] for key, own in zip(("width", "height"), size, strict=True)
-    )
+    # A file without sizes states nothing that could be wrong.
+    stated = tuple(own if image.get(key) is None else image[key] for key, own in zip(SIZE_KEYS, size, strict=True))
     if stated != size:
         raise ValueError(f"{file}: is {size[0]} x {size[1]} pixels, {path} says {stated[0]} x {stated[1]}")
     corners = np.array([entry["bbox"] for entry in objects], dtype=np.float64).reshape(-1, 4)

@@ -1,7 +1,7 @@
-"""Controlled changes (Section 4.5.4): the same images darker, brighter, with covered objects, moved out of view.
+"""Image corruptions (Section 4.5.4): darker, brighter, with partly covered objects, moved partly out of view.
 
-What differs between two results on them is the change and nothing else. Where chance decides, it comes from the
-image's name, so every detector sees the same.
+Two results on the same images then differ only by the corruption. Random numbers are derived from the image's name,
+so every detector sees the same pixels.
 """
 
 from __future__ import annotations
@@ -15,52 +15,49 @@ import numpy as np
 from paperlib.data.records import GREY, Dataset, Record
 
 GAIN = 0.5
-"""Darker is the luminance times this, brighter is divided by it."""
+"""Darker images are multiplied by this, brighter ones divided by it."""
 COVERED = 0.25
-"""Share of every object's box under a grey patch."""
+"""Part of every object's box under a grey patch."""
 MOVED = 0.2
-"""Share of width and height by which the view moves."""
+"""Part of width and height by which the view moves."""
 VISIBLE = 0.5
-"""An object stays when this share of its box is still in view."""
+"""An object is kept when at least this part of its box is in view."""
 
 
 @dataclass(frozen=True)
 class CorruptedImage:
-    """The pixels of a record, changed when they are asked for."""
+    """An image that is corrupted when its pixels are read."""
 
     record: Record
     change: str
 
     def read_pixels(self) -> np.ndarray:
-        """The changed pixels, uint8 `[H, W, 3]`."""
+        """Compute the corrupted pixels, uint8 `[H, W, 3]`."""
         return CORRUPTIONS[self.change](self.record.read_pixels(), self.record)
 
     def size(self) -> tuple[int, int]:
-        """`(width, height)` in pixels."""
+        """Return `(width, height)` in pixels."""
         return self.record.size()
 
     def fingerprint(self) -> bytes:
-        """SHA-256 of the original and the change."""
+        """Return the SHA-256 of the original and the corruption's name."""
         return hashlib.sha256(self.record.fingerprint() + self.change.encode()).digest()
 
 
 def corrupt_dataset(dataset: Dataset, change: str) -> Dataset:
-    """A data set with one of `CORRUPTIONS` applied to all its images.
+    """Apply one of `CORRUPTIONS` to all images of a data set.
 
     Raises:
-        ValueError: there is no change of that name.
+        ValueError: there is no corruption of that name.
     """
     if change not in CORRUPTIONS:
         raise ValueError(f"unknown change {change!r}; known: {', '.join(CORRUPTIONS)}")
     records = [_moved(record) if change == "moved" else record for record in dataset.records]
-    return Dataset(
-        f"{dataset.name}, {change}",
-        dataset.classes,
-        [
-            Record(new.name, CorruptedImage(old, change), new.boxes, new.labels)
-            for new, old in zip(records, dataset.records, strict=True)
-        ],
-    )
+    corrupted = [
+        Record(new.name, CorruptedImage(old, change), new.boxes, new.labels)
+        for new, old in zip(records, dataset.records, strict=True)
+    ]
+    return Dataset(f"{dataset.name}, {change}", dataset.classes, corrupted)
 
 
 def _darken(pixels: np.ndarray, record: Record) -> np.ndarray:
@@ -72,7 +69,7 @@ def _brighten(pixels: np.ndarray, record: Record) -> np.ndarray:
 
 
 def _cover(pixels: np.ndarray, record: Record) -> np.ndarray:
-    """A patch of the box's own shape, somewhere in it."""
+    """Cover each object by a grey patch of its box's shape at a random position in the box."""
     dice, covered = _dice(record), pixels.copy()
     for left, top, right, bottom in record.boxes:
         width, height = np.sqrt(COVERED) * (right - left), np.sqrt(COVERED) * (bottom - top)
@@ -82,7 +79,7 @@ def _cover(pixels: np.ndarray, record: Record) -> np.ndarray:
 
 
 def _move(pixels: np.ndarray, record: Record) -> np.ndarray:
-    """What leaves the picture is gone; what comes in is grey."""
+    """Shift the image; the uncovered border is grey."""
     across, down = _shift(record)
     height, width = pixels.shape[:2]
     moved = np.full_like(pixels, GREY)
@@ -93,7 +90,7 @@ def _move(pixels: np.ndarray, record: Record) -> np.ndarray:
 
 
 def _moved(record: Record) -> Record:
-    """The boxes that go with `_move`."""
+    """Shift the boxes as `_move` shifts the pixels."""
     boxes = record.boxes + np.array(_shift(record) * 2)
     clipped = boxes.clip(0, np.array(record.size() * 2))
     kept = np.prod(clipped[:, 2:] - clipped[:, :2], 1) >= VISIBLE * np.prod(boxes[:, 2:] - boxes[:, :2], 1)
@@ -101,7 +98,7 @@ def _moved(record: Record) -> Record:
 
 
 def _shift(record: Record) -> tuple[int, int]:
-    """Pixels to the right and down, in one of four diagonal directions."""
+    """Return the shift in pixels to the right and down, in one of four diagonal directions."""
     across, down = _dice(record).choice([-1, 1], 2)
     width, height = record.size()
     return int(across * round(MOVED * width)), int(down * round(MOVED * height))

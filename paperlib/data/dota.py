@@ -1,7 +1,7 @@
-"""DOTA v1.0 (Section 4.1): large images with objects of fifteen classes, in the layout it was published in.
+"""DOTA v1.0 (Section 4.1): large images with objects of fifteen classes, in the published layout.
 
 A line of `labelTxt/` holds eight corner coordinates, the class and whether the object is difficult. The paper detects
-horizontal boxes: ours are the smallest ones around the corners, cut at the image's border. Difficult objects count.
+horizontal boxes: ours are the smallest around the corners, cut at the image's border. Difficult objects are included.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ CLASSES: tuple[str, ...] = (
     "swimming pool",
 )
 LABELS = {name.replace(" ", "-"): label for label, name in enumerate(CLASSES, 1)}
-"""The files write `small-vehicle`."""
+"""Class names as the files write them, for example `small-vehicle`."""
 HEADERS = ("imagesource:", "gsd:")
 FORM = "x1 y1 x2 y2 x3 y3 x4 y4 class difficult"
 
 
 def read_annotation(path: Path) -> Annotation:
-    """Horizontal boxes and labels of a `labelTxt` file.
+    """Read horizontal boxes and labels of a `labelTxt` file.
 
     Raises:
         ValueError: names the file, the line and the fault.

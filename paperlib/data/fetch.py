@@ -1,4 +1,4 @@
-"""Downloads: go on where they broke off, are what they should be, and are whole or absent."""
+"""Downloads that resume after an interruption, are verified, and are complete or absent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 from paperlib.data import LAYOUTS
@@ -14,34 +14,34 @@ from paperlib.data.registry import Entry, File
 from paperlib.data.unpack import unpack_archive
 
 DOWNLOADS = ".downloads"
-"""Where archives lie, beside the data sets, until they are unpacked."""
+"""Folder of archives, beside the data sets, until they are unpacked."""
 CHUNK = 1 << 14
-"""Bytes; of one that arrives in part, nothing is kept."""
+"""Bytes written at a time; an incomplete chunk is not kept."""
 ATTEMPTS = 4
 PAUSE = 2.0
-"""Seconds before the second attempt; before the third twice as many."""
+"""Seconds before the second attempt; twice as many before the third."""
 TIMEOUT = 30
 """Seconds without a byte after which a connection counts as broken."""
 MOST_GROWTH = 15
-"""Annotations pack to a tenth; what grows to more than this many times its size is no data set."""
+"""Annotations compress to a tenth; an archive that grows by more than this factor is refused."""
 
 
 def fetch_entry(name: str, entry: Entry, target: Path) -> None:
     """Download an entry of the registry into the folder `target`, unless it is there.
 
-    Killed or broken off, the same call goes on where it was. A data set is there whole and checked, or not at all.
+    After an interruption the same call resumes. A data set is complete and verified, or absent.
 
     Raises:
-        ValueError: it can only be had by hand (the message says how); a server sends something else than the registry
-            says; an archive is not to be trusted; there is too little space; or `target` holds only a part of the set.
-        OSError: the server cannot be reached, or broke off too often.
+        ValueError: it must be downloaded manually (the message says how); a server sends something else than the
+            registry says; an archive is unsafe; there is too little space; or `target` holds only a part of the set.
+        OSError: the server cannot be reached, or the connection broke too often.
     """
     if entry.by_hand:
-        raise ValueError(f"{entry.title} can only be had by hand ({entry.page}): {entry.by_hand}")
+        raise ValueError(f"{entry.title} must be downloaded manually ({entry.page}): {entry.by_hand}")
     archives = [file for file in entry.files if file.unpack]
     downloads = target.parent / DOWNLOADS / name
     if archives and target.exists():
-        _check_whole(name, entry, target)
+        _check_complete(name, entry, target)
         shutil.rmtree(downloads, ignore_errors=True)
         return
     _check_space(entry, downloads, target)
@@ -52,7 +52,7 @@ def fetch_entry(name: str, entry: Entry, target: Path) -> None:
 
 
 def download_file(file: File, folder: Path) -> Path:
-    """Download one file into `folder`, unless it is there; errors as in `fetch`."""
+    """Download one file into `folder`, unless it is there; errors as in `fetch_entry`."""
     import pooch
     import requests
 
@@ -60,36 +60,39 @@ def download_file(file: File, folder: Path) -> Path:
     downloader = Resuming(_partial(file, folder), file.size)
     pooch.get_logger().setLevel("WARNING")
     try:
-        path = pooch.retrieve(file.address, f"sha256:{file.sha256}", file.name, folder, downloader=downloader)
+        # Our downloader follows the protocol of pooch, except for an option that `retrieve` does not use.
+        path = pooch.retrieve(
+            file.address, f"sha256:{file.sha256}", file.name, folder, downloader=cast(Any, downloader)
+        )
     except requests.RequestException as error:
         held = downloader.bytes_held()
         raise OSError(
-            f"{file.address}: {_reason(error)}; {held:,} of {file.size:,} bytes are here, the same command goes on"
+            f"{file.address}: {_reason(error)}; {held:,} of {file.size:,} bytes are here, the same command resumes"
         ) from error
     except ValueError as error:
         if "hash" not in str(error):
             raise
-        raise ValueError(f"{file.address}: its SHA-256 is not {file.sha256}; nothing of it was kept") from error
+        raise ValueError(f"{file.address}: its SHA-256 is not {file.sha256}; nothing was kept") from error
     return Path(path)
 
 
 class Resuming:
-    """A downloader for pooch that keeps what it has and asks for the rest."""
+    """A downloader for pooch that keeps what it has and requests the rest."""
 
     def __init__(self, partial: Path, size: int) -> None:
         self.partial, self.size = partial, size
 
     def bytes_held(self) -> int:
-        """Bytes that are here."""
+        """Return the number of bytes that are here."""
         return self.partial.stat().st_size if self.partial.exists() else 0
 
     def __call__(self, url: str, output_file: str, pooch: Any) -> None:
-        """Bring `url` to `output_file`."""
+        """Download `url` to `output_file`."""
         import requests
 
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                self._go_on(url)
+                self._resume(url)
                 break
             except requests.HTTPError:
                 raise
@@ -99,14 +102,14 @@ class Resuming:
                 time.sleep(PAUSE * attempt)
         os.replace(self.partial, output_file)
 
-    def _go_on(self, url: str) -> None:
+    def _resume(self, url: str) -> None:
         import requests
         from tqdm.auto import tqdm
 
         held = self.bytes_held()
         if held == self.size:
             return
-        # Compressed in transit, the bytes that arrive would not be those that Range and the size count.
+        # With compression in transit, Range and size would count other bytes than those that arrive.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={held}-"} if held else {})
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
             answer.raise_for_status()
@@ -141,18 +144,18 @@ class Resuming:
 
 
 def _partial(file: File, folder: Path) -> Path:
-    """Where a download lies while it is not complete."""
+    """Return the file of a download while it is not complete."""
     return folder / f".{file.sha256[:16]}.part"
 
 
-def _check_whole(name: str, entry: Entry, target: Path) -> None:
-    """Refuse a part of a data set, which unpacking would have to mix with the whole."""
-    if name in LAYOUTS and (count := len(LAYOUTS[name].image_names(target))) < entry.images:
+def _check_complete(name: str, entry: Entry, target: Path) -> None:
+    """Refuse a folder that holds only a part of the data set."""
+    if name in LAYOUTS and (count := len(LAYOUTS[name].image_names(target))) < (entry.images or 0):
         raise ValueError(f"{target}: holds {count} of {entry.images} images; move it away to fetch the set")
 
 
 def _check_space(entry: Entry, downloads: Path, target: Path) -> None:
-    """Refuse to begin what the disk cannot hold: what is left to download and, of archives, as much unpacked."""
+    """Check that the disk can hold what is left to download and as much again for unpacked archives."""
     root = target.parent
     root.mkdir(parents=True, exist_ok=True)
     needed = 0

@@ -1,4 +1,4 @@
-"""What the published data sets have in common: images and annotations in folders, and a split that is kept here."""
+"""The common layout of published data sets: images and annotations in folders, and a split in `data/splits`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Annotation = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set lies on the disk, and how one image of it is read.
+    """The files of a data set, and how one image of it is read.
 
     Attributes:
-        name: what `load_dataset` calls it.
-        title: what people call it.
-        folder: its place under the data folder.
+        name: its name in `load_dataset`.
+        title: its published name.
+        folder: its folder under the data folder.
         classes: the C class names.
-        parts: folders of images and of annotations, below `folder`; by a prefix of the image names, empty if there
-            is one part only.
-        image_suffix, annotation_suffix: an image and its annotation differ in these alone.
+        parts: folders of images and of annotations, below `folder`; the key is a prefix of the image names, empty if
+            there is only one part.
+        image_suffix, annotation_suffix: the only difference between the names of an image and its annotation.
         parse: reads an annotation file; raises `ValueError` naming file, place and fault.
         overhang: pixels by which a box may stick out of its image; it is cut at the border.
     """
@@ -43,11 +43,11 @@ class Layout:
     overhang: float = 0.0
 
     def all_folders(self, root: Path) -> list[Path]:
-        """Every folder of the layout."""
+        """Return every folder of the layout."""
         return [root, *(root / folder for pair in self.parts.values() for folder in pair)]
 
     def image_names(self, root: Path) -> list[str]:
-        """The names of all images under `root`, sorted."""
+        """Return the names of all images under `root`, sorted."""
         return sorted(
             str(Path(prefix, file.stem))
             for prefix, (images, _) in self.parts.items()
@@ -55,29 +55,26 @@ class Layout:
         )
 
     def image_files(self, root: Path, name: str) -> tuple[Path, Path]:
-        """The image file and the annotation file of an image."""
+        """Return the image file and the annotation file of an image."""
         prefix, _, stem = name.rpartition("/")
         images, annotations = self.parts[prefix]
         return root / images / f"{stem}{self.image_suffix}", root / annotations / f"{stem}{self.annotation_suffix}"
 
     def read_record(self, root: Path, name: str) -> Record:
-        """Read one image's annotation; its pixels stay in the file until they are asked for.
+        """Read one image's annotation; its pixels are read later, on demand.
 
         Raises:
             FileNotFoundError: the image or its annotation is missing.
             ValueError: names the file, the place and the fault.
         """
         image, annotation = self.image_files(root, name)
-        for file in (image, annotation):
-            if file.is_dir():
-                raise ValueError(f"{file}: is a folder, a file belongs there")
-            if not file.is_file():
-                raise FileNotFoundError(f"{file}: no such file")
+        require_file(image)
+        require_file(annotation)
         boxes, labels = self.parse(annotation)
         return Record(name, image, self.usable_boxes(boxes, image_size(image), annotation), labels)
 
     def usable_boxes(self, boxes: np.ndarray, size: tuple[int, int], annotation: Path) -> np.ndarray:
-        """Boxes as they are used, float32, inside their image of `(width, height)`; else a `ValueError`."""
+        """Return boxes `[N, 4]` as float32, cut at the border of their image, or raise `ValueError`."""
         boxes = trim_boxes(boxes, size, self.overhang)
         check_boxes(boxes, size, str(annotation))
         return boxes.astype(np.float32)
@@ -88,7 +85,7 @@ def load_split(layout: Layout, split: str, root: Path) -> Dataset:
 
     Raises:
         FileNotFoundError: a folder or file of the layout, or the split itself, is missing.
-        ValueError: an unknown split, damaged files, or images that the split knows nothing of.
+        ValueError: an unknown split, damaged files, or images that are in no split.
     """
     names = stored_split(layout)
     if split not in names:
@@ -96,32 +93,32 @@ def load_split(layout: Layout, split: str, root: Path) -> Dataset:
     for folder in layout.all_folders(root):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; {layout.title} belongs there (see data/README.md)")
-    strange = sorted(set(layout.image_names(root)).difference(*names.values()))
-    if strange:
-        raise ValueError(not_in_split(layout, root, strange))
+    unknown = sorted(set(layout.image_names(root)).difference(*names.values()))
+    if unknown:
+        raise ValueError(not_in_split(layout, root, unknown))
     return Dataset(f"{layout.name}/{split}", layout.classes, [layout.read_record(root, name) for name in names[split]])
 
 
 def not_in_split(layout: Layout, root: Path, names: list[str]) -> str:
-    """What to say, and to do, about images that the split does not know of."""
+    """Return the message about images that are in no split, with the remedy."""
     return (
         f"{root}: {len(names):,} images are in no split of {split_path(layout)} ({names[0]}, …); "
-        f"take them away, or draw the split anew: {draw_command(layout)}"
+        f"remove them, or draw a new split: {draw_command(layout)}"
     )
 
 
 def draw_command(layout: Layout) -> str:
-    """Draws the split of the data that are there."""
+    """Return the command that draws a split of the present data."""
     return f"python -m paperlib.data.splits {layout.name}"
 
 
 def split_path(layout: Layout) -> Path:
-    """Where the split of a data set is kept."""
+    """Return the file of a data set's split."""
     return paths.repository_root() / "data" / "splits" / f"{layout.name}.json"
 
 
 def stored_split(layout: Layout) -> dict[str, list[str]]:
-    """Image names of each split.
+    """Read the image names of each split.
 
     Raises:
         FileNotFoundError: none has been drawn.
@@ -135,12 +132,20 @@ def stored_split(layout: Layout) -> dict[str, list[str]]:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines of a file that hold more than blanks."""
-    # A byte that is no text becomes a character that does not parse, and so is reported with its line.
+    """Return the number and text of each line of a file that is not blank."""
+    # A byte that is not text becomes a character that does not parse, so it is reported with its line.
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     return ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
 
 
+def require_file(file: Path) -> None:
+    """Raise a one-line error if there is no file of that name."""
+    if file.is_dir():
+        raise ValueError(f"{file}: is a folder, a file belongs there")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+
+
 def as_annotation(boxes: list[list[float]], labels: list[int]) -> Annotation:
-    """Arrays of what was read, also where nothing was."""
+    """Convert lists of boxes and labels, also empty ones, to arrays."""
     return np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(labels, dtype=np.int64)

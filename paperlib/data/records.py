@@ -1,4 +1,4 @@
-"""The one in-memory form of a detection data set (Section 4.1), whatever files it came from."""
+"""The in-memory form of every detection data set (Section 4.1), independent of its files."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ GREY = 127
 
 
 class Picture(Protocol):
-    """Pixels that are made when they are asked for: a part of a large file, or a changed picture."""
+    """An image whose pixels are computed on demand: a part of a large file, or a corrupted image."""
 
     def read_pixels(self) -> np.ndarray:
-        """The pixels, uint8 `[H, W, 3]`."""
+        """Read the pixels, uint8 `[H, W, 3]`."""
+        ...
 
     def size(self) -> tuple[int, int]:
-        """`(width, height)` in pixels."""
+        """Return `(width, height)` in pixels."""
+        ...
 
     def fingerprint(self) -> bytes:
-        """Equal for equal pixels."""
+        """Return a digest that is equal for equal pixels."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,7 @@ class Record:
 
     Attributes:
         name: unique within the data set.
-        image: a file, the pixels themselves, uint8 `[H, W, 3]`, or what makes them.
+        image: a file, the pixels themselves, uint8 `[H, W, 3]`, or an object that computes them.
         boxes: float32 `[N, 4]` xyxy pixels.
         labels: int64 `[N]` in 1..C.
     """
@@ -51,19 +54,19 @@ class Record:
     labels: np.ndarray
 
     def read_pixels(self) -> np.ndarray:
-        """The image, uint8 `[H, W, 3]`; a file that does not decode is a `ValueError` naming it."""
+        """Read the image, uint8 `[H, W, 3]`; raise `ValueError` with the file's name if it does not decode."""
         if isinstance(self.image, np.ndarray):
             return self.image
         return decode_image(self.image) if isinstance(self.image, Path) else self.image.read_pixels()
 
     def size(self) -> tuple[int, int]:
-        """`(width, height)` in pixels, without decoding the image."""
+        """Return `(width, height)` in pixels, without decoding the image."""
         if isinstance(self.image, np.ndarray):
             return self.image.shape[1], self.image.shape[0]
         return image_size(self.image) if isinstance(self.image, Path) else self.image.size()
 
     def fingerprint(self) -> bytes:
-        """SHA-256 of the image file or of the pixels."""
+        """Return the SHA-256 of the image file or of the pixels."""
         if isinstance(self.image, np.ndarray):
             return hashlib.sha256(self.image.tobytes()).digest()
         return files.file_digest(self.image) if isinstance(self.image, Path) else self.image.fingerprint()
@@ -71,7 +74,7 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Letterboxed:
-    """A whole data set at one square size: scaled by its longer side, grey on the right or at the bottom.
+    """Images in squares of one size: scaled by the longer side, grey on the right or at the bottom.
 
     Attributes:
         images: uint8 `[N, 3, S, S]`.
@@ -91,10 +94,10 @@ class Letterboxed:
 class Dataset(torch.utils.data.Dataset):
     """Annotated images of C classes.
 
-    Indexing gives `(uint8 [3, H, W] image, {"boxes" [N, 4] xyxy pixels, "labels" [N] in 1..C, "image_id" int})`.
+    Indexing returns `(uint8 [3, H, W] image, {"boxes" [N, 4] xyxy pixels, "labels" [N] in 1..C, "image_id" int})`.
 
     Attributes:
-        name: the data set's name and split, for people.
+        name: the data set's name and split, for messages.
         classes: the C class names; label k is `classes[k - 1]`.
         records: the annotated images.
         digest: SHA-256 of classes, pixels (or image files) and annotations.
@@ -124,11 +127,11 @@ class Dataset(torch.utils.data.Dataset):
         return f"Dataset({self.name}: {len(self)} images, {boxes} boxes, {len(self.classes)} classes)"
 
     def longest_side(self) -> int:
-        """The longest side of any image, in pixels."""
+        """Return the longest side of any image, in pixels."""
         return max(max(record.size()) for record in self.records)
 
     def box_counts(self) -> dict[str, int]:
-        """Number of boxes per class."""
+        """Count the boxes of each class."""
         found = Counter(int(label) for record in self.records for label in record.labels)
         return {name: found[label] for label, name in enumerate(self.classes, 1)}
 
@@ -142,11 +145,11 @@ class Dataset(torch.utils.data.Dataset):
         return fitting[:: max(1, len(fitting) // count)][:count]
 
     def subset(self, indices: Sequence[int], name: str) -> Dataset:
-        """The data set of some of the records."""
+        """Return the data set of some of the records."""
         return Dataset(name, self.classes, [self.records[i] for i in indices])
 
     def letterboxed(self, side: int) -> Letterboxed:
-        """All images in squares of `side` pixels; those of the side last asked for stay in memory."""
+        """Return all images in squares of `side` pixels; those of the last side stay in memory."""
         if side not in self._squares:
             slow = not all(isinstance(record.image, np.ndarray) for record in self.records)
             everything = range(len(self))
@@ -155,7 +158,7 @@ class Dataset(torch.utils.data.Dataset):
         return self._squares[side]
 
     def letterboxed_batches(self, side: int, size: int) -> Iterator[Letterboxed]:
-        """The same, `size` images at a time in order, none of which stays in memory."""
+        """Yield the images in squares of `side` pixels, `size` at a time in order; none of them stays in memory."""
         for start in range(0, len(self), size):
             chosen = range(start, min(start + size, len(self)))
             yield self._letterbox(chosen, len(chosen), side)
@@ -163,10 +166,10 @@ class Dataset(torch.utils.data.Dataset):
     def _letterbox(self, indices: Iterable[int], count: int, side: int) -> Letterboxed:
         images = torch.full((count, 3, side, side), GREY, dtype=torch.uint8)
         boxes, labels, scales, sizes = [], [], [], []
-        for place, index in enumerate(indices):
+        for position, index in enumerate(indices):
             image, target = self[index]
             fitted, scale = letterbox_image(image, side)
-            images[place, :, : fitted.shape[1], : fitted.shape[2]] = fitted
+            images[position, :, : fitted.shape[1], : fitted.shape[2]] = fitted
             boxes.append(target["boxes"] * scale)
             labels.append(target["labels"])
             scales.append(scale)
@@ -175,7 +178,7 @@ class Dataset(torch.utils.data.Dataset):
 
 
 def letterbox_image(image: Tensor, side: int) -> tuple[Tensor, float]:
-    """Scale a `[3, H, W]` image so that its longer side measures `side`; also the scale used."""
+    """Scale a `[3, H, W]` image so that its longer side measures `side`; return it and the scale."""
     height, width = image.shape[1:]
     scale = side / max(height, width)
     size = [max(1, round(height * scale)), max(1, round(width * scale))]
@@ -183,10 +186,10 @@ def letterbox_image(image: Tensor, side: int) -> tuple[Tensor, float]:
 
 
 def decode_image(file: Path) -> np.ndarray:
-    """The pixels of an image file, uint8 `[H, W, 3]`.
+    """Decode an image file to uint8 `[H, W, 3]`.
 
     Raises:
-        ValueError: it does not decode, to its end.
+        ValueError: the file is damaged or ends early.
     """
     try:
         with Image.open(file) as opened:
@@ -196,10 +199,10 @@ def decode_image(file: Path) -> np.ndarray:
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """`(width, height)` that an image file states; it is not decoded.
+    """Return `(width, height)` from the header of an image file.
 
     Raises:
-        ValueError: it is not an image.
+        ValueError: the file is not an image.
     """
     try:
         with Image.open(file) as opened:
@@ -209,19 +212,19 @@ def image_size(file: Path) -> tuple[int, int]:
 
 
 def trim_boxes(boxes: np.ndarray, size: tuple[int, int], overhang: float) -> np.ndarray:
-    """Let boxes that stick out of an image of `(width, height)` pixels, by at most `overhang`, end at its border.
+    """Cut boxes `[N, 4]` that stick out of an image of `(width, height)` pixels, by at most `overhang`, at its border.
 
-    A box that would have no area left stays as it is, for `check_boxes` to refuse.
+    A box that would have no area left is not changed; `check_boxes` refuses it.
     """
     border = np.array([*size, *size], dtype=np.float64)
     near = (boxes >= -overhang) & (boxes <= border + overhang)
     trimmed = np.where(near, boxes.clip(0, border), boxes)
-    left_over = (trimmed[:, 2:] > trimmed[:, :2]).all(1, keepdims=True)
-    return np.where(left_over, trimmed, boxes)
+    has_area = (trimmed[:, 2:] > trimmed[:, :2]).all(1, keepdims=True)
+    return np.where(has_area, trimmed, boxes)
 
 
 def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: str) -> None:
-    """Refuse boxes that are not inside an image of `(width, height)` pixels or have no area.
+    """Check that boxes `[N, 4]` lie inside an image of `(width, height)` pixels and have an area.
 
     Raises:
         ValueError: names `place`, the box and the fault.

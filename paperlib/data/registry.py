@@ -1,4 +1,4 @@
-"""What can be had, from where, and what was published about it: `data/registry.yaml`."""
+"""The registry of data sets and weights, `data/registry.yaml`: addresses, digests and published counts."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class File(BaseModel):
     """Bytes."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     unpack: dict[str, str] = {}
-    """Which members of an archive go into which folder, by patterns; empty: the file stays as it is."""
+    """Folder for each pattern of archive members; if empty, the file is not unpacked."""
 
     @property
     def name(self) -> str:
-        """The last part of the address."""
+        """Return the last part of the address."""
         return PurePosixPath(unquote(urlsplit(self.address).path)).name
 
 
@@ -39,7 +39,7 @@ class Entry(BaseModel):
 
     title: str
     folder: str
-    """Its place under the data folder; `weights` is the weights folder."""
+    """Folder under the data folder; `weights` means the weights folder."""
     page: str
     licence: str
     citation: str
@@ -47,29 +47,29 @@ class Entry(BaseModel):
     boxes: dict[str, PositiveInt] = {}
     """Published number of objects per class."""
     differs: dict[str, PositiveInt] = {}
-    """What the published files hold where that is another number."""
+    """Number in the published files where it differs from the published one."""
     files: list[File] = []
     by_hand: str = ""
-    """How to get it where no file can be downloaded."""
+    """Instructions where no file can be downloaded."""
 
     @model_validator(mode="after")
-    def _can_be_had(self) -> Entry:
+    def _check_source(self) -> Entry:
         if bool(self.files) == bool(self.by_hand):
             raise ValueError("needs either files or by_hand")
         return self
 
     @property
     def size(self) -> int:
-        """Bytes to download."""
+        """Return the number of bytes to download."""
         return sum(file.size for file in self.files)
 
 
 def load_registry() -> dict[str, Entry]:
-    """The registry, by name.
+    """Read the registry, by name.
 
     Raises:
-        FileNotFoundError: it is missing.
-        ValueError: it is damaged; one line names the entry and the fault.
+        FileNotFoundError: the file is missing.
+        ValueError: the file is damaged; one line names the entry and the fault.
     """
     path = registry_path()
     if not path.is_file():
@@ -85,10 +85,10 @@ def load_registry() -> dict[str, Entry]:
 
 
 def find_entry(name: str) -> Entry:
-    """One entry.
+    """Return one entry.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no entry of that name.
     """
     entries = load_registry()
     if name not in entries:
@@ -97,10 +97,10 @@ def find_entry(name: str) -> Entry:
 
 
 def entry_folder(entry: Entry) -> Path:
-    """Where an entry belongs: below the data folder, weights in the weights folder."""
+    """Return the folder of an entry: below the data folder, or the weights folder."""
     return paths.weights_root() if entry.folder == WEIGHTS else paths.data_root() / entry.folder
 
 
 def registry_path() -> Path:
-    """Where the registry is kept."""
+    """Return the file of the registry."""
     return paths.repository_root() / "data" / "registry.yaml"

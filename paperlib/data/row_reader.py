@@ -1,4 +1,4 @@
-"""Large image files, read from top to bottom a few rows at a time, so that one never lies in memory whole."""
+"""Reader of large image files, from top to bottom a few rows at a time, so that memory never holds a full image."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ _open = threading.local()
 
 
 def read_part(file: Path, left: int, top: int, right: int, bottom: int) -> np.ndarray:
-    """The pixels of a part of an image file, uint8 `[bottom - top, right - left, 3]`.
+    """Read the pixels of a part of an image file, uint8 `[bottom - top, right - left, 3]`.
 
-    Parts of one file are cheap when they are asked for from top to bottom: the rows of the last part are kept, and the
-    file is read on from there. Going back up, or a file that was changed, is read from its start again.
+    Reading the parts of a file from top to bottom is fast: the rows of the last part are kept, and reading continues
+    from there. For a part further up, or a file that was changed, reading starts again at the first row.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file does not decode, to the last row of the part.
+        ValueError: the file does not decode up to the last row of the part.
     """
     state = _state(file)
     strip = getattr(_open, "strip", None)
     if strip is None or strip.state != state or top < strip.top:
-        _open.strip = strip = None  # the old one's memory goes before the new one's comes
+        _open.strip = strip = None  # frees the old band's memory before the new one is allocated
         _open.strip = strip = _Strip(file, state)
     try:
-        return strip.rows(top, bottom)[:, left:right].copy()
+        return strip.read_rows(top, bottom)[:, left:right].copy()
     except BaseException:
-        _open.strip = None  # its rows may be half moved
+        _open.strip = None  # its rows may be incomplete
         raise
 
 
 def _state(file: Path) -> tuple[Path, int, int]:
-    """Another one once the file was written again."""
+    """Return a value that changes when the file is written again."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
     found = file.stat()
@@ -42,12 +42,12 @@ def _state(file: Path) -> tuple[Path, int, int]:
 
 
 class _Strip:
-    """A band of rows of a file, which moves down."""
+    """A band of rows of a file that moves downwards."""
 
     def __init__(self, file: Path, state: tuple[Path, int, int]) -> None:
         import pyvips
 
-        pyvips.cache_set_max(0)  # a file that was changed would be answered from its past
+        pyvips.cache_set_max(0)  # with a cache, a changed file would return its old pixels
         self.file, self.state, self.top, self.read = file, state, 0, 0
         try:
             image = pyvips.Image.new_from_file(str(file), access="sequential", fail_on="truncated")
@@ -59,15 +59,15 @@ class _Strip:
             raise ValueError(f"{file}: the image does not decode ({_one_line(error)})") from error
         self.kept = np.empty((0, self.image.width, 3), dtype=np.uint8)
 
-    def rows(self, top: int, bottom: int) -> np.ndarray:
-        """Rows `top` to `bottom`; `top` may not be above that of the last call."""
+    def read_rows(self, top: int, bottom: int) -> np.ndarray:
+        """Return rows `top` to `bottom`; `top` must not be above that of the last call."""
         if bottom <= self.read:
             return self.kept[top - self.top : bottom - self.top]
         overlap = max(0, self.read - top)
         band = self.kept
         if len(band) != bottom - top:
             band = np.empty((bottom - top, self.image.width, 3), dtype=np.uint8)
-        for start in range(0, overlap, ROWS_AT_A_TIME):  # bit by bit: of a copy onto itself NumPy makes a third one
+        for start in range(0, overlap, ROWS_AT_A_TIME):  # in steps, because NumPy copies overlapping arrays twice
             stop = min(start + ROWS_AT_A_TIME, overlap)
             band[start:stop] = self.kept[len(self.kept) - overlap + start : len(self.kept) - overlap + stop]
         for start in range(self.read, bottom, ROWS_AT_A_TIME):

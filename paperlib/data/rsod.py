@@ -1,7 +1,7 @@
-"""RSOD (Section 4.1): four classes, each published as a set of its own in PASCAL VOC form, merged into one.
+"""RSOD (Section 4.1): four classes, published as four data sets in PASCAL VOC format, merged into one.
 
-Boxes are taken as the files state them, `xmin ymin xmax ymax` in pixels; one that sticks out of its image by a pixel
-at most, as counting from 1 leaves it, ends at the border. `Annotation/labels/` repeats the XML files and is not read.
+Boxes are read without changes, `xmin ymin xmax ymax` in pixels. One that exceeds its image by at most a pixel, because
+its coordinates count from 1, is cut at the border. `Annotation/labels/` repeats the XML files and is not read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_annotation(path: Path) -> Annotation:
-    """Boxes and labels of a PASCAL VOC file.
+    """Read boxes and labels of a PASCAL VOC file.
 
     Raises:
         ValueError: names the file, the object and the fault.
@@ -34,8 +34,8 @@ def read_annotation(path: Path) -> Annotation:
         if name not in CLASSES:
             raise ValueError(f"{place}: unknown class {name!r}; known: {', '.join(CLASSES)}")
         try:
-            boxes.append([float(found.findtext(f"bndbox/{corner}")) for corner in CORNERS])
-        except (TypeError, ValueError):
+            boxes.append([float(found.findtext(f"bndbox/{corner}", "")) for corner in CORNERS])
+        except ValueError:
             raise ValueError(f"{place}: its bndbox is not the four numbers {', '.join(CORNERS)}") from None
         labels.append(CLASSES.index(name) + 1)
     return as_annotation(boxes, labels)

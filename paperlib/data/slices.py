@@ -1,7 +1,7 @@
 """Edge cases (Section 4.5.4, Fig. 13) as named slices of any data set, computed from annotations and pixels.
 
-The paper shows hand-picked images. Here a slice of objects has a stated rule, and a slice of images is the quarter of
-the data set that has most of a measured quantity, so that each is as large in every data set.
+The paper shows selected images. Here a slice of objects is defined by a rule, and a slice of images is the quarter of
+the data set with the largest values of a measured quantity, so its relative size is the same in every data set.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 from paperlib.data.records import Dataset, Record
 
 NEAR_BORDER = 0.01
-"""An object counts as cut by the border if it ends within this share of the image's longer side from it."""
+"""An object is cut by the border if it ends within this fraction of the image's longer side from it."""
 SMALL = 0.04
-"""An object is small if the square of its area has sides below this share of the image's longer side."""
-SHARE = 0.25
-"""Share of the images that a slice of images holds."""
+"""An object is small if the square root of its area is below this fraction of the image's longer side."""
+QUARTER = 0.25
+"""Fraction of the images in a slice of images."""
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 Rule = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
-"""Which boxes `[N, 4]` of an image of `(width, height)` pixels belong, `[N]` bool."""
+"""Function of boxes `[N, 4]` and `(width, height)` of an image: which boxes belong to a slice, `[N]` bool."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Slice:
     """A part of a data set.
 
     Attributes:
-        name: for people.
+        name: its name in tables and figures.
         images: indices of its images.
-        holds: which of their objects belong, and which detections; the same rule for both.
+        holds: which of their objects belong to it, and which detections; the same rule for both.
     """
 
     name: str
@@ -42,31 +42,32 @@ class Slice:
 
 
 def all_objects(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Every box."""
+    """Select every box."""
     return np.ones(len(boxes), dtype=bool)
 
 
 def cut_by_border(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes that end at the image's border."""
+    """Select boxes `[N, 4]` that end at the border of an image of `(width, height)` pixels."""
     near = NEAR_BORDER * max(size)
-    return (boxes[:, :2] <= near).any(1) | (boxes[:, 2:] >= np.array(size) - near).any(1)
+    touching = np.hstack([boxes[:, :2] <= near, boxes[:, 2:] >= np.array(size) - near])
+    return np.any(touching, axis=1)
 
 
 def is_small(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes that are small beside their image."""
+    """Select boxes `[N, 4]` that are small in an image of `(width, height)` pixels."""
     return np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) < SMALL * max(size)
 
 
 def all_images(dataset: Dataset) -> Slice:
-    """All of a data set."""
+    """Return the slice of all images and objects of a data set."""
     return Slice("all", range(len(dataset)), all_objects)
 
 
 def slices_of(dataset: Dataset) -> list[Slice]:
-    """All; objects cut by the border, small ones; images that are crowded, low in contrast, dark, bright, cluttered."""
+    """Return all slices: everything, two of objects, and five of images."""
     images = range(len(dataset))
     measured = _measured(dataset)
-    count = max(1, round(SHARE * len(dataset)))
+    count = max(1, round(QUARTER * len(dataset)))
     quarters = {
         "crowded": -measured[:, 0],
         "low contrast": measured[:, 2],
@@ -86,9 +87,9 @@ def slices_of(dataset: Dataset) -> list[Slice]:
 
 
 def measure_image(record: Record) -> tuple[float, float, float, float]:
-    """Number of objects, mean and standard deviation of the luminance, and clutter.
+    """Return the number of objects, the mean and standard deviation of the luminance, and the clutter of an image.
 
-    Clutter is the mean step of luminance from one pixel to the next where there is no object.
+    Clutter is the mean change of luminance from one pixel to the next outside the objects.
     """
     luminance = record.read_pixels().astype(np.float32) @ LUMA
     background = np.ones(luminance.shape, dtype=bool)
@@ -104,7 +105,7 @@ _known: WeakKeyDictionary[Dataset, np.ndarray] = WeakKeyDictionary()
 
 
 def _measured(dataset: Dataset) -> np.ndarray:
-    """`[images, 4]`, measured once: every model of a comparison asks again."""
+    """Measure all images, `[images, 4]`, once per data set: every model of a comparison needs them."""
     if dataset not in _known:
         _known[dataset] = np.array([measure_image(record) for record in dataset.records])
     return _known[dataset]

@@ -1,6 +1,6 @@
-"""Splits, which the paper does not state: drawn once with a seed, stratified by class, kept as files in `data/splits`.
+"""Splits, which the paper does not give: drawn once with a seed, stratified by class, stored in `data/splits`.
 
-`python -m paperlib.data.splits NAME` draws one again from the data under `PAPERLIB_DATA`; a test compares.
+`python -m paperlib.data.splits NAME` draws one again from the data under `PAPERLIB_DATA`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SEED = 0
 def draw_splits(
     records: Sequence[Record], num_classes: int, shares: Mapping[str, float] = SHARES, seed: int = SEED
 ) -> dict[str, list[str]]:
-    """Share records out so that each split gets its share of the boxes of every class.
+    """Distribute records so that each split gets its share of the boxes of every class.
 
-    The rarest class is dealt first, each image to the split that still lacks most of that class. Images with the
-    same content always go together, so no test picture is also a training picture under another name.
+    The rarest class comes first; each image goes to the split that lacks most boxes of that class. Images of equal
+    content stay together, so no test image is also a training image under another name.
 
     Returns:
         The record names of each split, sorted.
@@ -45,18 +45,19 @@ def draw_splits(
     lacking = np.outer([shares[name] for name in names], boxes.sum(0))
     images = np.array([shares[name] * len(records) for name in names])
     result: dict[str, list[str]] = {name: [] for name in names}
-    open_ones = np.ones(len(bundles), dtype=bool)
-    while open_ones.any():
-        left = boxes[open_ones].sum(0)
+    remaining = np.ones(len(bundles), dtype=bool)
+    while remaining.any():
+        left = boxes[remaining].sum(0)
+        # Images without boxes come last; they only even out the numbers of images.
         rarest = int(np.where(left > 0, left, np.iinfo(np.int64).max).argmin()) if left.any() else None
-        dealt = np.flatnonzero(open_ones & (boxes[:, rarest] > 0)) if rarest is not None else np.flatnonzero(open_ones)
-        for index in dealt:
+        chosen = remaining if rarest is None else remaining & (boxes[:, rarest] > 0)
+        for index in np.flatnonzero(chosen):
             want = images if rarest is None else lacking[:, rarest] + 1e-6 * images
             split = int(want.argmax())
             result[names[split]] += [record.name for record in bundles[index]]
             lacking[split] -= boxes[index]
             images[split] -= len(bundles[index])
-        open_ones[dealt] = False
+        remaining &= ~chosen
     return {name: sorted(found) for name, found in result.items()}
 
 
@@ -66,7 +67,7 @@ def _counts(bundle: Sequence[Record], num_classes: int) -> np.ndarray:
 
 
 def draw_split_file(layout: Layout, root: Path) -> dict[str, Any]:
-    """The content of `data/splits/<name>.json`, drawn from the data set in `root`."""
+    """Draw the content of `data/splits/<name>.json` from the data set in `root`."""
     records = [
         layout.read_record(root, name) for name in track_items(layout.image_names(root), f"reading {layout.title}")
     ]
@@ -76,7 +77,7 @@ def draw_split_file(layout: Layout, root: Path) -> dict[str, Any]:
 
 
 def redraw_split(name: str) -> None:
-    """Draw a data set's split and put it in its place."""
+    """Draw a data set's split and write its file."""
     from paperlib.data import LAYOUTS
 
     layout = LAYOUTS[name]

@@ -1,7 +1,7 @@
-"""Large images cut into overlapping tiles (Section 4.1: DOTA, 800 x 800), and detections put together again.
+"""Large images cut into overlapping tiles (Section 4.1: DOTA, 800 x 800), and detections of tiles merged again.
 
-The paper states the size of the tiles and nothing else; overlap, what is done with cut objects and empty tiles are
-ours, and part of `Tiling`.
+The paper gives only the size of the tiles. Overlap and the treatment of cut objects and empty tiles are our choice, in
+`Tiling`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from paperlib.data.row_reader import read_part
 from paperlib.files import file_digest
 
 Part = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels of the whole image."""
+"""Left, top, right, bottom in pixels of the full image."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Tiling:
     """How images are cut.
 
     Attributes:
-        side: of a tile, in pixels; a smaller image is one tile, as it is.
-        overlap: of neighbours, in pixels; an object no larger than this is whole in some tile.
-        visible: an object cut by a tile's edge is kept when at least this share of its box is in the tile.
-        empty: share of the tiles without objects that is kept for training.
+        side: of a tile, in pixels; a smaller image is one tile.
+        overlap: of neighbouring tiles, in pixels; an object no larger than this lies completely in some tile.
+        visible: an object cut by a tile's edge is kept when at least this fraction of its box is in the tile.
+        empty: fraction of the tiles without objects that is kept for training.
     """
 
     side: int = 800
@@ -49,7 +49,7 @@ class Tiling:
                 raise ValueError(f"{name} is a share, {getattr(self, name)} is not")
 
     def tile_bounds(self, width: int, height: int) -> list[Part]:
-        """The tiles of an image, row by row; the last of a row and of a column end at the image's border."""
+        """Return the tiles of an image, row by row; the last of a row and of a column end at the image's border."""
         return [
             (left, top, min(left + self.side, width), min(top + self.side, height))
             for top in self._starts(height)
@@ -63,22 +63,22 @@ class Tiling:
 
 @dataclass(frozen=True)
 class FilePart:
-    """A part of an image file, which is read row by row: the whole never lies in memory."""
+    """A part of an image file, which is read row by row: the full image is never in memory."""
 
     file: Path
     part: Part
 
     def read_pixels(self) -> np.ndarray:
-        """The pixels, uint8 `[H, W, 3]`; a file that does not decode is a `ValueError` naming it."""
+        """Read the pixels, uint8 `[H, W, 3]`; raise `ValueError` with the file's name if it does not decode."""
         return read_part(self.file, *self.part)
 
     def size(self) -> tuple[int, int]:
-        """`(width, height)` in pixels."""
+        """Return `(width, height)` in pixels."""
         left, top, right, bottom = self.part
         return right - left, bottom - top
 
     def fingerprint(self) -> bytes:
-        """SHA-256 of file and place."""
+        """Return the SHA-256 of file and part."""
         return hashlib.sha256(file_digest(self.file) + repr(self.part).encode()).digest()
 
 
@@ -86,43 +86,44 @@ class Tiles(Dataset):
     """Tiles of large images.
 
     Attributes:
-        whole: the images that were cut.
-        tiling: how.
-        places: per tile, the index of its image in `whole` and its part of it.
+        full_images: the images that were cut.
+        tiling: how they were cut.
+        locations: per tile, the index of its image in `full_images` and its part of that image.
     """
 
-    def __init__(self, whole: Dataset, tiling: Tiling, tiles: Sequence[tuple[int, Part, Record]]) -> None:
-        self.full_images, self.tiling = whole, tiling
+    def __init__(self, full_images: Dataset, tiling: Tiling, tiles: Sequence[tuple[int, Part, Record]]) -> None:
+        self.full_images = full_images
+        self.tiling = tiling
         self.locations = [(index, part) for index, part, _ in tiles]
-        super().__init__(whole.name, whole.classes, [record for *_, record in tiles])
+        super().__init__(full_images.name, full_images.classes, [record for *_, record in tiles])
 
 
-def cut_into_tiles(whole: Dataset, tiling: Tiling, *, thin: bool = False) -> Tiles:
-    """Cut every image of a data set; `thin` leaves out empty tiles, but for the share `tiling.empty` of them."""
+def cut_into_tiles(full_images: Dataset, tiling: Tiling, *, thin: bool = False) -> Tiles:
+    """Cut every image of a data set; `thin` keeps only the fraction `tiling.empty` of the tiles without objects."""
     tiles = [
         (index, part, _tile(record, part, tiling.visible))
-        for index, record in enumerate(whole.records)
+        for index, record in enumerate(full_images.records)
         for part in tiling.tile_bounds(*record.size())
     ]
     if thin:
         empty = [record.name for *_, record in tiles if not len(record.labels)]
-        # Which of them stay is a matter of their names alone, and so the same on every machine.
+        # The selection depends on the names only, so it is the same on every machine.
         order = sorted(empty, key=lambda name: hashlib.sha256(name.encode()).digest())
-        gone = set(order[round(tiling.empty * len(order)) :])
-        tiles = [tile for tile in tiles if tile[2].name not in gone]
-    return Tiles(whole, tiling, tiles)
+        dropped = set(order[round(tiling.empty * len(order)) :])
+        tiles = [tile for tile in tiles if tile[2].name not in dropped]
+    return Tiles(full_images, tiling, tiles)
 
 
 def _tile(record: Record, part: Part, visible: float) -> Record:
     left, top, right, bottom = part
-    if isinstance(record.image, np.ndarray):
-        image = record.image[top:bottom, left:right]
-    else:
+    if isinstance(record.image, Path):
         image = FilePart(record.image, part)
+    else:
+        image = record.read_pixels()[top:bottom, left:right]
     offset = np.array([left, top, left, top])
     clipped = np.clip(record.boxes - offset, 0, [right - left, bottom - top] * 2)
-    share = np.prod(clipped[:, 2:] - clipped[:, :2], 1) / np.prod(record.boxes[:, 2:] - record.boxes[:, :2], 1)
-    kept = (share >= visible) & (share > 0)
+    inside = np.prod(clipped[:, 2:] - clipped[:, :2], 1) / np.prod(record.boxes[:, 2:] - record.boxes[:, :2], 1)
+    kept = (inside >= visible) & (inside > 0)
     return Record(f"{record.name}@{left},{top}", image, clipped[kept].astype(np.float32), record.labels[kept])
 
 
@@ -130,22 +131,22 @@ def merge_detections(
     found: Sequence[dict[str, Tensor]], parts: Sequence[Part], size: tuple[int, int],
     *, agreement: float = 0.5, edge: float = 2.0,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Put the detections of one image's tiles together.
+    """Merge the detections of one image's tiles.
 
-    Two detections of one class in different tiles are one object if they agree where both tiles can see: cut to the
-    tiles' common part, their overlap (IoU) is `agreement` or more. Pairs are joined best first, as in non-maximum
-    suppression, and never two detections of one tile. Of the joined, the highest score counts, and each side of the
-    box is told by the best detection that saw it, one that does not end at an edge of its tile.
+    Two detections of one class in different tiles are one object if they agree in the common part of both tiles: cut
+    to it, their IoU is at least `agreement`. Pairs are merged best first, as in non-maximum suppression, and never two
+    detections of one tile. A merged detection has the highest score of its group. Each side of its box comes from the
+    best detection whose side does not end at an edge of its tile.
 
     Args:
         found: per tile, `boxes [N, 4]` xyxy pixels of the tile, `labels [N]`, `scores [N]`.
-        parts: the tiles' places.
-        size: of the whole image, `(width, height)`.
-        agreement: the IoU from which on two detections are one.
-        edge: pixels from a tile's edge within which a side counts as cut.
+        parts: the tiles' bounds in the full image.
+        size: `(width, height)` of the full image.
+        agreement: the smallest IoU at which two detections are merged.
+        edge: distance in pixels from a tile's edge within which a side counts as cut.
 
     Returns:
-        `boxes` in the whole image's pixels, `labels`, `scores`, best first.
+        `boxes` in pixels of the full image, `labels`, `scores`, highest scores first.
     """
     offsets = [torch.tensor([left, top, left, top]) for left, top, _, _ in parts]
     boxes = torch.cat([tile["boxes"] + offset for tile, offset in zip(found, offsets, strict=True)])
@@ -165,7 +166,7 @@ def merge_detections(
 def _groups(
     boxes: Tensor, labels: Tensor, scores: Tensor, tile: Tensor, parts: Sequence[Part], agreement: float
 ) -> list[list[int]]:
-    """Detections that are one object, by index; within a group the best score first."""
+    """Group the detections of one object, by index; within a group the highest score comes first."""
     group_of, tile_of = {index: [index] for index in range(len(boxes))}, tile.tolist()
     for one, other in _agreeing_pairs(boxes, labels, scores, tile, parts, agreement):
         first, second = group_of[one], group_of[other]
@@ -180,17 +181,18 @@ def _groups(
 def _agreeing_pairs(
     boxes: Tensor, labels: Tensor, scores: Tensor, tile: Tensor, parts: Sequence[Part], agreement: float
 ) -> Iterator[tuple[int, int]]:
-    """Pairs of detections that agree where both tiles can see, the best pairs first."""
+    """Return pairs of detections that agree in the common part of their tiles, the best pairs first."""
     pairs = []
-    members = [(tile == place).nonzero()[:, 0] for place in range(len(parts))]
+    members = [(tile == index).nonzero()[:, 0] for index in range(len(parts))]
     for one, other in combinations(range(len(parts)), 2):
         common, mine, theirs = _intersection(parts[one], parts[other]), members[one], members[other]
         if common is None or not len(mine) or not len(theirs):
             continue
         low, high = torch.tensor(common[:2] * 2), torch.tensor(common[2:] * 2)
-        visible = [boxes[index].clamp(low, high) for index in (mine, theirs)]
-        overlap = box_iou(*visible) * (labels[mine, None] == labels[theirs])
-        overlap[:, box_area(visible[1]) <= 0] = 0
+        here, there = boxes[mine].clamp(low, high), boxes[theirs].clamp(low, high)
+        overlap = box_iou(here, there) * (labels[mine, None] == labels[theirs])
+        # Without an area the IoU is 0/0.
+        overlap[:, box_area(there) <= 0] = 0
         for i, j in (overlap >= agreement).nonzero().tolist():
             a, b = int(mine[i]), int(theirs[j])
             pairs.append((-float(overlap[i, j]), -float(scores[a] + scores[b]), a, b))
@@ -203,14 +205,14 @@ def _intersection(one: Part, other: Part) -> Part | None:
 
 
 def _uncut(boxes: Tensor, tile: Tensor, parts: Sequence[Part], size: tuple[int, int], edge: float) -> Tensor:
-    """`[N, 4]`: whether a side of a box is where the object ends, not where its tile does."""
+    """Return `[N, 4]`: whether a side of a box is where the object ends, not where its tile ends."""
     edges = torch.tensor(parts, dtype=boxes.dtype).reshape(-1, 4)
     border = edges == torch.tensor([0, 0, *size])
     return ((boxes - edges[tile]).abs() > edge) | border[tile]
 
 
 def _joined(boxes: Tensor, saw: Tensor) -> Tensor:
-    """One box from those of a group, best first."""
+    """Merge the boxes of a group, best first, into one."""
     furthest = torch.cat([boxes[:, :2].amin(0), boxes[:, 2:].amax(0)])
     first_that_saw = saw.int().argmax(0)
     return torch.where(saw.any(0), boxes[first_that_saw, torch.arange(4)], furthest)

@@ -1,4 +1,4 @@
-"""Archives from elsewhere, unpacked with distrust: only what was asked for, only into its folder, only so much."""
+"""Safe unpacking of downloaded archives: only the wanted members, only into their folder, only up to a size."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from typing import IO
 
 CHUNK = 1 << 20
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
-"""What the standard library raises for it, an encrypted or unknown compression (`RuntimeError`) included."""
+"""Errors of the standard library for a damaged archive; `RuntimeError` means encrypted or unknown compression."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """Something in an archive."""
+    """A member of an archive."""
 
     name: str
     is_folder: bool
-    is_file: bool
-    """Neither: a link, or a device."""
     content: IO[bytes] | None = None
+    """None for a folder, a link or a device."""
 
 
 def unpack_archive(archive: Path, into: Path, wanted: Mapping[str, str], most_bytes: int) -> int:
@@ -36,15 +35,15 @@ def unpack_archive(archive: Path, into: Path, wanted: Mapping[str, str], most_by
         archive: the file.
         into: an existing folder.
         wanted: pattern of member names (`*` stands for anything) to folder below `into`; other members stay packed.
-        most_bytes: what the unpacked files may take together.
+        most_bytes: maximum size of all unpacked files together.
 
     Returns:
         The number of files written.
 
     Raises:
-        ValueError: it is no archive or is damaged; a member, wanted or not, lies outside the folder or is a link or
-            device; two members want the same place; or it unpacks to more than `most_bytes`. One line names the
-            archive, the member and the fault. What was written so far stays: unpack into a folder to throw away.
+        ValueError: the file is no archive or is damaged; a member, wanted or not, lies outside the folder or is a link
+            or device; two members have the same target; or it unpacks to more than `most_bytes`. One line names the
+            archive, the member and the fault. Files written before the error stay: unpack into a temporary folder.
     """
     written: set[Path] = set()
     left = most_bytes
@@ -52,12 +51,12 @@ def unpack_archive(archive: Path, into: Path, wanted: Mapping[str, str], most_by
         for member in _members(archive):
             _check(member, archive)
             target = _target(member, into, wanted)
-            if target is None:
+            if target is None or member.content is None:
                 continue
             if target in written:
-                raise ValueError(f"{archive.name}: {member.name!r} wants the place of another member")
+                raise ValueError(f"{archive.name}: {member.name!r} is a duplicate path in the archive")
             written.add(target)
-            left -= _write(member, target, left)
+            left -= _write(member.content, target, left)
             if left < 0:
                 raise ValueError(f"{archive.name}: unpacks to more than {most_bytes:,} bytes")
     except DAMAGE as error:
@@ -70,40 +69,38 @@ def _members(archive: Path) -> Iterator[Member]:
         with zipfile.ZipFile(archive) as opened:
             for info in opened.infolist():
                 kind = stat.S_IFMT(info.external_attr >> 16)
+                # Archives made on Windows state no kind (0).
                 if info.is_dir() or kind not in (0, stat.S_IFREG):
-                    yield Member(info.filename, info.is_dir(), is_file=False)
+                    yield Member(info.filename, info.is_dir())
                     continue
                 with opened.open(info) as content:
-                    yield Member(info.filename, is_folder=False, is_file=True, content=content)
+                    yield Member(info.filename, is_folder=False, content=content)
     elif not tarfile.is_tarfile(archive):
         raise ValueError(f"{archive.name}: is neither a zip nor a tar file")
     else:
         with tarfile.open(archive) as opened:
             for info in opened:
-                content = opened.extractfile(info) if info.isfile() else None
-                yield Member(info.name, info.isdir(), info.isfile(), content)
+                yield Member(info.name, info.isdir(), opened.extractfile(info) if info.isfile() else None)
 
 
 def _check(member: Member, archive: Path) -> None:
     windows = PureWindowsPath(member.name)
     if PurePosixPath(member.name).is_absolute() or windows.anchor or ".." in windows.parts:
         raise ValueError(f"{archive.name}: {member.name!r} would lie outside the folder")
-    if not (member.is_folder or member.is_file):
+    if not member.is_folder and member.content is None:
         raise ValueError(f"{archive.name}: {member.name!r} is a link or a device, not a file")
 
 
 def _target(member: Member, into: Path, wanted: Mapping[str, str]) -> Path | None:
-    if member.is_folder:
-        return None
     folders = [folder for pattern, folder in wanted.items() if fnmatchcase(member.name, pattern)]
     return into / folders[0] / PurePosixPath(member.name).name if folders else None
 
 
-def _write(member: Member, target: Path, most_bytes: int) -> int:
-    """Write a member, at most a little more than `most_bytes` of it; the bytes written."""
+def _write(content: IO[bytes], target: Path, most_bytes: int) -> int:
+    """Write a member, at most a little more than `most_bytes` of it; return the number of bytes written."""
     target.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with target.open("wb") as out:
-        while count <= most_bytes and (chunk := member.content.read(CHUNK)):
+        while count <= most_bytes and (chunk := content.read(CHUNK)):
             count += out.write(chunk)
     return count

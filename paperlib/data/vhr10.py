@@ -1,4 +1,4 @@
-"""NWPU VHR-10 (Section 4.1): 650 images with objects of ten classes, in the layout it was published in."""
+"""NWPU VHR-10 (Section 4.1): 650 images with objects of ten classes, in the published layout."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ LINE = re.compile(rf"\s*\({_VALUE},{_VALUE}\)\s*,\s*\({_VALUE},{_VALUE}\)\s*,{_V
 
 
 def read_annotation(path: Path) -> Annotation:
-    """Boxes and labels of a ground-truth file, whose lines read `(x1,y1),(x2,y2),class`.
+    """Read boxes and labels of a ground-truth file with lines `(x1,y1),(x2,y2),class`.
 
     Raises:
         ValueError: names the file, the line and the fault.
     """
     boxes, labels = [], []
     for number, line in text_lines(path):
+        match = LINE.fullmatch(line)
         try:
-            *box, label = LINE.fullmatch(line).groups()
+            *box, label = list(match.groups()) if match else []
             boxes.append([float(value) for value in box])
             labels.append(int(label))
-        except (AttributeError, ValueError):
+        except ValueError:
             raise ValueError(f"{path}, line {number}: {line.strip()!r} is not (x1,y1),(x2,y2),class") from None
         if not 1 <= labels[-1] <= len(CLASSES):
             raise ValueError(f"{path}, line {number}: class {labels[-1]} is not in 1..{len(CLASSES)}")
