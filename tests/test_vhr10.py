@@ -132,7 +132,7 @@ def test_an_absent_data_set_and_an_unknown_split_are_named(layout, monkeypatch):
 def test_an_image_that_the_split_knows_nothing_of_and_a_split_that_was_never_drawn_are_refused(layout, monkeypatch):
     for folder, suffix in ((vhr10.IMAGES, "jpg"), (vhr10.ANNOTATIONS, "txt")):
         (layout / folder / f"003.{suffix}").write_bytes((layout / folder / f"001.{suffix}").read_bytes())
-    with pytest.raises(ValueError, match=r"1 images are in no split of .*vhr10.json \(003, …\); take them"):
+    with pytest.raises(ValueError, match=r"1 images are in no split of .*vhr10.json \(003, …\); remove them"):
         load_dataset("vhr10", "train", layout)
     monkeypatch.setenv("PAPERLIB_ROOT", str(layout))
     with pytest.raises(FileNotFoundError, match=r"vhr10.json: no split of NWPU VHR-10 has been drawn; .*splits vhr10$"):
