@@ -144,6 +144,14 @@ def test_the_regulariser_adds_the_gradient_of_its_penalty() -> None:
     assert regulariser.describe() == {"strength": 0.1, "kind": "orthogonal"}
 
 
+def test_feature_maps_of_several_processes_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = pair_of([[1.0, 0.0]], [[0.0, 3.0]])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    Partnership(0.1, "orthogonal").before_step(net, 0.1)
+    with pytest.raises(ValueError, match="^diversity 'output' works in one process only; choose another kind$"):
+        Partnership(0.1, "output").before_step(net, 0.1)
+
+
 def test_descending_the_public_loss_cancels_pairs_and_descending_ours_makes_them_orthogonal() -> None:
     images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     spread = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from paperlib.pairs import find_partners
 from paperlib.partners.diversity import Kind, check_kind, diversity
@@ -16,7 +16,8 @@ class Partnership:
     """The regulariser strength * `diversity` for `fit`, on a network that `extend` returned.
 
     Every training of an extended network needs one, with kind `none` if no loss is wanted: it fuses what is saved.
-    Its gradient is added after gradients are unscaled, so that it has the same size at every precision.
+    Its gradient is added after gradients are unscaled, so that it has the same size at every precision. Eq. 4's L1
+    term opposes it, because it drives gamma' to 0: use one of the two at a time.
 
     Args:
         strength: weight of the diversity loss, at least 0; 0.01 in the public code.
@@ -37,11 +38,14 @@ class Partnership:
         """Add the gradient of the loss to the kernels' gradients, once per optimiser step, after unscaling.
 
         Raises:
-            ValueError: nothing in `module` has a partner.
+            ValueError: nothing in `module` has a partner, or `output` is used by several processes.
         """
         pairs = find_partners(module).values()
         if not pairs:
             raise ValueError(f"{type(module).__name__} has no partners; extend it before training with Partnership")
+        # Each process keeps a sample of its own batch, and from unequal gradients their weights would drift apart.
+        if self.kind == "output" and distributed.is_available() and distributed.is_initialized():
+            raise ValueError("diversity 'output' works in one process only; choose another kind")
         kernels = [conv.weight for pair in pairs for conv in (pair.conv, pair.partner) if conv.weight.requires_grad]
         if self.strength == 0 or self.kind == "none" or not kernels:
             return
