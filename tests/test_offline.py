@@ -1,4 +1,4 @@
-"""`.ci/offline` cuts the network and leaves what Jupyter needs; where it cannot, it says so and runs nothing."""
+"""`.ci/offline` cuts the network except the loopback device; where it cannot, it says so and runs nothing."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 OFFLINE = Path(__file__).resolve().parent.parent / ".ci" / "offline"
 OTHERS = ["192.0.2.1", "2001:db8::1"]
-"""Addresses of nobody, set aside for examples: no packet leaves, for finding the way there is what fails."""
+"""Addresses that are reserved for documentation. No packet leaves: the search for a route fails before."""
 TALK_TO_ONESELF = """
 import socket
 with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:

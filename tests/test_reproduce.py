@@ -58,7 +58,7 @@ _running = []
 
 
 def heed_ctrl_c():
-    """A shell starts what it puts in the background deaf to Ctrl-C, and so would be all that these tests start."""
+    """React to Ctrl-C. A shell starts background commands with SIGINT ignored, and their children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

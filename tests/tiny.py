@@ -1,4 +1,4 @@
-"""The smallest things that train: eight images of 64 pixels, a detector of a tenth of the usual channels."""
+"""Data and detectors that train in seconds: eight images of 64 pixels, a tenth of the usual channels."""
 
 import json
 from multiprocessing import get_context
@@ -16,7 +16,7 @@ torch.set_num_threads(1)  # sums depend on it
 SIDE = 64
 ANCHORS = ((2, 3), (5, 6), (9, 14), (15, 15), (24, 30), (50, 46))
 processes = get_context("forkserver")
-"""Processes that start in an instant, because they are forked from one that has everything imported."""
+"""Processes that start at once, because they are forked from one that has imported everything."""
 processes.set_forkserver_preload(["paperlib.experiments.study", "paperlib.pruning.surgery"])
 
 
@@ -32,7 +32,7 @@ def detector(seed=0, *, width=0.1, anchors=ANCHORS, num_classes=None):
 
 
 def two_stage(seed=0):
-    """A detector that draws a random sample of its proposals at every step."""
+    """Build a detector that draws a random sample of its proposals at every step."""
     anchors = [(w / 2, h / 2) for w, h in usual_anchors("faster-rcnn-resnet101")]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -44,7 +44,7 @@ def recipe(**changes):
 
 
 def equal(one, other):
-    """Whether two modules hold the same bits."""
+    """Return whether two modules hold the same bits."""
     mine, theirs = one.state_dict(), other.state_dict()
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
@@ -61,7 +61,7 @@ QUICK = {
 
 
 def quick(name, num_classes, seed=0, side=SIDE):
-    """One of the six at that width, its anchors for pictures of `side` pixels."""
+    """Build one of the six detectors at that width, with anchors for images of `side` pixels."""
     width, depth = QUICK[name]
     anchors = usual_anchors(name)
     options = {"anchors": tuple((w * side / 416, h * side / 416) for w, h in anchors)} if anchors else {}
@@ -72,7 +72,7 @@ def quick(name, num_classes, seed=0, side=SIDE):
 
 
 def of_classes(*splits):
-    """The same pictures with those classes alone of which every split shows some."""
+    """Return the same images with only those classes that occur in every split."""
     names = [name for name in splits[0].classes if all(split.box_counts()[name] for split in splits)]
     new = {splits[0].classes.index(name) + 1: label for label, name in enumerate(names, 1)}
 
@@ -85,7 +85,7 @@ def of_classes(*splits):
 
 
 def write_coco(folder, name, data, images="images"):
-    """A data set as files: pictures in `folder/images`, boxes in `folder/<name>.json`."""
+    """Write a data set: images to `folder/images`, boxes to `folder/<name>.json`."""
     (folder / images).mkdir(parents=True, exist_ok=True)
     content = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": label, "name": each} for label, each in enumerate(data.classes, 1)]

@@ -1,4 +1,4 @@
-"""What tests run in processes of their own: importable, and quick to import."""
+"""Functions that tests run in other processes: importable, and quick to import."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def wait_or_fail(folder, seed):
-    """Seed 0 never ends; seed 1 fails once seed 0 has begun."""
+    """Wait for ever with seed 0; with seed 1 fail as soon as seed 0 has begun."""
     if seed == 0:
         (Path(folder) / f"{os.getpid()}.pid").touch()
         time.sleep(600)
@@ -21,10 +21,10 @@ def wait(folder, seed):
 
 
 def dense(bench, settings):
-    """The shortest experiment."""
+    """Train one model: the shortest experiment that trains."""
     return {"dense": bench.train(bench.build_detector())}
 
 
 def untrained(bench, settings):
-    """Less still."""
+    """Make one model without any training."""
     return {"untrained": bench.build_detector()}

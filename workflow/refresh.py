@@ -14,9 +14,10 @@ from paperlib.paths import repository_root, results_root
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def refresh(notebook: Path, executed: Path) -> None:
+def refresh_notebook(notebook: Path, executed: Path) -> None:
     """Rewrite `notebook` with the outputs of `executed`, which must have been made from it."""
-    source, ran = nbformat.read(notebook, as_version=4), nbformat.read(executed, as_version=4)
+    source = nbformat.read(notebook, as_version=4)
+    ran = nbformat.read(executed, as_version=4)
     cells = [cell for cell in ran.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     if [cell.source for cell in cells] != [cell.source for cell in source.cells]:
         sys.exit(f"{executed} was made from another {notebook.name}; run make reproduce first")
@@ -25,22 +26,25 @@ def refresh(notebook: Path, executed: Path) -> None:
         if cell.cell_type == "code":
             count += 1
             cell.execution_count = count
-            cell.outputs = [_scrubbed(out, count) for out in done.outputs if not _momentary(out)]
+            cell.outputs = [_scrubbed(out, count) for out in done.outputs if not _is_transient(out)]
     source.metadata.pop("papermill", None)
     nbformat.write(source, notebook)
 
 
-def _momentary(output: nbformat.NotebookNode) -> bool:
+def _is_transient(output: nbformat.NotebookNode) -> bool:
     return output.get("name") == "stderr" or WIDGET in output.get("data", {})
 
 
 def _scrubbed(output: nbformat.NotebookNode, count: int) -> nbformat.NotebookNode:
     if "execution_count" in output:
         output.execution_count = count
-    output.pop("metadata", None) if output.output_type == "stream" else output.update(metadata={})
+    if output.output_type == "stream":
+        output.pop("metadata", None)
+    else:
+        output.update(metadata={})
     return output
 
 
 if __name__ == "__main__":
     for path in sorted((repository_root() / "notebooks").glob("*.ipynb")):
-        refresh(path, results_root() / "quick" / path.stem / path.name)
+        refresh_notebook(path, results_root() / "quick" / path.stem / path.name)
