@@ -207,6 +207,8 @@ def test_finished_steps_and_resumed_epochs_are_found_work(target):
     assert [said.done for said in seen] == [26, 28]
     end_step(10)
     assert (read_report(target).done, read_report(target).found) == (30, 26)
+    end_step(30)  # more than was planned
+    assert (read_report(target).done, read_report(target).found) == (50, 46)
 
 
 def test_the_line_is_shown_while_the_block_runs_and_by_one_only(monkeypatch, tmp_path):

@@ -117,8 +117,10 @@ def end_step(epochs: float, found: float | None = None) -> None:
     """Count a step of so many epochs as done, `found` of them by an earlier run: all, if the step was never begun."""
     if found is None:
         found = 0.0 if _work.step_epochs else epochs
-    _work.done += epochs
-    _work.found += found
+    # Work beyond the plan, such as reading again what the jobs have stored, is not counted.
+    counted = min(epochs, _work.job_end + _work.later - _work.done)
+    _work.done += counted
+    _work.found += min(found, counted)
     _work.step_epochs = 0.0
     _write()
 
