@@ -22,7 +22,7 @@ def load_scenes(split: str) -> list[Scene]:
     Raises:
         ValueError: an unknown split.
     """
-    drawn_by = "-".join([code_digest(draw_split)[:16], np.__version__, PIL.__version__])
+    drawn_by = "-".join([code_digest("paperlib.data.toy.aerial")[:16], np.__version__, PIL.__version__])
     file = paths.store_root() / "toy-aerial" / f"{split}-{drawn_by}.npz"
     with contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile):
         return _read(file)
