@@ -130,6 +130,33 @@ def test_if_the_first_step_costs_too_much_the_original_is_all_there_is(learned):
     assert tiny.equal(made.student, made.stages[0].model.detector())
 
 
+# --- fixed ratios ---------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A workbench that makes nothing: a model is the text of the step that would make it."""
+
+    def prune(self, model, ratio, *, original):
+        return f"prune({model}, {ratio:.4f}, {original})"
+
+    def fine_tune(self, model, label, *, sparse):
+        return f"tune({model}, {sparse})"
+
+    def distil(self, student, teacher, label):
+        return f"distil({student}, {teacher})"
+
+
+def test_with_given_ratios_the_last_model_is_not_fine_tuned_and_nothing_is_evaluated():
+    first, second, third = algorithm_1.prune_to_ratios(Recorder(), "T", [0.2, 0.4, 0.7])
+    assert first == "prune(T, 0.2000, None)"
+    assert second == f"prune(tune({first}, True), 0.2500, T)"
+    assert third == f"prune(tune({second}, True), 0.5000, T)"
+    taught = [*algorithm_1.distil_chain(Recorder(), "T", [first, second, third])]
+    assert taught[0] == f"distil({first}, T)" and taught[1:] == [
+        f"distil({student}, {teacher})" for student, teacher in ((second, taught[0]), (third, taught[1]))
+    ]
+
+
 # --- similar models -------------------------------------------------------------------------------------
 
 CAPACITIES = st.lists(st.floats(0.01, 100), min_size=1, max_size=9, unique=True).map(lambda v: sorted(v, reverse=True))
