@@ -59,8 +59,9 @@ if TYPE_CHECKING:
     from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning
     from paperlib.training.loop import History, fit
     from paperlib.training.recipe import Recipe
-    from paperlib.workbench.algorithm_1 import Compressed, compress
+    from paperlib.workbench.algorithm_1 import compress
     from paperlib.workbench.options import Compression
+    from paperlib.workbench.stages import Compressed
     from paperlib.workbench.steps import Model, Workbench
 else:
     _MODULES = {
@@ -80,7 +81,8 @@ else:
         "paperlib.pruning": ("PruningPlan", "Sparsity", "apply_plan", "plan_pruning"),
         "paperlib.training.loop": ("History", "fit"),
         "paperlib.training.recipe": ("Recipe",),
-        "paperlib.workbench.algorithm_1": ("Compressed", "compress"),
+        "paperlib.workbench.algorithm_1": ("compress",),
+        "paperlib.workbench.stages": ("Compressed",),
         "paperlib.workbench.options": ("Compression",),
         "paperlib.workbench.steps": ("Model", "Workbench"),
     }

@@ -130,4 +130,5 @@ def compress(context: typer.Context) -> None:
 
         return run_compression(request)
 
+    # `context.args` holds everything after the command's name, `--help` included.
     raise typer.Exit(run_with_options(context.args, CompressRequest, run, context.command_path, context.command.help))

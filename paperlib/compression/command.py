@@ -71,6 +71,7 @@ def read_inputs(request: CompressRequest) -> tuple[Dataset, Dataset]:
     """
     if request.out.exists() and not request.out.is_dir():
         raise ValueError(f"{request.out}: is a file, not a folder")
+    # Faults of the detector are found before the data are read, which may take minutes.
     detector = _initial_detector(request)
     side = request.image_size
     check_detector(detector, side)
@@ -90,6 +91,7 @@ def read_inputs(request: CompressRequest) -> tuple[Dataset, Dataset]:
     known = {_image_path(record) for record in train.records}
     if shared := next((record for record in val.records if _image_path(record) in known), None):
         raise ValueError(f"{val.name}: image {shared.name} is also in {train.name}; the two must not share images")
+    # An image that does not decode is found here. The pixels stay in memory for the training.
     begin_step("read the images")
     for data in (train, val):
         data.letterboxed(side)

@@ -23,9 +23,9 @@ from paperlib.figures import tables
 from paperlib.progress.report import begin_step
 from paperlib.store.provenance import describe_machine, make_certificate
 from paperlib.training.recipe import Recipe
-from paperlib.workbench.algorithm_1 import Compressed
 from paperlib.workbench.lineage import training_seconds
 from paperlib.workbench.options import CompressionOptions
+from paperlib.workbench.stages import Compressed
 from paperlib.workbench.steps import Model, Workbench, weights_digest
 
 EXPORT_SECONDS = 15.0
@@ -56,6 +56,7 @@ def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: floa
     workbench = compressed.workbench
     student = compressed.student
     out = request.out
+    # Until all files are from this run, the folder must not count as complete.
     (out / "provenance.json").unlink(missing_ok=True)
     frame = evaluate_models(rounds)
     save_detector(student, out / "student.safetensors")
@@ -137,6 +138,7 @@ def _measure_timing(request: CompressRequest, compressed: Compressed) -> dict[st
     before = compressed.chain[0].final
     after = compressed.chain[-1].final
     of = {"before": before.digest, "after": after.digest, "seconds": request.timing_seconds}
+    # Clocks differ from run to run: measured again, the same models would get other reports.
     if path.is_file() and (known := files.read_json(path))["of"] == of:
         return known
     with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
@@ -181,6 +183,7 @@ def _training_pace(compressed: Compressed) -> dict[str, Any]:
 def _epoch_seconds(model: Model) -> dict[str, Any]:
     """Return the median time of a training's epochs, without those that were followed by a validation."""
     history = model.history()
+    # The time of an epoch in the history includes its validation.
     plain = history[history["map50"].isna()]
     counted = plain if len(plain) else history
     return {"epochs": len(history), "seconds an epoch": median(counted["seconds"].tolist())}

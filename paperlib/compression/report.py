@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from paperlib import figures
 from paperlib.evaluation.evaluate import detect
 from paperlib.figures import style, tables
-from paperlib.workbench.algorithm_1 import Compressed, Stage, channel_counts
 from paperlib.workbench.options import Compression
+from paperlib.workbench.stages import Compressed, Stage, channel_counts
 
 EXAMPLES = 4
 MARKUP = re.compile(r"[\\`*\[\]|]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")

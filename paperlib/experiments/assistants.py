@@ -47,6 +47,7 @@ def scale_factor(workbench: Workbench, settings: ScaleFactor) -> Models:
     """Train one new detector at each strength of Eq. 4 (Section 4.4.2, Fig. 5); strength 0 is ordinary training."""
     new = workbench.build_detector()
     models = {}
+    # Strength 0 is made without the term: then it is the same step as the ordinary training of other notebooks.
     for strength in settings.sparsities:
         name = f"λ = {strength:g}"
         term = Sparsity(strength, settings.sparsity_method)
@@ -66,6 +67,7 @@ def pruning_ratio(workbench: Workbench, settings: PruningRatio) -> Models:
     """Prune one sparse model to each ratio, then fine-tune (Section 4.4.3); ordinary training is the baseline."""
     new = workbench.build_detector()
     models = {"baseline": workbench.train(new), "sparse": workbench.train_sparse(new)}
+    # Every ratio starts from the sparse model: no iteration, so that the ratios can be compared.
     for ratio in settings.ratios:
         models[f"pruned {ratio:.0%}"] = pruned = workbench.prune(models["sparse"], ratio)
         models[f"fine-tuned {ratio:.0%}"] = workbench.fine_tune(pruned, f"fine-tune {ratio:.0%}")
@@ -86,6 +88,7 @@ def components(workbench: Workbench, settings: Components) -> Models:
     teacher = workbench.train_sparse(workbench.build_detector())
     *assistants, student = prune_to_ratios(workbench, teacher, settings.ratios)
     *_, last_assistant = distil_chain(workbench, teacher, assistants)
+    # The student is not fine-tuned first: the last three rows differ in nothing but the objective.
     return {
         "sparse": teacher,
         "pruned": student,
@@ -105,6 +108,7 @@ def compression(workbench: Workbench, settings: Datasets) -> Models:
     """Run the complete method (Section 4.5, Tables 2-4); each compressed model teaches the next smaller one."""
     new = workbench.build_detector()
     models = {"baseline": workbench.train(new)}
+    # Without ratios there is no student, so that no teacher is needed.
     if settings.ratios:
         teacher = workbench.train_sparse(new)
         pruned = prune_to_ratios(workbench, teacher, settings.ratios)
@@ -132,6 +136,7 @@ def cpu_timing(workbench: Workbench, settings: CpuTiming) -> Models:
         baseline = sparse = workbench.draw_gammas(new)
         tune = _leave_untrained
     models = {"baseline": baseline, "compressed": tune(workbench.prune(sparse, settings.ratio))}
+    # Ratio 0 keeps all channels, so that only the effect of the blocks is timed.
     if settings.layers:
         models["shallow"] = tune(workbench.prune(sparse, 0.0, layers=settings.layers))
     return models
@@ -175,6 +180,7 @@ def without_sparsity(workbench: Workbench, settings: PruningMethods) -> Models:
 
 def cut_to_size(workbench: Workbench, model: Model, criteria: Sequence[str], ratio: float, suffix: str = "") -> Models:
     """Prune a model by each criterion to a fraction of its size, and fine-tune the results."""
+    # At one ratio the criteria would give models of different sizes, whose accuracies cannot be compared.
     size = ratio * cost(model.detector()).size_mb
     models = {}
     for name in criteria:

@@ -117,6 +117,7 @@ class Case:
             self.splits.test,
             self.blueprint,
             recipe=self._recipe(chosen.epochs, chosen.learning_rate, chosen.warmup_epochs, seed),
+            # Weights that are trained already need no warm-up.
             fine_tuning=self._recipe(chosen.fine_tune_epochs, chosen.fine_tune_learning_rate, 0.0, seed),
             sparsity=Sparsity(chosen.sparsity, chosen.sparsity_method),
             pruning=chosen.select(PruningOptions),

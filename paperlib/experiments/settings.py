@@ -43,6 +43,7 @@ Strengths = Annotated[list[NonNegativeFloat], Field(min_length=1), AfterValidato
 Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
 Cases = Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
 Runtime = Literal["torch", "onnxruntime", "openvino"]
+# A process works for one case and seed, but their number and the folder belong to the notebook.
 ONE_FOR_ALL = {"profile", "seeds", "threads", "workers", "cases"}
 """Settings that no case can have for itself."""
 
@@ -127,6 +128,7 @@ class Settings(TrainingOptions, SurgeryOptions, SparsityOptions, Common):
         Raises:
             ValueError: they do not fit; one line names the case and each fault.
         """
+        # Under its old name a key would stand beside its present name, and both would be refused.
         differing = rename_old(type(self), self.cases[name])
         if fixed := ONE_FOR_ALL & differing.keys():
             raise ValueError(f"cases: {name}: all cases have the same {', '.join(sorted(fixed))}")
@@ -135,6 +137,7 @@ class Settings(TrainingOptions, SurgeryOptions, SparsityOptions, Common):
 
     @model_validator(mode="after")
     def _cases_fit(self) -> Self:
+        # A case has no cases of its own: this ends the recursion.
         for name in self.cases if self.cases != {"": {}} else ():
             self.case(name)
         return self

@@ -36,9 +36,10 @@ from paperlib.progress.report import expect_work, plan_work
 from paperlib.store.code_digest import notebook_code
 from paperlib.store.provenance import make_certificate
 from paperlib.store.store import FinishedSteps, Store, UnfinishedError
-from paperlib.workbench.algorithm_1 import Compressed, run_algorithm_1
+from paperlib.workbench.algorithm_1 import run_algorithm_1
 from paperlib.workbench.lineage import training_seconds
 from paperlib.workbench.options import IterationOptions
+from paperlib.workbench.stages import Compressed
 from paperlib.workbench.steps import Model, Workbench, weights_digest
 
 PARAMETERS = "# Parameters"
@@ -163,6 +164,7 @@ class Study:
         """Run Algorithm 1 with its stop rule on the first case and seed, evaluated on the validation split."""
         workbench = self.case.make_workbench(self.settings.seeds[0])
         compressed = run_algorithm_1(workbench, workbench.build_detector(), self.case.settings.select(IterationOptions))
+        # Not among the runs, which are evaluated on the test split; but the provenance has to name them.
         self.stages = [stage.final for stage in compressed.stages]
         return compressed
 
@@ -240,6 +242,7 @@ class Study:
 
     def _place(self, name: str) -> Path:
         """Return the path of a result; from the first one until `finish`, the notebook does not count as done."""
+        # Half of the results may be new from here on.
         (self.folder / DONE).unlink(missing_ok=True)
         return self.folder / name
 

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import pairwise
 from math import ceil, floor
-from typing import Any, Literal, cast
+from typing import Any
 
-import pandas as pd
 from torch import nn
 
-from paperlib.costs import Cost, cost
+from paperlib.costs import cost
 from paperlib.data.records import Dataset
-from paperlib.evaluation.evaluate import Metrics
 from paperlib.progress.report import expect_work
-from paperlib.pruning import Sparsity, trace_channels
+from paperlib.pruning import Sparsity
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe
 from paperlib.workbench.checks import check_classes, check_data, check_detector
@@ -33,107 +30,17 @@ from paperlib.workbench.options import (
     IterationOptions,
     PruningOptions,
 )
+from paperlib.workbench.stages import Compressed, Reason, Role, Stage, channel_counts
 from paperlib.workbench.steps import Model, Workbench
 
 SMALLEST = 1 - 1e-9
 """Pruning ratio that removes every channel which the floor of its layer and its coupled layers let go."""
 
-Role = Literal["teacher", "assistant", "similar", "student", "rejected"]
-Reason = Literal["drop", "floor", "target"]
 
 Cut = dict[str, Any]
 """How far to prune: `ratio`, `channels` or `size_mb` of `Workbench.prune`."""
 NextCut = Callable[[Model], Cut | None]
 """Given the current model, how far to prune it; None ends the iterations."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One model of the iterations: TA_i of Algorithm 1.
-
-    Attributes:
-        name: for people.
-        model: trained with Eq. 4's term: the original (i = 0), or a pruned model after its fine-tuning.
-        role: `similar` models were dropped from the chain; the `rejected` one lost delta or more.
-        channels: number of its prunable channels.
-        tuned: its validation metrics.
-        distilled: the model after its distillation by the next larger one of the chain, and the metrics after that.
-    """
-
-    name: str
-    model: Model
-    role: Role
-    channels: int
-    cost: Cost
-    tuned: Metrics
-    distilled: tuple[Model, Metrics] | None = None
-
-    @property
-    def final(self) -> Model:
-        """Return the distilled model, or the fine-tuned one if it was not distilled."""
-        return self.distilled[0] if self.distilled else self.model
-
-    @property
-    def metrics(self) -> Metrics:
-        """Return the validation metrics of `final`."""
-        return self.distilled[1] if self.distilled else self.tuned
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """The result of Algorithm 1.
-
-    Attributes:
-        stages: all models of the iterations, the teacher first.
-        stopped: why pruning ended: the drop of accuracy, the floor of every layer, or the target size.
-        given: the detector before its sparse training.
-        workbench: the workbench whose store holds all of them.
-    """
-
-    stages: list[Stage]
-    stopped: Reason
-    given: Model
-    workbench: Workbench
-
-    @cached_property
-    def student(self) -> nn.Module:
-        """Return the smallest detector of the chain, in evaluation mode."""
-        return self.chain[-1].final.detector()
-
-    @property
-    def chain(self) -> list[Stage]:
-        """Return teacher, assistants and student; the teacher alone if no pruned model was good enough."""
-        return [stage for stage in self.stages if stage.role in ("teacher", "assistant", "student")]
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """Return one row per stage: role, channels, costs, validation mAP before and after distillation, teacher."""
-        teachers = {below.name: above.name for above, below in pairwise(self.chain)}
-        rows = [
-            {
-                "model": stage.name,
-                "role": stage.role,
-                "channels": stage.channels,
-                "parameters": stage.cost.parameters,
-                "mb": stage.cost.size_mb,
-                "gmacs": stage.cost.gmacs,
-                "map50": stage.tuned.map50,
-                "map50_distilled": stage.distilled[1].map50 if stage.distilled else None,
-                "taught_by": teachers.get(stage.name),
-            }
-            for stage in self.stages
-        ]
-        return pd.DataFrame(rows)
-
-    def explain_stop(self) -> str:
-        """Return in a clause why pruning ended."""
-        ratio = f"{self.workbench.pruning.min_keep_ratio:.3g}"
-        if self.stopped == "target":
-            return "the target size is reached"
-        if self.stopped == "floor":
-            return f"every layer is down to its floor of {ratio} of the original channels, or held by one tied to it"
-        drop = self.stages[0].tuned.map50 - self.stages[-1].tuned.map50
-        return f"the next model, {self.stages[-1].cost.size_mb:.3g} MB, lost {100 * drop:.1f} points of mAP"
 
 
 def compress(
@@ -356,12 +263,6 @@ def train_controls(compressed: Compressed) -> dict[str, Model]:
         "its shape from scratch": workbench.train(fresh, "control: train from scratch"),
         "its shape from scratch, twice as long": workbench.train(fresh, "control: train from scratch, twice", times=2),
     }
-
-
-def channel_counts(detector: nn.Module) -> dict[str, int]:
-    """Return the output channels of each prunable convolution, in forward order."""
-    layers = {name: cast(nn.Conv2d, detector.get_submodule(name)) for name in trace_channels(detector).prunable}
-    return {name: layer.out_channels for name, layer in layers.items()}
 
 
 def most_epochs(workbench: Workbench, options: IterationOptions, *, with_controls: bool = False) -> int:
