@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from paperlib import files
 from paperlib.experiments.settings import Cases, Chain, Common, Ratio, Ratios, Runtime, Seeds, Settings, Strengths
 from paperlib.paths import repository_root
-from paperlib.typed_options import ImageSize, check_values
+from paperlib.typed_options import ImageSize, PositiveFraction, check_values
 from paperlib.workbench.options import DistillationOptions, IterationOptions
 
 # Full-size detectors take minutes per epoch on two cores; these learn in seconds.
@@ -33,6 +33,8 @@ class StartHere(Settings, IterationOptions, DistillationOptions):
     """Fraction of the original channels that is removed in one step."""
     step: Ratio = 0.15
     """Fraction of the original channels that each iteration of Algorithm 1 removes."""
+    max_drop: PositiveFraction = 0.2
+    """delta of Algorithm 1; larger than the paper's 0.05, since two epochs of fine-tuning regain less than many."""
 
 
 class ScaleFactor(Settings):
