@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -108,7 +108,7 @@ def _initial_detector(request: CompressRequest) -> nn.Module:
     if request.weights and not request.weights.is_file():
         raise FileNotFoundError(f"{request.weights}: no such weights file")
     if request.trained_detector:
-        detector: Any = load_detector(request.trained_detector)
+        detector = load_detector(request.trained_detector)
         if (name := detector.build_arguments["name"]) != request.detector:
             raise ValueError(f"{request.weights}: is a {name}, not a {request.detector}")
         return detector

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
@@ -71,7 +71,7 @@ def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: floa
         notes.append(f"Classes without validation boxes, whose accuracy is therefore unknown: {', '.join(unseen)}.")
     if compressed.stages[0].tuned.map50 <= request.max_drop < 1:
         notes.append("Accuracy could not stop the pruning: the trained detector's mAP is not above the drop allowed.")
-    name = cast(dict[str, Any], student.build_arguments)["name"]
+    name = student.build_arguments["name"]
     report = Report(name, compressed, request.compression, frame, timing, notes, request.trained_detector is not None)
     files.write_text_atomically(out / "report.md", report.render_markdown())
     files.write_text_atomically(out / "report.html", report.render_html())

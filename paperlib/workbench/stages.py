@@ -11,6 +11,7 @@ import pandas as pd
 from torch import nn
 
 from paperlib.costs import Cost
+from paperlib.detectors.base import Detector
 from paperlib.evaluation.evaluate import Metrics
 from paperlib.pruning import trace_channels
 from paperlib.workbench.steps import Model, Workbench
@@ -68,7 +69,7 @@ class Compressed:
     workbench: Workbench
 
     @cached_property
-    def student(self) -> nn.Module:
+    def student(self) -> Detector:
         """Return the smallest detector of the chain, in evaluation mode."""
         return self.chain[-1].final.detector()
 

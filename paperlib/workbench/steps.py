@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from paperlib import files
 from paperlib.data.records import Dataset
 from paperlib.detectors import build_detector, reinitialise_, transfer_coco_weights
-from paperlib.detectors.base import Targets
+from paperlib.detectors.base import Detector, Targets
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.distillation.assistants import Distillation
 from paperlib.evaluation.evaluate import Metrics, evaluate
@@ -46,7 +46,7 @@ class Model:
     digest: str
     folder: Path
 
-    def detector(self) -> nn.Module:
+    def detector(self) -> Detector:
         """Load the detector, in evaluation mode."""
         return load_detector(self.folder / DETECTOR)
 
