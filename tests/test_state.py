@@ -1,6 +1,8 @@
 """The state of a training: whole or recognised as damaged, and never executed."""
 
+import ast
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import paperlib
 from paperlib.training.state import (
     DamagedStateError,
     drop_old_states,
+    find_newest_state,
     load_optimiser,
     optimiser_groups,
     optimiser_tensors,
-    read_newest_state,
     read_state,
     write_state,
 )
@@ -65,8 +68,8 @@ def test_a_damaged_state_is_set_aside_in_one_line_and_the_one_before_it_is_taken
     saved(tmp_path, 4)
     (saved(tmp_path, 5) / "detector.safetensors").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
-        _, facts = read_newest_state(tmp_path)
-    assert facts["epoch"] == 4
+        found = find_newest_state(tmp_path)
+    assert found == tmp_path / "state-00004"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert (tmp_path / "damaged-state-00005").is_dir() and not (tmp_path / "state-00005").exists()
 
@@ -109,3 +112,38 @@ def test_an_optimiser_goes_on_with_the_same_bits_however_weights_lie_in_memory(t
     load_optimiser(resumed, parts["optimiser"], facts["groups"])
     take_two_steps(other, resumed)
     assert torch.equal(layer.weight, other.weight) and torch.equal(layer.bias, other.bias)
+
+
+UNPICKLERS = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
+UNPICKLING_CALLS = {"torch.load", "torch.save", "accelerator.save_state", "accelerator.load_state", "np.save"}
+
+
+def unpickling(tree):
+    """Lines of a module that import a pickler, call what pickles, or allow it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and UNPICKLERS & {alias.name.partition(".")[0] for alias in node.names}:
+            yield node.lineno
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in UNPICKLERS:
+            yield node.lineno
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func).removeprefix("self.")
+            allows = any(word.arg == "allow_pickle" and ast.unparse(word.value) != "False" for word in node.keywords)
+            if allows or name in UNPICKLING_CALLS or name.endswith(".register_for_checkpointing"):
+                yield node.lineno
+
+
+def test_no_module_of_the_package_pickles_or_unpickles():
+    package = Path(paperlib.__file__).parent
+    found = [
+        f"{path.relative_to(package)}, line {line}"
+        for path in package.rglob("*.py")
+        for line in unpickling(ast.parse(path.read_text()))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "line", ["import pickle", "from joblib import load", "torch.load(path)", "np.load(path, allow_pickle=True)"]
+)
+def test_the_search_for_pickle_finds_it(line):
+    assert list(unpickling(ast.parse(line))) == [1]

@@ -1,5 +1,7 @@
 """One training loop: a function of what it is given, whatever interrupts it."""
 
+import os
+import pickle
 import random
 import signal
 import time
@@ -102,6 +104,60 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(recip
     histories = [pd.read_json(folder / HISTORY, lines=True).drop(columns="seconds") for folder in (whole, killed)]
     assert list(histories[1]["epoch"]) == list(range(1, recipe.epochs + 1))
     pd.testing.assert_frame_equal(*histories, check_exact=True)
+
+
+def trained_half_way(folder):
+    """A training that was killed with two states on disk."""
+    while not killed_at(lambda folder: len(list(folder.glob("state-*[0-9]"))) == 2, SPARSE, folder):
+        pass  # it was quicker than the signal; the next try trains from the beginning
+    return sorted(folder.glob("state-*[0-9]"))
+
+
+def flip_one_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "a flipped bit in the weights": lambda state: flip_one_bit(state / "detector.safetensors"),
+    "a cut file": lambda state: (state / "optimiser.safetensors").write_bytes(b"cut"),
+    "an empty list of contents": lambda state: (state / "state.json").write_text(""),
+    "a missing running mean": lambda state: (state / "average.safetensors").unlink(),
+    "a damaged history": lambda state: flip_one_bit(state.parent / HISTORY),
+    "damaged best weights": lambda state: (state.parent / BEST).write_bytes(b""),
+    "a damaged name of the training": lambda state: (state.parent / "training.json").write_text("{"),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert not killed_at(lambda _: False, SPARSE, folder)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_killed_training_whose_newest_state_is_damaged_ends_with_the_same_bits(damage, uninterrupted, tmp_path):
+    *_, newest = trained_half_way(tmp_path)
+    damage(newest)
+    assert not killed_at(lambda _: False, SPARSE, tmp_path)
+    for name in (LAST, BEST):
+        assert (tmp_path / name).read_bytes() == (uninterrupted / name).read_bytes()
+
+
+def test_a_file_that_would_run_code_when_unpickled_is_not_touched_on_resume(tmp_path):
+    state, newest = trained_half_way(tmp_path)
+
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    for folder in (state, newest):
+        for name in ("custom_checkpoint_0.pkl", "random_states_0.pkl", "optimizer.bin", "detector.safetensors"):
+            (folder / name).write_bytes(pickle.dumps(Attack()))
+    assert not killed_at(lambda _: False, SPARSE, tmp_path)
+    assert (tmp_path / LAST).exists() and not (tmp_path / "attacked").exists()
 
 
 def test_without_a_folder_the_state_goes_to_the_store_and_a_second_call_trains_nothing(store):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from paperlib.detectors import build_without_weights
 from paperlib.detectors.base import Detector
@@ -20,17 +20,21 @@ from paperlib.structure import describe_structure
 FORMAT = "paperlib-detector-1"
 
 
-def save_detector(detector: Detector, path: str | Path) -> None:
+def save_detector(detector: nn.Module, path: str | Path) -> None:
     """Write weights and structure to one `.safetensors` file, atomically; equal detectors give equal files.
 
     Raises:
-        ValueError: the detector has partners (see `paperlib.partners`); nothing is written.
+        ValueError: the detector has partners (see `paperlib.partners`), or was not made by `build_detector` or
+            `load_detector`, so that no file could describe it; nothing is written.
     """
     path = Path(path)
     require_saveable(detector)
+    build_arguments = getattr(detector, "build_arguments", None)
+    if build_arguments is None:
+        raise ValueError(f"{type(detector).__name__} was not made by build_detector or load_detector")
     metadata = {
         "format": FORMAT,
-        "build": json.dumps(detector.build_arguments),
+        "build": json.dumps(build_arguments),
         "structure": json.dumps(describe_structure(detector)),
     }
     metadata["seal"] = _checksum(metadata)

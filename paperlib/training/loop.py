@@ -7,6 +7,7 @@ again ends with the same weights, bit for bit, as one that was not interrupted (
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import math
@@ -37,6 +38,15 @@ from paperlib.training.batches import count_batches, draw_batches
 from paperlib.training.batchnorm import gamma_statistics, recalibrate_batch_norm_
 from paperlib.training.objective import LossModule, Objective, Regulariser, own_loss
 from paperlib.training.recipe import Recipe
+from paperlib.training.state import (
+    drop_old_states,
+    find_newest_state,
+    load_optimiser,
+    optimiser_groups,
+    optimiser_tensors,
+    read_state,
+    write_state,
+)
 
 HISTORY, BEST, LAST, IDENTITY = "history.jsonl", "best.safetensors", "last.safetensors", "training.json"
 SECONDS_BETWEEN_STATES = 5.0
@@ -129,7 +139,6 @@ class _Training:
         self.average: AveragedModel | None = None
         if recipe.ema:
             self.average = AveragedModel(detector, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
-            self.accelerator.register_for_checkpointing(self.average)
 
     def open(self, folder: Path, resume: bool) -> None:
         """Continue from the state in `folder`, or start from the beginning."""
@@ -137,15 +146,28 @@ class _Training:
         self.state_written = time.monotonic()
         if not resume:
             _delete_training(folder)
-        if (folder / IDENTITY).exists() and files.read_json(folder / IDENTITY)["identity"] != self.identity:
+        if _identity_in(folder) not in (None, self.identity):
             raise ValueError(f"{folder}: holds the state of another training; choose another folder or resume=False")
         files.write_json_atomically(folder / IDENTITY, {"identity": self.identity})
-        if states := sorted(folder.glob("state-*[0-9]")):
-            done = int(states[-1].name.removeprefix("state-"))
-            self.accelerator.load_state(str(states[-1]))
-            # The history may be one epoch ahead of the state.
-            lines = (folder / HISTORY).read_text().splitlines()[:done]
-            self.rows = [json.loads(line) for line in lines]
+        if newest := find_newest_state(folder):
+            self._load_state(newest)
+
+    def _load_state(self, state: Path) -> None:
+        parts, facts = read_state(state)
+        if facts["identity"] != self.identity:
+            raise ValueError(f"{state}: is of another training; choose another folder or resume=False")
+        self.detector.load_state_dict(parts["detector"])
+        load_optimiser(self.optimiser, parts["optimiser"], facts["groups"])
+        if self.average is not None:
+            self.average.load_state_dict(parts["average"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+        # History and best weights in the folder may be newer than the state, or damaged.
+        for name in (HISTORY, BEST):
+            if (state / name).exists():
+                _restore_file(state / name, self.folder / name)
+        lines = (self.folder / HISTORY).read_text(encoding="utf-8").splitlines()
+        self.rows = [json.loads(line) for line in lines]
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Update the weights once per batch; return the mean of each loss over the batches."""
@@ -228,16 +250,18 @@ class _Training:
         files.write_text_atomically(self.folder / HISTORY, text)
         if done < self.recipe.epochs and time.monotonic() - self.state_written < SECONDS_BETWEEN_STATES:
             return
-        target = self.folder / f"state-{done:05d}"
-        partial = target.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.save_state(str(partial))
-        files.sync_tree(partial)
-        # A rename is atomic: a kill leaves the complete old or the complete new state.
-        partial.rename(target)
-        for older in self.folder.glob("state-*[0-9]"):
-            if older != target:
-                shutil.rmtree(older)
+        parts = {"detector": self.detector.state_dict(), "optimiser": optimiser_tensors(self.optimiser)}
+        if self.average is not None:
+            parts["average"] = self.average.state_dict()
+        scaler = self.accelerator.scaler
+        facts = {
+            "identity": self.identity,
+            "groups": optimiser_groups(self.optimiser),
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+        copied = [path for path in (self.folder / HISTORY, self.folder / BEST) if path.exists()]
+        write_state(self.folder / f"state-{done:05d}", parts, facts, copied)
+        drop_old_states(self.folder)
         self.state_written = time.monotonic()
 
     def finish(self) -> History:
@@ -270,9 +294,25 @@ class _Training:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def _identity_in(folder: Path) -> str | None:
+    """Return the identity of the training in a folder; None if there is none, or if its file is damaged."""
+    try:
+        return files.read_json(folder / IDENTITY)["identity"]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _restore_file(source: Path, target: Path) -> None:
+    """Copy a file, unless the target has the same content already."""
+    if target.is_file() and filecmp.cmp(source, target, shallow=False):
+        return
+    with files.replace_file(target) as copy:
+        shutil.copyfile(source, copy)
+
+
 def _delete_training(folder: Path) -> None:
     """Delete the files of a training, its identity last, and nothing else."""
-    for state in folder.glob("state-*"):
+    for state in [*folder.glob("state-*"), *folder.glob("damaged-state-*")]:
         shutil.rmtree(state)
     for name in (HISTORY, BEST, LAST, IDENTITY):
         (folder / name).unlink(missing_ok=True)

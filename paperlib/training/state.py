@@ -1,8 +1,8 @@
 """The state of a training on disk, without pickle: tensors as safetensors, everything else as JSON.
 
-A state is a folder with one safetensors file per part (detector, optimiser, running mean, best weights) and
-`state.json`, which holds the plain values and the SHA-256 of every file. Nothing in it is ever executed, and a state
-that was cut, emptied or changed in one bit is recognised before any of it is used.
+A state is a folder with one safetensors file per part (detector, optimiser, running mean), copies of the history and
+of the best weights, and `state.json`, which holds the plain values and the SHA-256 of every file. Nothing in it is ever
+executed, and a state that was cut, emptied or changed in one bit is recognised before any of it is used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +34,27 @@ class DamagedStateError(ValueError):
     """A state that is not what was written."""
 
 
-def write_state(folder: Path, parts: Mapping[str, Tensors], facts: Mapping[str, Any]) -> None:
+def write_state(
+    folder: Path, parts: Mapping[str, Tensors], facts: Mapping[str, Any], copied: Iterable[Path] = ()
+) -> None:
     """Write a state as a whole: it appears under its name only once it is complete and on the disk.
 
     Args:
         folder: where the state goes, such as `state-00005`; an older one of that name is replaced.
         parts: tensors of each part by name; the part's name becomes the name of its file.
         facts: everything else, as JSON values.
+        copied: files of which the state keeps a copy under their own names.
     """
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    digests = {}
+    contents = {path.name: path.read_bytes() for path in copied}
     for part, tensors in parts.items():
-        content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
-        path = partial / f"{part}.safetensors"
-        path.write_bytes(content)
-        digests[path.name] = _digest_of(content)
-    listing = {"facts": dict(facts), "files": digests}
+        contents[f"{part}.safetensors"] = save({name: _plain_copy(value) for name, value in tensors.items()})
+    for name, content in contents.items():
+        (partial / name).write_bytes(content)
+    digests = {name: _digest_of(content) for name, content in contents.items()}
+    listing = {"facts": dict(facts), "parts": sorted(parts), "files": digests}
     files.write_json_atomically(partial / FACTS, {**listing, "checksum": _checksum(listing)})
     files.sync_tree(partial)
     shutil.rmtree(folder, ignore_errors=True)
@@ -68,6 +71,7 @@ def read_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, An
         listing = files.read_json(folder / FACTS)
         checksum = listing.pop("checksum")
         digests = listing["files"]
+        names_of_parts = listing["parts"]
         facts = listing["facts"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedStateError(f"{folder / FACTS} is missing or not readable") from error
@@ -79,20 +83,23 @@ def read_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, An
         content = path.read_bytes() if path.is_file() else b""
         if _digest_of(content) != digest:
             raise DamagedStateError(f"{path} is missing or was changed after it was written")
-        parts[path.stem] = load(content)
+        if path.stem in names_of_parts:
+            parts[path.stem] = load(content)
     return parts, facts
 
 
-def read_newest_state(parent: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """Return the newest whole state below `parent`, or None; damaged ones are set aside, each with one line."""
+def find_newest_state(parent: Path) -> Path | None:
+    """Return the newest state below `parent` that is whole; damaged ones are set aside, each with one line."""
     for folder in sorted(parent.glob("state-*[0-9]"), reverse=True):
         try:
-            return read_state(folder)
+            read_state(folder)
         except DamagedStateError as error:
             aside = folder.with_name(f"damaged-{folder.name}")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
-            _log.warning("%s; set aside as %s, training goes on from the state before it", error, aside.name)
+            _log.warning("%s; set aside as %s, the training continues from before it", error, aside.name)
+        else:
+            return folder
     return None
 
 
@@ -125,6 +132,11 @@ def load_optimiser(optimiser: Optimizer, tensors: Tensors, groups: list[dict[str
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _plain_copy(value: Tensor) -> Tensor:
+    """Return a copy of its own on the CPU: safetensors refuses tensors that share memory."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _digest_of(content: bytes) -> str:
