@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from paperlib.detectors.base import Assignment, HeadResponses, Targets
 from paperlib.detectors.blocks import at_least_float32, initialise_output_, scaled_width
 from paperlib.detectors.heatmap import draw_peaks, focal_weights, gaussian_radius
-from paperlib.detectors.one_stage import OneStage, best_candidates, flatten_targets
+from paperlib.detectors.one_stage import OneStage, flatten_targets
 from paperlib.detectors.resnet import RESNET_50, ResNetTrunk, initialise_convolutions_
+from paperlib.detectors.suppression import select_candidates
 
 STRIDE = 4
 SIZE_GAIN = 0.1
@@ -211,7 +212,7 @@ class CenterNet(OneStage):
         scores = scores.masked_fill(~peaks.flatten(2).transpose(1, 2), 0.0)
         found = []
         for box, score, size in zip(boxes, scores, sizes, strict=True):
-            box, label, score = best_candidates(box, score, size, self.score_threshold, self.max_detections)
+            box, label, score = select_candidates(box, score, size, self.score_threshold, self.max_detections)
             found.append({"boxes": box, "labels": label + 1, "scores": score})
         return found
 

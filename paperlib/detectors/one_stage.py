@@ -1,10 +1,9 @@
-"""The base of one-stage detectors (Section 4.7): checks and selection that all of them need."""
+"""The base of one-stage detectors (Section 4.7): what all of them need."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from paperlib.detectors.base import Detector, Targets
 
@@ -47,23 +46,3 @@ def flatten_targets(targets: Targets, like: Tensor) -> tuple[Tensor, Tensor, Ten
     counts = torch.tensor([len(t["boxes"]) for t in targets], device=like.device)
     image = torch.repeat_interleave(torch.arange(len(targets), device=like.device), counts)
     return boxes, labels, image, counts
-
-
-def best_candidates(
-    boxes: Tensor, scores: Tensor, size: tuple[int, int], threshold: float, most: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return one image's best pairs of box and class, best first: boxes `[N, 4]`, classes in 0..C-1, scores `[N]`.
-
-    Args:
-        boxes: `[R, 4]` xyxy pixels, which are clipped to the image; those in its padding are dropped.
-        scores: `[R, C]`.
-        size: the image's `(height, width)` in pixels.
-        threshold: scores must exceed this.
-        most: the largest N.
-    """
-    boxes = clip_boxes_to_image(boxes, size)
-    has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    row, label = ((scores > threshold) & has_area[:, None]).nonzero(as_tuple=True)
-    score = scores[row, label]
-    order = score.argsort(descending=True, stable=True)[:most]
-    return boxes[row[order]], label[order], score[order]

@@ -16,16 +16,15 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, complete_box_iou_loss
+from torchvision.ops import complete_box_iou_loss
 
 from paperlib.detectors.base import Assignment, HeadResponses, Targets
 from paperlib.detectors.blocks import at_least_float32, paired_iou
-from paperlib.detectors.one_stage import OneStage, best_candidates, flatten_targets
+from paperlib.detectors.one_stage import OneStage, flatten_targets
+from paperlib.detectors.suppression import suppress_non_maxima
 
 Anchor = tuple[float, float]
 OBJECTNESS_PRIOR = 0.01
-MAX_CANDIDATES = 1000
-"""Number of candidates of an image, highest scores first, that go into non-maximum suppression."""
 
 
 @dataclass(frozen=True)
@@ -212,9 +211,8 @@ class Yolo(OneStage):
         """Return the detections of each image after non-maximum suppression per class."""
         found = []
         for boxes, scores, size in zip(*self.decode(outputs, image_size), sizes, strict=True):
-            boxes, label, score = best_candidates(boxes, scores, size, self.score_threshold, MAX_CANDIDATES)
-            kept = batched_nms(boxes.float(), score.float(), label, self.nms_iou)[: self.max_detections]
-            found.append({"boxes": boxes[kept], "labels": label[kept] + 1, "scores": score[kept]})
+            limits = (self.score_threshold, self.nms_iou, self.max_detections)
+            found.append(suppress_non_maxima(boxes, scores, size, *limits))
         return found
 
 
