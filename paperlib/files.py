@@ -1,5 +1,6 @@
 """Reading and writing of files. A written file is complete or absent: a temporary file is renamed to its path."""
 
+import errno
 import hashlib
 import json
 import math
@@ -24,13 +25,31 @@ def replace_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
-        yield temporary
-        # To the disk before the renaming: after a power cut the new name must not stand for an empty file.
-        sync_path(temporary)
-        os.replace(temporary, path)
+        with name_path(path, also_for=temporary):
+            yield temporary
+            # To the disk before the renaming: after a power cut the new name must not stand for an empty file.
+            sync_path(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_path(path.parent)
+
+
+@contextmanager
+def name_path(path: Path, *, also_for: Path | None = None) -> Iterator[None]:
+    """Name `path` in an OSError of the block that names no file, such as that of a full disk, or `also_for`."""
+    try:
+        yield
+    except OSError as error:
+        unknown = error.filename is None or str(error.filename) == str(also_for)
+        if unknown and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error says that the disk is full, or that a quota or the largest size of a file is reached."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

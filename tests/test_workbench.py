@@ -19,7 +19,7 @@ from paperlib.store.code_digest import code_of
 from paperlib.store.store import Store
 from paperlib.training.loop import BEST, HISTORY, fit
 from paperlib.workbench import steps
-from paperlib.workbench.steps import DETECTOR, Blueprint, PruningOptions, Workbench
+from paperlib.workbench.steps import DETECTOR, FITTED, Blueprint, PruningOptions, Workbench
 
 
 class Watched(Dataset):
@@ -101,8 +101,8 @@ def test_the_chain_of_steps_gives_smaller_detectors_that_know_their_parents(done
     assert list(models["distilled"].history()["bound"] > 0) == [True]
     assert not tiny.equal(models["distilled"].detector(), models["tuned"].detector())
     assert list(models["sparse"].history()["epoch"]) == [1, 2]
-    written = {name: (models["sparse"].folder / name).stat().st_mtime_ns for name in (HISTORY, BEST, DETECTOR)}
-    assert max(written, key=written.get) == DETECTOR, "its presence is taken for the presence of all"
+    written = {name: (models["sparse"].folder / name).stat().st_mtime_ns for name in (HISTORY, BEST, DETECTOR, FITTED)}
+    assert max(written, key=written.get) == FITTED, "its presence is taken for the presence of all"
     assert not (models["sparse"].folder / "fit").exists(), "the optimiser's state is still there"
 
 
@@ -220,7 +220,7 @@ def test_two_processes_that_need_the_same_baseline_train_it_once(tmp_path):
     assert len(list(tmp_path.glob("train-*/step.json"))) == 1
 
 
-def leave(folder, *, fit_done=False, copied=(), tidied=False):
+def leave(folder, *, fit_done=False, copied=(), tidied=False, damaged=None):
     """Put a finished step back to what a kill after the last epoch leaves behind."""
     partial = folder.with_name(f"{folder.name}.partial")
     os.rename(folder, partial)
@@ -228,6 +228,10 @@ def leave(folder, *, fit_done=False, copied=(), tidied=False):
         shutil.copytree(fit_done, partial / "fit")
     for name in {DETECTOR, HISTORY, BEST} - set(copied):
         (partial / name).unlink()
+    if damaged:
+        content = bytearray((partial / damaged).read_bytes())
+        content[len(content) // 2] ^= 1
+        (partial / damaged).write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -237,8 +241,9 @@ def leave(folder, *, fit_done=False, copied=(), tidied=False):
         {"copied": (HISTORY,)},
         {"copied": (HISTORY, BEST, DETECTOR)},
         {"copied": (HISTORY, BEST, DETECTOR), "tidied": True},
+        {"copied": (HISTORY, BEST, DETECTOR), "damaged": DETECTOR},
     ],
-    ids=["before-copying", "while-copying", "before-tidying", "after-tidying"],
+    ids=["before-copying", "while-copying", "before-tidying", "after-tidying", "damaged-before-tidying"],
 )
 def test_killed_between_the_last_epoch_and_the_end_a_step_is_finished_without_training(moment, tmp_path):
     first = bench(tmp_path / "store")

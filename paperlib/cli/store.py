@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="List finished steps, explain why one is out of date, remove what no result needs.",
+    help="List and check finished steps, explain why one is out of date, remove what no result needs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -46,6 +46,22 @@ def why(
         notebooks = sorted(path.stem for path in (paths.repository_root() / "notebooks").glob("*.ipynb"))
         raise ValueError(f"{error}; notebooks: {', '.join(notebooks) or 'none'}") from None
     typer.echo("\n".join(lines))
+
+
+@app.command()
+def verify(store: Store = None) -> None:
+    """Read every finished step and compare it with its digests; exit status 1 if one is damaged."""
+    from paperlib.store import inspect
+
+    folder = _existing(store)
+    checked = inspect.format_count(len(inspect.find_steps(folder)), "step")
+    faults = inspect.find_damage(folder)
+    for fault in faults:
+        typer.echo(fault)
+    if faults:
+        typer.echo(f"{folder}: {checked} read, {len(faults)} damaged; what needs a damaged step makes it again")
+        raise typer.Exit(1)
+    typer.echo(f"{folder}: {checked} read, none damaged")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from paperlib.deploy.onnx import export_onnx
 from paperlib.detectors.files import save_detector
 from paperlib.figures import tables
 from paperlib.progress.report import begin_step
+from paperlib.store.contents import read_sealed, seal_record
 from paperlib.store.provenance import describe_machine, make_certificate
 from paperlib.training.recipe import Recipe
 from paperlib.workbench.lineage import training_seconds
@@ -112,6 +114,8 @@ def _export_student(request: CompressRequest, compressed: Compressed) -> list[st
     path.unlink(missing_ok=True)
     try:
         export_onnx(compressed.student, path, workbench.recipe.image_size, classes=workbench.train_set.classes)
+    except OSError:
+        raise  # on a full disk the rest would fail, too
     except Exception as error:  # exporter and runtime have exceptions of their own, with no base in common
         return [f"student.onnx is missing: {' '.join(str(error).split())}"]
     return []
@@ -139,13 +143,14 @@ def _measure_timing(request: CompressRequest, compressed: Compressed) -> dict[st
     after = compressed.chain[-1].final
     of = {"before": before.digest, "after": after.digest, "seconds": request.timing_seconds}
     # Clocks differ from run to run: measured again, the same models would get other reports.
-    if path.is_file() and (known := files.read_json(path))["of"] == of:
-        return known
+    with contextlib.suppress(ValueError):  # there is none, or it was damaged
+        if (known := read_sealed(path)).get("of") == of:
+            return known
     with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
         models = {"before": before, "after": after}
         times = _measure_latencies(compressed.workbench, models, request.timing_seconds, Path(folder))
     timing = {"of": of, "machine": describe_machine(), "latency": times, **_training_pace(compressed)}
-    files.write_json_atomically(path, timing)
+    files.write_json_atomically(path, seal_record(timing))
     return timing
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from paperlib import files
-from paperlib.store.store import CODE
+from paperlib.store.contents import ASIDE, RECORD, check_step
+from paperlib.store.store import CODE, is_code_intact
 
 _FOLDER = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{16}")
 _REMOVED = ".removed-"
@@ -61,7 +62,8 @@ class Removable:
 
     Attributes:
         steps: finished steps that no result refers to.
-        leftovers: unfinished steps and locks of processes that have ended, and records of code that made nothing left.
+        leftovers: unfinished steps and locks of processes that have ended, damaged steps that were set aside, and
+            records of code that made nothing left.
         megabytes: size of both.
         in_use: how many steps running processes are making at the moment.
     """
@@ -75,6 +77,7 @@ class Removable:
 def find_steps(store: Path) -> list[StoredStep]:
     """Return the finished steps of a store, by kind, the newest first."""
     folders = [path for path in store.glob("*-*") if _FOLDER.fullmatch(path.name) and path.is_dir()]
+    folders = [path for path in folders if not path.name.startswith(ASIDE)]
     steps = [StoredStep(folder, _read_record(folder)) for folder in folders]
     return sorted(steps, key=lambda step: (step.kind, -step.finished.timestamp(), step.key))
 
@@ -128,6 +131,18 @@ def list_steps(store: Path, results: Path, kind: str | None = None) -> str:
     return "\n".join(lines)
 
 
+def find_damage(store: Path) -> list[str]:
+    """Read every file of every finished step, and the records of code; return one line for each damaged one."""
+    faults = []
+    for step in find_steps(store):
+        try:
+            check_step(step.folder)
+        except (ValueError, OSError) as error:
+            faults.append(str(error))
+    damaged = [path for path in sorted((store / CODE).glob("*.json")) if not is_code_intact(path)]
+    return faults + [f"{path} was changed after it was written" for path in damaged]
+
+
 def find_removable(store: Path, results: Path) -> Removable:
     """Return what no result refers to, neither directly nor through a later step, and no running process is making.
 
@@ -147,10 +162,12 @@ def find_removable(store: Path, results: Path) -> Removable:
     names = {step.folder.name for step in stay}
     codes = {step.identity.get("code") for step in stay}
     codes |= {files.read_json(path).get("code", {}).get("digest") for path in found.values()}
-    leftovers = [path for path in store.glob("*.partial") if path.stem not in held]
+    unfinished = [path for path in store.glob("*.partial") if not path.name.startswith(ASIDE)]
+    leftovers = [path for path in unfinished if path.stem not in held]
     leftovers += [path for path in store.glob("*.lock") if path.stem not in names]
     leftovers += [path for path in (store / CODE).glob("*.json") if path.stem not in codes]
     leftovers += store.glob(f"{_REMOVED}*")
+    leftovers += store.glob(f"{ASIDE}*")
     total = sum(measure_megabytes(path) for path in [*leftovers, *(step.folder for step in unused)])
     return Removable(unused, leftovers, total, len(held))
 
@@ -191,7 +208,7 @@ def format_count(number: int, noun: str) -> str:
 
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
-        record = files.read_json(folder / "step.json")
+        record = files.read_json(folder / RECORD)
     # A damaged step is listed like any other; nothing rests on it, so it can be removed.
     except (OSError, ValueError):
         return {}

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from paperlib import files
-from paperlib.store import provenance
+from paperlib.store import contents, provenance
 from paperlib.store.code_digest import Code
 
 LIBRARIES = ("accelerate", "numpy", "pycocotools", "torch", "torchvision")
@@ -63,7 +63,7 @@ class Step:
     """Installed versions of `LIBRARIES`."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9-]*", self.kind):
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", self.kind) or self.kind.startswith(contents.ASIDE):
             raise ValueError(f"step kind {self.kind!r}: use lower-case letters, digits and hyphens")
         # A frozen dataclass lets its fields be set only in this way.
         object.__setattr__(self, "parents", tuple(self.parents))
@@ -99,26 +99,28 @@ class Store:
         `make` works in "<name>.partial", which is renamed once it returns. If it is killed or fails, the partial folder
         stays, and the next call gives it to `make` as it was, so that a resumable training continues. One process makes
         a step at a time; the others wait. `step.json` in the folder belongs to the store: the step, its digest, when,
-        how long and on what machine it was made. `code`, the state behind `step.code`, is written beside the steps, so
-        that `paperlib store why` can tell what changed.
+        how long and on what machine it was made, and the SHA-256 of every file. A finished step whose files differ
+        from that is set aside, which one line says, and made again. `code`, the state behind `step.code`, is written
+        beside the steps, so that `paperlib store why` can tell what changed.
 
-        Raises ValueError, naming the folder, if it holds no readable `step.json` or that of another step; and
-        whatever `make` raises.
+        Raises whatever `make` raises.
         """
         final = self.root / step.name
-        if not final.exists():
+        self.record_code(code)
+        if not _is_intact(final, step.digest):
             with _alone(final):
                 # While this process waited for the lock, another one may have finished the step.
-                if not final.exists():
-                    self.record_code(code)
-                    _make(step, final, make)
-        _check(final, step.digest)
+                if not _is_intact(final, step.digest, aside=True):
+                    with files.name_path(final):
+                        _make(step, final, make)
         return final
 
     def record_code(self, code: Code | None) -> None:
         """Write down the state of the code, by its digest, unless the store has it already."""
-        if code and not (path := self.root / CODE / f"{code.digest}.json").exists():
-            files.write_json_atomically(path, asdict(code))
+        if code and not is_code_intact(path := self.root / CODE / f"{code.digest}.json"):
+            if path.is_dir():
+                contents.remove_path(path)
+            files.write_json_atomically(path, contents.seal_record(asdict(code)))
 
 
 class UnfinishedError(LookupError):
@@ -131,11 +133,33 @@ class FinishedSteps(Store):
     def get_step(self, step: Step, make: Callable[[Path], None], code: Code | None = None) -> Path:
         """Return the folder of the finished step.
 
-        Raises UnfinishedError if it does not exist, and what `Store.get_step` raises for a damaged one.
+        Raises UnfinishedError if it does not exist or is damaged.
         """
-        if not (self.root / step.name).exists():
+        final = self.root / step.name
+        if not _is_intact(final, step.digest):
             raise UnfinishedError(step.name)
-        return super().get_step(step, make, code)
+        return final
+
+
+def is_code_intact(path: Path) -> bool:
+    """Return whether a file of `code/` is what was written for the digest in its name."""
+    try:
+        return contents.read_sealed(path).get("digest") == path.stem
+    except ValueError:
+        return False
+
+
+def _is_intact(final: Path, digest: str, *, aside: bool = False) -> bool:
+    """Return whether a step is finished and as it was written; with `aside`, a damaged one is set aside."""
+    if not os.path.lexists(final):
+        return False
+    try:
+        contents.check_step(final, digest)
+    except ValueError as fault:
+        if aside:
+            contents.set_aside(final, fault, "the step is made again")
+        return False
+    return True
 
 
 @contextmanager
@@ -159,11 +183,9 @@ def _make(step: Step, final: Path, make: Callable[[Path], None]) -> None:
     partial = final.with_name(f"{final.name}.partial")
     identity = {"digest": step.digest, "step": asdict(step)}
     # `step.json` is the first file in the folder, so whatever else is there belongs to this step.
-    resumed = (partial / "step.json").exists()
-    if resumed:
-        _check(partial, step.digest)
-    else:
-        files.write_json_atomically(partial / "step.json", identity)
+    resumed = _can_resume(partial, step.digest)
+    if not resumed:
+        files.write_json_atomically(partial / contents.RECORD, contents.seal_record(identity))
     start = time.perf_counter()
     try:
         make(partial)
@@ -176,23 +198,29 @@ def _make(step: Step, final: Path, make: Callable[[Path], None]) -> None:
         "resumed": resumed,
         "versions": provenance.installed_versions(),
         "machine": provenance.describe_machine(),
+        "files": contents.digest_files(partial),
     }
-    files.write_json_atomically(partial / "step.json", identity | made)
+    files.write_json_atomically(partial / contents.RECORD, contents.seal_record(identity | made))
     # Everything is on the disk before the folder gets its final name: a power failure leaves no half step under it.
     files.sync_tree(partial)
     os.rename(partial, final)
     files.sync_path(final.parent)
 
 
-def _check(folder: Path, digest: str) -> None:
-    remedy = "delete this folder and run again to repeat the step"
+def _can_resume(partial: Path, digest: str) -> bool:
+    """Return whether work on the step was begun; what cannot be of this step is set aside."""
+    if not os.path.lexists(partial):
+        return False
     try:
-        record = files.read_json(folder / "step.json")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: no readable step.json ({error}); {remedy}") from None
-    found = record.get("digest") if isinstance(record, dict) else None
-    if found != digest:
-        raise ValueError(f"{folder}: step.json is of another step (digest {found}, not {digest}); {remedy}")
+        if not any(partial.iterdir()):
+            return False
+        if contents.read_sealed(partial / contents.RECORD).get("digest") == digest:
+            return True
+        fault = f"{partial / contents.RECORD} is of another step"
+    except (ValueError, NotADirectoryError, FileNotFoundError) as error:
+        fault = str(error)
+    contents.set_aside(partial, fault, "the step is begun again")
+    return False
 
 
 def _plain(value: Any, place: str = "value") -> Any:

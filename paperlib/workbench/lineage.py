@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from paperlib import files
+from paperlib.store.contents import ASIDE
 from paperlib.training.loop import HISTORY
 
 
@@ -35,7 +36,7 @@ def step_folder(store: Path, digest: str) -> Path:
     Raises:
         FileNotFoundError: the store has no such step.
     """
-    found = [path for path in store.glob(f"*-{digest[:16]}") if path.is_dir()]
+    found = [path for path in store.glob(f"*-{digest[:16]}") if path.is_dir() and not path.name.startswith(ASIDE)]
     if not found:
         raise FileNotFoundError(f"{store}: no finished step {digest[:16]}")
     return found[0]

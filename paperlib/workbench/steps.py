@@ -29,6 +29,7 @@ from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning, re
 from paperlib.pruning.importance import CALIBRATED
 from paperlib.seeding import seeded_rng
 from paperlib.store.code_digest import code_of
+from paperlib.store.contents import check_files, read_sealed, seal_record
 from paperlib.store.store import Step, Store, canonical_json
 from paperlib.structure import describe_structure, module_digest
 from paperlib.training.loop import BEST, HISTORY, LAST, fit
@@ -37,6 +38,8 @@ from paperlib.training.recipe import Recipe
 from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions
 
 DETECTOR, PLAN, METRICS = "detector.safetensors", "plan.json", "metrics.json"
+FITTED = "fitted.json"
+"""The file that a training's folder gets last, with the digests of what the training made."""
 
 
 @dataclass(frozen=True)
@@ -276,8 +279,8 @@ class Workbench:
 
         def write_model(folder: Path) -> None:
             begin_step(f"{label}, seed {recipe.seed}", epochs=recipe.epochs)
-            # The detector is put in place last: once it is there, only the optimiser's state remains to be dropped.
-            if not (folder / DETECTOR).exists():
+            # The digests are written last: once they fit, only the optimiser's state remains to be dropped.
+            if not _is_fitted(folder):
                 fit(
                     model.detector(), self.train_set, recipe, objective=objective() if objective else None,
                     regulariser=regulariser, validation=self.validation, folder=folder / "fit",
@@ -285,6 +288,8 @@ class Workbench:
                 for source, target in ((HISTORY, HISTORY), (BEST, BEST), (LAST, DETECTOR)):
                     with files.replace_file(folder / target) as copy:
                         shutil.copyfile(folder / "fit" / source, copy)
+                digests = {name: files.file_digest(folder / name).hex() for name in (HISTORY, BEST, DETECTOR)}
+                files.write_json_atomically(folder / FITTED, seal_record(digests))
             shutil.rmtree(folder / "fit", ignore_errors=True)  # absent if killed right after this
 
         kind = "distil" if teacher else "train"
@@ -324,6 +329,15 @@ class Workbench:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _is_fitted(folder: Path) -> bool:
+    """Return whether a training has ended and its files are as they were written."""
+    try:
+        check_files(folder, read_sealed(folder / FITTED))
+    except ValueError:
+        return False
+    return True
 
 
 def weights_digest(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import zipfile
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ import PIL
 from paperlib import files, paths
 from paperlib.data.toy.aerial import Scene, draw_split
 from paperlib.store.code_digest import code_digest
+
+_log = logging.getLogger(__name__)
 
 
 def load_scenes(split: str) -> list[Scene]:
@@ -24,8 +26,12 @@ def load_scenes(split: str) -> list[Scene]:
     """
     drawn_by = "-".join([code_digest("paperlib.data.toy.aerial")[:16], np.__version__, PIL.__version__])
     file = paths.store_root() / "toy-aerial" / f"{split}-{drawn_by}.npz"
-    with contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile):
+    try:
         return _read(file)
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # a damaged archive can raise anything, from zlib's own errors to MemoryError
+        _log.warning("%s: not readable (%s); the scenes are drawn again", file, type(error).__name__)
     drawn = draw_split(split)
     with contextlib.suppress(OSError):
         _write(file, drawn)
