@@ -17,6 +17,7 @@ from paperlib.claims.schema import Claims, claims_path, load_claims
 from paperlib.claims.verdicts import STUDENT_95, Verdict, decide_verdict, evaluate_claims
 from paperlib.cli.main import app
 from paperlib.experiments.parameters import validate_settings
+from paperlib.store.results import write_results
 
 NOTEBOOKS = {
     "01_scale_factor", "02_pruning_ratio", "03_components", "04_assistant_count",
@@ -48,12 +49,11 @@ def results(tmp_path, monkeypatch):
     """A folder of results, and a way to put the rows of a notebook there."""
     monkeypatch.setenv("PAPERLIB_RESULTS", str(tmp_path))
 
-    def write(models, measured=(), notebook="03_components", scale="quick"):
+    def write(models, measured=(), notebook="03_components", scale="quick", settings=None):
         rows = [[{"model": name, "seed": seed, **values} for name, seed, values in part] for part in (models, measured)]
-        (tmp_path / scale / notebook).mkdir(parents=True, exist_ok=True)
-        path = tmp_path / scale / notebook / "metrics.json"
-        path.write_text(json.dumps({"summary": {}, "models": rows[0], "measured": rows[1]}))
-        return path
+        folder = tmp_path / scale / notebook
+        write_results(folder, {"settings": settings}, {"summary": {}, "models": rows[0], "measured": rows[1]}, [])
+        return folder / "metrics.json"
 
     return write
 
@@ -225,7 +225,7 @@ def test_a_case_that_a_scale_leaves_out_is_named_and_counted(results):
 
 def test_damaged_results_and_unknown_scales_are_one_line_and_leave_nothing(results):
     path = results(table_1(0.1))
-    path.write_text('{"models": [{"model": "SCP"}]}')
+    write_results(path.parent, {}, {"models": [{"model": "SCP"}]}, [])
     found = CliRunner().invoke(app, ["claims"])
     assert (found.exit_code, found.stdout) == (2, "")
     assert found.stderr == f"paperlib: {path}: models.0.seed: Field required\n"
@@ -266,8 +266,7 @@ def test_the_ablation_shows_the_paper_beside_what_each_seed_lost(results):
         for seed, map50 in enumerate(each)
     ]
     settings = {"seeds": [0, 1], "detector": "yolov4-tiny", "image_size": 416, "epochs": 20, "fine_tune_epochs": 6}
-    born = results(models).with_name("provenance.json")
-    born.write_text(json.dumps({"settings": settings}))
+    results(models, settings=settings)
     lines = readme.render_ablation("quick").splitlines()
     assert "| no compression | 83.8 % at 246.5 MB | 82.8 % at 24.3 MB | 7.00 | 1.50 | 81.0 ± 1.4 | – |" in lines
     assert "| … fine-tuned (SCP) | 78.6 % at 9.4 MB (−5.2) | – | 7.00 | 1.50 | 79.0 ± 0.0 | −2.0 ± 1.4 |" in lines
@@ -278,10 +277,9 @@ def test_the_ablation_shows_the_paper_beside_what_each_seed_lost(results):
 def test_an_ablation_that_lacks_a_model_or_its_settings_names_the_file(results):
     path = results(table_1(0.1))
     born = path.with_name("provenance.json")
-    born.write_text("{}")
     with pytest.raises(ValueError, match=f"{born}: no settings"):
         readme.render_ablation("quick")
-    born.write_text('{"settings": {"seeds": [0]}}')
+    results(table_1(0.1), settings={"seeds": [0]})
     with pytest.raises(ValueError, match=f"{path}: no model baseline, sparse, pruned, SCP \\+ KD, scratch"):
         readme.render_ablation("quick")
 
@@ -315,7 +313,12 @@ def test_the_review_finishes_with_a_certificate_that_names_what_it_read_and_no_t
     study = notebook.Review("99_claims", validate_settings("99_claims", {}))
     study.finish({"claims": len(study.tabulate_claims())})
     born = json.loads((study.folder / "provenance.json").read_text())
-    assert born["data_digest"] == {"03_components": hashlib.sha256(read.read_bytes()).hexdigest()}
+    digest = hashlib.sha256(read.read_bytes()).hexdigest()
+    assert born["data_digest"] == {"03_components": digest}
+    assert born["read"] == {
+        "claims.yaml": hashlib.sha256(claims_path().read_bytes()).hexdigest(),
+        "03_components": digest,
+    }
     assert (born["training_seconds"], born["steps"]) == (0, [])
     assert len(json.loads((study.folder / "metrics.json").read_text())["verdicts"]) == len(load_claims().claims)
 

@@ -173,7 +173,7 @@ def test_a_failing_notebook_stops_only_the_scoreboard_and_shows_its_error(projec
     write_notebook(project, "03_components")
     status, out, _ = reproduce(project, "--cores", "1")
     assert (status, sorted(started(project))) == (1, ["00_start_here", "03_components"])
-    assert "FAILED 00_start_here: ValueError: the seventh seal\n" in out
+    assert "FAILED 00_start_here, cell 4: ValueError: the seventh seal\n" in out
     assert "see results/quick/00_start_here/00_start_here.ipynb" in out
     assert "NOT RUN 99_claims: it waits for the notebooks that failed\n" in out
     results = project / "results" / "quick"

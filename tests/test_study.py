@@ -24,6 +24,7 @@ from paperlib.experiments.parameters import validate_settings
 from paperlib.experiments.study import Study
 from paperlib.progress.processes import run_jobs
 from paperlib.progress.report import VARIABLE
+from paperlib.store.results import find_faults
 
 TINY = {
     "width": 0.1, "image_size": tiny.SIDE, "epochs": 1, "fine_tune_epochs": 1, "batch_size": 4, "warmup_epochs": 0.0,
@@ -119,13 +120,14 @@ def test_metrics_are_written_last_and_say_that_the_notebook_is_done(places):
     made.run(workers.dense)
     made.save_table(made.frame(), "all")
     made.save_figure(Figure(), "empty")
-    folder = places / "results" / "quick" / "00_start_here"
+    folder = places / "results" / "scratch" / "00_start_here"
+    assert folder == made.folder
     names = {f"table_all.{kind}" for kind in ("csv", "md", "tex")} | {"figure_empty.svg", "figure_empty.png"}
     assert {path.name for path in folder.iterdir()} == names
 
     with pytest.raises(ValueError, match="summary"):
         made.finish({"summary": object()})
-    assert {path.name for path in folder.iterdir()} == {*names, "provenance.json"}
+    assert {path.name for path in folder.iterdir()} == names
     assert made.finish({"learned": True}) == {"learned": True}
     written = json.loads((folder / "metrics.json").read_text())
     [model] = written["models"]
@@ -139,6 +141,7 @@ def test_metrics_are_written_last_and_say_that_the_notebook_is_done(places):
     assert born["steps"] == [made.runs[0].model.digest]
     assert born["training_seconds"] == pytest.approx(made.runs[0].model.history()["seconds"].sum(), abs=1e-3)
     assert born.keys() >= {"code", "versions", "machine", "seeds", "wall_seconds", "finished"}
+    assert born["files"].keys() == {*names, "metrics.json"} and not find_faults(folder)
 
     made.save_table(made.frame(), "all")
     assert not (folder / "metrics.json").exists(), "half of the results are new, yet they count as done"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from math import isfinite
@@ -17,9 +16,11 @@ from matplotlib.patches import Patch
 
 from paperlib import paths
 from paperlib.claims import scoreboard
+from paperlib.claims.schema import claims_path
 from paperlib.claims.verdicts import ClaimResult, Verdict, evaluate_claims
 from paperlib.experiments.study import Study
 from paperlib.figures.style import COLOURS, GREY, make_axes
+from paperlib.store.results import digest_read, digest_results
 
 MARKS: dict[Verdict, dict[str, Any]] = {
     Verdict.HOLDS: {"marker": "o", "color": COLOURS[0]},
@@ -66,10 +67,12 @@ class Review(Study):
 
     def collect_origin(self) -> dict[str, Any]:
         """Return the digests of the results that the verdicts rest on."""
-        found = sorted((paths.results_root() / self.settings.profile).glob("*/metrics.json"))
-        others = [path for path in found if path.parent.name != self.notebook]
-        digests = {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in others}
+        digests = digest_results(paths.results_root() / self.settings.profile)
         return {"data_digest": digests, "seeds": [], "steps": [], "training_seconds": 0.0}
+
+    def collect_read(self) -> dict[str, str]:
+        """Return the digests of the list of claims and of the results that the verdicts rest on."""
+        return digest_read(self.folder, claims_path())
 
     def collect_rows(self) -> dict[str, Any]:
         """Return the verdicts as they are written to `metrics.json`."""

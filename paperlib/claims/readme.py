@@ -15,6 +15,7 @@ from paperlib.claims import scoreboard
 from paperlib.experiments.parameters import validate_settings
 from paperlib.experiments.settings import Settings
 from paperlib.figures import tables
+from paperlib.store.results import CERTIFICATE, METRICS, require_fit
 
 BLOCK = re.compile(r"(<!-- (ablation|scoreboard): ([a-z]+) -->\n).*?(<!-- end of the \2 -->)", re.DOTALL)
 """Where a README shows the results of a scale; the text between the two lines is generated."""
@@ -86,7 +87,9 @@ def refresh_readme(path: Path) -> None:
 
 def _load_results(folder: Path) -> tuple[Settings, pd.DataFrame]:
     """Return the settings and the rows of Table 1. Raises ValueError naming the file in which something is missing."""
-    provenance, metrics = folder / "provenance.json", folder / "metrics.json"
+    require_fit(folder)
+    provenance = folder / CERTIFICATE
+    metrics = folder / METRICS
     settings = files.read_json(provenance).get("settings")
     if settings is None:
         raise ValueError(f"{provenance}: no settings")

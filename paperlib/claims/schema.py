@@ -103,6 +103,8 @@ class Claims(_Entry):
     """The whole list, and the half-width assumed for the interval of a single seed, for each unit."""
 
     one_seed: dict[Unit, Annotated[float, Field(ge=0)]]
+    learned: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """The mAP50 that the original must reach with every seed, or else no accuracy is compared with it."""
     claims: Annotated[list[Claim], AfterValidator(_check_ids)]
 
     @model_validator(mode="after")

@@ -2,7 +2,8 @@
 
 Values come from `results/<scale>/<notebook>/metrics.json`, one for each seed; two models are compared within a seed. A
 verdict requires that the 90 % interval of the mean lies on one side of a bound (5 % error rate, one-sided); an
-interval that contains a bound leaves the claim undecided.
+interval that contains a bound leaves the claim undecided, and so does an original detector that has not learned.
+Results that do not fit their certificate are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from paperlib import files, paths
 from paperlib.claims.schema import Claim, Claims, Criterion, Measure, Scale, load_claims
 from paperlib.experiments.parameters import load_profile, profile_path
 from paperlib.experiments.settings import Settings
+from paperlib.store.results import METRICS, require_scale_fits
 
+ORIGINALS = ("baseline", "teacher", "λ = 0")
+"""How the names of the uncompressed models end; they begin with the name of the case."""
 STUDENT_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 """95 % quantiles of Student's t for 1 to 9 degrees of freedom; the last is slightly conservative for more."""
 
@@ -92,13 +96,15 @@ def evaluate_claims(scale: str, claims: Claims | None = None) -> list[ClaimResul
     """Evaluate every claim on the results in `results/<scale>/`.
 
     Raises:
-        ValueError: there is no such scale, or a `metrics.json` is not what a notebook writes.
+        ValueError: there is no such scale, a `metrics.json` is not what a notebook writes, or results do not fit their
+            certificate.
     """
     known = _check_scale(scale)
     claims = claims or load_claims()
+    require_scale_fits(paths.results_root() / scale)
     # Many claims read the same notebook.
-    load_rows = cache(lambda notebook: _load_rows(paths.results_root() / scale / notebook / "metrics.json"))
-    return [_evaluate_claim(claim, known, load_rows, claims.one_seed[claim.unit]) for claim in claims.claims]
+    load_rows = cache(lambda notebook: _load_rows(paths.results_root() / scale / notebook / METRICS))
+    return [_evaluate_claim(claim, known, load_rows, claims) for claim in claims.claims]
 
 
 def decide_verdict(values: Sequence[float], low: float, high: float, one_seed: float) -> tuple[Verdict, float]:
@@ -130,7 +136,8 @@ def _check_scale(scale: str) -> Scale:
     raise ValueError(f"no scale {scale}; there are {', '.join(get_args(Scale))}")
 
 
-def _evaluate_claim(claim: Claim, scale: Scale, load_rows: LoadRows, one_seed: float) -> ClaimResult:
+def _evaluate_claim(claim: Claim, scale: Scale, load_rows: LoadRows, claims: Claims) -> ClaimResult:
+    one_seed = claims.one_seed[claim.unit]
     criterion = claim.holds.get(scale)
     try:
         values = _compute_values(claim, scale, load_rows)
@@ -143,6 +150,12 @@ def _evaluate_claim(claim: Claim, scale: Scale, load_rows: LoadRows, one_seed: f
     reason = ""
     if verdict is Verdict.UNDECIDED:
         reason = "one seed is not enough" if len(values) == 1 else "the seeds differ too much"
+    # Sizes and times do not depend on what a detector has learned.
+    if claim.measure and claim.unit != "times":
+        failed = _originals_below(claims.learned, load_rows(claim.measure.notebook) or [], claim.measure)
+        if failed:
+            verdict = Verdict.UNDECIDED
+            reason = f"the baseline has not learned (mAP50 of {failed} below {claims.learned:g})"
     return ClaimResult(claim, verdict, criterion, tuple(values), half_width, reason)
 
 
@@ -169,6 +182,29 @@ def _compute_values(claim: Claim, scale: Scale, load_rows: LoadRows) -> list[flo
     if claim.unit == "points":
         return [100 * (mine - others) for mine, others in pairs]
     return [others / mine for mine, others in pairs]
+
+
+def _originals_below(floor: float, rows: list[_Row], measure: Measure) -> str:
+    """Return which of the originals of the measured models stay below a mAP50; an empty text if none does."""
+    originals = {row.model for row in rows if row.model.endswith(ORIGINALS)}
+    concerned = {_original_of(model, originals) for model in (measure.model, measure.against) if model}
+    for row in rows:
+        map50 = (row.model_extra or {}).get("map50")
+        if row.model in concerned and isinstance(map50, int | float) and map50 < floor:
+            return f"{row.model}, seed {row.seed},"
+    return ""
+
+
+def _original_of(model: str, originals: set[str]) -> str | None:
+    """Return the uncompressed model of the same case: of those whose case begins the model's name, the longest."""
+    alike = [original for original in originals if model.startswith(_case_of(original))]
+    return max(alike, key=lambda original: len(_case_of(original)), default=None)
+
+
+def _case_of(original: str) -> str:
+    """Return how the names of the models of an uncompressed model's case begin."""
+    end = next(end for end in ORIGINALS if original.endswith(end))
+    return original.removesuffix(end)
 
 
 def _models_left_out(measure: Measure, scale: Scale) -> set[str]:

@@ -1,22 +1,20 @@
 """`paperlib reproduce`: check everything, let Snakemake run what is not up to date, and name the results.
 
-Snakemake decides what is out of date and in which order it runs. This module adds what a person expects besides:
-nothing starts before every profile is valid; a live line shows how far the notebooks are; and of a run that was killed
-no process survives that could still write results. Snakemake's own lock of the folder outlives a kill, so it is
-switched off and replaced by one that does not.
+`paperlib.cli.staleness` decides what is out of date, and Snakemake in which order it runs. This module adds what a
+person expects besides: nothing starts before every profile is valid; a live line shows how far the notebooks are; and
+of a run that was killed no process survives that could still write results. Snakemake's own lock of the folder outlives
+a kill, so it is switched off and replaced by one that does not.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,17 +22,21 @@ from pathlib import Path
 import psutil
 
 from paperlib import paths
+from paperlib.cli.run_notebook import FAILED, find_failure, shorten_reason
+from paperlib.cli.staleness import NO_RESULTS, find_outdated
 from paperlib.experiments.parameters import load_profile
 from paperlib.experiments.settings import Common, Settings
 from paperlib.progress.display import SECONDS_BETWEEN_LOOKS, NotebookRun, ProgressLine, format_duration, summarise_runs
 from paperlib.progress.processes import die_with_parent, hold_lock
+from paperlib.store.results import SCOREBOARD, SCRATCH
 
 MARK = "PAPERLIB_BATCH"
 """The variable by which the processes of a batch are found; it holds the batch's state folder."""
-SCOREBOARD = "99_claims"
-"""The notebook that reads the results of the others, so it runs after them."""
-DONE = "metrics.json"
-"""The file that a notebook writes last."""
+SHOWN_REASONS = 3
+"""So many reasons why a notebook is out of date are told, the others are counted."""
+NOT_A_SCALE = (SCRATCH, "reported")
+"""Folders in `results/` that belong to no profile."""
+ERROR = re.compile(r"^(\w*(Error|Exception)\b.*)", re.MULTILINE)
 COST = re.compile(r"^# Cost:.*?(\d[\d.]*) *(s|min|hours?|h)\b", re.MULTILINE)
 SECONDS_OF = {"s": 1, "min": 60, "h": 3600, "hour": 3600, "hours": 3600}
 EXPECTED_IF_UNKNOWN = 300.0
@@ -70,6 +72,10 @@ class Batch:
         """Return the path of a notebook's profile."""
         return self.root / "notebooks" / "profiles" / self.profile / f"{notebook}.yaml"
 
+    def done_file(self, notebook: str) -> Path:
+        """Return the path of the empty file that tells Snakemake that a notebook of this batch is done."""
+        return self.state / f"{notebook}.done"
+
     def result_path(self, notebook: str, file: str) -> Path:
         """Return the path of a file among a notebook's results."""
         return self.results / self.profile / notebook / file
@@ -89,14 +95,16 @@ def reproduce(names: Sequence[str], profile: str, *, cores: int | None = None, f
     batch = Batch(profile, cores or _available_cores())
     settings = load_settings(batch, names)
     with hold_results(batch):
-        outdated = list(settings) if force else find_outdated(batch, list(settings))
+        outdated = find_outdated(batch.root, batch.results / profile, settings)
+        if force:
+            outdated = {name: outdated.get(name, []) for name in settings}
         if not outdated:
             print(f"Nothing to do: {len(settings)} of {len(settings)} notebooks are up to date in {batch.shown}.")
             return 0
         check_inputs({name: settings[name] for name in outdated})
         runs = [_prepare_run(batch, name, settings[name].cores) for name in outdated]
         try:
-            return run_notebooks(batch, list(settings), runs, force)
+            return run_notebooks(batch, list(settings), runs, outdated)
         except KeyboardInterrupt:
             stop_leftovers(batch)
             print("\nInterrupted. The same command continues where this stopped.", flush=True)
@@ -113,7 +121,7 @@ def load_settings(batch: Batch, names: Sequence[str]) -> dict[str, Common]:
     notebooks = sorted(path.stem for path in folder.glob("*.ipynb"))
     if unknown := [name for name in names if name not in notebooks]:
         raise ValueError(f"no notebook {', '.join(unknown)}; there are {', '.join(notebooks) or 'none'}")
-    profiles = sorted(path.name for path in folder.glob("profiles/*/"))
+    profiles = sorted(path.name for path in folder.glob("profiles/*/") if path.name not in NOT_A_SCALE)
     if batch.profile not in profiles:
         raise ValueError(f"no profile {batch.profile}; there are {', '.join(profiles) or 'none'}")
     chosen = list(dict.fromkeys(names)) or [name for name in notebooks if batch.settings_file(name).is_file()]
@@ -163,23 +171,16 @@ def stop_leftovers(batch: Batch) -> None:
     psutil.wait_procs(leftovers, timeout=10)
 
 
-def find_outdated(batch: Batch, names: Sequence[str]) -> list[str]:
-    """Return which of the notebooks `names` are not up to date.
-
-    Raises:
-        ValueError: Snakemake cannot read the workflow.
-    """
-    command = _snakemake(batch, names, "--summary", requested=names)
-    summary = subprocess.run(command, cwd=batch.root, env=_environment(batch), capture_output=True, text=True)
-    if summary.returncode:
-        raise ValueError(f"Snakemake: {summary.stderr.strip().splitlines()[-1]}")
-    rows = csv.DictReader(summary.stdout.splitlines(), delimiter="\t")
-    outdated = {Path(row["output_file"]).parent.name for row in rows if row["plan"] != "no update"}
-    return [name for name in names if name in outdated]
-
-
-def run_notebooks(batch: Batch, names: Sequence[str], runs: Sequence[NotebookRun], force: bool) -> int:
+def run_notebooks(
+    batch: Batch, names: Sequence[str], runs: Sequence[NotebookRun], reasons: Mapping[str, Sequence[str]]
+) -> int:
     """Run the notebooks of `runs`, which are some of `names`, and print where the results of all `names` are.
+
+    Args:
+        batch: the batch.
+        names: the notebooks that were asked for.
+        runs: those that are to run.
+        reasons: why each of them is out of date; printed first.
 
     Returns:
         The exit status: 0, or 1 if a notebook failed.
@@ -190,11 +191,15 @@ def run_notebooks(batch: Batch, names: Sequence[str], runs: Sequence[NotebookRun
     expected = format_duration(summarise_runs(runs, batch.cores).total)
     outdated = [run.name for run in runs]
     print(f"Reproducing {', '.join(outdated)} at the {batch.profile} scale: about {expected}.", flush=True)
+    for name, found in reasons.items():
+        if found and found != [NO_RESULTS]:
+            more = f"; and {len(found) - SHOWN_REASONS} more" if len(found) > SHOWN_REASONS else ""
+            print(f"  {name} again: {shorten_reason('; '.join(found[:SHOWN_REASONS]))}{more}", flush=True)
     began = time.monotonic()
-    status = _run_snakemake(batch, _snakemake(batch, outdated, *["--force"] * force, requested=names), runs)
-    failed = [run for run in runs if not batch.result_path(run.name, DONE).is_file()]
+    status = _run_snakemake(batch, _snakemake(batch, outdated), runs)
+    failed = [run for run in runs if not batch.done_file(run.name).is_file()]
     if status and not failed:
-        print(f"FAILED: see {relative_path(batch.log, Path.cwd())}")
+        print(f"FAILED: {_last_reason(batch.log)}\n  see {relative_path(batch.log, Path.cwd())}")
     for run in failed:
         print(describe_failure(batch, run, others_failed=len(failed) > 1))
     took = format_duration(time.monotonic() - began)
@@ -210,13 +215,13 @@ def describe_failure(batch: Batch, run: NotebookRun, *, others_failed: bool) -> 
     has_started = run.report is not None
     if run.name == SCOREBOARD and others_failed and not has_started:
         return f"NOT RUN {run.name}: it waits for the notebooks that failed"
-    source = batch.result_path(run.name, f"{run.name}.ipynb")
-    error = _find_error(source) if has_started else None
-    if error is None:
-        source = batch.result_path(run.name, "papermill.log") if has_started else batch.log
-        lines = source.read_text(encoding="utf-8", errors="replace").split("\n")
-        error = next((line.strip() for line in reversed(lines) if line.strip()), "no output in log")
-    return f"FAILED {run.name}: {error}\n  see {relative_path(source, Path.cwd())}"
+    executed = batch.result_path(run.name, f"{run.name}.ipynb")
+    log = batch.result_path(run.name, "papermill.log") if has_started else batch.log
+    failure = find_failure(executed) if has_started else None
+    if failure is not None:
+        cell, _, reason = failure.partition(": ")
+        return f"FAILED {run.name}, {cell}: {reason}\n  see {relative_path(executed, Path.cwd())}"
+    return f"FAILED {run.name}: {_last_reason(log)}\n  see {relative_path(log, Path.cwd())}"
 
 
 def expected_seconds(profile: Path) -> float:
@@ -236,16 +241,14 @@ def _prepare_run(batch: Batch, name: str, cores: int) -> NotebookRun:
     return run
 
 
-def _snakemake(batch: Batch, names: Sequence[str], *options: str, requested: Sequence[str]) -> list[str]:
-    """Return the command that makes the results of `names`, which are some of those `requested`."""
+def _snakemake(batch: Batch, outdated: Sequence[str]) -> list[str]:
+    """Return the command that runs notebooks."""
     workflow = batch.root / "workflow"
-    targets = [str(relative_path(batch.result_path(name, DONE), batch.root)) for name in names]
     return [
-        *(sys.executable, "-m", "snakemake", *targets),
-        *("--cores", str(batch.cores), "--nolock"),
+        *(sys.executable, "-m", "snakemake", "--cores", str(batch.cores), "--nolock"),
         *("--snakefile", str(workflow / "Snakefile"), "--directory", str(batch.root)),
         *("--workflow-profile", str(workflow / "profiles" / "local")),
-        *("--config", f"notebooks={','.join(requested)}", *options),
+        *("--config", f"profile={batch.profile}", f"outdated={','.join(outdated)}"),
     ]
 
 
@@ -284,12 +287,11 @@ def _available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _find_error(executed: Path) -> str | None:
-    """Return the first error among the outputs of an executed notebook, in one line."""
-    if not executed.is_file():
-        return None
-    for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
-        for output in cell.get("outputs", []):
-            if output["output_type"] == "error":
-                return " ".join(f"{output['ename']}: {output['evalue']}".split())
-    return None
+def _last_reason(log: Path) -> str:
+    """Return what a log says of a failure, in one line: what the run of a notebook said last, or else an error."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if lines and lines[-1].startswith(FAILED):
+        return lines[-1].removeprefix(FAILED)
+    errors = [found[1] for found in ERROR.finditer(text)]
+    return shorten_reason(errors[-1] if errors else lines[-1] if lines else "no output in its log")

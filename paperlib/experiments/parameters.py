@@ -182,8 +182,12 @@ def load_profile(notebook: str, path: Path) -> Common:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: names the file, the key and the fault.
+        ValueError: names the file, the key and the fault. A profile must name its folder.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such profile")
-    return validate_settings(notebook, files.read_mapping(path), str(path))
+    settings = validate_settings(notebook, files.read_mapping(path), str(path))
+    # The results of a copied profile would take the place of another scale's.
+    if settings.profile != (scale := path.absolute().parent.name):
+        raise ValueError(f"{path}: profile: {settings.profile}, but its folder is {scale}; write `profile: {scale}`")
+    return settings

@@ -28,13 +28,15 @@ from paperlib.costs import Cost, cost
 from paperlib.evaluation.evaluate import Metrics
 from paperlib.experiments import assistants
 from paperlib.experiments.case import Case, cases_of
-from paperlib.experiments.parameters import validate_settings
+from paperlib.experiments.parameters import load_profile, profile_path, validate_settings
 from paperlib.experiments.settings import Settings
 from paperlib.figures import tables
 from paperlib.progress.processes import run_jobs
 from paperlib.progress.report import expect_work, plan_work
 from paperlib.store.code_digest import notebook_code
 from paperlib.store.provenance import make_certificate
+from paperlib.store.results import METRICS, SCRATCH, digest_source, write_results
+from paperlib.store.staleness import compare_values
 from paperlib.store.store import FinishedSteps, Store, UnfinishedError
 from paperlib.workbench.algorithm_1 import run_algorithm_1
 from paperlib.workbench.lineage import training_seconds
@@ -44,7 +46,6 @@ from paperlib.workbench.steps import Model, Workbench, weights_digest
 
 PARAMETERS = "# Parameters"
 """First line of a notebook's parameters cell, and of the one that papermill inserts after it."""
-DONE = "metrics.json"
 
 Experiment = Callable[[Workbench, Any], dict[str, Model]]
 Job = tuple[Experiment, str, int]
@@ -78,6 +79,9 @@ class Study:
         settings: its checked parameters.
         runs: all models of all experiments so far.
         stages: all models of Algorithm 1, if the notebook runs it.
+        differences: how the settings differ from the profile's, each as "epochs: 12 -> 3"; none if they are the same.
+        folder: where the results are written: `results/<profile>/<notebook>`, or `results/scratch/<notebook>` if the
+            settings differ.
     """
 
     notebook: str
@@ -87,7 +91,10 @@ class Study:
 
     def __post_init__(self) -> None:
         self._started = time.perf_counter()
-        self.folder = paths.results_root() / self.settings.profile / self.notebook
+        self._written: set[str] = set()
+        self.differences = _compare_with_profile(self.notebook, self.settings)
+        scale = SCRATCH if self.differences else self.settings.profile
+        self.folder = paths.results_root() / scale / self.notebook
 
     @classmethod
     def begin(cls, notebook: str, namespace: Mapping[str, Any]) -> Self:
@@ -105,8 +112,17 @@ class Study:
         # Only the scoreboard has fewer settings, and its own subclass, which uses none of the others.
         settings = cast(Settings, validate_settings(notebook, _read_parameters(notebook, namespace)))
         study = cls(notebook, settings)
+        if study.differences:
+            print(study.describe_scratch())
         study.prepare_run()
         return study
+
+    def describe_scratch(self) -> str:
+        """Return one line that says where results go whose settings are not the profile's, and why."""
+        more = f" and {len(self.differences) - 1} more" if len(self.differences) > 1 else ""
+        place = f"{self.folder.parent.parent.name}/{SCRATCH}/{self.notebook}"
+        reason = f"The settings differ from the profile {self.settings.profile} ({self.differences[0]}{more})"
+        return f"{reason}: the results go to {place}, which no claim reads."
 
     def prepare_run(self) -> None:
         """Set the number of threads, and fail early if data or weights are missing (see `begin`)."""
@@ -201,6 +217,8 @@ class Study:
     def finish(self, summary: dict[str, Any], measured: pd.DataFrame | None = None) -> dict[str, Any]:
         """Write `provenance.json`, then `metrics.json`, whose presence says that the notebook is done.
 
+        The certificate holds a digest of every figure and table that was saved, and of `metrics.json`.
+
         Args:
             summary: rounded facts, the same on all machines.
             measured: other measurements, such as times: columns `model`, `seed`, and one for each quantity. Claims
@@ -211,11 +229,16 @@ class Study:
         code = notebook_code(notebook) if notebook.is_file() else None
         Store().record_code(code)
         settings = self.settings.model_dump()
-        provenance = make_certificate(settings=settings, wall_seconds=wall, code=code, **self.collect_origin())
-        files.write_json_atomically(self._place("provenance.json"), provenance)
+        certificate = make_certificate(settings=settings, wall_seconds=wall, code=code, **self.collect_origin())
+        certificate |= {"source": digest_source(notebook) if notebook.is_file() else None, "read": self.collect_read()}
         others = [] if measured is None else measured.to_dict("records")
-        files.write_json_atomically(self._place(DONE), {"summary": summary, **self.collect_rows(), "measured": others})
+        metrics = {"summary": summary, **self.collect_rows(), "measured": others}
+        write_results(self.folder, certificate, metrics, self._written)
         return summary
+
+    def collect_read(self) -> dict[str, str]:
+        """Return the digests of other files that the results were made from, by name."""
+        return {}
 
     def collect_origin(self) -> dict[str, Any]:
         """Return what the results were made from: the data, the seeds, the stored steps and their time."""
@@ -243,7 +266,8 @@ class Study:
     def _place(self, name: str) -> Path:
         """Return the path of a result; from the first one until `finish`, the notebook does not count as done."""
         # Half of the results may be new from here on.
-        (self.folder / DONE).unlink(missing_ok=True)
+        (self.folder / METRICS).unlink(missing_ok=True)
+        self._written.add(name)
         return self.folder / name
 
     def _find_runs(self, jobs: list[Job]) -> list[Run] | None:
@@ -279,6 +303,18 @@ class Study:
         metrics = workbench.evaluate(model) if self.cases[case].settings.has_metrics else None
         model_cost = cost(model.detector(), workbench.recipe.image_size)
         return Run(f"{case} {name}".lstrip(), case, workbench.recipe.seed, model, metrics, model_cost)
+
+
+def _compare_with_profile(notebook: str, settings: Settings) -> list[str]:
+    """Return how settings differ from those of the profile that they name."""
+    path = profile_path(notebook, settings.profile)
+    if path.is_file():
+        usual = load_profile(notebook, path)
+    elif settings.profile == "quick":  # an installed package has no profiles, but the defaults are this one
+        usual = validate_settings(notebook, {})
+    else:
+        return [f"{settings.profile}: no such profile"]
+    return compare_values(usual.model_dump(), settings.model_dump())
 
 
 def _read_parameters(notebook: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
