@@ -5,6 +5,9 @@ import hashlib
 import json
 import math
 import os
+import re
+import reprlib
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +15,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import yaml
+
+MAX_DEPTH = 50
+"""How deep the values of a JSON or YAML file may be nested."""
+MAX_JSON_BYTES = 512 * 2**20
+"""Largest JSON file; the annotations of COCO's training images have 448 MB."""
+MAX_YAML_BYTES = 2**20
+"""Largest YAML file, which takes some ten seconds to read."""
+MAX_YAML_NODES = 100_000
+QUOTED = 60
+"""Longest quotation of a file in a message, in characters."""
+MAX_QUOTED_BITS = 128
+BYTE_ORDER_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 @contextmanager
@@ -68,34 +85,84 @@ def write_json_atomically(path: Path, value: Any) -> None:
     write_text_atomically(path, json.dumps(finite, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_text(path: Path, max_bytes: int) -> str:
+    """Return the text of a UTF-8 file; a byte order mark is ignored.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has more than `max_bytes`, or another encoding. One line names the file and the remedy.
+    """
+    with path.open("rb") as opened:
+        # One byte more shows that there is more, also in a pipe, which has no length.
+        content = opened.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"{path}: more than {max_bytes / 2**20:,.0f} MiB are not read")
+    return _decode_text(content, str(path))
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Return the content of a JSON file; a byte order mark is ignored.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON. Names file and line.
+        ValueError: it is not JSON in UTF-8, is larger than `max_bytes`, or nested deeper than `MAX_DEPTH`. One line
+            names the file and, where there is one, the line.
     """
+    return parse_json(read_text(path, max_bytes), str(path))
+
+
+def parse_json(text: str, place: str) -> Any:
+    """Return the content of a JSON text; `place` is how messages name it.
+
+    Raises:
+        ValueError: it is not JSON, or nested deeper than `MAX_DEPTH`. One line names the place.
+    """
+    if _json_depth(text) > MAX_DEPTH:
+        raise ValueError(f"{place}: not read: nested more than {MAX_DEPTH} deep")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+        raise ValueError(f"{place}, line {error.lineno}: not JSON: {error.msg}") from None
+    except _ConstantError as error:
+        found = re.search(rf"[:\[,]\s*{re.escape(str(error))}", text)
+        line = f", line {text.count(chr(10), 0, found.end()) + 1}" if found else ""
+        raise ValueError(f"{place}{line}: not JSON: {error} is not a JSON value") from None
+    except ValueError:
+        # The only other error of the parser: Python converts no text of so many digits.
+        raise ValueError(f"{place}: not read: a number has more than {sys.get_int_max_str_digits()} digits") from None
 
 
-def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file.
+def read_yaml(path: Path, max_bytes: int = MAX_YAML_BYTES) -> Any:
+    """Return the content of a YAML file; a byte order mark is ignored.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not YAML, or a key is given twice. Names file and line.
+        ValueError: it is not YAML in UTF-8, a key is given twice, a value does not fit its tag, or the file is larger
+            than `max_bytes`, nested deeper than `MAX_DEPTH`, or has more than `MAX_YAML_NODES` values, each alias
+            counted as what it stands for. One line names the file and the line.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        return yaml.load(read_text(path, max_bytes), _GuardedLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{place}: not YAML ({getattr(error, 'problem', error)})") from None
+        fault = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ValueError(f"{path}{place}: not YAML ({shorten_text(fault, 200)})") from None
+
+
+def shorten_text(text: str, length: int = QUOTED) -> str:
+    """Return `text`, or its beginning with an ellipsis if it is longer than `length`."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def quote_value(value: Any) -> str:
+    """Return a value of a file as a message shows it: on one line, and no longer than `QUOTED`."""
+    if isinstance(value, int) and value.bit_length() > MAX_QUOTED_BITS:
+        return "a very large number"
+    if isinstance(value, str):
+        # The representation of a long text would be made in full, to be cut again.
+        value = shorten_text(value, QUOTED)
+    return shorten_text(reprlib.repr(value) if isinstance(value, list | dict) else repr(value))
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -163,21 +230,93 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """The safe loader, which by itself takes the last of equal keys without a word."""
+class _GuardedLoader(yaml.SafeLoader):
+    """The safe loader, bounded; by itself it takes the last of equal keys, and recurses as deep as the file."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._nodes = 0
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        before = self._nodes
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _yaml_fault(f"nested more than {MAX_DEPTH} deep", event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if not isinstance(event, yaml.AliasEvent):
+            self._nodes += 1
+            self._sizes[id(node)] = self._nodes - before
+        elif id(node) in self._sizes:
+            # Whoever reads the values later meets the aliased ones once more: nine times nine is soon a billion.
+            self._nodes += self._sizes[id(node)]
+        else:
+            raise _yaml_fault(f"alias {quote_value(event.anchor)} stands inside what it names", event.start_mark)
+        if self._nodes > MAX_YAML_NODES:
+            raise _yaml_fault(f"more than {MAX_YAML_NODES:,} values, aliases included", event.start_mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            # The constructors of single values let the errors of `int`, `float` and a table of truth values escape.
+            kind = str(node.tag).rpartition(":")[2]
+            raise _yaml_fault(f"{quote_value(node.value)} is no {shorten_text(kind)}", node.start_mark) from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _yaml_fault(f"{quote_value(node.value)} is not a finite number", node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        for key, _ in node.value:
+        # A tag such as `!!map` may claim that something else is a mapping.
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                raise _yaml_fault("a key is not a single value", key.start_mark)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+                raise _yaml_fault(f"key {quote_value(key.value)} is given twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _yaml_fault(problem: str, mark: Any) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, mark)
+
+
+def _decode_text(content: bytes, place: str) -> str:
+    found = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), None)
+    if found is None and b"\0" in content[:4]:
+        found = "UTF-16 or UTF-32 without a byte order mark, or no text"
+    if found:
+        raise ValueError(f"{place}: is {found}; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = f"byte 0x{content[error.start]:02X}"
+        raise ValueError(f"{place}, line {line}: not UTF-8 ({byte}, perhaps Latin-1); save it as UTF-8") from None
+
+
+def _json_depth(text: str) -> int:
+    """Return how deep the brackets outside of texts are nested, by passes that know no recursion."""
+    content = text.encode("utf-8", "surrogatepass").replace(b"\\\\", b"").replace(b'\\"', b"")
+    signs = np.frombuffer(content.translate(None, NOT_STRUCTURE), dtype=np.uint8)
+    outside = ~np.logical_xor.accumulate(signs == ord('"'))
+    opens = outside & ((signs == ord("[")) | (signs == ord("{")))
+    closes = outside & ((signs == ord("]")) | (signs == ord("}")))
+    return int(np.cumsum(opens.astype(np.int8) - closes.astype(np.int8), dtype=np.int32).max(initial=0))
 
 
 def _is_finite(leaf: Any) -> bool:
     return not isinstance(leaf, float) or math.isfinite(leaf)
 
 
+class _ConstantError(ValueError):
+    """NaN or an infinity, which Python's parser takes and JSON lacks."""
+
+
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
+    raise _ConstantError(name)

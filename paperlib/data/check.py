@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tabulate import tabulate
 
 from paperlib import paths
 from paperlib.data import LAYOUTS
 from paperlib.data.layouts import Layout, not_in_split, require_file, split_path, stored_split
-from paperlib.data.records import decode_image
+from paperlib.data.pictures import decode_image, read_header
 from paperlib.data.registry import Entry, entry_folder
 from paperlib.files import file_digest
 from paperlib.progress.report import track_items
@@ -201,9 +200,8 @@ def _read(layout: Layout, root: Path, name: str) -> _Image:
 def _decode(file: Path) -> np.ndarray:
     _check_file(file)
     pixels = decode_image(file)
-    with Image.open(file) as opened:
-        if opened.format != FORMATS[file.suffix]:
-            raise ValueError(f"{file}: has extension {file.suffix} but is {opened.format}")
+    if (found := read_header(file).format) != FORMATS[file.suffix]:
+        raise ValueError(f"{file}: has extension {file.suffix} but is {found}")
     return pixels
 
 

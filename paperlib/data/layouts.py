@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from paperlib import paths
-from paperlib.data.records import Dataset, Record, check_boxes, image_size, trim_boxes
+from paperlib.data.pictures import image_size
+from paperlib.data.records import Dataset, Record, check_boxes, trim_boxes
 from paperlib.files import read_json
 
 Annotation = tuple[np.ndarray, np.ndarray]

@@ -11,11 +11,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from paperlib import files
+from paperlib.data.pictures import LARGE, decode_image, decode_scaled, image_size
 from paperlib.progress.report import track_items
 
 GREY = 127
@@ -135,6 +135,8 @@ class Dataset(torch.utils.data.Dataset):
         found = Counter(int(label) for record in self.records for label in record.labels)
         return {name: found[label] for label, name in enumerate(self.classes, 1)}
 
+    counts = box_counts  # its name in the first release
+
     def spaced_indices(self, count: int, *, min_objects: int = 0, max_objects: int | None = None) -> list[int]:
         """Return the indices of up to `count` images at equal distances, among those with so many objects."""
         fitting = [
@@ -167,48 +169,38 @@ class Dataset(torch.utils.data.Dataset):
         images = torch.full((count, 3, side, side), GREY, dtype=torch.uint8)
         boxes, labels, scales, sizes = [], [], [], []
         for position, index in enumerate(indices):
-            image, target = self[index]
-            fitted, scale = letterbox_image(image, side)
+            record = self.records[index]
+            fitted, scale, size = _letterbox_record(record, side)
             images[position, :, : fitted.shape[1], : fitted.shape[2]] = fitted
-            boxes.append(target["boxes"] * scale)
-            labels.append(target["labels"])
+            boxes.append(torch.tensor(record.boxes) * scale)
+            labels.append(torch.tensor(record.labels))
             scales.append(scale)
-            sizes.append((image.shape[1], image.shape[2]))
+            sizes.append(size)
         return Letterboxed(images, boxes, labels, torch.tensor(scales, dtype=torch.float64), sizes)
 
 
 def letterbox_image(image: Tensor, side: int) -> tuple[Tensor, float]:
     """Scale a `[3, H, W]` image so that its longer side measures `side`; return it and the scale."""
     height, width = image.shape[1:]
-    scale = side / max(height, width)
-    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    size, scale = _letterbox_size(height, width, side)
     return (image if size == [height, width] else F.resize(image, size, antialias=True)), scale
 
 
-def decode_image(file: Path) -> np.ndarray:
-    """Decode an image file to uint8 `[H, W, 3]`.
+def _letterbox_record(record: Record, side: int) -> tuple[Tensor, float, tuple[int, int]]:
+    """Return a record's image as `letterbox_image` scales it, its scale, and its original `(height, width)`."""
+    if isinstance(record.image, Path):
+        width, height = record.size()
+        if width * height > LARGE and max(width, height) > side:
+            # With all its pixels, and a copy to scale it, such a picture would take gigabytes.
+            size, scale = _letterbox_size(height, width, side)
+            return decode_scaled(record.image, (size[1], size[0])), scale, (height, width)
+    image = torch.from_numpy(record.read_pixels()).permute(2, 0, 1)
+    return *letterbox_image(image, side), (image.shape[1], image.shape[2])
 
-    Raises:
-        ValueError: the file is damaged or ends early.
-    """
-    try:
-        with Image.open(file) as opened:
-            return np.array(opened.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file}: the image does not decode ({error})") from error
 
-
-def image_size(file: Path) -> tuple[int, int]:
-    """Return `(width, height)` from the header of an image file.
-
-    Raises:
-        ValueError: the file is not an image.
-    """
-    try:
-        with Image.open(file) as opened:
-            return opened.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file}: not an image ({error})") from error
+def _letterbox_size(height: int, width: int, side: int) -> tuple[list[int], float]:
+    scale = side / max(height, width)
+    return [max(1, round(height * scale)), max(1, round(width * scale))], scale
 
 
 def trim_boxes(boxes: np.ndarray, size: tuple[int, int], overhang: float) -> np.ndarray:
@@ -221,6 +213,18 @@ def trim_boxes(boxes: np.ndarray, size: tuple[int, int], overhang: float) -> np.
     trimmed = np.where(near, boxes.clip(0, border), boxes)
     has_area = (trimmed[:, 2:] > trimmed[:, :2]).all(1, keepdims=True)
     return np.where(has_area, trimmed, boxes)
+
+
+def turn_boxes(boxes: np.ndarray, size: tuple[int, int], orientation: int) -> np.ndarray:
+    """Turn boxes `[N, 4]` of a stored picture of `(width, height)` pixels as its EXIF orientation turns the picture."""
+    width, height = size
+    left, top, right, bottom = boxes.T
+    if orientation in (2, 3, 7, 8):
+        left, right = width - right, width - left
+    if orientation in (3, 4, 6, 7):
+        top, bottom = height - bottom, height - top
+    swapped = orientation >= 5
+    return np.stack([top, left, bottom, right] if swapped else [left, top, right, bottom], axis=1)
 
 
 def check_boxes(boxes: np.ndarray, size: tuple[int, int], place: str) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from paperlib import paths
+from paperlib.files import read_mapping, shorten_text
 
 WEIGHTS = "weights"
 
@@ -75,13 +75,13 @@ def load_registry() -> dict[str, Entry]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {name: Entry(**values) for name, values in content.items()}
-    except (yaml.YAMLError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: not a registry ({' '.join(str(error).split())})") from None
+        return {name: Entry(**values) for name, values in read_mapping(path).items()}
+    except TypeError as error:
+        raise ValueError(f"{path}: not a registry ({shorten_text(' '.join(str(error).split()), 200)})") from None
     except ValidationError as error:
         fault = error.errors()[0]
-        raise ValueError(f"{path}: {error.title} {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+        place = shorten_text(".".join(map(str, fault["loc"])))
+        raise ValueError(f"{path}: {error.title} {place}: {shorten_text(fault['msg'], 200)}") from None
 
 
 def find_entry(name: str) -> Entry:

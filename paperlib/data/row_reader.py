@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from paperlib.data.value_range import value_range
+from paperlib.files import shorten_text
+
 ROWS_AT_A_TIME = 8
+WHOLE_NUMBERS = ("char", "ushort", "short", "uint", "int")
+FLOATS = ("float", "double")
 _open = threading.local()
 
 
@@ -33,6 +43,33 @@ def read_part(file: Path, left: int, top: int, right: int, bottom: int) -> np.nd
         raise
 
 
+def read_rows(file: Path, height: int) -> np.ndarray:
+    """Read all rows of an image file, uint8 `[height, W, 3]`; raise errors as `read_part` does."""
+    return _Strip(file, _state(file)).read_rows(0, height)
+
+
+def read_scaled(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read an image file scaled down to `(width, height)`, uint8 `[height, width, 3]`, a few rows at a time.
+
+    Raises:
+        ValueError: the file does not decode.
+    """
+    width, height = size
+    with _refused(file):
+        image = _open_rgb(file)
+        scaled = image.resize(width / image.width, vscale=height / image.height, kernel="linear")
+        # The library rounds sizes its own way, by up to a pixel.
+        scaled = scaled.embed(0, 0, width, height, extend="copy")
+        return np.frombuffer(scaled.write_to_memory(), dtype=np.uint8).reshape(height, width, 3).copy()
+
+
+def displayed_size(file: Path) -> tuple[int, int]:
+    """Return `(width, height)` of the displayed picture; raise `ValueError` if the file is not an image."""
+    with _refused(file):
+        image = _open_turned(file)
+        return image.width, image.height
+
+
 def _state(file: Path) -> tuple[Path, int, int]:
     """Return a value that changes when the file is written again."""
     if not file.is_file():
@@ -47,16 +84,9 @@ class _Strip:
     def __init__(self, file: Path, state: tuple[Path, int, int]) -> None:
         import pyvips
 
-        pyvips.cache_set_max(0)  # with a cache, a changed file would return its old pixels
         self.file, self.state, self.top, self.read = file, state, 0, 0
-        try:
-            image = pyvips.Image.new_from_file(str(file), access="sequential", fail_on="truncated")
-            if image.bands != 3 or image.format != "uchar":
-                image = image.colourspace("srgb").cast("uchar")
-            self.image = image[:3]
-            self.region = pyvips.Region.new(self.image)
-        except pyvips.Error as error:
-            raise ValueError(f"{file}: the image does not decode ({_one_line(error)})") from error
+        self.image = _open_rgb(file)
+        self.region = pyvips.Region.new(self.image)
         self.kept = np.empty((0, self.image.width, 3), dtype=np.uint8)
 
     def read_rows(self, top: int, bottom: int) -> np.ndarray:
@@ -79,14 +109,66 @@ class _Strip:
         return band
 
     def _fetch(self, top: int, count: int) -> np.ndarray:
-        import pyvips
-
-        try:
+        with _refused(self.file):
             rows = self.region.fetch(0, top, self.image.width, count)
-        except pyvips.Error as error:
-            raise ValueError(f"{self.file}: the image does not decode ({_one_line(error)})") from error
         return np.frombuffer(rows, dtype=np.uint8).reshape(count, self.image.width, 3)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _open_turned(file: Path) -> Any:
+    """Open a file as its picture is displayed."""
+    import pyvips
+
+    pyvips.cache_set_max(0)  # with a cache, a changed file would return its old pixels
+    image = pyvips.Image.new_from_file(str(file), access="sequential", fail_on="truncated")
+    orientation: Any = image.get("orientation") if image.get_typeof("orientation") else 1
+    if orientation > 1:
+        # Rows of a turned picture are columns of the file.
+        image = pyvips.Image.new_from_file(str(file), access="random", fail_on="truncated").autorot()
+    return image
+
+
+def _open_rgb(file: Path) -> Any:
+    """Open a file as RGB of 8 bits; deeper values are scaled by `value_range`."""
+    with _refused(file):
+        image = _open_turned(file)
+        if image.format != "uchar":
+            return _scaled_to_bytes(image, _state(file))
+        if image.bands != 3 and image.interpretation != "multiband":
+            image = image.colourspace("srgb").cast("uchar")
+        return image[:3] if image.bands >= 3 else image[0].bandjoin([image[0], image[0]])
+
+
+def _scaled_to_bytes(image: Any, state: tuple[Path, int, int]) -> Any:
+    if image.format not in WHOLE_NUMBERS + FLOATS or image.interpretation == "cmyk":
+        raise ValueError(f"{state[0]}: {image.format} values of kind {image.interpretation}; convert it to 8-bit RGB")
+    black, white = _range_of(*state)
+    scaled = ((_colours(image) - black) * (255 / (white - black))).rint().cast("uchar")
+    return scaled if scaled.bands == 3 else scaled.bandjoin([scaled, scaled])
+
+
+@lru_cache(maxsize=1024)
+def _range_of(file: Path, changed: int, length: int) -> tuple[float, float]:
+    """Return which values of a file become black and white, after one pass over all its rows."""
+    image = _open_turned(file)
+    statistics = _colours(image).stats()
+    low, high, total = (statistics.getpoint(column, 0)[0] for column in range(3))
+    # Comparisons pass NaN over; a sum does not.
+    low, high = (low, high) if math.isfinite(total) else (math.nan, math.nan)
+    return value_range(low, high, is_float=image.format in FLOATS, place=str(file))
+
+
+def _colours(image: Any) -> Any:
+    """Return red, green and blue, or grey, without alpha and other bands."""
+    return image[:3] if image.bands >= 3 else image[0]
+
+
+@contextmanager
+def _refused(file: Path) -> Iterator[None]:
+    """Turn the library's errors into a `ValueError` of one line."""
+    import pyvips
+
+    try:
+        yield
+    except pyvips.Error as error:
+        fault = shorten_text(" ".join(str(error).split()), 200)
+        raise ValueError(f"{file}: the image does not decode ({fault})") from error
