@@ -299,9 +299,11 @@ def test_the_registry_says_of_every_data_set_how_it_is_had(monkeypatch):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("- a", "registry.yaml: not a registry"),
+        ("- a", "registry.yaml: expected lines of the form"),
         ("vhr10: {title: x}", "registry.yaml: Entry folder: Field required"),
-        ("vhr10: [", "registry.yaml: not a registry"),
+        ("vhr10: 3", "registry.yaml: not a registry"),
+        ("vhr10: [", "registry.yaml, line 1: not YAML"),
+        ("vhr10: 1\nvhr10: 2", "registry.yaml, line 2: not YAML \\(key 'vhr10' is given twice"),
         (
             yaml.safe_dump({"x": dict.fromkeys(("title", "folder", "page", "licence", "citation"), "x")}),
             "registry.yaml: Entry : Value error, needs either files or by_hand",

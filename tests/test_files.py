@@ -47,8 +47,8 @@ def test_what_json_lacks_is_refused_by_its_place_and_nothing_is_written(tmp_path
     [
         (b'{"a": 1,\n "b": }', "broken.json, line 2: not JSON"),
         (b'{"a": 1', "broken.json, line 1: not JSON"),
-        (b'{"a": NaN}', "broken.json: not JSON: NaN"),
-        (b'{"a": "\xff"}', "broken.json: not JSON"),
+        (b'{"a": NaN}', "broken.json, line 1: not JSON: NaN"),
+        (b'{"a": "\xff"}', "broken.json, line 1: not UTF-8 .byte 0xFF, perhaps Latin-1.; save it as UTF-8"),
     ],
 )
 def test_broken_json_is_refused_by_file_and_line(tmp_path: Path, content: bytes, message: str) -> None:

@@ -66,8 +66,9 @@ def begin(*cells, notebook="00_start_here"):
 def two_seeds(tmp_path_factory):
     """Settings that processes can read data by: a file, for what a test draws stays with the test."""
     folder = tmp_path_factory.mktemp("data")
-    tiny.write_coco(folder, "scenes", tiny.dataset(), images=".")
-    return TINY | {"seeds": [0, 1], "workers": 2, "dataset": f"coco:{folder / 'scenes.json'}"}
+    for split in ("train", "val", "test"):
+        tiny.write_coco(folder, split, tiny.dataset(split), images=".")
+    return TINY | {"seeds": [0, 1], "workers": 2, "dataset": f"coco:{folder}/{{split}}.json"}
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,10 @@ def test_a_study_takes_its_settings_from_the_notebooks_variables(begun, two_seed
         (["# Parameters\nratio = 1.2"], r"parameters: ratio: .*less than 1 \(found 1.2\)"),
         (["# Parameters\ndetector = 'yolov5'"], r"parameters: unknown detector 'yolov5' \(known: yolov3, "),
         (["# Parameters\ndataset = 'toy'"], "unknown data set 'toy'"),
+        (
+            ["# Parameters\ndataset = 'coco:own.json'"],
+            r"'coco:own.json' would be train, val and test at once; .*\{split\}",
+        ),
     ],
 )
 def test_a_parameter_that_is_unknown_or_wrong_is_refused_by_name(cells, complaint):

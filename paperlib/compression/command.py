@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
@@ -14,7 +12,8 @@ from paperlib.compression.outputs import Round, output_seconds, write_outputs
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
 from paperlib.data import load_dataset
-from paperlib.data.records import Dataset, Record
+from paperlib.data.records import Dataset
+from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
 from paperlib.detectors import USUAL_SIDE, build_detector, transfer_coco_weights, usual_anchors
 from paperlib.detectors.files import load_detector
 from paperlib.progress.display import show_progress
@@ -88,19 +87,11 @@ def read_inputs(request: CompressRequest) -> tuple[Dataset, Dataset]:
     size_mb = cost(detector, side).size_mb
     if request.target_mb and size_mb <= request.target_mb:
         raise ValueError(f"--target-mb {request.target_mb:g}: the detector has {size_mb:.3g} MB as it is")
-    known = {_image_path(record) for record in train.records}
-    if shared := next((record for record in val.records if _image_path(record) in known), None):
-        raise ValueError(f"{val.name}: image {shared.name} is also in {train.name}; the two must not share images")
+    refuse_shared_images(train, val)
     # An image that does not decode is found here. The pixels stay in memory for the training.
     begin_step("read the images")
-    for data in (train, val):
-        data.letterboxed(side)
+    refuse_shared_pictures(train, val, pictures=lambda data: data.letterboxed(side).images.numpy())
     return train, val
-
-
-def _image_path(record: Record) -> Path:
-    # Records of COCO files have paths; others may hold pixels.
-    return cast(Path, record.image).resolve()
 
 
 def _initial_detector(request: CompressRequest) -> nn.Module:

@@ -13,6 +13,8 @@ from paperlib.data.toy import aerial, album
 LAYOUTS = {layout.name: layout for layout in (vhr10.LAYOUT, rsod.LAYOUT, dota.LAYOUT)}
 DATASETS = ("toy-aerial", *LAYOUTS)
 COCO_PREFIX = "coco:"
+SPLIT_MARK = "{split}"
+"""The part of a COCO file's name that stands for train, val or test."""
 
 
 def load_dataset(name: str, split: str, root: str | Path | None = None) -> Dataset:
@@ -22,8 +24,9 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Datas
     `full_images` of the result is the data set of uncut images.
 
     Args:
-        name: one of `DATASETS`, or `coco:<annotations.json>` for your own data in COCO format.
-        split: `train`, `val` or `test`; a COCO file is one split and is read completely, whatever the name.
+        name: one of `DATASETS`, or `coco:<annotations.json>` for your own data in COCO format. `{split}` in the name
+            of a COCO file stands for the split, so that `coco:own/{split}.json` names three files.
+        split: `train`, `val` or `test`; a COCO file is one split and is read completely.
         root: the folder of this data set, or of a COCO file's images; by default the data set's folder under
             `PAPERLIB_DATA`, or the folder of the COCO file.
 
@@ -39,7 +42,8 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Datas
         dataset = layouts.load_split(layout, split, Path(root) if root else paths.data_root() / layout.folder)
         return cut_into_tiles(dataset, Tiling(), thin=split == "train") if name == "dota" else dataset
     if name.startswith(COCO_PREFIX):
-        return coco.load_coco(Path(name.removeprefix(COCO_PREFIX)), Path(root) if root else None)
+        file = name.removeprefix(COCO_PREFIX).replace(SPLIT_MARK, split)
+        return coco.load_coco(Path(file), Path(root) if root else None)
     raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}, {COCO_PREFIX}<annotations.json>")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -141,10 +142,10 @@ def _stated_size(image: dict[str, Any], place: str) -> tuple[int | None, ...]:
             value = float(value)
         if value is None or value == "":
             stated.append(None)
-        elif type(value) not in (int, float) or value != value // 1 or not -1 <= value < MOST_PIXELS:
-            raise ValueError(f"{place}: {key} {quote_value(image[key])} is not a number of pixels")
-        else:
+        elif isinstance(value, int | float) and -1 <= value < MOST_PIXELS and value == math.floor(value):
             stated.append(int(value) if value > 0 else None)
+        else:
+            raise ValueError(f"{place}: {key} {quote_value(image[key])} is not a number of pixels")
     return tuple(stated)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from paperlib import paths
 from paperlib.data.pictures import image_size
 from paperlib.data.records import Dataset, Record, check_boxes, trim_boxes
-from paperlib.files import read_json
+from paperlib.files import quote_value, read_json
 
 Annotation = tuple[np.ndarray, np.ndarray]
 """Boxes float64 `[N, 4]` xyxy pixels and labels int64 `[N]` in 1..C."""
@@ -123,13 +123,26 @@ def stored_split(layout: Layout) -> dict[str, list[str]]:
 
     Raises:
         FileNotFoundError: none has been drawn.
+        ValueError: it is not such a file, or a name is given twice; names the file and the fault.
     """
     path = split_path(layout)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no split of {layout.title} has been drawn; with the data in place, {draw_command(layout)}"
         )
-    return read_json(path)["splits"]
+    content = read_json(path)
+    splits = content.get("splits") if isinstance(content, dict) else None
+    if not (isinstance(splits, dict) and all(isinstance(names, list) for names in splits.values())):
+        raise ValueError(f"{path}: expected an object with `splits`: a list of image names for each split")
+    known: dict[str, str] = {}
+    for split, names in splits.items():
+        for name in names:
+            if not isinstance(name, str) or name.rpartition("/")[0] not in layout.parts:
+                raise ValueError(f"{path}: {quote_value(name)} in split {split} is not the name of an image")
+            if name in known:
+                raise ValueError(f"{path}: image {quote_value(name)} is in {known[name]} and in {split}; keep one")
+            known[name] = split
+    return splits
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

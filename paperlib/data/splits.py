@@ -1,5 +1,7 @@
 """Splits, which the paper does not give: drawn once with a seed, stratified by class, stored in `data/splits`.
 
+Splits that share an image are refused.
+
 `python -m paperlib.data.splits NAME` draws one again from the data under `PAPERLIB_DATA`; a test compares the two.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ import numpy as np
 
 from paperlib import paths
 from paperlib.data.layouts import Layout, draw_command, split_path
-from paperlib.data.records import Record
-from paperlib.files import write_text_atomically
+from paperlib.data.records import Dataset, Record
+from paperlib.files import shorten_text, write_text_atomically
 from paperlib.progress.report import track_items
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -59,6 +61,70 @@ def draw_splits(
             images[split] -= len(bundles[index])
         remaining &= ~chosen
     return {name: sorted(found) for name, found in result.items()}
+
+
+def refuse_shared_images(*splits: Dataset) -> None:
+    """Refuse data sets of which two share an image: the same file, or files of the same bytes.
+
+    Raises:
+        ValueError: names both data sets and both images.
+    """
+
+    def known_digests(data: Dataset) -> Iterator[bytes]:
+        for record in data.records:
+            # Equal bytes may be pixels of another shape.
+            shape = repr(record.image.shape).encode() if isinstance(record.image, np.ndarray) else b""
+            yield record.fingerprint() + shape
+
+    for shared in _find_equal(splits, known_digests):
+        raise ValueError(_shared_message(*shared))
+
+
+def refuse_shared_pictures(*splits: Dataset, pictures: Callable[[Dataset], Iterable[np.ndarray]]) -> None:
+    """Refuse data sets of which two share a picture, also where their files differ, as a PNG file and its BMP copy do.
+
+    Blank pictures, all of one colour, are compared with none.
+
+    Args:
+        splits: the data sets.
+        pictures: returns the pictures of a data set in order, as they are or scaled: equal ones stay equal. Those that
+            agree are read and compared in full.
+
+    Raises:
+        ValueError: names both data sets and both images, or an image that does not decode.
+    """
+
+    def pixel_digests(data: Dataset) -> Iterator[bytes | None]:
+        for pixels in pictures(data):
+            blank = pixels.size == 0 or (pixels.max() == pixels.min())
+            yield None if blank else hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+
+    for shared in _find_equal(splits, pixel_digests):
+        _, one, _, other = shared
+        if np.array_equal(one.read_pixels(), other.read_pixels()):
+            raise ValueError(_shared_message(*shared))
+
+
+def _find_equal(
+    splits: Sequence[Dataset], digests: Callable[[Dataset], Iterable[bytes | None]]
+) -> Iterator[tuple[Dataset, Record, Dataset, Record]]:
+    """Yield the pairs of records of different data sets whose digests are equal."""
+    known: dict[bytes, tuple[Dataset, Record]] = {}
+    for data in splits:
+        found = {}
+        for record, digest in zip(data.records, digests(data), strict=True):
+            if digest is None:
+                continue
+            if digest in known:
+                yield *known[digest], data, record
+            found.setdefault(digest, (data, record))
+        known = found | known
+
+
+def _shared_message(first: Dataset, one: Record, second: Dataset, other: Record) -> str:
+    known, name = shorten_text(one.name, 100), shorten_text(other.name, 100)
+    what = f"image {name} is also in" if one.name == other.name else f"image {name} is a copy of image {known} in"
+    return f"{second.name}: {what} {first.name}; the two must not share images"
 
 
 def _counts(bundle: Sequence[Record], num_classes: int) -> np.ndarray:

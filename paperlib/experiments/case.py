@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 from torch import Tensor
 
 from paperlib import paths
-from paperlib.data import Dataset, load_dataset
+from paperlib.data import COCO_PREFIX, SPLIT_MARK, Dataset, load_dataset
+from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
 from paperlib.detectors import DETECTORS, build_detector, transfer_coco_weights, usual_anchors
 from paperlib.evaluation.evaluate import detect
 from paperlib.experiments.settings import Settings
+from paperlib.files import quote_value
 from paperlib.progress.report import track_items
 from paperlib.pruning import Sparsity
 from paperlib.store.store import Store
@@ -25,10 +29,18 @@ class Splits:
     """The three splits of a data set, each read when it is first needed.
 
     Raises:
-        ValueError, FileNotFoundError: see `load_dataset`.
+        ValueError: the name is that of one COCO file, which cannot be three splits; see also `load_dataset`.
+        FileNotFoundError: see `load_dataset`.
     """
 
     name: str
+
+    def __post_init__(self) -> None:
+        if self.name.startswith(COCO_PREFIX) and SPLIT_MARK not in self.name:
+            raise ValueError(
+                f"parameters: dataset {quote_value(self.name)} would be train, val and test at once; "
+                f"give each its file, with {SPLIT_MARK} in the name: {COCO_PREFIX}own/{SPLIT_MARK}.json"
+            )
 
     @cached_property
     def train(self) -> Dataset:
@@ -85,9 +97,9 @@ class Case:
         if blueprint.weights:
             detector = build_detector(blueprint.name, 1, width=blueprint.width, depth=blueprint.depth)
             transfer_coco_weights(detector, blueprint.weights)
-        for dataset in (self.splits.train, self.splits.val, self.splits.test):
-            for record in track_items(dataset.records, f"checking {dataset.name}"):
-                record.read_pixels()
+        splits = (self.splits.train, self.splits.val, self.splits.test)
+        refuse_shared_images(*splits)
+        refuse_shared_pictures(*splits, pictures=_read_pictures)
 
     @cached_property
     def blueprint(self) -> Blueprint:
@@ -111,6 +123,7 @@ class Case:
     def make_workbench(self, seed: int, store: Store | None = None) -> Workbench:
         """Return the workbench for one seed, with the usual store or another."""
         chosen = self.settings
+        refuse_shared_images(self.splits.train, self.splits.val, self.splits.test)
         return Workbench(
             self.splits.train,
             self.splits.val,
@@ -137,6 +150,11 @@ class Case:
         shared = self.settings.select(TrainingOptions).model_dump()
         own = {"epochs": epochs, "learning_rate": learning_rate, "warmup_epochs": warmup_epochs, "seed": seed}
         return Recipe(**shared | own)
+
+
+def _read_pictures(dataset: Dataset) -> Iterator[np.ndarray]:
+    for record in track_items(dataset.records, f"checking {dataset.name}"):
+        yield record.read_pixels()
 
 
 def cases_of(settings: Settings) -> dict[str, Case]:
