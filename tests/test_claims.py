@@ -192,6 +192,23 @@ def test_each_unit_is_worked_out_as_the_list_says(results):
 
 
 @pytest.mark.parametrize(
+    ("baseline", "verdict"), [((0.5, 0.6, 0.7), "holds"), ((0.5, 0.01, 0.7), "undecided"), ((0, 0, 0), "undecided")]
+)
+def test_a_baseline_that_has_not_learned_gives_no_verdict_on_accuracy(baseline, verdict, results):
+    dense = [("baseline", seed, {"map50": map50, "mb": 9.0}) for seed, map50 in enumerate(baseline)]
+    other = [("yolov3 baseline", 0, {"map50": 0.0})]  # of another case
+    results([*dense, *other, *table_1(0.030, 0.031, 0.029), ("small", 0, {"mb": 1.0})])
+    size = changed(
+        id="size", unit="times", measure={**CLAIM["measure"], "metric": "mb", "model": "small", "against": "baseline"}
+    )
+    judged, smaller = evaluate_claims("quick", listed(CLAIM, size))
+    assert judged.verdict == verdict and judged.values
+    told = "the baseline has not learned (mAP50 of baseline, seed"
+    assert judged.reason.startswith(told) if verdict == "undecided" else not judged.reason
+    assert smaller.verdict is Verdict.HOLDS, "a size does not depend on what was learned"
+
+
+@pytest.mark.parametrize(
     ("claim", "reason"),
     [
         (changed(), "03_components has no model SCP + TAKD"),

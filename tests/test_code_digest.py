@@ -202,6 +202,22 @@ def test_code_edited_after_this_process_loaded_it_is_refused(
         code_digest(train, root=mini)
 
 
+def test_code_that_is_dated_ahead_of_the_clock_is_not_taken_for_edited() -> None:
+    script = "from paperlib.store.code_digest import code_of\nimport paperlib.seeding\n"
+    script += "print(code_of('paperlib.seeding').digest)\nimport os\nos.utime(paperlib.seeding.__file__)\n"
+    script += "code_of('paperlib.seeding')"
+    path = Path(paperlib.__file__).parent / "seeding.py"
+    state = path.stat()
+    try:
+        os.utime(path, (2**31, 2**31))
+        command = [sys.executable, "-B", "-c", script]
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert said.stdout == f"{code_of('paperlib.seeding').digest}\n"
+    assert "edited after this process loaded it" in said.stderr
+
+
 def test_a_notebook_depends_on_what_its_cells_import_and_on_no_other_code(mini: Path, tmp_path: Path) -> None:
     cells = [
         {"cell_type": "markdown", "source": ["import mini.rates"]},

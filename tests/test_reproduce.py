@@ -1,6 +1,7 @@
 """`paperlib reproduce` on a small project: real Snakemake, real papermill, real kernels, no training."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -165,6 +166,78 @@ def test_the_scoreboard_comes_after_the_notebooks_it_reads_and_again_when_they_h
     assert reproduce(project, "00_start_here")[0] == 0
     assert reproduce(project, "99_claims")[0] == 0  # alone, it takes the others as they are
     assert started(project) == ["00_start_here", "99_claims"] * 2
+
+
+def test_damaged_results_are_told_and_made_again(project):
+    write_notebook(project, "00_start_here")
+    assert reproduce(project)[0] == 0
+    results = project / "results" / "quick" / "00_start_here"
+    for number, name in enumerate(("metrics.json", "provenance.json", "00_start_here.ipynb"), 2):
+        (results / name).write_bytes(b"")
+        status, out, _ = reproduce(project)
+        assert (status, len(started(project))) == (0, number)
+        assert f"  00_start_here again: {name}: is empty\n" in out
+    assert "Nothing to do" in reproduce(project)[1]
+
+
+@pytest.mark.parametrize("when", [0, 2**31, -86400])  # in 1970, in 2038, and a day ahead
+def test_dates_of_files_change_nothing_and_delete_nothing(project, when):
+    write_scoreboard(project)
+    write_notebook(project, "00_start_here")
+    date_files(project, when)
+    status, out, _ = reproduce(project, "--cores", "2")
+    assert status == 0 and "2 of 2 notebooks done" in out
+    assert started(project) == ["00_start_here", "99_claims"]
+    date_files(project, when)
+    assert reproduce(project)[1].startswith("Nothing to do: 2 of 2")
+    assert len(list(project.glob("results/quick/*/metrics.json"))) == 2
+
+
+def date_files(root, when):
+    seconds = when if when >= 0 else time.time() - when
+    for path in root.rglob("*"):
+        if WORKFLOW not in (path.resolve(), *path.resolve().parents):
+            os.utime(path, (seconds, seconds), follow_symlinks=False)
+
+
+def test_snakemake_alone_runs_the_same_notebooks(project):
+    write_scoreboard(project)
+    write_notebook(project, "00_start_here")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PAPERLIB_")}
+    environment = {**inherited, "PAPERLIB_ROOT": str(project), "PYTHONPATH": str(PACKAGE.parent)}
+    command = [sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile", "--cores", "2"]
+    command += ["--workflow-profile", "workflow/profiles/local"]
+    for _ in range(2):
+        ran = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        assert started(project) == ["00_start_here", "99_claims"]
+    assert "Nothing to do" in reproduce(project)[1]
+
+
+def test_a_kernel_that_dies_is_told_with_its_cell(project):
+    write_notebook(project, "00_start_here", last="import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    status, out, _ = reproduce(project)
+    assert status == 1
+    assert re.search(r"FAILED 00_start_here, cell [34]: the process ended while this cell ran", out), out
+
+
+def test_a_notebook_that_writes_no_results_is_told(project):
+    write_notebook(project, "00_start_here", last="pass")
+    status, out, _ = reproduce(project)
+    assert status == 1
+    assert "FAILED 00_start_here: it has not written metrics.json" in out
+
+
+@pytest.mark.parametrize("scale", ["mine", "scratch", "reported"])
+def test_a_copied_profile_that_names_another_scale_is_refused_before_anything_runs(project, scale):
+    write_notebook(project, "00_start_here")
+    profiles = project / "notebooks" / "profiles"
+    (profiles / "quick").rename(profiles / scale)
+    status, out, err = reproduce(project, "--profile", scale)
+    assert (status, out, started(project)) == (2, "", [])
+    expected = f"{profiles}/mine/00_start_here.yaml: profile: quick, but its folder is mine; write `profile: mine`"
+    assert err == f"paperlib: {expected if scale == 'mine' else f'no profile {scale}; there are none'}\n"
+    assert not (project / "results").exists()
 
 
 def test_a_failing_notebook_stops_only_the_scoreboard_and_shows_its_error(project):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,6 +151,43 @@ def test_metrics_are_written_last_and_say_that_the_notebook_is_done(places):
 
     made.save_table(made.frame(), "all")
     assert not (folder / "metrics.json").exists(), "half of the results are new, yet they count as done"
+
+
+def finish(made):
+    """Finish without drawing all of `toy-aerial`."""
+    for case in made.cases.values():
+        case.splits = small_splits()
+    made.finish({})
+
+
+@pytest.mark.parametrize(
+    ("cell", "difference"),
+    [
+        ("epochs = 3", "epochs: 12 -> 3"),
+        ("seeds = [1]", r"seeds: \[0\] -> \[1\]"),
+        ("profile = 'laptop'", "[a-z_]+: .* and [0-9]+ more"),
+        ("profile = 'mine'", "mine: no such profile"),
+    ],
+)
+def test_other_settings_than_the_profiles_write_to_scratch_and_say_so(cell, difference, places, capsys):
+    made = begin(f"# Parameters\n{cell}")
+    assert made.folder == places / "results" / "scratch" / "00_start_here"
+    [line] = capsys.readouterr().out.splitlines()
+    profile = made.settings.profile
+    assert re.fullmatch(
+        rf"The settings differ from the profile {profile} \({difference}\): the results go to "
+        r"results/scratch/00_start_here, which no claim reads\.",
+        line,
+    )
+    finish(made)
+    assert not (places / "results" / profile).exists()
+
+
+def test_the_settings_of_a_profile_write_to_its_scale_and_say_nothing(places, capsys):
+    made = begin("# Parameters\nepochs = 12")
+    finish(made)
+    assert made.folder == places / "results" / "quick" / "00_start_here"
+    assert not capsys.readouterr().out and not find_faults(made.folder)
 
 
 def test_a_cell_that_is_run_again_does_not_count_its_seeds_twice():
