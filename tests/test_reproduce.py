@@ -218,7 +218,7 @@ def test_a_kernel_that_dies_is_told_with_its_cell(project):
     write_notebook(project, "00_start_here", last="import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     status, out, _ = reproduce(project)
     assert status == 1
-    assert re.search(r"FAILED 00_start_here, cell [34]: the process ended while this cell ran", out), out
+    assert re.search(r"FAILED 00_start_here, cell 4: the process ended while this cell ran", out), out
 
 
 def test_a_notebook_that_writes_no_results_is_told(project):
