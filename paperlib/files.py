@@ -85,6 +85,16 @@ def write_json_atomically(path: Path, value: Any) -> None:
     write_text_atomically(path, json.dumps(finite, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a file; raise `ValueError` if it has more than `max_bytes`."""
+    with path.open("rb") as opened:
+        # One byte more shows that there is more, also in a pipe, which has no length.
+        content = opened.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"{path}: more than {max_bytes / 2**20:,.0f} MiB are not read")
+    return content
+
+
 def read_text(path: Path, max_bytes: int) -> str:
     """Return the text of a UTF-8 file; a byte order mark is ignored.
 
@@ -92,12 +102,7 @@ def read_text(path: Path, max_bytes: int) -> str:
         FileNotFoundError: there is no such file.
         ValueError: it has more than `max_bytes`, or another encoding. One line names the file and the remedy.
     """
-    with path.open("rb") as opened:
-        # One byte more shows that there is more, also in a pipe, which has no length.
-        content = opened.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise ValueError(f"{path}: more than {max_bytes / 2**20:,.0f} MiB are not read")
-    return _decode_text(content, str(path))
+    return _decode_text(read_bytes(path, max_bytes), str(path))
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 
 from paperlib.data.layouts import Annotation, Layout, as_annotation, text_lines
+from paperlib.files import quote_value
 
 CLASSES: tuple[str, ...] = (
     "plane",
@@ -51,11 +52,11 @@ def read_annotation(path: Path) -> Annotation:
             if len(corners) != 8 or difficult not in ("0", "1"):
                 raise ValueError
         except ValueError:
-            raise ValueError(f"{place}: {line.strip()!r} is not {FORM}") from None
+            raise ValueError(f"{place}: {quote_value(line.strip())} is not {FORM}") from None
         if not all(map(math.isfinite, corners)):
-            raise ValueError(f"{place}: {line.strip()!r} has a corner that is not finite")
+            raise ValueError(f"{place}: {quote_value(line.strip())} has a corner that is not finite")
         if name not in LABELS:
-            raise ValueError(f"{place}: unknown class {name!r}; known: {', '.join(LABELS)}")
+            raise ValueError(f"{place}: unknown class {quote_value(name)}; known: {', '.join(LABELS)}")
         across, down = corners[::2], corners[1::2]
         boxes.append([min(across), min(down), max(across), max(down)])
         labels.append(LABELS[name])

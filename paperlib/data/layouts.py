@@ -11,8 +11,10 @@ import numpy as np
 from paperlib import paths
 from paperlib.data.pictures import image_size
 from paperlib.data.records import Dataset, Record, check_boxes, trim_boxes
-from paperlib.files import quote_value, read_json
+from paperlib.files import quote_value, read_bytes, read_json
 
+MAX_ANNOTATION_BYTES = 16 * 2**20
+"""Largest file of the annotations of one image."""
 Annotation = tuple[np.ndarray, np.ndarray]
 """Boxes float64 `[N, 4]` xyxy pixels and labels int64 `[N]` in 1..C."""
 
@@ -148,7 +150,7 @@ def stored_split(layout: Layout) -> dict[str, list[str]]:
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Return the number and text of each line of a file that is not blank."""
     # A byte that is not text becomes a character that does not parse, so it is reported with its line.
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    text = read_bytes(path, MAX_ANNOTATION_BYTES).decode("utf-8-sig", errors="replace")
     return ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from paperlib.data.layouts import Annotation, Layout, as_annotation
+from paperlib.data.layouts import MAX_ANNOTATION_BYTES, Annotation, Layout, as_annotation
+from paperlib.files import quote_value, read_bytes, shorten_text
 
 CLASSES: tuple[str, ...] = ("aircraft", "oiltank", "overpass", "playground")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -21,18 +22,20 @@ def read_annotation(path: Path) -> Annotation:
     Raises:
         ValueError: names the file, the object and the fault.
     """
+    content = read_bytes(path, MAX_ANNOTATION_BYTES)
     try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(f"{path}: not XML ({error})") from None
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        # An encoding that Python does not know is a LookupError; entities that grow too much are a ParseError.
+        raise ValueError(f"{path}: not XML ({shorten_text(str(error), 200)})") from None
     if root.tag != "annotation":
-        raise ValueError(f"{path}: not PASCAL VOC: <{root.tag}> instead of <annotation>")
+        raise ValueError(f"{path}: not PASCAL VOC: <{shorten_text(root.tag)}> instead of <annotation>")
     boxes, labels = [], []
     for number, found in enumerate(root.iter("object"), 1):
         place = f"{path}, object {number}"
         name = (found.findtext("name") or "").strip()
         if name not in CLASSES:
-            raise ValueError(f"{place}: unknown class {name!r}; known: {', '.join(CLASSES)}")
+            raise ValueError(f"{place}: unknown class {quote_value(name)}; known: {', '.join(CLASSES)}")
         try:
             boxes.append([float(found.findtext(f"bndbox/{corner}", "")) for corner in CORNERS])
         except ValueError:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from paperlib.data.layouts import Annotation, Layout, as_annotation, text_lines
+from paperlib.files import quote_value
 
 CLASSES: tuple[str, ...] = (
     "airplane",
@@ -32,15 +33,18 @@ def read_annotation(path: Path) -> Annotation:
     """
     boxes, labels = [], []
     for number, line in text_lines(path):
+        place = f"{path}, line {number}"
         match = LINE.fullmatch(line)
         try:
             *box, label = list(match.groups()) if match else []
             boxes.append([float(value) for value in box])
             labels.append(int(label))
         except ValueError:
-            raise ValueError(f"{path}, line {number}: {line.strip()!r} is not (x1,y1),(x2,y2),class") from None
+            raise ValueError(
+                f"{path}, line {number}: {quote_value(line.strip())} is not (x1,y1),(x2,y2),class"
+            ) from None
         if not 1 <= labels[-1] <= len(CLASSES):
-            raise ValueError(f"{path}, line {number}: class {labels[-1]} is not in 1..{len(CLASSES)}")
+            raise ValueError(f"{path}, line {number}: class {quote_value(labels[-1])} is not in 1..{len(CLASSES)}")
     return as_annotation(boxes, labels)
 
 
