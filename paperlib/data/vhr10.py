@@ -40,11 +40,9 @@ def read_annotation(path: Path) -> Annotation:
             boxes.append([float(value) for value in box])
             labels.append(int(label))
         except ValueError:
-            raise ValueError(
-                f"{path}, line {number}: {quote_value(line.strip())} is not (x1,y1),(x2,y2),class"
-            ) from None
+            raise ValueError(f"{place}: {quote_value(line.strip())} is not (x1,y1),(x2,y2),class") from None
         if not 1 <= labels[-1] <= len(CLASSES):
-            raise ValueError(f"{path}, line {number}: class {quote_value(labels[-1])} is not in 1..{len(CLASSES)}")
+            raise ValueError(f"{place}: class {quote_value(labels[-1])} is not in 1..{len(CLASSES)}")
     return as_annotation(boxes, labels)
 
 
