@@ -9,12 +9,32 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails
+
+from paperlib import limits
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
-ImageSize = Annotated[int, Field(ge=32, multiple_of=32)]
+ImageSize = Annotated[int, Field(ge=32, le=limits.LARGEST_SIDE, multiple_of=32)]
+Count = Annotated[int, Field(ge=1, le=limits.LARGEST_COUNT)]
+Threads = Annotated[int, Field(ge=1, le=limits.MOST_THREADS)]
+Seed = Annotated[int, Field(ge=0, le=limits.LARGEST_SEED)]
+Number = Annotated[float, Field(ge=0.0, le=limits.LARGEST_NUMBER)]
+PositiveNumber = Annotated[float, Field(gt=0.0, le=limits.LARGEST_NUMBER)]
+WidthFactor = Annotated[float, Field(gt=0.0, le=limits.MOST_WIDTH)]
+DepthFactor = Annotated[float, Field(gt=0.0, le=limits.MOST_DEPTH)]
+
+
+def _known_detector(name: str) -> str:
+    if name not in limits.DETECTOR_NAMES:
+        similar = difflib.get_close_matches(name, limits.DETECTOR_NAMES, n=1)
+        hint = f", did you mean {similar[0]!r}?" if similar else ""
+        raise ValueError(f"unknown detector {name[:60]!r}{hint} (known: {', '.join(limits.DETECTOR_NAMES)})")
+    return name
+
+
+DetectorName = Annotated[str, AfterValidator(_known_detector)]
 
 OLD_NAMES = {"keep_floor": "min_keep_ratio", "color": "colour"}
 """Names that are accepted, too, for fields that have another name now."""

@@ -56,7 +56,7 @@ def test_a_bad_profile_or_notebook_is_one_line_and_nothing_is_begun(project, pro
     ("arguments", "complaint"),
     [
         (["nosuch"], "unknown detector 'nosuch'; known: yolov3, "),
-        (["yolov4-tiny", "--width", "0"], "width 0.0 is not positive"),
+        (["yolov4-tiny", "--width", "0"], "'--width': Input should be greater than or equal to 0.01"),
     ],
 )
 def test_a_detector_that_cannot_be_built_is_one_line(arguments, complaint):

@@ -198,7 +198,7 @@ def test_what_was_set_aside_is_listed_nowhere_and_pruned(tmp_path, monkeypatch):
 
 FORBIDDEN = re.compile(
     r"^\s*(import|from)\s+(pickle|cPickle|dill|cloudpickle|joblib|shelve|marshal)\b|torch\.(load|save)\(|"
-    r"allow_pickle\s*=\s*True|\.(save_state|load_state|register_for_checkpointing)\(|pd\.(read_pickle|to_pickle)|"
+    r"allow_pickle\s*=\s*True|accelerator\.(save_state|load_state|register_for_checkpointing)\(|pd\.(read_pickle|to_pickle)|"
     r"(?<![.\w])(eval|exec)\(|yaml\.(load|unsafe_load|full_load)\((?!.*_UniqueKeys)|os\.system\(|shell\s*=\s*True",
     re.MULTILINE,
 )

@@ -1,17 +1,44 @@
 """The command `paperlib`. Bad input gives one line on stderr and exit status 2."""
 
 import importlib.metadata
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
+from paperlib import limits
 from paperlib.cli import data, store
+from paperlib.cli.errors import describe_error, describe_usage
+from paperlib.cli.streams import prepare_streams, quiet_libraries
 
 
 class OneLineErrors(TyperGroup):
     """Commands whose errors of bad input are one line on stderr; `--debug` keeps the traceback."""
+
+    def main(self, *arguments: Any, standalone_mode: bool = True, **options: Any) -> Any:
+        """Run the command line; in standalone mode this ends the process with the exit status.
+
+        Raises:
+            SystemExit: always in standalone mode.
+        """
+        prepare_streams()
+        quiet_libraries()
+        if not standalone_mode:
+            return super().main(*arguments, standalone_mode=False, **options)
+        try:
+            status = super().main(*arguments, standalone_mode=False, **options) or 0
+        except TyperException as error:
+            typer.echo(describe_usage(error), err=True)
+            status = 2
+        except typer.Abort:
+            typer.echo("paperlib: aborted", err=True)
+            status = 1
+        _flush_output()
+        sys.exit(status)
 
     # The base class has the context type of a click that typer carries inside, which has no public name.
     def invoke(self, ctx: Any) -> object:
@@ -22,12 +49,26 @@ class OneLineErrors(TyperGroup):
         """
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # whoever read our output has read enough; typer ends the process without a word
         except (ValueError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            typer.echo(f"paperlib: {' '.join(str(error).split())}", err=True)
+            typer.echo(describe_error(error), err=True)
             raise typer.Exit(2) from error
 
+
+def _flush_output() -> None:
+    """Write out what stdout still holds; if it cannot be written, do not try again at the end of the process."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+CLASSES = "Number of classes of the head."
+SIDE = "Side of the square input in pixels."
+WIDTH = "Factor on the number of channels."
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -63,7 +104,9 @@ def reproduce(
         list[str] | None, typer.Argument(metavar="[NOTEBOOK]…", help="E.g. 03_components. Default: all.")
     ] = None,
     profile: Annotated[str, typer.Option(help="The scale: quick, laptop or paper.")] = "quick",
-    cores: Annotated[int | None, typer.Option(min=1, help="Number of CPU cores. Default: all.")] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, max=limits.MOST_THREADS, help="Number of CPU cores. Default: all.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run notebooks again that are up to date.")] = False,
 ) -> None:
     """Run notebooks as a batch and fill results/PROFILE. After an interruption the same command continues."""
@@ -75,14 +118,15 @@ def reproduce(
 @app.command()
 def cost(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A detector, e.g. yolov4-tiny.")],
-    num_classes: Annotated[int, typer.Option(min=1, help="Number of classes of the head.")] = 10,
-    image_size: Annotated[int, typer.Option(min=32, help="Side of the square input in pixels.")] = 800,
-    width: Annotated[float, typer.Option(help="Factor on the number of channels.")] = 1.0,
+    num_classes: Annotated[int, typer.Option(min=1, max=limits.MOST_CLASSES, help=CLASSES)] = 10,
+    image_size: Annotated[int, typer.Option(min=32, max=limits.LARGEST_SIDE, help=SIDE)] = 800,
+    width: Annotated[float, typer.Option(min=limits.LEAST_WIDTH, max=limits.MOST_WIDTH, help=WIDTH)] = 1.0,
 ) -> None:
     """Print the parameters, the size and the multiply-accumulates of a detector."""
-    import paperlib as pl
+    from paperlib.costs import cost
+    from paperlib.detectors import build_without_weights
 
-    measured = pl.cost(pl.build_detector(name, num_classes, width=width), image_size=image_size)
+    measured = cost(build_without_weights(name=name, num_classes=num_classes, width=width), image_size=image_size)
     typer.echo(f"{name}, {num_classes} classes, width {width:g}, {image_size} x {image_size}")
     typer.echo(f"parameters  {measured.parameters:,}")
     typer.echo(f"size        {measured.size_mb:.1f} MB")
@@ -93,7 +137,7 @@ def cost(
 def export(
     detector: Annotated[Path, typer.Argument(metavar="DETECTOR.safetensors", help="A file of pl.save_detector.")],
     onnx: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
-    image_size: Annotated[int, typer.Option(min=32, help="Side of the square input in pixels.")] = 800,
+    image_size: Annotated[int, typer.Option(min=32, max=limits.LARGEST_SIDE, help=SIDE)] = 800,
     classes: Annotated[str, typer.Option(help="Class names for the metadata, separated by commas.")] = "",
 ) -> None:
     """Write a detector as an ONNX file, and compare its outputs in ONNX Runtime with PyTorch's."""

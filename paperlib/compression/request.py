@@ -5,10 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 
 from paperlib.training.recipe import Decay, Recipe
-from paperlib.typed_options import Fraction, ImageSize
+from paperlib.typed_options import (
+    Count,
+    DepthFactor,
+    DetectorName,
+    Fraction,
+    ImageSize,
+    Number,
+    PositiveNumber,
+    Threads,
+    WidthFactor,
+)
 from paperlib.workbench.options import Compression, CompressionOptions, shorten_recipe
 
 AnyPath = Annotated[Path, Field(strict=False)]
@@ -31,45 +41,45 @@ class CompressRequest(CompressionOptions, Recipe):
     """Folder of the images. Default: the folder of the training data's file."""
     val_images: AnyPath | None = None
     """Validation image folder, if different."""
-    detector: str = "yolov4-tiny"
+    detector: DetectorName = "yolov4-tiny"
     """Name of the detector, as in `paperlib cost NAME`."""
     weights: AnyPath | None = None
     """Detector written by pl.save_detector, or a Darknet file of COCO weights. Default: train from scratch."""
-    width: PositiveFloat = 1.0
+    width: WidthFactor = 1.0
     """Factor on the detector's channel counts."""
-    depth: PositiveFloat = 1.0
+    depth: DepthFactor = 1.0
     """Factor on the numbers of its repeated blocks, where it has some."""
-    epochs: PositiveInt = 60
+    epochs: Count = 60
     """Epochs of the sparse training."""
-    fine_tune_epochs: PositiveInt | None = None
+    fine_tune_epochs: Count | None = None
     """Epochs after each pruning and of each distillation. Default: a quarter of the epochs."""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveNumber = 1e-3
     """Learning rate of sparse training (fine-tuning uses half)."""
-    fine_tune_learning_rate: PositiveFloat | None = None
+    fine_tune_learning_rate: PositiveNumber | None = None
     """Learning rate after each pruning and of each distillation. Default: half the learning rate."""
     image_size: ImageSize = 416
     """Side of the square that images are fitted into, in pixels."""
-    round_to: PositiveInt = 8
+    round_to: Count = 8
     """Channel counts are rounded to multiples of this number."""
-    sparsity: NonNegativeFloat = 0.01
+    sparsity: Number = 0.01
     """lambda of Eq. 4: weight of the L1 term on scale factors."""
     schedule: Literal["step", "cosine"] = "cosine"
     """Learning rate over time. step: divided by 10 at 50 % and 75 % (the paper); cosine: falls to 1 %."""
-    warmup_epochs: NonNegativeFloat = 1.0
+    warmup_epochs: Number = 1.0
     """Epochs of linear warm-up."""
     ema: Decay = 0.99
     """Decay per step of the running mean of the weights, which is validated and kept. 0: no such mean."""
     mosaic: Fraction = 0.5
     """Augmentation: probability that an image is put together from four."""
-    validate_every: PositiveInt = 5
+    validate_every: Count = 5
     """Epochs between validations; the last epoch is always validated."""
-    seeds: PositiveInt = 1
+    seeds: Count = 1
     """Number of repetitions, each with the next seed, to measure the spread; the files hold the first student."""
     controls: bool = False
     """Also train the controls with which the student is compared."""
-    threads: PositiveInt | None = None
+    threads: Threads | None = None
     """CPU threads to train with. Default: all."""
-    timing_seconds: Annotated[float, Field(ge=0.01)] = 2.0
+    timing_seconds: Annotated[float, Field(ge=0.01, le=3600.0)] = 2.0
     """How long each latency is measured, in seconds."""
 
     @property

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from paperlib import limits
 from paperlib.detectors.base import Detector
 from paperlib.detectors.centernet import CenterNet
 from paperlib.detectors.darknet import load_darknet_weights
@@ -53,15 +54,11 @@ def build_detector(
         structure: shapes of a pruned detector (`paperlib.structure.describe`), applied after building.
 
     Raises:
-        ValueError: an unknown name, no class, a width or depth that is not positive, a depth or anchors for a
+        ValueError: an unknown name, no or too many classes, a width or depth out of range, a depth or anchors for a
             detector that has none, a wrong number of anchors, or a structure of another detector.
     """
     kind = _kind(name)
-    if num_classes < 1:
-        raise ValueError(f"a detector needs at least 1 class, not {num_classes}")
-    for factor, value in (("width", width), ("depth", depth)):
-        if not value > 0:
-            raise ValueError(f"{factor} {value} is not positive")
+    _check_size(num_classes, width, depth)
     defaults = {"width": 1.0, "depth": 1.0, "anchors": None}
     chosen = {"width": width, "depth": depth, "anchors": anchors}
     options = {option: value for option, value in chosen.items() if value != defaults[option]}
@@ -137,6 +134,18 @@ class _NothingFilled(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         fills = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
         return args[0] if func in fills else func(*args, **(kwargs or {}))
+
+
+def _check_size(num_classes: int, width: float, depth: float) -> None:
+    if num_classes < 1:
+        raise ValueError(f"a detector needs at least 1 class, not {num_classes}")
+    if num_classes > limits.MOST_CLASSES:
+        raise ValueError(f"a detector has at most {limits.MOST_CLASSES} classes, not {num_classes:.6g}")
+    for factor, value, most in (("width", width, limits.MOST_WIDTH), ("depth", depth, limits.MOST_DEPTH)):
+        if not value > 0:
+            raise ValueError(f"{factor} {value} is not positive")
+        if value > most:
+            raise ValueError(f"{factor} {value:.6g} is larger than {most:g}")
 
 
 def _kind(name: str) -> type[Detector]:

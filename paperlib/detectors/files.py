@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -13,11 +15,14 @@ from torch import Tensor, nn
 
 from paperlib.detectors import build_without_weights
 from paperlib.detectors.base import Detector
+from paperlib.detectors.darknet import find_fault
 from paperlib.files import replace_file
 from paperlib.pairs import require_saveable
 from paperlib.structure import describe_structure
 
 FORMAT = "paperlib-detector-1"
+LONGEST_STRUCTURE = 10_000_000
+"""Characters that describe a structure; the largest detectors need some 100,000."""
 
 
 def save_detector(detector: nn.Module, path: str | Path) -> None:
@@ -48,8 +53,9 @@ def load_detector(path: str | Path) -> Detector:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, is not a detector of this package, its tensors do not fit its structure, or
-            its metadata was edited.
+        ValueError: the file is truncated, is not a detector of this package, its tensors do not fit its structure, its
+            metadata was edited, or its values are not weights (NaN, infinite, a negative variance). Nothing is
+            computed and no memory is taken for what a file merely claims.
     """
     path = Path(path)
     if not path.is_file():
@@ -57,21 +63,59 @@ def load_detector(path: str | Path) -> Detector:
     try:
         with safe_open(path, framework="pt") as content:
             metadata = content.metadata() or {}
+            detector = _rebuild(path, metadata)
+            expected = detector.state_dict()
+            _check_shapes(path, {name: content.get_slice(name).get_shape() for name in content.keys()}, expected)
+            if metadata.get("seal") != _checksum(metadata):
+                raise ValueError(f"{path}: its structure was edited after it was written (the seal does not fit)")
+            _check_head(path, detector)
             # Cloned, because safe_open returns views into the file.
             tensors = {name: content.get_tensor(name).clone() for name in content.keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+        raise ValueError(f"{path}: not a whole safetensors file ({_shorten(error)})") from error
+    for name, value in tensors.items():
+        if value.is_floating_point() != expected[name].is_floating_point():
+            raise ValueError(f"{path}: tensor {name} is {value.dtype}, its structure says {expected[name].dtype}")
+        if fault := find_fault(name, value):
+            raise ValueError(f"{path}: {fault}")
+    detector.load_state_dict(tensors, assign=True)
+    return detector.eval()
+
+
+def _rebuild(path: Path, metadata: Mapping[str, str]) -> Detector:
+    """Return the detector that the metadata describe, shapes only."""
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: its metadata does not say {FORMAT!r}; it is no detector of this package")
     try:
-        detector = build_without_weights(**json.loads(metadata["build"]), structure=json.loads(metadata["structure"]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its structure cannot be rebuilt ({error})") from error
-    _check_tensors(tensors, detector.state_dict(), path)
-    if metadata.get("seal") != _checksum(metadata):
-        raise ValueError(f"{path}: its structure was edited after it was written (the seal does not fit)")
-    detector.load_state_dict(tensors, assign=True)
-    return detector.eval()
+        if len(metadata["structure"]) > LONGEST_STRUCTURE:
+            raise ValueError("it is longer than that of any detector")
+        return build_without_weights(**json.loads(metadata["build"]), structure=json.loads(metadata["structure"]))
+    # A file can claim sizes that overflow, or be nested so deep that no parser follows.
+    except (AttributeError, KeyError, OverflowError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its structure cannot be rebuilt ({_shorten(error)})") from error
+
+
+def _check_head(path: Path, detector: Detector) -> None:
+    """Compare the channels that depend on the number of classes with what that number asks for."""
+    classes = detector.build_arguments["num_classes"]
+    shapes = describe_structure(detector)
+    for layer, (fixed, per_class) in _class_outputs(detector.build_arguments["name"]).items():
+        found = shapes.get(layer, {}).get("out")
+        if found != fixed + classes * per_class:
+            raise ValueError(
+                f"{path}: {layer} has {found} outputs; {classes} classes need {fixed + classes * per_class}"
+            )
+
+
+@lru_cache(maxsize=16)
+def _class_outputs(name: str) -> dict[str, tuple[int, int]]:
+    """Return each layer whose outputs depend on the number of classes: a fixed number of them, and more per class."""
+    counts = []
+    for classes in (1, 2):  # of any width, because the outputs of a head do not depend on it
+        structure = describe_structure(build_without_weights(name=name, num_classes=classes, width=0.125))
+        counts.append({layer: shape["out"] for layer, shape in structure.items() if "out" in shape})
+    one, two = counts
+    return {layer: (2 * one[layer] - two[layer], two[layer] - one[layer]) for layer in one if one[layer] != two[layer]}
 
 
 def _with_sorted_metadata(content: bytes) -> bytes:
@@ -89,11 +133,14 @@ def _checksum(metadata: Mapping[str, str]) -> str:
     return hashlib.sha256(f"{metadata['build']}\n{metadata['structure']}".encode()).hexdigest()
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    if odd := sorted(expected.keys() ^ tensors.keys()):
+def _check_shapes(path: Path, shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Tensor]) -> None:
+    if odd := sorted(expected.keys() ^ shapes.keys()):
         fault = "missing" if odd[0] in expected else "not part of the detector"
-        raise ValueError(f"{path}: tensor {odd[0]} is {fault}")
-    for name, value in tensors.items():
-        found, wanted = (f"{t.dtype} {list(t.shape)}" for t in (value, expected[name]))
-        if value.shape != expected[name].shape or value.is_floating_point() != expected[name].is_floating_point():
-            raise ValueError(f"{path}: tensor {name} is {found}, its structure says {wanted}")
+        raise ValueError(f"{path}: tensor {odd[0][:100]} is {fault}")
+    for name, shape in shapes.items():
+        if list(shape) != list(expected[name].shape):
+            raise ValueError(f"{path}: tensor {name} is {list(shape)}, its structure says {list(expected[name].shape)}")
+
+
+def _shorten(error: Exception) -> str:
+    return textwrap.shorten(str(error), 200, placeholder=" …")

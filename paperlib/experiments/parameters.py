@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from paperlib import files
+from paperlib import files, limits
 from paperlib.experiments.settings import Cases, Chain, Common, Ratio, Ratios, Runtime, Seeds, Settings, Strengths
 from paperlib.paths import repository_root
-from paperlib.typed_options import ImageSize, PositiveFraction, check_values
+from paperlib.typed_options import (
+    Count,
+    ImageSize,
+    Number,
+    PositiveFraction,
+    PositiveNumber,
+    Threads,
+    WidthFactor,
+    check_values,
+)
 from paperlib.workbench.options import DistillationOptions, IterationOptions
 
 # Full-size detectors take minutes per epoch on two cores; these learn in seconds.
@@ -40,7 +49,7 @@ class StartHere(Settings, IterationOptions, DistillationOptions):
 class ScaleFactor(Settings):
     """`01_scale_factor` (Section 4.4.2, Fig. 5). Nothing is pruned; the lists below are used instead of `sparsity`."""
 
-    workers: PositiveInt = 2
+    workers: Threads = 2
     sparsities: Annotated[Strengths, Field(min_length=2)] = [0.0, 0.0005, 0.001, 0.005]
     """lambda of Eq. 4, one training each, by `sparsity_method`; 0 is ordinary training."""
     proximal: Strengths = [0.005, 0.5]
@@ -50,7 +59,7 @@ class ScaleFactor(Settings):
 class PruningRatio(Settings):
     """`02_pruning_ratio` (Section 4.4.3)."""
 
-    workers: PositiveInt = 2
+    workers: Threads = 2
     ratios: Annotated[Ratios, Field(min_length=1)] = [0.3, 0.5, 0.6, 0.75, 0.85, 0.9]
     cases: Cases = {"": {}, "yolov3": {"detector": "yolov3", "ratios": [0.7], "sparsity": 2e-3, **QUICK["yolov3"]}}
 
@@ -58,7 +67,7 @@ class PruningRatio(Settings):
 class Distilling(Settings, DistillationOptions):
     """What the notebooks that distil share."""
 
-    workers: PositiveInt = 2
+    workers: Threads = 2
 
 
 class Components(Distilling):
@@ -80,7 +89,7 @@ class AssistantCount(Distilling):
 class Datasets(Distilling):
     """`05_datasets` (Section 4.5, Tables 2-4)."""
 
-    sparsity: NonNegativeFloat = 2e-3
+    sparsity: Number = 2e-3
     ratios: Ratios = [0.5]
     """Fraction of the original channels that is removed from each compressed model; none: the original alone."""
     cases: Cases = {
@@ -95,7 +104,7 @@ class PruningMethods(Settings):
     """`06_pruning_methods` (Section 4.6, Table 5)."""
 
     seeds: Seeds = [0, 1]
-    workers: PositiveInt = 2
+    workers: Threads = 2
     size_share: Ratio = 0.3
     """Size to which every criterion prunes, as a fraction of the original size."""
 
@@ -103,7 +112,7 @@ class PruningMethods(Settings):
 class Detectors(Distilling):
     """`07_detectors` (Section 4.7, Table 6)."""
 
-    sparsity: NonNegativeFloat = 1e-3
+    sparsity: Number = 1e-3
     ratio: Ratio = 0.5
     """Fraction of the original channels that is removed from the compressed model."""
     cases: Cases = {
@@ -115,21 +124,21 @@ class Detectors(Distilling):
 class CpuTiming(Settings):
     """`08_cpu_timing` (Section 4.8, Table 7)."""
 
-    width: PositiveFloat = 0.5
+    width: WidthFactor = 0.5
     image_size: ImageSize = 256
-    round_to: PositiveInt = 8
+    round_to: Count = 8
     trained: bool = False
     """Train the detectors first; else their scale factors are drawn at random, since time depends on shapes alone."""
     ratio: Ratio = 0.5
     """Fraction of the channels that is removed from the compressed model."""
-    layers: NonNegativeInt = 0
+    layers: Annotated[int, Field(ge=0, le=limits.LARGEST_COUNT)] = 0
     """Number of residual blocks removed from a model that keeps all its channels; 0: there is no such model."""
     runtimes: Annotated[list[Runtime], Field(min_length=1)] = ["torch", "onnxruntime", "openvino"]
-    timed_threads: PositiveInt = 1
+    timed_threads: Threads = 1
     """Threads of a runtime while it is timed."""
-    rounds: PositiveInt = 3
+    rounds: Count = 3
     """How often the models are timed in turn; a time is the median."""
-    seconds: PositiveFloat = 0.3
+    seconds: PositiveNumber = 0.3
     """Shortest duration of one timing, in seconds."""
     cases: Cases = {
         "yolov3": {"detector": "yolov3", "ratio": 0.7, "layers": 10},

@@ -7,10 +7,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from paperlib.training.recipe import Decay, TrainingOptions
-from paperlib.typed_options import ImageSize, Options, check_values, rename_old
+from paperlib.typed_options import (
+    Count,
+    DepthFactor,
+    DetectorName,
+    Fraction,
+    ImageSize,
+    Number,
+    Options,
+    PositiveNumber,
+    Seed,
+    Threads,
+    WidthFactor,
+    check_values,
+    rename_old,
+)
 from paperlib.workbench.options import SparsityOptions, SurgeryOptions
 
 
@@ -39,8 +53,8 @@ def _apart(strengths: list[float]) -> list[float]:
 Ratio = Annotated[float, Field(gt=0.0, lt=1.0)]
 Ratios = Annotated[list[Ratio], AfterValidator(_ascending)]
 Chain = Annotated[Ratios, Field(min_length=2)]
-Strengths = Annotated[list[NonNegativeFloat], Field(min_length=1), AfterValidator(_apart)]
-Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
+Strengths = Annotated[list[Number], Field(min_length=1), AfterValidator(_apart)]
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
 Cases = Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
 Runtime = Literal["torch", "onnxruntime", "openvino"]
 # A process works for one case and seed, but their number and the folder belong to the notebook.
@@ -70,41 +84,41 @@ class Settings(TrainingOptions, SurgeryOptions, SparsityOptions, Common):
 
     dataset: str = "toy-aerial"
     """Name of the data set."""
-    detector: str = "yolov4-tiny"
+    detector: DetectorName = "yolov4-tiny"
     """Name of the detector."""
-    width: PositiveFloat = 0.25
+    width: WidthFactor = 0.25
     """Factor on the detector's channel counts."""
-    depth: PositiveFloat = 1.0
+    depth: DepthFactor = 1.0
     """Factor on the numbers of its repeated blocks, where it has some."""
     weights: str | None = None
     """Darknet file of COCO weights to start from, in the weights folder; none: from scratch."""
-    gamma_level: PositiveFloat | None = None
+    gamma_level: PositiveNumber | None = None
     """Bring pretrained scale factors to this level first, the function unchanged; the paper starts at 0.5."""
-    anchor_scale: PositiveFloat = 0.5
+    anchor_scale: PositiveNumber = 0.5
     """Factor on the detector's usual anchors, made for images of 416 pixels, where it has some."""
     seeds: Seeds = [0]
     """Random seeds; every experiment is repeated with each."""
-    threads: PositiveInt = 1
+    threads: Threads = 1
     """Threads of one process; part of every result's identity, since sums depend on it."""
-    workers: PositiveInt = 1
+    workers: Threads = 1
     """How many cases and seeds are trained at a time, each in a process of its own."""
     cases: Cases = {"": {}}
     """Compared cases: the name with which the names of its models begin, and the settings that differ."""
-    fine_tune_epochs: PositiveInt = 2
+    fine_tune_epochs: Count = 2
     """Epochs after each pruning and of each distillation."""
-    fine_tune_learning_rate: PositiveFloat = 1e-2
+    fine_tune_learning_rate: PositiveNumber = 1e-2
     """Learning rate after each pruning and of each distillation."""
 
     image_size: ImageSize = 160
-    epochs: PositiveInt = 12
-    learning_rate: PositiveFloat = 1e-2
+    epochs: Count = 12
+    learning_rate: PositiveNumber = 1e-2
     schedule: Literal["step", "cosine"] = "cosine"
-    warmup_epochs: NonNegativeFloat = 0.5
+    warmup_epochs: Number = 0.5
     ema: Decay = 0.97
-    zoom: Annotated[float, Field(ge=1.0)] = 1.1
-    shift: NonNegativeFloat = 0.05
+    zoom: Annotated[float, Field(ge=1.0, le=10.0)] = 1.1
+    shift: Fraction = 0.05
     colour: Decay = 0.1
-    validate_every: PositiveInt = 7
+    validate_every: Count = 7
 
     @property
     def has_metrics(self) -> bool:

@@ -29,7 +29,7 @@ from paperlib.store.syntax import (
     read_source,
 )
 
-NOT_NUMERIC = frozenset({"claims", "cli", "figures", "files", "paths", "progress", "store", "typed_options"})
+NOT_NUMERIC = frozenset({"claims", "cli", "figures", "files", "limits", "paths", "progress", "store", "typed_options"})
 """Units that check, place, show or remember things and cannot change a number of a step. Every other unit counts."""
 NOT_IN_RESULTS = frozenset({"cli", "paths", "progress"})
 """Units that cannot change what a notebook writes: besides numbers these are figures, tables and provenance."""

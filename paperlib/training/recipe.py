@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from paperlib.typed_options import Fraction, ImageSize, Options
+from paperlib.typed_options import Count, Fraction, ImageSize, Number, Options, PositiveNumber, Seed
 
 if TYPE_CHECKING:
     from paperlib.data.augment import Augmentation
@@ -18,25 +18,25 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 class TrainingOptions(Options):
     """How to train, whatever the seed. The defaults are the protocol of Section 4.3 where it speaks."""
 
-    epochs: PositiveInt = 300
+    epochs: Count = 300
     """Number of epochs."""
-    batch_size: PositiveInt = 16
+    batch_size: Count = 16
     """Images in a batch."""
     image_size: ImageSize = 800
     """Side of the square that images are fitted into, in pixels."""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveNumber = 1e-3
     """Learning rate of Adam."""
     schedule: Literal["step", "cosine"] = "step"
     """Learning rate over time. step: divided by 10 at 50 % and 75 % (the paper); cosine: falls to 1 %."""
-    warmup_epochs: NonNegativeFloat = 0.0
+    warmup_epochs: Number = 0.0
     """Epochs of linear warm-up."""
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: Number = 0.0
     """Weight decay of Adam."""
     ema: Decay = 0.0
     """Decay per step of the running mean of the weights, which is validated and kept. 0: no such mean."""
-    zoom: Annotated[float, Field(ge=1.0)] = 1.3
+    zoom: Annotated[float, Field(ge=1.0, le=10.0)] = 1.3
     """Augmentation: images are scaled by a factor between 1/zoom and zoom."""
-    shift: NonNegativeFloat = 0.1
+    shift: Fraction = 0.1
     """Augmentation: largest shift, as a fraction of the side."""
     symmetries: bool = True
     """Augmentation: draw one of the eight flips and quarter turns."""
@@ -46,14 +46,14 @@ class TrainingOptions(Options):
     """Augmentation: probability that an image is put together from four."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision."""
-    validate_every: PositiveInt = 10
+    validate_every: Count = 10
     """Epochs between validations; the last epoch is always validated."""
 
 
 class Recipe(TrainingOptions):
     """How to train, with the seed."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Random seed."""
 
     def augmentation(self) -> Augmentation:

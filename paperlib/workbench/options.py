@@ -7,10 +7,10 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 
 from paperlib.training.recipe import Recipe
-from paperlib.typed_options import Fraction, Options, PositiveFraction
+from paperlib.typed_options import Count, Fraction, Number, Options, PositiveFraction, PositiveNumber
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Blueprint:
 class SparsityOptions(Options):
     """The L1 term on scale factors (Eq. 4)."""
 
-    sparsity: NonNegativeFloat = 5e-3
+    sparsity: Number = 5e-3
     """lambda of Eq. 4: weight of the L1 term on scale factors."""
     sparsity_method: Literal["subgradient", "proximal"] = "subgradient"
     """How the L1 term is minimised: by Adam (the paper) or by a proximal step after it."""
@@ -45,7 +45,7 @@ class SurgeryOptions(Options):
 
     min_keep_ratio: Fraction = 0.1
     """Fraction of its original channels that every layer keeps, however often it is pruned."""
-    round_to: PositiveInt = 1
+    round_to: Count = 1
     """Channel counts are rounded to multiples of this number."""
     compensate: Literal["off", "bias", "exact"] = "bias"
     """How the constant output of removed channels is moved into the next convolution."""
@@ -56,7 +56,7 @@ class PruningOptions(SurgeryOptions):
 
     importance: Literal["gamma", "l1", "l1-layerwise", "taylor"] = "gamma"
     """Criterion that ranks the channels; gamma is the paper's."""
-    calibration_images: PositiveInt = 64
+    calibration_images: Count = 64
     """Training images from which the criterion taylor computes its scores."""
 
 
@@ -65,9 +65,9 @@ class DistillationOptions(Options):
 
     soft_weight: Fraction = 0.5
     """lambda_c of Eq. 10: weight of the teacher's classification scores."""
-    bound_weight: NonNegativeFloat = 0.5
+    bound_weight: Number = 0.5
     """alpha of Eq. 11: weight of the teacher-bounded regression loss (Eq. 12)."""
-    temperature: PositiveFloat = 1.0
+    temperature: PositiveNumber = 1.0
     """tau of Eqs. 6-8."""
 
 
@@ -78,7 +78,7 @@ class IterationOptions(Options):
     """Fraction of the original channels removed in each iteration."""
     max_drop: PositiveFraction = 0.05
     """delta of Algorithm 1: a model that loses this much mAP ends the iterations (0-1; 0.05 = 5 points)."""
-    target_mb: PositiveFloat | None = None
+    target_mb: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
     """Stop at this size in MB, if the accuracy allows it."""
     capacity: Literal["size_mb", "gmacs", "parameters"] = "size_mb"
     """Measure by which two models are compared for similar capacity."""

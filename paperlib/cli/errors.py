@@ -1,0 +1,39 @@
+"""The one line that tells of an error: the place, the fault and, where there is one, the remedy."""
+
+from __future__ import annotations
+
+from typer.exceptions import TyperException
+
+from paperlib.files import is_disk_full
+
+LONGEST_LINE = 500
+"""Characters of a line; of a longer one the beginning and the end are shown."""
+
+
+def describe_error(error: ValueError | OSError) -> str:
+    """Return the line for bad input or for what the operating system refuses."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        text = f"{place}{error.strerror[:1].lower()}{error.strerror[1:]}"
+    if is_disk_full(error):
+        text = f"{text}; free some space, then the same command continues"
+    return _one_line(text)
+
+
+def describe_usage(error: TyperException) -> str:
+    """Return the line for a wrong command line; if no command was given, the help."""
+    text = error.format_message()
+    if text.startswith("Usage:"):
+        return text
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "paperlib"
+    return _one_line(f"{' '.join(text.split()).rstrip('.')}; see `{command} --help`")
+
+
+def _one_line(text: str) -> str:
+    line = f"paperlib: {' '.join(text.split())}"
+    if len(line) <= LONGEST_LINE:
+        return line
+    half = LONGEST_LINE // 2 - 2
+    return f"{line[:half]} … {line[-half:]}"

@@ -1,0 +1,113 @@
+"""Values that nobody can mean are refused by range, for every option of every command and every key of a profile."""
+
+import typing
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from paperlib.cli.main import app
+from paperlib.cli.options import option_name
+from paperlib.compression.request import CompressRequest
+from paperlib.experiments.parameters import NOTEBOOKS, validate_settings
+from paperlib.typed_options import read_text
+
+HOSTILE = ["inf", "-inf", "nan", "1e308", "-1", str(10**13), "9" * 400, "", "0x10", "ten", "1e-400000"]
+ZERO_IS_MEANT = {
+    "seed", "sparsity", "warmup_epochs", "weight_decay", "ema", "shift", "colour", "mosaic", "soft_weight",
+    "bound_weight", "min_keep_ratio",
+}  # fmt: skip
+
+
+def commands(command, *names):
+    """Yield every command below, with its names."""
+    inner = getattr(command, "commands", {})
+    if not inner:
+        yield names, command
+    for name, each in inner.items():
+        yield from commands(each, *names, name)
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+NUMERIC = [
+    (names, parameter)
+    for names, command in COMMANDS.items()
+    for parameter in command.params
+    if {int, float} & {parameter.type_descriptor.annotation, *typing.get_args(parameter.type_descriptor.annotation)}
+]
+
+
+def test_all_commands_are_found():
+    assert ("cost",) in COMMANDS and ("store", "verify") in COMMANDS and len(NUMERIC) >= 5
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, "0"])
+@pytest.mark.parametrize(("names", "parameter"), NUMERIC, ids=[f"{n[-1]} {p.opts[0]}" for n, p in NUMERIC])
+def test_a_number_that_nobody_means_is_refused_by_the_name_of_its_option(names, parameter, value, monkeypatch):
+    if value == "1e-400000":
+        pytest.skip("is 0 for a float")
+    monkeypatch.setattr("paperlib.cli.reproduce.reproduce", lambda *_, **__: pytest.fail("work has begun"))
+    others = {"cost": ["yolov4-tiny"], "export": ["a.safetensors", "b.onnx"]}.get(names[-1], [])
+    result = CliRunner().invoke(app, [*names, *others, parameter.opts[0], value])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1 and len(result.stderr) < 510
+    assert result.stderr.startswith("paperlib: ") and parameter.opts[0] in result.stderr
+
+
+def numbers_of(model):
+    """Yield the fields of a model that are numbers."""
+    for name, field in model.model_fields.items():
+        kinds = {field.annotation, *typing.get_args(field.annotation)}
+        inner = {argument for kind in kinds for argument in typing.get_args(kind)}
+        if {int, float} & (kinds | inner):
+            yield name
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("name", sorted(numbers_of(CompressRequest)))
+def test_compress_refuses_a_number_that_nobody_means(name, value):
+    option = option_name(name)
+    result = CliRunner().invoke(app, ["compress", "--data", "a", "--val", "b", "--out", "c", f"{option}={value}"])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1 and len(result.stderr) < 510
+    if value != "1e-400000" or name not in ZERO_IS_MEANT:
+        assert result.stderr.startswith(f"paperlib: {option}: ")
+
+
+@pytest.mark.parametrize("name", sorted(numbers_of(CompressRequest)))
+def test_zero_is_refused_where_it_means_nothing(name):
+    if name in ZERO_IS_MEANT:
+        read_text(CompressRequest, name, "0")
+    else:
+        with pytest.raises(ValueError):
+            read_text(CompressRequest, name, "0")
+
+
+PLAIN_HOSTILE = [float("inf"), float("-inf"), float("nan"), 1e308, -1, 10**13, 10**30, "12", "", [[]], {"a": 1}]
+KEYS = sorted({(notebook, name) for notebook, model in NOTEBOOKS.items() for name in numbers_of(model)})
+
+
+@pytest.mark.parametrize("value", PLAIN_HOSTILE, ids=repr)
+@pytest.mark.parametrize(("notebook", "name"), KEYS)
+def test_a_profile_with_a_value_that_nobody_means_is_refused(notebook, name, value):
+    with pytest.raises(ValueError, match=name) as caught:
+        validate_settings(notebook, {name: value}, "p.yaml")
+    assert str(caught.value).startswith("p.yaml: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("notebook", sorted(set(NOTEBOOKS) - {"99_claims"}))
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"detector": "yolov4-tinny"}, "unknown detector 'yolov4-tinny', did you mean 'yolov4-tiny'?"),
+        ({"detector": "x" * 3000}, "unknown detector"),
+        ({"seeds": [2**32]}, "seeds"),
+        ({"seeds": [-1]}, "seeds"),
+        ({"seeds": [10**40]}, "seeds"),
+        ({"cases": {"": {"detector": "yolov9"}, "b": {}}}, "unknown detector 'yolov9'"),
+    ],
+)
+def test_an_unknown_detector_or_a_huge_seed_is_refused_before_a_kernel_starts(notebook, values, fault):
+    with pytest.raises(ValueError) as caught:
+        validate_settings(notebook, values, "p.yaml")
+    assert fault in str(caught.value)
