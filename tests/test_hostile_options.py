@@ -63,8 +63,8 @@ def numbers_of(model):
             yield name
 
 
-@pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize("name", sorted(numbers_of(CompressRequest)))
+@pytest.mark.parametrize("value", HOSTILE)
 def test_compress_refuses_a_number_that_nobody_means(name, value):
     option = option_name(name)
     result = CliRunner().invoke(app, ["compress", "--data", "a", "--val", "b", "--out", "c", f"{option}={value}"])
@@ -87,12 +87,13 @@ PLAIN_HOSTILE = [float("inf"), float("-inf"), float("nan"), 1e308, -1, 10**13, 1
 KEYS = sorted({(notebook, name) for notebook, model in NOTEBOOKS.items() for name in numbers_of(model)})
 
 
-@pytest.mark.parametrize("value", PLAIN_HOSTILE, ids=repr)
-@pytest.mark.parametrize(("notebook", "name"), KEYS)
-def test_a_profile_with_a_value_that_nobody_means_is_refused(notebook, name, value):
-    with pytest.raises(ValueError, match=name) as caught:
-        validate_settings(notebook, {name: value}, "p.yaml")
-    assert str(caught.value).startswith("p.yaml: ") and "\n" not in str(caught.value)
+@pytest.mark.parametrize("notebook", sorted({notebook for notebook, _ in KEYS}))
+def test_a_profile_with_a_value_that_nobody_means_is_refused(notebook):
+    for name in (name for other, name in KEYS if other == notebook):
+        for value in PLAIN_HOSTILE:
+            with pytest.raises(ValueError, match=name) as caught:
+                validate_settings(notebook, {name: value}, "p.yaml")
+            assert str(caught.value).startswith("p.yaml: ") and "\n" not in str(caught.value), value
 
 
 @pytest.mark.parametrize("notebook", sorted(set(NOTEBOOKS) - {"99_claims"}))
