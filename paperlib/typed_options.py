@@ -120,7 +120,8 @@ def _describe_fault(fault: ErrorDetails, model: type[Options]) -> str:
         return describe_unknown(key, model)
     if fault["type"] == "missing":
         return f"{key}: is missing"
-    found = f"{message} (found {fault['input']!r})"
+    given = repr(fault["input"])
+    found = f"{message} (found {given if len(given) <= 100 else given[:100] + ' …'})"
     if key:
         return f"{key}: {found}"
     # Without a key it is a fault of several fields together, whose values the message names itself.

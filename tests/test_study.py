@@ -95,7 +95,10 @@ def test_a_study_takes_its_settings_from_the_notebooks_variables(begun, two_seed
         (["# Parameters\nepoch = 3", "# Parameters\nepochs = 3\n"], "parameters: unknown key 'epoch'"),
         (["# Parameters\nepochs = '3'"], r"parameters: epochs: .*valid integer \(found '3'\)"),
         (["# Parameters\nratio = 1.2"], r"parameters: ratio: .*less than 1 \(found 1.2\)"),
-        (["# Parameters\ndetector = 'yolov5'"], r"parameters: unknown detector 'yolov5' \(known: yolov3, "),
+        (
+            ["# Parameters\ndetector = 'yolov5'"],
+            r"parameters: detector: unknown detector 'yolov5', did you mean 'yolov4'\? \(known: yolov3, ",
+        ),
         (["# Parameters\ndataset = 'toy'"], "unknown data set 'toy'"),
         (
             ["# Parameters\ndataset = 'coco:own.json'"],

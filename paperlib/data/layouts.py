@@ -95,7 +95,8 @@ def load_split(layout: Layout, split: str, root: Path) -> Dataset:
         raise ValueError(f"{layout.name} has no split {split!r}; it has {', '.join(names)}")
     for folder in layout.all_folders(root):
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder; {layout.title} belongs there (see data/README.md)")
+            remedy = f"`paperlib data fetch {layout.name}` gets it, or says how"
+            raise FileNotFoundError(f"{folder}: no such folder; {layout.title} belongs there; {remedy}")
     unknown = sorted(set(layout.image_names(root)).difference(*names.values()))
     if unknown:
         raise ValueError(not_in_split(layout, root, unknown))

@@ -28,6 +28,7 @@ from paperlib.costs import Cost, cost
 from paperlib.evaluation.evaluate import Metrics
 from paperlib.experiments import assistants
 from paperlib.experiments.case import Case, cases_of
+from paperlib.experiments.folding import fold_traceback
 from paperlib.experiments.parameters import load_profile, profile_path, validate_settings
 from paperlib.experiments.settings import Settings
 from paperlib.figures import tables
@@ -109,12 +110,13 @@ class Study:
             FileNotFoundError: the data set or the weights are not there.
         """
         figures.use_style()
-        # Only the scoreboard has fewer settings, and its own subclass, which uses none of the others.
-        settings = cast(Settings, validate_settings(notebook, _read_parameters(notebook, namespace)))
-        study = cls(notebook, settings)
-        if study.differences:
-            print(study.describe_scratch())
-        study.prepare_run()
+        with fold_traceback():
+            # Only the scoreboard has fewer settings, and its own subclass, which uses none of the others.
+            settings = cast(Settings, validate_settings(notebook, _read_parameters(notebook, namespace)))
+            study = cls(notebook, settings)
+            if study.differences:
+                print(study.describe_scratch())
+            study.prepare_run()
         return study
 
     def describe_scratch(self) -> str:
