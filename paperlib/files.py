@@ -28,6 +28,14 @@ MAX_YAML_NODES = 100_000
 QUOTED = 60
 """Longest quotation of a file in a message, in characters."""
 MAX_QUOTED_BITS = 128
+BINARY_FILES = {
+    b"PK\x03\x04": "ZIP file",
+    b"\x1f\x8b": "gzip file",
+    b"\x89PNG": "PNG picture",
+    b"\xff\xd8\xff": "JPEG picture",
+    b"%PDF": "PDF file",
+}
+"""How files begin that are handed over instead of JSON, mostly by a download that was not unpacked."""
 BYTE_ORDER_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 
@@ -113,7 +121,11 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
         ValueError: it is not JSON in UTF-8, is larger than `max_bytes`, or nested deeper than `MAX_DEPTH`. One line
             names the file and, where there is one, the line.
     """
-    return parse_json(read_text(path, max_bytes), str(path))
+    content = read_bytes(path, max_bytes)
+    kind = next((name for start, name in BINARY_FILES.items() if content.startswith(start)), None)
+    if kind:
+        raise ValueError(f"{path}: not JSON: it is a {kind}")
+    return parse_json(_decode_text(content, str(path)), str(path))
 
 
 def parse_json(text: str, place: str) -> Any:

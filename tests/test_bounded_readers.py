@@ -136,3 +136,11 @@ def test_quotations_are_short_lines(value):
     quoted = quote_value(value)
     assert "\n" not in quoted
     assert len(quoted) <= 60
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x1f\x8b", b"\x89PNG\r\n"], ids=["zip", "gzip", "png"])
+def test_a_binary_file_in_place_of_json_is_named_for_what_it_is(tmp_path, start):
+    path = tmp_path / "annotations.json"
+    path.write_bytes(start + bytes(range(256)))
+    with pytest.raises(ValueError, match=r"annotations\.json: not JSON: it is a \w+ \w+"):
+        read_json(path)
