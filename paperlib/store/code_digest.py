@@ -9,7 +9,6 @@ A step depends on the units that its method mentions and, transitively, on the u
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import FunctionType, MethodType
 from typing import NamedTuple
 
+from paperlib import files
 from paperlib.store.syntax import (
     Source,
     analyse_source,
@@ -96,7 +96,7 @@ def notebook_code(notebook: Path, root: Path = _PACKAGE) -> Code:
     """
     # Another process will run the notebook, so it does not matter what this one has loaded.
     package = _Package(root, NOT_IN_RESULTS, refuse_edited=False)
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = files.read_json(notebook)["cells"]
     lines = [line for cell in cells if cell["cell_type"] == "code" for line in "".join(cell["source"]).splitlines()]
     source = analyse_source("\n".join(line for line in lines if not line.startswith(("%", "!"))), notebook, "notebook")
     return package.describe([notebook.name], package.units_of(source.targets), set())
