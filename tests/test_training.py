@@ -3,6 +3,7 @@
 import os
 import pickle
 import random
+import shutil
 import signal
 import time
 from dataclasses import asdict
@@ -106,11 +107,15 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(recip
     pd.testing.assert_frame_equal(*histories, check_exact=True)
 
 
+def two_states_stand_and_a_third_is_half_written(folder):
+    return len(list(folder.glob("state-*[0-9]"))) == 2 and a_state_is_half_written(folder)
+
+
 def trained_half_way(folder):
-    """A training that was killed with two states on disk."""
-    while not killed_at(lambda folder: len(list(folder.glob("state-*[0-9]"))) == 2, SPARSE, folder):
-        pass  # it was quicker than the signal; the next try trains from the beginning
-    return sorted(folder.glob("state-*[0-9]"))
+    """Train until killed while a state is being written, and return the two whole ones."""
+    while not killed_at(two_states_stand_and_a_third_is_half_written, SPARSE, folder):
+        shutil.rmtree(folder)  # it was quicker than the signal
+    return sorted(folder.glob("state-*[0-9]"))[-2:]
 
 
 def flip_one_bit(path):
