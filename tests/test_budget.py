@@ -1,4 +1,4 @@
-"""Plans to a target, and what a plan says before the knife: costs by arithmetic, savings and notes."""
+"""Plans to a target, and what a plan says before pruning: costs by arithmetic, savings and notes."""
 
 import time
 from collections.abc import Callable

@@ -101,7 +101,7 @@ def test_the_page_needs_no_other_file_and_has_a_light_and_a_dark_side(delivered)
     assert "An epoch with a teacher takes" in text
 
 
-def test_the_birth_certificate_names_settings_and_data_but_no_place(delivered, folder):
+def test_the_certificate_names_settings_and_data_but_no_folder(delivered, folder):
     out, _ = delivered
     born = json.loads((out / "provenance.json").read_text())
     assert born["seeds"] == [0, 1] and set(born["data_digest"]) == {"train", "val"}

@@ -1,4 +1,4 @@
-"""Values that nobody can mean are refused by range, for every option of every command and every key of a profile."""
+"""Values that make no sense are refused by range, for every option of every command and every key of a profile."""
 
 import typing
 

@@ -50,7 +50,7 @@ class OneLineErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise  # whoever read our output has read enough; typer ends the process without a word
+            raise  # the reader of our output has gone, as `head` does; typer ends the process quietly
         except (ValueError, OSError) as error:
             if ctx.params.get("debug"):
                 raise

@@ -26,7 +26,7 @@ COCO_LIMIT = 100
 DIFFICULT = ("cut by the border", "small", "crowded")
 """Slices of objects that are hard to find in the paper's examples of edge cases (Section 4.5.4)."""
 BELONGS = 1.0
-"""Marks what belongs to a slice, in place of its area."""
+"""Marks what belongs to a slice; it replaces the area."""
 
 
 @dataclass(frozen=True)

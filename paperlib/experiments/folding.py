@@ -26,7 +26,7 @@ def fold_traceback() -> Iterator[None]:
     """Show a ValueError or FileNotFoundError of the block as one line in a notebook.
 
     Raises:
-        SettingsError, MissingInputError: in place of these errors, with the same text.
+        SettingsError, MissingInputError: instead of these errors, with the same text.
     """
     try:
         yield

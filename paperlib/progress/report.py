@@ -1,4 +1,4 @@
-"""What long work says of itself: a bar for the reader in JupyterLab, a small file for whoever watches a batch.
+"""Progress that long work reports: a bar for the reader in JupyterLab, and a small file for the display of a batch.
 
 The variable `PAPERLIB_PROGRESS` names the file. It holds one JSON object, the fields of `Report`, and is always
 replaced as a whole, so that no reader sees half of one. A process that `multiprocessing` started writes beside it, to

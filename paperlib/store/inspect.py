@@ -93,7 +93,7 @@ def find_users(steps: Iterable[StoredStep], results: dict[str, Path]) -> dict[st
     """Return which results rest on each step, by its key: directly, or because a step that they name started from it.
 
     Raises:
-        ValueError: a `provenance.json` cannot be read, so that nobody can tell what its result rests on.
+        ValueError: a `provenance.json` cannot be read, so that it is unknown what its result rests on.
     """
     by_key = {step.key: step for step in steps}
     users: dict[str, list[str]] = {key: [] for key in by_key}
@@ -147,7 +147,7 @@ def find_removable(store: Path, results: Path) -> Removable:
     """Return what no result refers to, neither directly nor through a later step, and no running process is making.
 
     Raises:
-        ValueError: a `provenance.json` cannot be read, so that nobody can tell what its result rests on.
+        ValueError: a `provenance.json` cannot be read, so that it is unknown what its result rests on.
     """
     steps = find_steps(store)
     found = find_results(results, store)
