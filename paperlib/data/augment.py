@@ -75,6 +75,7 @@ def _view(
 ) -> Batch:  # fmt: skip
     """Resample each image by a random similarity, in a window of `side` pixels."""
     forward = _similarities(len(pixels), options, generator, zoom)
+    # `grid_sample` needs, for each pixel of the window, its place in the source.
     inverse = torch.linalg.inv(forward)
     grid = _grid(inverse[:, :2].to(pixels), side)
     out = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -91,6 +92,7 @@ def _grid(maps: Tensor, side: int) -> Tensor:
 
     Equal to `F.affine_grid`, but several times faster: a map is the sum of a function of x and one of y.
     """
+    # With `align_corners=False`, -1 and 1 are the image's edges; the outer pixels' centres lie half a pixel inside.
     axis = ((2 * torch.arange(side, device=maps.device) + 1) / side - 1)[:, None]
     along, down = axis * maps[:, None, :, 0], axis * maps[:, None, :, 1] + maps[:, None, :, 2]
     return along[:, None] + down[:, :, None]
@@ -99,9 +101,11 @@ def _grid(maps: Tensor, side: int) -> Tensor:
 def _similarities(count: int, options: Augmentation, generator: torch.Generator, zoom: float) -> Tensor:
     """Draw `[count, 3, 3]` float64 maps from the source's to the window's coordinates, both in [-1, 1]."""
     draw = torch.rand(count, 4, generator=generator, dtype=torch.float64)
+    # Uniform in the logarithm: enlarging and shrinking are equally likely.
     scale = zoom * torch.exp((2 * draw[:, 0] - 1) * math.log(options.zoom))
     turn = (draw[:, 1] * 8).floor().long() if options.symmetries else torch.zeros(count, dtype=torch.long)
     angle = (turn % 4) * (math.pi / 2)
+    # Rounded, because the cosine of pi / 2 is 6e-17 in floating point.
     cosine, sine = angle.cos().round(), angle.sin().round()
     mirror = torch.where(turn >= 4, -1.0, 1.0).double()
     matrix = torch.zeros(count, 3, 3, dtype=torch.float64)
@@ -117,6 +121,7 @@ def _similarities(count: int, options: Augmentation, generator: torch.Generator,
 def _move(box: Tensor, label: Tensor, matrix: Tensor, source: int, side: int, visible: float) -> dict[str, Tensor]:
     """Map boxes `[n, 4]`, clip them to the window and drop those of which too little is left."""
     unit = box.cpu() * (2 / source) - 1
+    # Two opposite corners are enough: flips and quarter turns keep a box parallel to the axes.
     corners = unit.view(-1, 2, 2) @ matrix[:2, :2].T + matrix[:2, 2]
     corners = (corners + 1) * (side / 2)
     unclipped = torch.cat([corners.amin(1), corners.amax(1)], 1)
@@ -137,6 +142,7 @@ def _mosaic(
     for quarter in range(4):
         pick = torch.randperm(len(pixels), generator=generator)[:count]
         chosen = [boxes[i] for i in pick], [labels[i] for i in pick]
+        # With a zoom of 1 a quarter would show a full image, and every object at half its size.
         view, targets = _view(pixels[pick.to(pixels.device)], *chosen, options, generator, half, zoom=math.sqrt(2))
         offset = view.new_tensor([quarter % 2, quarter // 2]).repeat(2) * half
         quarters.append(view)
@@ -156,6 +162,7 @@ def _recolour(images: Tensor, strength: float, generator: torch.Generator) -> Te
     to_luma = images.new_tensor([LUMA])
     saturate = saturation * torch.eye(3).to(images) + (1 - saturation) * to_luma
     mean = to_luma @ images.mean((2, 3))[:, :, None]
+    # The pixels are still centred at grey; adding GREY here moves them back to [0, 1].
     offset = brightness * ((1 - contrast) * mean + GREY)
     colours = torch.baddbmm(offset, brightness * contrast * saturate, images.flatten(2))
     return colours.clamp_(0, 1).view_as(images)

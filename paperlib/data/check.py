@@ -93,8 +93,10 @@ def check_entry(name: str, entry: Entry, folder: Path) -> Report:
             raise FileNotFoundError(f"{part}: no such folder")
     names = _all_names(layout, report)
     present = len(layout.image_names(folder))
+    # If there is a split, each image of it that is missing becomes a fault of its own.
     if not split_path(layout).is_file() and present != entry.images:
         report.faults.append(f"{folder}: {present:,} of {entry.images:,} published images")
+    # The decoders release the interpreter's lock, so threads use all cores.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = pool.map(lambda image: _read(layout, folder, image), names)
         images = [found for _, found in zip(track_items(names, f"checking {entry.title}"), done, strict=True)]
@@ -178,6 +180,7 @@ def _read(layout: Layout, root: Path, name: str) -> _Image:
     pixels = found.attempt(_decode, image)
     parsed = found.attempt(_parse, layout, annotation, found)
     if pixels is not None:
+        # The shape enters, because pictures of different shapes can have the same bytes.
         found.content = sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
     if pixels is None or parsed is None:
         return found
@@ -187,6 +190,7 @@ def _read(layout: Layout, root: Path, name: str) -> _Image:
     settled = found.attempt(layout.usable_boxes, boxes, size, annotation)
     if settled is None:
         return found
+    # Both in float32; otherwise rounding to float32 would look like a cut.
     if (settled != boxes.astype(np.float32)).any():
         found.remarks.append("boxes stick out of the image, cut at its border")
     rows = np.column_stack([labels, boxes])

@@ -52,6 +52,7 @@ def load_coco(annotations: Path, images: Path | None = None) -> Dataset:
         raise FileNotFoundError(f"{folder}: no such folder of images")
     content = _checked(read_json(annotations), annotations)
     categories = sorted(content["categories"], key=lambda category: category["id"])
+    # Ids may have gaps: the 80 categories of COCO itself have ids from 1 to 90.
     label_of = {category["id"]: label for label, category in enumerate(categories, 1)}
     objects: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
     for number, entry in enumerate(content["annotations"]):
@@ -85,6 +86,7 @@ def _checked(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
 def _check_unique(values: Sequence[Any], place: str, kinds: tuple[type, ...]) -> None:
     if wrong := [value for value in values if type(value) not in kinds]:
         raise ValueError(f"{place} {quote_value(wrong[0])} is not {' or '.join(KINDS[kind] for kind in kinds)}")
+    # Numbers and texts together could not be sorted.
     if mixed := [value for value in values if type(value) is not type(values[0])]:
         raise ValueError(f"{place} {quote_value(mixed[0])} is {KINDS[type(mixed[0])]}, {quote_value(values[0])} is not")
     value, times = max(Counter(values).items(), key=lambda item: item[1], default=(None, 0))
@@ -94,9 +96,11 @@ def _check_unique(values: Sequence[Any], place: str, kinds: tuple[type, ...]) ->
 
 def _check_annotation(entry: dict[str, Any], images: dict, categories: dict, place: str) -> None:
     for key, known in (("image_id", images), ("category_id", categories)):
+        # A list or an object has no hash, so `in` would raise TypeError.
         if isinstance(entry[key], list | dict) or entry[key] not in known:
             raise ValueError(f"{place}: {key} {quote_value(entry[key])} is not listed")
     box = entry["bbox"]
+    # The exact type, because `true` in JSON becomes a bool, which is an instance of int.
     numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
     if not (numbers and all(abs(value) < MOST_PIXELS for value in box)):
         raise ValueError(f"{place}: bbox {quote_value(box)} is not four numbers [x, y, width, height]")
@@ -114,6 +118,7 @@ def _record(
     header = read_header(file)
     as_stored = _check_size(_stated_size(image, f"{path}, image {quote_value(name)}"), header, file, path)
     corners = np.array([entry["bbox"] for entry in objects], dtype=np.float64).reshape(-1, 4)
+    # COCO gives x, y, width, height.
     corners[:, 2:] += corners[:, :2]
     size = header.stored_size() if as_stored else header.size
     # Rounding in annotation tools leaves boxes that stick out by a pixel at most.

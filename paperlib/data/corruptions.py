@@ -72,6 +72,7 @@ def _cover(pixels: np.ndarray, record: Record) -> np.ndarray:
     """Cover each object by a grey patch of its box's shape at a random position in the box."""
     dice, covered = _dice(record), pixels.copy()
     for left, top, right, bottom in record.boxes:
+        # COVERED is a part of the area, so each side is scaled by its square root.
         width, height = np.sqrt(COVERED) * (right - left), np.sqrt(COVERED) * (bottom - top)
         x, y = dice.uniform(left, right - width), dice.uniform(top, bottom - height)
         covered[round(y) : round(y + height), round(x) : round(x + width)] = GREY
@@ -99,6 +100,7 @@ def _moved(record: Record) -> Record:
 
 def _shift(record: Record) -> tuple[int, int]:
     """Return the shift in pixels to the right and down, in one of four diagonal directions."""
+    # The generator starts again at each call, so `_move` and `_moved` draw the same shift.
     across, down = _dice(record).choice([-1, 1], 2)
     width, height = record.size()
     return int(across * round(MOVED * width)), int(down * round(MOVED * height))
@@ -109,6 +111,7 @@ def _span(shift: int, length: int) -> slice:
 
 
 def _dice(record: Record) -> np.random.Generator:
+    # The built-in `hash` of a text differs from one process to the next.
     return np.random.default_rng(int.from_bytes(hashlib.sha256(record.name.encode()).digest()[:8]))
 
 

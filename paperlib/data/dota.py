@@ -31,6 +31,7 @@ CLASSES: tuple[str, ...] = (
 )
 LABELS = {name.replace(" ", "-"): label for label, name in enumerate(CLASSES, 1)}
 """Class names as the files write them, for example `small-vehicle`."""
+# A file may begin with the image's source and its ground sample distance (metres a pixel).
 HEADERS = ("imagesource:", "gsd:")
 FORM = "x1 y1 x2 y2 x3 y3 x4 y4 class difficult"
 
@@ -53,6 +54,7 @@ def read_annotation(path: Path) -> Annotation:
                 raise ValueError
         except ValueError:
             raise ValueError(f"{place}: {quote_value(line.strip())} is not {FORM}") from None
+        # `float` also accepts "nan" and "inf".
         if not all(map(math.isfinite, corners)):
             raise ValueError(f"{place}: {quote_value(line.strip())} has a corner that is not finite")
         if name not in LABELS:
@@ -72,5 +74,6 @@ LAYOUT = Layout(
     image_suffix=".png",
     annotation_suffix=".txt",
     parse=read_annotation,
+    # A rotated object at the border can stick out by any length.
     overhang=math.inf,
 )

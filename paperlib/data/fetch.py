@@ -70,6 +70,7 @@ def download_file(file: File, folder: Path) -> Path:
             f"{file.address}: {_reason(error)}; {held:,} of {file.size:,} bytes are here, the same command resumes"
         ) from error
     except ValueError as error:
+        # Our own checks of the length raise ValueError too; only that of pooch speaks of a hash.
         if "hash" not in str(error):
             raise
         raise ValueError(f"{file.address}: its SHA-256 is not {file.sha256}; nothing was kept") from error
@@ -94,6 +95,7 @@ class Resuming:
             try:
                 self._resume(url)
                 break
+            # The server answered; asking again would give the same error, for example 404.
             except requests.HTTPError:
                 raise
             except requests.RequestException:
@@ -107,12 +109,14 @@ class Resuming:
         from tqdm.auto import tqdm
 
         held = self.bytes_held()
+        # A request for bytes behind the end would be answered with error 416.
         if held == self.size:
             return
         # With compression in transit, Range and size would count other bytes than those that arrive.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={held}-"} if held else {})
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
             answer.raise_for_status()
+            # A server that ignores Range sends the file from its first byte.
             if answer.status_code != requests.codes.partial_content:
                 held = 0
             self._check_announced(url, answer, held)
@@ -177,6 +181,7 @@ def _unpack_all(name: str, entry: Entry, downloads: Path, target: Path) -> None:
             unpack_archive(downloads / file.name, stage, file.unpack, MOST_GROWTH * file.size)
         if name in LAYOUTS and (count := len(LAYOUTS[name].image_names(stage))) != entry.images:
             raise ValueError(f"{entry.title}: {count} images were unpacked, {entry.images} were published")
+        # Renamed only when complete: a crash before this line leaves no partial data set.
         stage.rename(target)
     finally:
         shutil.rmtree(stage, ignore_errors=True)

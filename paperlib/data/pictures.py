@@ -28,6 +28,7 @@ MAX_PIXELS = 500_000_000
 LARGE = 178_956_970
 """Pixels beyond which Pillow itself refuses a picture."""
 ORIENTATION = 0x0112
+# Pillow counts rotations anticlockwise, EXIF clockwise: hence 270 degrees for orientation 6.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -126,6 +127,7 @@ def _header(opened: Image.Image) -> Header:
     # Of one frame `(codec, extents, offset, arguments)`; the arguments are the raw mode, or begin with it.
     arguments = [part[3] for part in getattr(opened, "tile", None) or ()]
     modes = [part[0] if isinstance(part, tuple) and part else part for part in arguments]
+    # Modes that begin with "I" hold integers of 16 or 32 bits, those with "F" floats.
     deep = opened.mode[0] in "IF" or any(";16" in str(mode) for mode in modes if kind in DEEP_FORMATS)
     orientation = _orientation(opened)
     # Pillow gives the size of a TIFF file as displayed, and of others as stored.
@@ -152,6 +154,7 @@ def _header_by_libvips(file: Path) -> Header:
     """Return the header of a file that Pillow does not know, such as a TIFF file with six bands."""
     with file.open("rb") as opened:
         start = opened.read(4)
+    # TIFF and BigTIFF, each little-endian and big-endian.
     if start not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         raise ValueError(f"{file}: not an image (of no format that is known)")
     return Header(row_reader.displayed_size(file), "TIFF", deep=True)

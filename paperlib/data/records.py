@@ -199,6 +199,7 @@ def _letterbox_record(record: Record, side: int) -> tuple[Tensor, float, tuple[i
 
 
 def _letterbox_size(height: int, width: int, side: int) -> tuple[list[int], float]:
+    # One scale for both axes, although rounding changes the shorter side by up to half a pixel.
     scale = side / max(height, width)
     return [max(1, round(height * scale)), max(1, round(width * scale))], scale
 
@@ -209,6 +210,7 @@ def trim_boxes(boxes: np.ndarray, size: tuple[int, int], overhang: float) -> np.
     A box that would have no area left is not changed; `check_boxes` refuses it.
     """
     border = np.array([*size, *size], dtype=np.float64)
+    # Comparisons with NaN are false, so NaN stays in the box and `check_boxes` refuses it.
     near = (boxes >= -overhang) & (boxes <= border + overhang)
     trimmed = np.where(near, boxes.clip(0, border), boxes)
     has_area = (trimmed[:, 2:] > trimmed[:, :2]).all(1, keepdims=True)
@@ -223,6 +225,7 @@ def turn_boxes(boxes: np.ndarray, size: tuple[int, int], orientation: int) -> np
         left, right = width - right, width - left
     if orientation in (3, 4, 6, 7):
         top, bottom = height - bottom, height - top
+    # Orientations 5 to 8 are a flip, or none, and then a transposition: the order matters.
     swapped = orientation >= 5
     return np.stack([top, left, bottom, right] if swapped else [left, top, right, bottom], axis=1)
 
@@ -250,5 +253,6 @@ def _digest(classes: Sequence[str], records: Sequence[Record]) -> str:
     for record in records:
         total.update(record.name.encode() + b"\0")
         total.update(record.fingerprint())
+        # A fixed byte order gives the same digest on every machine.
         total.update(record.boxes.astype("<f4").tobytes() + record.labels.astype("<i8").tobytes())
     return total.hexdigest()

@@ -76,6 +76,7 @@ def load_registry() -> dict[str, Entry]:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         return {name: Entry(**values) for name, values in read_mapping(path).items()}
+    # An entry that is not a mapping fails at `**values`.
     except TypeError as error:
         raise ValueError(f"{path}: not a registry ({shorten_text(' '.join(str(error).split()), 200)})") from None
     except ValidationError as error:

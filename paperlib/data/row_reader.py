@@ -18,6 +18,7 @@ from paperlib.files import shorten_text
 ROWS_AT_A_TIME = 8
 WHOLE_NUMBERS = ("char", "ushort", "short", "uint", "int")
 FLOATS = ("float", "double")
+# Each thread has its own strip: threads that shared one would move it away from each other's rows.
 _open = threading.local()
 
 
@@ -119,6 +120,7 @@ def _open_turned(file: Path) -> Any:
     import pyvips
 
     pyvips.cache_set_max(0)  # with a cache, a changed file would return its old pixels
+    # By default the library fills the rows that a truncated file lacks, without an error.
     image = pyvips.Image.new_from_file(str(file), access="sequential", fail_on="truncated")
     orientation: Any = image.get("orientation") if image.get_typeof("orientation") else 1
     if orientation > 1:
@@ -142,6 +144,7 @@ def _scaled_to_bytes(image: Any, state: tuple[Path, int, int]) -> Any:
     if image.format not in WHOLE_NUMBERS + FLOATS or image.interpretation == "cmyk":
         raise ValueError(f"{state[0]}: {image.format} values of kind {image.interpretation}; convert it to 8-bit RGB")
     black, white = _range_of(*state)
+    # Rounded first, because `cast` cuts decimals off.
     scaled = ((_colours(image) - black) * (255 / (white - black))).rint().cast("uchar")
     return scaled if scaled.bands == 3 else scaled.bandjoin([scaled, scaled])
 
@@ -151,6 +154,7 @@ def _range_of(file: Path, changed: int, length: int) -> tuple[float, float]:
     """Return which values of a file become black and white, after one pass over all its rows."""
     image = _open_turned(file)
     statistics = _colours(image).stats()
+    # Row 0 is for all bands together; its first columns are minimum, maximum and sum.
     low, high, total = (statistics.getpoint(column, 0)[0] for column in range(3))
     # Comparisons pass NaN over; a sum does not.
     low, high = (low, high) if math.isfinite(total) else (math.nan, math.nan)

@@ -37,6 +37,7 @@ def read_annotation(path: Path) -> Annotation:
         if name not in CLASSES:
             raise ValueError(f"{place}: unknown class {quote_value(name)}; known: {', '.join(CLASSES)}")
         try:
+            # A corner that is missing becomes "", of which `float` raises ValueError too.
             boxes.append([float(found.findtext(f"bndbox/{corner}", "")) for corner in CORNERS])
         except ValueError:
             raise ValueError(f"{place}: its bndbox is not the four numbers {', '.join(CORNERS)}") from None

@@ -81,6 +81,7 @@ def slices_of(dataset: Dataset) -> list[Slice]:
         Slice("small", images, is_small),
     ]
     for name, order in quarters.items():
+        # Stable, so that equal values are chosen in the order of the images on every machine.
         chosen = sorted(order.argsort(kind="stable")[:count].tolist())
         parts.append(Slice(name, chosen, all_objects))
     return parts
@@ -95,6 +96,7 @@ def measure_image(record: Record) -> tuple[float, float, float, float]:
     background = np.ones(luminance.shape, dtype=bool)
     for left, top, right, bottom in record.boxes.round().astype(int):
         background[top:bottom, left:right] = False
+    # `np.gradient` needs at least two pixels along each axis.
     down, across = np.gradient(luminance) if min(luminance.shape) > 1 else (luminance * 0, luminance * 0)
     steps = np.hypot(down, across)[background]
     clutter = float(steps.mean()) if len(steps) else 0.0

@@ -54,6 +54,7 @@ def draw_splits(
         rarest = int(np.where(left > 0, left, np.iinfo(np.int64).max).argmin()) if left.any() else None
         chosen = remaining if rarest is None else remaining & (boxes[:, rarest] > 0)
         for index in np.flatnonzero(chosen):
+            # The small term decides ties: the split that lacks most images is preferred.
             want = images if rarest is None else lacking[:, rarest] + 1e-6 * images
             split = int(want.argmax())
             result[names[split]] += [record.name for record in bundles[index]]
@@ -118,6 +119,7 @@ def _find_equal(
             if digest in known:
                 yield *known[digest], data, record
             found.setdefault(digest, (data, record))
+        # Added only now: copies within one data set are allowed.
         known = found | known
 
 

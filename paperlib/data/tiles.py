@@ -123,6 +123,7 @@ def _tile(record: Record, part: Part, visible: float) -> Record:
     offset = np.array([left, top, left, top])
     clipped = np.clip(record.boxes - offset, 0, [right - left, bottom - top] * 2)
     inside = np.prod(clipped[:, 2:] - clipped[:, :2], 1) / np.prod(record.boxes[:, 2:] - record.boxes[:, :2], 1)
+    # If `visible` is 0, the first condition alone would keep boxes outside the tile.
     kept = (inside >= visible) & (inside > 0)
     return Record(f"{record.name}@{left},{top}", image, clipped[kept].astype(np.float32), record.labels[kept])
 
@@ -172,6 +173,7 @@ def _groups(
         first, second = group_of[one], group_of[other]
         if first is second or {tile_of[i] for i in first} & {tile_of[i] for i in second}:
             continue
+        # Changed in place, because all members of `first` refer to the same list.
         first += second
         group_of |= dict.fromkeys(second, first)
     distinct = {id(group): group for group in group_of.values()}.values()
@@ -214,5 +216,6 @@ def _uncut(boxes: Tensor, tile: Tensor, parts: Sequence[Part], size: tuple[int, 
 def _joined(boxes: Tensor, saw: Tensor) -> Tensor:
     """Merge the boxes of a group, best first, into one."""
     furthest = torch.cat([boxes[:, :2].amin(0), boxes[:, 2:].amax(0)])
+    # `argmax` returns the first of equal values, here the best detection; it does not accept bool.
     first_that_saw = saw.int().argmax(0)
     return torch.where(saw.any(0), boxes[first_that_saw, torch.arange(4)], furthest)

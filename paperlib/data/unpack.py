@@ -68,6 +68,7 @@ def _members(archive: Path) -> Iterator[Member]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
             for info in opened.infolist():
+                # The upper 16 bits hold the Unix mode of the file.
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 # Archives made on Windows state no kind (0).
                 if info.is_dir() or kind not in (0, stat.S_IFREG):
@@ -84,6 +85,7 @@ def _members(archive: Path) -> Iterator[Member]:
 
 
 def _check(member: Member, archive: Path) -> None:
+    # Windows rules also find backslashes and drives, such as C:, in a name.
     windows = PureWindowsPath(member.name)
     if PurePosixPath(member.name).is_absolute() or windows.anchor or ".." in windows.parts:
         raise ValueError(f"{archive.name}: {member.name!r} would lie outside the folder")
@@ -101,6 +103,7 @@ def _write(content: IO[bytes], target: Path, most_bytes: int) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with target.open("wb") as out:
+        # Bytes are counted as they are written, because the size in an archive's header may be false.
         while count <= most_bytes and (chunk := content.read(CHUNK)):
             count += out.write(chunk)
     return count

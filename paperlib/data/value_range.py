@@ -41,5 +41,6 @@ def scale_values(values: np.ndarray, place: str) -> np.ndarray:
     """
     is_float = values.dtype.kind == "f"
     black, white = value_range(float(values.min()), float(values.max()), is_float=is_float, place=place)
+    # float32 does not represent every whole number of 32 bits.
     grey = np.rint((values.astype(np.float64) - black) * (255 / (white - black))).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

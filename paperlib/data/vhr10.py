@@ -20,6 +20,7 @@ CLASSES: tuple[str, ...] = (
     "bridge",
     "vehicle",
 )
+# The published `negative image set` (150 images without objects) is not used.
 IMAGES, ANNOTATIONS = "positive image set", "ground truth"
 _VALUE = r"\s*([^\s,()]+)\s*"
 LINE = re.compile(rf"\s*\({_VALUE},{_VALUE}\)\s*,\s*\({_VALUE},{_VALUE}\)\s*,{_VALUE}")
@@ -36,6 +37,7 @@ def read_annotation(path: Path) -> Annotation:
         place = f"{path}, line {number}"
         match = LINE.fullmatch(line)
         try:
+            # Unpacking an empty list raises ValueError, so a line that does not match is refused below.
             *box, label = list(match.groups()) if match else []
             boxes.append([float(value) for value in box])
             labels.append(int(label))

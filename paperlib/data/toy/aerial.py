@@ -68,7 +68,9 @@ def _check_arguments(seed: int, split: str, index: int, side: int) -> None:
 def _render(seed: int, split: str, index: int, side: int) -> tuple[np.ndarray, np.ndarray, list[int], list[int]]:
     """Return image, owner of each pixel (`FIRST_OBJECT` + i for object i), uncovered area of each object, labels."""
     _check_arguments(seed, split, index, side)
+    # The split's position in SIZES is a part of the seed, so a new split may only be added at the end.
     stream = np.random.SeedSequence((seed, list(SIZES).index(split), index))
+    # PCG64 by name, because NumPy may change the generator behind `default_rng`.
     generator = np.random.Generator(np.random.PCG64(stream))
     canvas = Canvas(side, generator)
     # Places take turns, so that every split holds every class.
@@ -88,6 +90,7 @@ def _annotate(owners: np.ndarray, areas: list[int], least: float) -> tuple[np.nd
     boxes = np.zeros((len(kept), 4), dtype=np.float32)
     for bounds, i in zip(boxes, kept, strict=True):
         rows, columns = np.nonzero(owners == FIRST_OBJECT + i)
+        # xyxy are edges of pixels: right and bottom lie behind the last pixel.
         bounds[:] = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     return boxes, kept
 
@@ -148,9 +151,11 @@ def _expose(image: np.ndarray, owners: np.ndarray, generator: np.random.Generato
     gain, cast = 215 + int(85 * random()), [int(-8 + 16 * random()) for _ in range(3)]
     lift = np.array(cast, dtype=np.int32) + int(-14 + 40 * random()) + 118
     light = (_noise(generator, 2, side) >> 4)[:, :, None]
+    # Contrast (`gain` / 256) changes the distance from a medium grey of 118.
     values = (image.astype(np.int32) + shift + light - 118) * gain // 256 + lift
     photo = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     photo = photo.filter(ImageFilter.GaussianBlur(0.3 + 0.3 * random() ** 2))
     swing = 3 + int(7 * random() ** 2)
+    # The mean of two uniform draws is closer to a sensor's bell-shaped noise than one draw.
     first, second = generator.integers(-swing, swing + 1, (2, *image.shape), dtype=np.int16)
     return (np.asarray(photo) + (first + second) // 2).clip(0, 255).astype(np.uint8)

@@ -52,6 +52,7 @@ class Dice:
     """Random numbers from one generator; each number takes exactly one draw of `Generator.random`."""
 
     def __init__(self, generator: np.random.Generator) -> None:
+        # The order of draws belongs to the data set: one draw more changes everything drawn after it.
         self._random = generator.random
 
     def between(self, low: float, high: float) -> float:
@@ -153,12 +154,15 @@ class Canvas:
         self._margin = FINER * round(MARGIN * side / EXTENT)
         full_side = FINER * side + 2 * self._margin
         self.colour = Image.new("RGB", (full_side, full_side))
+        # One byte a pixel: an image can have at most 240 objects.
         self.mask = Image.new("L", (full_side, full_side))
+        # On an RGB image, the mode RGBA blends translucent colours instead of replacing pixels.
         self._brush = ImageDraw.Draw(self.colour, "RGBA")
         self._marker = ImageDraw.Draw(self.mask)
         self._object = FIRST_OBJECT
         sun = self.dice.between(0, tau)
         slant = self.dice.between(0.3, 1.0)
+        # The shift of a shadow for each unit of height; it points away from the sun.
         self._sun = (slant * cos(sun), slant * sin(sun))
         self._shade: Colour = (8, 12, 28, self.dice.integer(50, 130))
 

@@ -74,6 +74,7 @@ def _draw_tank_farm(canvas: Canvas) -> None:
 def _draw_courts(canvas: Canvas, draw: Callable[..., None], most: int, ratio: float, palette: tuple) -> None:
     """Draw one to `most` courts side by side, touching or a step apart."""
     dice, size, count = canvas.dice, canvas.dice.between(21, 34), canvas.dice.integer(1, most)
+    # An option that is listed twice is twice as likely.
     pitch = ratio * size * dice.pick([1.0, 1.0, 1.12])
     spot = _find_spot(canvas, size + 3, count * pitch + 3, (*LAND, Surface.PAVED, Surface.TREE))
     colours = dice.pick(palette)
@@ -212,6 +213,7 @@ def _draw_crossing(canvas: Canvas, axis: Pose, width: float, length: float) -> N
         canvas.fill(axis.points(box(end * 0.4 * length, -half, end * 260, half)), paint, Surface.ROAD)
     shapes.paint_lines(canvas, axis, 0.4, [(-260, 0), (260, 0)])
     shapes.draw_bridge(canvas, axis.resized(length), width + 2)
+    # The owner at the origin is the bridge, which was drawn just now.
     _draw_traffic(canvas, Ribbon(axis, 0, width), dice.integer(0, 5), canvas.owner_at(axis.x, axis.y))
 
 

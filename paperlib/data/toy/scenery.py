@@ -25,6 +25,7 @@ _FIELDS: tuple[tuple[Surface, Colour], ...] = (
 _STAINS: tuple[Colour, ...] = ((40, 60, 30), (196, 180, 136), (150, 150, 90), (60, 54, 44))
 _ROUND = arc(0, 0, 1, steps=13)
 _CENTRE = Pose(EXTENT / 2, EXTENT / 2)
+# These are half lengths: the square is twice as wide as the image and covers the margin.
 _EVERYWHERE = _CENTRE.points(centred_box(EXTENT, EXTENT))
 
 
@@ -171,6 +172,7 @@ def draw_water(canvas: Canvas, outline: Callable[[float], list[Point]]) -> None:
     """Fill `outline(inset)` with sand, shallows and deep water."""
     dice = canvas.dice
     deep = dice.pick_tint([(48, 84, 104), (58, 92, 92), (44, 70, 96), (84, 104, 92)], 10)
+    # The bottom shows through shallow water: red and green gain more than blue.
     shallow = (*shade(deep[:2], 24), *shade(deep[2:], 12))
     canvas.fill(outline(-dice.between(1.5, 7)), dice.tint((186, 172, 140)), Surface.SAND)
     for step in (0, 2, 4, 7):

@@ -33,6 +33,7 @@ def draw_airplane(canvas: Canvas, pose: Pose) -> None:
     wing = mirrored([(root, 0), (root - sweep, span), (root - sweep - 0.06, span), (root - chord, 0.04)])
     tail = mirrored([(-0.36, 0.02), (-0.44, 0.19), (-0.5, 0.19), (-0.46, 0.02)])
     with canvas.new_object("airplane", pose):
+        # All shadows come first, so that none darkens another part of the airplane.
         for part in (wing, tail, hull):
             canvas.shadow(pose.points(part), 0.09 * pose.size)
         # Engines hang below the wings, so they come first.
