@@ -43,6 +43,7 @@ def cost(detector: nn.Module, image_size: int = 800) -> Cost:
     """
     macs = 0
     for name, positions in kernel_positions(detector, image_size).items():
+        # The weight of a grouped convolution is smaller by the number of groups already.
         macs += detector.get_parameter(f"{name}.weight").numel() * positions
     statistics = sum(2 * m.num_features for m in detector.modules() if isinstance(m, nn.BatchNorm2d))
     return make_cost(sum(p.numel() for p in detector.parameters()), statistics, macs, image_size)

@@ -57,6 +57,7 @@ def replace_file(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    # The new name is an entry of the folder, which reaches the disk separately from the file.
     sync_path(path.parent)
 
 
@@ -319,6 +320,7 @@ def _decode_text(content: bytes, place: str) -> str:
 
 def _json_depth(text: str) -> int:
     """Return how deep the brackets outside of texts are nested, by passes that know no recursion."""
+    # Pairs of backslashes go first: a quotation mark after such a pair is not escaped.
     content = text.encode("utf-8", "surrogatepass").replace(b"\\\\", b"").replace(b'\\"', b"")
     signs = np.frombuffer(content.translate(None, NOT_STRUCTURE), dtype=np.uint8)
     outside = ~np.logical_xor.accumulate(signs == ord('"'))

@@ -11,6 +11,7 @@ import torch
 
 def derive_seed(*numbers: int) -> int:
     """Return one seed that depends on every one of `numbers`."""
+    # 56 bits, so that the seed is positive as a signed integer of 64 bits.
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
 
 

@@ -141,6 +141,7 @@ def _selected_shape(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Shape:
         case _BatchNorm():
             return {"channels": len(outputs)}
         case ChannelSplit():
+            # A channel belongs to the first part that ends beyond its position.
             part = torch.bucketize(inputs.cpu(), torch.tensor(layer.sizes).cumsum(0), right=True)
             return {"sizes": torch.bincount(part, minlength=len(layer.sizes)).tolist()}
     return {}
@@ -148,6 +149,7 @@ def _selected_shape(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Shape:
 
 def _select_slices(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
     """Copy only the chosen channels of `tensor`, a parameter or buffer of `layer`."""
+    # The weight of a transposed convolution is [in, out/groups, h, w], any other [out, in/groups, h, w].
     transposed = isinstance(layer, nn.ConvTranspose2d) and tensor.dim() > 1
     rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
     tensor, rows, columns = tensor.detach(), rows.to(tensor.device), columns.to(tensor.device)
@@ -232,6 +234,7 @@ def _check_shape(name: str, layer: nn.Module, shape: Mapping[str, Any]) -> None:
     if not isinstance(shape, Mapping) or set(shape) != set(present):
         raise ValueError(f"structure of {name}: expected {sorted(present)}, found {shape}")
     counts = shape["sizes"] if isinstance(layer, ChannelSplit) else list(shape.values())
+    # By `type`, because `isinstance` takes True and False for whole numbers.
     if not isinstance(counts, list) or not counts or not all(type(n) is int and n > 0 for n in counts):
         raise ValueError(f"structure of {name}: {dict(shape)} are not all positive whole numbers")
     if isinstance(layer, ChannelSplit) and len(counts) != len(layer.sizes):

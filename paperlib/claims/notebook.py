@@ -119,6 +119,7 @@ def _plot_panel(axis: Axes, unit: str, rows: Sequence[ClaimResult]) -> None:
         axis.fill_betweenx([height - 0.4, height + 0.4], max(left, low), min(right, high), linewidth=0, **CRITERION)
     axis.set_xlim(left, right)
     axis.set_yticks(range(len(rows)), [row.claim.id for row in rows])
+    # Reversed, so that the first claim is at the top.
     axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axis.grid(visible=False, axis="y")
     if rows and unit == "points":

@@ -124,6 +124,7 @@ def decide_verdict(values: Sequence[float], low: float, high: float, one_seed: f
         half_width = STUDENT_95[freedom - 1] * stdev(values) / sqrt(len(values))
     if low < mean - half_width and mean + half_width < high:
         return Verdict.HOLDS, half_width
+    # The bounds are excluded, so an interval that only touches one from outside lies outside.
     if mean + half_width <= low or mean - half_width >= high:
         return Verdict.FAILS, half_width
     return Verdict.UNDECIDED, half_width
@@ -181,6 +182,7 @@ def _compute_values(claim: Claim, scale: Scale, load_rows: LoadRows) -> list[flo
         raise LookupError(f"{measure.notebook} has no seed of both {measure.model} and {measure.against}")
     if claim.unit == "points":
         return [100 * (mine - others) for mine, others in pairs]
+    # Times smaller, cheaper or faster: the other model's value comes first.
     return [others / mine for mine, others in pairs]
 
 

@@ -35,5 +35,6 @@ def _one_line(text: str) -> str:
     line = f"paperlib: {' '.join(text.split())}"
     if len(line) <= LONGEST_LINE:
         return line
+    # The beginning names the place and the end the remedy, so the middle is left out.
     half = LONGEST_LINE // 2 - 2
     return f"{line[:half]} … {line[-half:]}"

@@ -198,6 +198,7 @@ def run_notebooks(
     began = time.monotonic()
     status = _run_snakemake(batch, _snakemake(batch, outdated), runs)
     failed = [run for run in runs if not batch.done_file(run.name).is_file()]
+    # Every notebook is done, so the fault is Snakemake's own.
     if status and not failed:
         print(f"FAILED: {_last_reason(batch.log)}\n  see {relative_path(batch.log, Path.cwd())}")
     for run in failed:
@@ -254,6 +255,7 @@ def _snakemake(batch: Batch, outdated: Sequence[str]) -> list[str]:
 
 def _run_snakemake(batch: Batch, command: list[str], runs: Sequence[NotebookRun]) -> int:
     """Run Snakemake to its end, showing the live line, and return its exit status."""
+    # SIGTERM then raises KeyboardInterrupt, and the batch ends as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     line = ProgressLine(expected=summarise_runs(runs, batch.cores).total)
     with open(batch.log, "wb") as log:

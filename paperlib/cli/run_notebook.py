@@ -46,6 +46,7 @@ def run_notebook(notebook: Path, profile: Path, executed: Path) -> None:
     except (PapermillExecutionError, DeadKernelError) as error:
         raise ValueError(find_failure(executed) or shorten_reason(f"{type(error).__name__}: {error}")) from None
     made_by["read"] = digest_read(executed.parent, notebook.parent / "claims.yaml")
+    # A notebook that writes no certificate leaves that of an earlier run unchanged.
     has_certified = certificate.is_file() and certificate.read_bytes() != earlier
     bind_executed(executed.parent, executed, None if has_certified else made_by)
 

@@ -56,6 +56,7 @@ def _transliterate(error: UnicodeError) -> tuple[str, int]:
 def _plain_character(character: str) -> str:
     if character in PLAIN or character.isascii():
         return PLAIN.get(character, character)
+    # This separates accents from their letters, and ligatures and superscripts into plain ones.
     decomposed = unicodedata.normalize("NFKD", character)
     if plain := "".join(part for part in decomposed if part.isascii()):
         return plain

@@ -128,6 +128,7 @@ def _blueprint(request: CompressRequest) -> Blueprint | None:
     if request.trained_detector:
         return None
     if request.weights:
+        # Official weights predict relative to the official anchors, whatever the side of the images.
         anchors = usual_anchors(request.detector)
         return Blueprint(request.detector, request.width, request.depth, anchors, request.weights, GAMMA_LEVEL)
     anchors = usual_anchors(request.detector, scale=request.image_size / USUAL_SIDE)

@@ -71,6 +71,7 @@ def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: floa
     notes = list(faults)
     if unseen:
         notes.append(f"Classes without validation boxes, whose accuracy is therefore unknown: {', '.join(unseen)}.")
+    # An mAP cannot fall by more than itself; a limit of 1 is a user's choice to prune whatever the accuracy.
     if compressed.stages[0].tuned.map50 <= request.max_drop < 1:
         notes.append("Accuracy could not stop the pruning: the trained detector's mAP is not above the drop allowed.")
     name = student.build_arguments["name"]

@@ -162,6 +162,7 @@ class Report:
         times = self.latency
         shown = pd.DataFrame(times[["runtime", "model"]])
         shown["median / ms"] = times["median_ms"].map("{:.2f}".format)
+        # Half the interquartile range, because the table shows a distance to either side.
         shown["middle half / ms"] = (times["iqr_ms"] / 2).map("± {:.2f}".format)
         shown["suppression / ms"] = ["included" if pd.isna(ms) else f"{ms:.2f}" for ms in times["nms_ms"]]
         return shown.assign(runs=times["runs"])

@@ -159,6 +159,7 @@ def compute_realised_savings(times: pd.DataFrame, gmacs: Mapping[str, float], ba
     table["speedup"] = [baseline_ms[runtime] for runtime in table["runtime"]] / table["ms"]
     table["macs_saved"] = 1 - table["gmacs"] / gmacs[baseline]
     table["time_saved"] = 1 - 1 / table["speedup"]
+    # Without savings the ratio has no meaning: NaN for the baseline and for larger models.
     saved = table["macs_saved"].where(table["macs_saved"] > 0)
     return table.assign(realised=table["time_saved"] / saved)
 
@@ -184,6 +185,7 @@ def make_file_timer(path: Path, images: Tensor, runtime: str, threads: int) -> T
         session = open_onnx_session(path, threads)
         return _timer(lambda: session.run(None, {INPUT: pixels}), threads)
     request = compile_openvino(path, threads).create_infer_request()
+    # Shared, because copies of images and outputs are no part of the network's time.
     return _timer(lambda: request.infer([pixels], share_inputs=True, share_outputs=True), threads)
 
 

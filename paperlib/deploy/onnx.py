@@ -171,6 +171,7 @@ def open_onnx_session(model: onnx.ModelProto | Path, threads: int) -> onnxruntim
     """Open an ONNX Runtime session on the CPU that computes with `threads` threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Operators run one after another, so that no more than `threads` threads compute.
     options.inter_op_num_threads = 1
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -61,6 +61,7 @@ def build_detector(
     _check_size(num_classes, width, depth)
     defaults = {"width": 1.0, "depth": 1.0, "anchors": None}
     chosen = {"width": width, "depth": depth, "anchors": anchors}
+    # Only what differs is passed on: a detector without a depth or anchors then accepts their defaults.
     options = {option: value for option, value in chosen.items() if value != defaults[option]}
     if unknown := sorted(options.keys() - inspect.signature(kind).parameters.keys()):
         raise ValueError(f"{name} has no {unknown[0]} to choose")
@@ -132,6 +133,7 @@ class _NothingFilled(TorchFunctionMode):
     """A mode in which initialisation does nothing: on the meta device it would be slow and have no effect."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        # Every function of torch.nn.init used here ends in one of these, and each returns the tensor that it fills.
         fills = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
         return args[0] if func in fills else func(*args, **(kwargs or {}))
 

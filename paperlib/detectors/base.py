@@ -40,6 +40,7 @@ class Assignment:
     @property
     def count(self) -> int:
         """Return the number of positives, at least 1: the divisor of every loss."""
+        # A batch without objects still has the loss of its background, which must not be divided by zero.
         return max(1, len(self.row))
 
 
@@ -70,6 +71,7 @@ class HeadResponses:
 
     def hard_losses(self) -> dict[str, Tensor]:
         """Return the weighted cross entropy with the ground truth, by name."""
+        # F.cross_entropy reads targets of floating point as class probabilities, so one-hot and soft targets both fit.
         entropy = F.binary_cross_entropy_with_logits if self.kind == "sigmoid" else F.cross_entropy
         return {
             name: (self.weights[name] * entropy(logits, self.hard_targets[name], reduction="none")).sum()

@@ -24,6 +24,7 @@ class _Mish(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        # For large x the exponential overflows to infinity. Then r is 0 and the output x, which is the right limit.
         root = x.exp().add_(1)
         r = torch.addcmul(root.new_ones(()), root, root).reciprocal_()
         ctx.save_for_backward(x, r)
@@ -70,6 +71,7 @@ class ConvBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, activation: str = "leaky") -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        # The epsilon of Darknet's forward pass on the CPU; torch's default is 1e-5.
         self.bn = nn.BatchNorm2d(outputs, eps=1e-6)
         self.act = ACTIVATIONS[activation]()
         self.initialise_weights()
@@ -103,6 +105,7 @@ class SpatialPyramid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # The order of the official configurations, on which the next layer's pretrained weights depend.
         self.pools = nn.ModuleList(nn.MaxPool2d(side, 1, side // 2) for side in (13, 9, 5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,11 +187,13 @@ def as_batch(images: Tensor | Sequence[Tensor], stride: int) -> tuple[Tensor, li
             found = f"{image.dtype} {list(image.shape)}"
             raise ValueError(f"image {index} is {found}; expected floating point [3, H, W] in [0, 1]")
     sizes = [(image.shape[1], image.shape[2]) for image in images]
+    # Floor division of the negated side rounds up.
     height, width = (-(-max(side) // stride) * stride for side in zip(*sizes, strict=True))
     if isinstance(images, Tensor) and images.shape[2:] == (height, width):
         return images, sizes
     batch = images[0].new_full((len(images), 3, height, width), STRIDE_PADDING_GREY)
     for padded, image in zip(batch, images, strict=True):
+        # In the upper left corner, so that boxes keep their pixel coordinates.
         padded[:, : image.shape[1], : image.shape[2]] = image
     return batch, sizes
 
@@ -207,6 +212,7 @@ def paired_iou(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return the intersection over union of broadcastable `[..., 4]` xyxy boxes, and the area of the union."""
     corner_low = torch.maximum(first[..., :2], second[..., :2])
     corner_high = torch.minimum(first[..., 2:], second[..., 2:])
+    # Without the bound, boxes apart on both axes would have two negative sides and a positive intersection.
     intersection = (corner_high - corner_low).clamp(min=0).prod(-1)
     union = box_area(first) + box_area(second) - intersection
     return intersection / union.clamp(min=1e-9), union

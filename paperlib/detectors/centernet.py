@@ -49,6 +49,7 @@ class Deconvolution(nn.Module):
         with torch.no_grad():
             mixing = nn.init.normal_(weight.new_empty((*weight.shape[:2], 1, 1)), std=math.sqrt(2 / len(weight)))
             taps = weight.new_tensor(BILINEAR)
+            # An output pixel meets two of the four taps per axis. Their sum is 1, so He's rule counts channels alone.
             weight.copy_(mixing * taps[:, None] * taps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,6 +140,7 @@ class CenterNet(OneStage):
         heatmap, size, offset = (at_least_float32(output).flatten(2).transpose(1, 2) for output in outputs)
         row = torch.arange(heatmap.shape[1], device=heatmap.device)
         centre = _cells(row, image_size[1] // STRIDE) + offset
+        # An untrained head can predict negative sizes, which would swap the corners of a box.
         half = size.clamp(min=0) / 2
         return torch.cat([centre - half, centre + half], -1) * STRIDE, heatmap.sigmoid()
 
@@ -147,6 +149,7 @@ class CenterNet(OneStage):
         height, width = outputs[0].shape[2:]
         boxes, labels, image, _ = flatten_targets(targets, at_least_float32(outputs[0]))
         column, line = ((boxes[:, :2] + boxes[:, 2:]) / 2 / STRIDE).long().unbind(1)
+        # A centre on the right or bottom edge of the image would belong to a cell beyond the grid.
         row = line.clamp(0, height - 1) * width + column.clamp(0, width - 1)
         ignored = torch.zeros((len(targets), height * width), dtype=torch.bool, device=boxes.device)
         return Assignment(image, row, boxes, labels - 1, ignored)
@@ -191,8 +194,10 @@ class CenterNet(OneStage):
         images, classes, height, width = logits.shape
         plane = assignment.image * classes + assignment.labels
         cell = _cells(assignment.row, width)
+        # Rounded down, like the published code: a small object's peak is its own cell alone.
         radius = gaussian_radius((assignment.boxes[:, 2:] - assignment.boxes[:, :2]) / STRIDE).long()
         target = draw_peaks(plane, cell, radius, (images * classes, height, width)).view_as(logits).to(logits)
+        # A Gaussian is exactly 1 only at its centre, so this finds the peaks, also where another Gaussian overlaps.
         return logits, (target == 1).to(logits), focal_weights(logits, target) / assignment.count
 
     def _regression(self, outputs: list[Tensor], assignment: Assignment) -> tuple[Tensor, Tensor]:
@@ -208,6 +213,7 @@ class CenterNet(OneStage):
     ) -> list[dict[str, Tensor]]:
         """Return the highest peaks of each image."""
         boxes, scores = self.decode(outputs, image_size)
+        # On logits: in float32 the sigmoid of all above about 17 is 1, and neighbours would tie.
         peaks = F.max_pool2d(outputs[0], 3, 1, 1) == outputs[0]
         scores = scores.masked_fill(~peaks.flatten(2).transpose(1, 2), 0.0)
         found = []

@@ -40,6 +40,7 @@ def load_darknet_weights(detector: nn.Module, path: str | Path) -> None:
     for (name, _), piece in zip(named, pieces, strict=True):
         if fault := find_fault(name, piece):
             raise ValueError(f"{path}: {fault}")
+    # A second loop, because the detector must stay unchanged if any piece has a fault.
     with torch.no_grad():
         for (_, tensor), piece in zip(named, pieces, strict=True):
             tensor.copy_(piece.view_as(tensor))
@@ -75,6 +76,7 @@ def _named_slots(detector: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if not isinstance(module, nn.Conv2d):
             continue
         found: dict[str, Tensor | None] = {f"{name}.bias": module.bias}
+        # ConvBlock registers its batch norm right after its convolution; an output convolution has none.
         if isinstance(next_module, nn.BatchNorm2d):
             keys = ("bias", "weight", "running_mean", "running_var")
             found = {f"{next_name}.{key}": getattr(next_module, key) for key in keys}

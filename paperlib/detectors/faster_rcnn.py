@@ -85,6 +85,7 @@ class FasterRcnnResNet101(Detector):
 
     def _proposal_network(self, channels: int) -> RegionProposalNetwork:
         shapes = [self.anchors[first : first + SHAPES] for first in range(0, len(self.anchors), SHAPES)]
+        # Fewer than torchvision's 256 sampled anchors and 2000 proposals, which are meant for images of 800 pixels.
         return RegionProposalNetwork(
             ShapedAnchors(shapes),
             RegionHead(channels, SHAPES),
@@ -108,12 +109,14 @@ class FasterRcnnResNet101(Detector):
         )
 
     def _region_heads(self, box_head: nn.Module, box_predictor: nn.Module) -> RoIHeads:
+        # FPN's level k has stride 2^k, so the middle anchor of stride 16 sets the scale of canonical level 4.
         middle = LEVEL_STRIDES.index(16)
         width, height = self.anchors[middle * SHAPES + 1]
         pool = MultiScaleRoIAlign(
             list(POOLED), ROI_SIDE, sampling_ratio=2, canonical_level=4,
             canonical_scale=ROI_SCALE * (width * height) ** 0.5,
         )  # fmt: skip
+        # Without `bbox_reg_weights` torchvision multiplies the target deltas by its usual (10, 10, 5, 5).
         return RoIHeads(
             pool, box_head, box_predictor,
             fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=32, positive_fraction=0.5,
@@ -148,6 +151,7 @@ class FasterRcnnResNet101(Detector):
         sizes = sizes or [(batch.shape[2], batch.shape[3])] * len(batch)
         return RegionOutputs(levels, anchors, objectness, flat_rows(deltas, 4), sizes)
 
+    # Approximate joint training (Ren et al. 2015): the second stage takes proposals as constants.
     @torch.no_grad()
     def propose_regions(self, outputs: RegionOutputs) -> list[Tensor]:
         """Return the first stage's proposals after suppression, per image `[k, 4]` xyxy pixels."""
@@ -162,6 +166,7 @@ class FasterRcnnResNet101(Detector):
         The proposals may come from another detector; class 0 is the background.
         """
         finest = outputs.levels[0]
+        # The padded size, from which torchvision derives the stride of each level.
         size = (LEVEL_STRIDES[0] * finest.shape[2], LEVEL_STRIDES[0] * finest.shape[3])
         features = self.roi_heads.box_roi_pool(dict(zip(POOLED, outputs.levels, strict=False)), proposals, [size])
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(features))
@@ -177,6 +182,7 @@ class FasterRcnnResNet101(Detector):
         image, row = (positive | negative).nonzero(as_tuple=True)
         objects = positive[image, row]
         anchor_boxes = torch.stack([each.to(anchors) for each in boxes])[image[objects], row[objects]]
+        # torchvision adds the true boxes to the proposals, so that there are positives from the start.
         proposals, matched, labels, _ = self.roi_heads.select_training_samples(self.propose_regions(outputs), targets)
         proposal_boxes = torch.cat(
             [t["boxes"][index[label > 0]] for t, index, label in zip(targets, matched, labels, strict=True)]
@@ -197,6 +203,7 @@ class FasterRcnnResNet101(Detector):
         Objectness is a softmax over background and object. The regression space is that of each stage, divided by the
         square root of its sample's size, so that squared errors contain their weight in the loss.
         """
+        # A softmax over 0 and x is the sigmoid of x, so both stages have losses of one kind.
         logits = outputs.objectness[assignment.image, assignment.row]
         logits = {
             "rpn_objectness": torch.stack([torch.zeros_like(logits), logits], 1),

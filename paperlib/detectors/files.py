@@ -78,6 +78,7 @@ def load_detector(path: str | Path) -> Detector:
             raise ValueError(f"{path}: tensor {name} is {value.dtype}, its structure says {expected[name].dtype}")
         if fault := find_fault(name, value):
             raise ValueError(f"{path}: {fault}")
+    # Assigned, because the detector is on the meta device: it has no memory into which to copy.
     detector.load_state_dict(tensors, assign=True)
     return detector.eval()
 
@@ -115,6 +116,7 @@ def _class_outputs(name: str) -> dict[str, tuple[int, int]]:
         structure = describe_structure(build_without_weights(name=name, num_classes=classes, width=0.125))
         counts.append({layer: shape["out"] for layer, shape in structure.items() if "out" in shape})
     one, two = counts
+    # The counts lie on a straight line over the number of classes, which two points determine.
     return {layer: (2 * one[layer] - two[layer], two[layer] - one[layer]) for layer in one if one[layer] != two[layer]}
 
 

@@ -63,6 +63,7 @@ def focal_weights(logits: Tensor, target: Tensor) -> Tensor:
 
     At a peak `(1 - p)^alpha`, elsewhere `(1 - Y)^beta p^alpha`, with p the sigmoid of the logit and Y the target.
     """
+    # Where p is nearly 1, the difference 1 - p would lose its digits.
     missed = (-logits).sigmoid() ** PEAK_POWER
     raised = logits.sigmoid() ** PEAK_POWER
     return torch.where(target == 1, missed, (1 - target) ** SLOPE_POWER * raised)

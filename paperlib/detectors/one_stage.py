@@ -23,6 +23,7 @@ class OneStage(Detector):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+        # Low, because average precision takes in the whole curve, down to detections of low score.
         self.score_threshold = 0.005
         self.max_detections = 100
 

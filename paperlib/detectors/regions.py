@@ -72,8 +72,10 @@ class ShapedAnchors(AnchorGenerator):
     """torchvision's anchor generator with given shapes `(width, height)` in pixels for each level."""
 
     def __init__(self, shapes: Sequence[Sequence[Shape]]) -> None:
+        # Sizes and ratios are placeholders: torchvision only counts them to learn the number of anchors in a cell.
         super().__init__(sizes=((1.0,),) * len(shapes), aspect_ratios=tuple((1.0,) * len(level) for level in shapes))
         # On the CPU even under the meta device: these are constants, which no weights file holds.
+        # Not rounded to whole pixels, as torchvision's own are: small anchors would lose their shape.
         self.cell_anchors = [
             torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in level], device="cpu") for level in shapes
         ]
@@ -119,5 +121,6 @@ class RegionHead(RPNHead):
 
 def flat_rows(levels: Sequence[Tensor], values: int) -> Tensor:
     """Concatenate head tensors `[B, A*values, h, w]` to `[B, R, values]`, in float32 at least."""
+    # Channels go last, so that the anchors of a cell are the innermost, as in torchvision's list of anchors.
     rows = [level.permute(0, 2, 3, 1).reshape(len(level), -1, values) for level in levels]
     return at_least_float32(torch.cat(rows, 1))

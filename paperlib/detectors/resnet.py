@@ -49,6 +49,7 @@ class ResNetTrunk(nn.Module):
             for stage in ("layer2", "layer3", "layer4"):
                 first, second = self.get_submodule(f"{stage}.0.conv1"), self.get_submodule(f"{stage}.0.conv2")
                 first.stride, second.stride = second.stride, first.stride
+        # The changed layers are zeros until the weights are drawn at the end.
         if width != 1.0:
             reshape_(self, {name: _scaled_shape(shape, width) for name, shape in describe_structure(self).items()})
         self.channels = tuple(scaled_width(channels, width) for channels in (256, 512, 1024, 2048))

@@ -22,9 +22,11 @@ def select_candidates(
         most: the largest N.
     """
     boxes = clip_boxes_to_image(boxes, size)
+    # Boxes in the padding have no area left after clipping.
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
     row, label = ((scores > threshold) & has_area[:, None]).nonzero(as_tuple=True)
     score = scores[row, label]
+    # Stable, so that equal scores keep the order of their rows and results are reproducible.
     order = score.argsort(descending=True, stable=True)[:most]
     return boxes[row[order]], label[order], score[order]
 

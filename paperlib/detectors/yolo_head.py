@@ -114,6 +114,7 @@ class Yolo(OneStage):
         matched, row = self._matches(boxes, outputs)
         with torch.no_grad():
             ignored = self._ignored(self._boxes(self._table(outputs).detach(), rows), boxes, image, counts)
+        # A row may fit one box well and be assigned to another; then it is a positive.
         ignored[image[matched], row] = False
         return Assignment(image[matched], row, boxes[matched], labels[matched] - 1, ignored)
 
@@ -137,6 +138,7 @@ class Yolo(OneStage):
         low, high = assignment.boxes[:, :2], assignment.boxes[:, 2:]
         target_offset = ((low + high) / 2 - rows.corner) / rows.stride
         objectness = torch.zeros_like(table[..., 4])
+        # Since YOLOv3 the target is 1, not the IoU of the prediction as before.
         objectness[assignment.image, assignment.row] = 1.0
         mean = 1.0 / assignment.count
         return HeadResponses(
@@ -172,6 +174,7 @@ class Yolo(OneStage):
     def _boxes(self, table: Tensor, rows: Rows) -> Tensor:
         """Decode a `[B, R, 5+C]` table to `[B, R, 4]` xyxy pixels."""
         centre = self._centre(table[..., :2], rows)
+        # e^8 is about 3000 anchor sides, more than any object; without a bound it can overflow early in training.
         half = table[..., 2:4].clamp(max=8.0).exp() * rows.anchor / 2
         return torch.cat([centre - half, centre + half], -1)
 
@@ -179,8 +182,10 @@ class Yolo(OneStage):
         """Return the indices `(box, row)` of each pair of a box and a row assigned to it."""
         anchors = boxes.new_tensor([anchor for head in self.anchors for anchor in head])
         size, centre = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
+        # The IoU of two boxes laid on the same centre: only their shapes count.
         shape = torch.minimum(size[:, None], anchors).prod(-1)
         shape = shape / (size.prod(-1)[:, None] + anchors.prod(-1) - shape)
+        # Anchors that tie for the best all match: YOLOv4-tiny has one anchor in both heads.
         matched = (shape > self.match_iou) | (shape == shape.max(1, keepdim=True).values)
         found, rows, first_row = [], [], 0
         by_head = matched.split([len(head) for head in self.anchors], 1)
@@ -251,6 +256,7 @@ class YoloHead(nn.Conv2d):
         nn.init.normal_(self.weight, std=0.01)
         bias = torch.zeros(self.out_channels // (5 + self.num_classes), 5 + self.num_classes)
         bias[:, 4] = math.log(OBJECTNESS_PRIOR / (1 - OBJECTNESS_PRIOR))
+        # The sigmoid of this is 1/C, from two classes on.
         bias[:, 5:] = -math.log(max(self.num_classes - 1, 1))
         with torch.no_grad():
             self.get_parameter("bias").copy_(bias.flatten())

@@ -36,6 +36,7 @@ class YoloV3(Yolo):
 
     usual_anchors = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326))
     scale_xy = (1.0, 1.0, 1.0)
+    # An IoU never exceeds 1, so no anchor besides the most similar one matches.
     match_iou = 1.0
 
     def __init__(

@@ -25,6 +25,7 @@ class CspStage(nn.Module):
     def __init__(self, inputs: int, outputs: int, branch: int, blocks: int) -> None:
         super().__init__()
         self.down = ConvBlock(inputs, outputs, 3, stride=2, activation="mish")
+        # Registered before `entry`, because a weights file holds the layers in this order.
         self.bypass = ConvBlock(outputs, branch, 1, activation="mish")
         self.entry = ConvBlock(outputs, branch, 1, activation="mish")
         self.blocks = nn.Sequential(*(ResidualBlock(branch, inputs, "mish") for _ in range(blocks)))
@@ -55,6 +56,7 @@ class YoloV4(Yolo):
     """
 
     usual_anchors = ((12, 16), (19, 36), (40, 28), (36, 75), (76, 55), (72, 146), (142, 110), (192, 243), (459, 401))
+    # A fine head's centres reach farther beyond their cells than a coarse one's.
     scale_xy = (1.05, 1.1, 1.2)
 
     def __init__(

@@ -31,6 +31,7 @@ class CspBlock(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the output and what the last concatenation adds to the input."""
         entry = self.entry(x)
+        # The second half: Darknet's route layer with groups=2, group_id=1.
         first = self.first(self.split(entry)[1])
         merged = self.merge(torch.cat([self.second(first), first], 1))
         return torch.cat([entry, merged], 1), merged

@@ -33,6 +33,7 @@ def draw_batches(
     rank = accelerator.process_index
     generator = torch.Generator().manual_seed(derive_seed(recipe.seed, epoch))
     order = torch.randperm(len(dataset), generator=generator)
+    # A data set smaller than a batch makes one small batch.
     size = min(recipe.batch_size, len(order))
     for number in range(count_batches(dataset, recipe)):
         # Every process takes each so many-th image of the batch.

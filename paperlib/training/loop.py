@@ -226,6 +226,7 @@ class _Training:
         detector = self._convert_for_saving(self._current_detector())
         metrics = evaluate(detector, validation, image_size=self.recipe.image_size)
         best = max((row.get("map50", -1.0) for row in self.rows), default=-1.0)
+        # Of equally good epochs the first is kept.
         if metrics.map50 > best and self.accelerator.is_main_process:
             save_detector(detector, self.folder / BEST)
         return {"map50": metrics.map50, "map": metrics.map}

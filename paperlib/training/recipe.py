@@ -70,5 +70,6 @@ class Recipe(TrainingOptions):
         else:
             factor = 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
         if progress < self.warmup_epochs:
+            # Not zero at the very start, where the first step would change nothing.
             factor *= max(progress, 0.01) / self.warmup_epochs
         return self.learning_rate * factor
