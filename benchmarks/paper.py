@@ -45,8 +45,8 @@ from paperlib.data import registry
 from paperlib.data.tiles import Tiling
 from paperlib.experiments.case import Splits
 from paperlib.experiments.parameters import NOTEBOOKS, load_profile, profile_path
-from paperlib.experiments.study import DONE
 from paperlib.store import provenance
+from paperlib.store.results import METRICS
 from paperlib.workbench.lineage import step_folder, steps_behind
 from paperlib.workbench.steps import DETECTOR
 
@@ -75,7 +75,7 @@ def run(notebook: str, folder: Path, threads: int) -> Path:
     command = [sys.executable, "-m", "papermill", "--log-output", "-f", str(profile_path(notebook, "paper"))]
     for name, value in (SMALLER | {"threads": threads}).items():
         command += ["-y", f"{name}: {value}"]
-    if not (results / DONE).exists():
+    if not (results / METRICS).exists():
         executed = f"{notebook}.ipynb"
         subprocess.run([*command, root / "notebooks" / executed, results / executed], env=environment, check=True)
     return results

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -202,18 +203,17 @@ def test_code_edited_after_this_process_loaded_it_is_refused(
         code_digest(train, root=mini)
 
 
-def test_code_that_is_dated_ahead_of_the_clock_is_not_taken_for_edited() -> None:
+def test_code_that_is_dated_ahead_of_the_clock_is_not_taken_for_edited(tmp_path: Path) -> None:
     script = "from paperlib.store.code_digest import code_of\nimport paperlib.seeding\n"
     script += "print(code_of('paperlib.seeding').digest)\nimport os\nos.utime(paperlib.seeding.__file__)\n"
     script += "code_of('paperlib.seeding')"
-    path = Path(paperlib.__file__).parent / "seeding.py"
-    state = path.stat()
-    try:
-        os.utime(path, (2**31, 2**31))
-        command = [sys.executable, "-B", "-c", script]
-        said = subprocess.run(command, capture_output=True, text=True, check=False)
-    finally:
-        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    # A copy, because other tests run at the same time and would find their own code edited.
+    package = shutil.copytree(Path(paperlib.__file__).parent, tmp_path / "paperlib")
+    os.utime(package / "seeding.py", (2**31, 2**31))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-B", "-c", script]
+    # `-c` puts the working folder before PYTHONPATH.
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert said.stdout == f"{code_of('paperlib.seeding').digest}\n"
     assert "edited after this process loaded it" in said.stderr
 

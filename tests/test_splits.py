@@ -20,7 +20,7 @@ def real(data_root) -> dict[str, dict[str, Dataset]]:
     if not there:
         pytest.skip(f"{data_root} holds none of {', '.join(KEPT)}")
     found = {name: {split: load_dataset(name, split) for split in splits.SHARES} for name in there}
-    return {name: {s: getattr(d, "whole", d) for s, d in sets.items()} for name, sets in found.items()}
+    return {name: {s: getattr(d, "full_images", d) for s, d in sets.items()} for name, sets in found.items()}
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -63,10 +63,9 @@ def find_failure(executed: Path) -> str | None:
             if output["output_type"] == "error":
                 reason = f"{output['ename']}: {output['evalue']}"
                 return f"{place}: {shorten_reason(reason)}"
-        # Of a kernel that died, papermill records no error; but it began this cell and gave no reply.
-        times = cell["metadata"].get("execution", {})
-        is_running = cell["metadata"].get("papermill", {}).get("status") == "running"
-        if is_running or ("iopub.execute_input" in times and "shell.execute_reply" not in times):
+        # Of a kernel that died, papermill records no error; but it gave no reply to this cell.
+        has_replied = "shell.execute_reply" in cell["metadata"].get("execution", {})
+        if "".join(cell["source"]).strip() and not has_replied:
             return f"{place}: the process ended while this cell ran: killed, perhaps for lack of memory"
     return None
 
