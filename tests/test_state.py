@@ -14,10 +14,10 @@ import paperlib
 from paperlib.training.state import (
     DamagedStateError,
     drop_old_states,
-    find_newest_state,
     load_optimiser,
     optimiser_groups,
     optimiser_tensors,
+    read_newest_state,
     read_state,
     write_state,
 )
@@ -68,8 +68,8 @@ def test_a_damaged_state_is_set_aside_in_one_line_and_the_one_before_it_is_taken
     saved(tmp_path, 4)
     (saved(tmp_path, 5) / "detector.safetensors").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
-        found = find_newest_state(tmp_path)
-    assert found == tmp_path / "state-00004"
+        found, _, facts = read_newest_state(tmp_path)
+    assert found == tmp_path / "state-00004" and facts["epoch"] == 4
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert (tmp_path / "damaged-state-00005").is_dir() and not (tmp_path / "state-00005").exists()
 

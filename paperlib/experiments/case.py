@@ -12,7 +12,7 @@ from torch import Tensor
 from paperlib import paths
 from paperlib.data import COCO_PREFIX, SPLIT_MARK, Dataset, load_dataset
 from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
-from paperlib.detectors import DETECTORS, build_detector, transfer_coco_weights, usual_anchors
+from paperlib.detectors import build_detector, transfer_coco_weights, usual_anchors
 from paperlib.evaluation.evaluate import detect
 from paperlib.experiments.settings import Settings
 from paperlib.files import quote_value
@@ -80,7 +80,7 @@ class Case:
         """Fail early if data or weights are missing.
 
         Raises:
-            ValueError: an unknown detector or data set.
+            ValueError: an unknown data set.
             FileNotFoundError: the data set or the weights are not there.
         """
         # A missing weights file should fail first, because to read the data takes longer.
@@ -106,12 +106,9 @@ class Case:
         """Return the detector to build.
 
         Raises:
-            ValueError: an unknown detector.
             FileNotFoundError: the weights are not there.
         """
         chosen = self.settings
-        if chosen.detector not in DETECTORS:
-            raise ValueError(f"parameters: unknown detector {chosen.detector!r} (known: {', '.join(DETECTORS)})")
         weights = paths.weights_root() / chosen.weights if chosen.weights else None
         if weights and not weights.is_file():
             raise FileNotFoundError(

@@ -40,11 +40,10 @@ from paperlib.training.objective import LossModule, Objective, Regulariser, own_
 from paperlib.training.recipe import Recipe
 from paperlib.training.state import (
     drop_old_states,
-    find_newest_state,
     load_optimiser,
     optimiser_groups,
     optimiser_tensors,
-    read_state,
+    read_newest_state,
     write_state,
 )
 
@@ -149,11 +148,10 @@ class _Training:
         if _identity_in(folder) not in (None, self.identity):
             raise ValueError(f"{folder}: holds the state of another training; choose another folder or resume=False")
         files.write_json_atomically(folder / IDENTITY, {"identity": self.identity})
-        if newest := find_newest_state(folder):
-            self._load_state(newest)
+        if newest := read_newest_state(folder):
+            self._load_state(*newest)
 
-    def _load_state(self, state: Path) -> None:
-        parts, facts = read_state(state)
+    def _load_state(self, state: Path, parts: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
         if facts["identity"] != self.identity:
             raise ValueError(f"{state}: is of another training; choose another folder or resume=False")
         self.detector.load_state_dict(parts["detector"])

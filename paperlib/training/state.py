@@ -88,18 +88,18 @@ def read_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, An
     return parts, facts
 
 
-def find_newest_state(parent: Path) -> Path | None:
-    """Return the newest state below `parent` that is whole; damaged ones are set aside, each with one line."""
+def read_newest_state(parent: Path) -> tuple[Path, dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    """Return folder, parts and facts of the newest whole state below `parent`; damaged ones are set aside and told."""
     for folder in sorted(parent.glob("state-*[0-9]"), reverse=True):
         try:
-            read_state(folder)
+            parts, facts = read_state(folder)
         except DamagedStateError as error:
             aside = folder.with_name(f"damaged-{folder.name}")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
             _log.warning("%s; set aside as %s, the training continues from before it", error, aside.name)
         else:
-            return folder
+            return folder, parts, facts
     return None
 
 
