@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -67,17 +67,21 @@ FEW = settings(deadline=None, max_examples=60, suppress_health_check=[HealthChec
 
 
 def apply_damage(path: Path, damage: tuple[str, float]) -> bool:
-    """Damage a file; return whether it differs then. A space at the end of JSON is no damage."""
+    """Damage a file; return whether its content differs then. A space or line break after JSON is not content."""
     kind, share = damage
     before = path.read_bytes()
     DAMAGE[kind](path, share)
-    if path.name.endswith(".json") and kind == "prolonged":
-        return False
-    return not path.is_file() or path.read_bytes() != before
+    if not path.is_file():
+        return True
+    after = path.read_bytes()
+    if path.suffix == ".json":
+        return after.rstrip(b" \n") != before.rstrip(b" \n")
+    return after != before
 
 
 @FEW
 @given(st.sampled_from([*FILES, "step.json"]), damages)
+@example("step.json", ("cut", 1 - 2**-52))
 def test_a_damaged_finished_step_is_set_aside_in_one_line_and_made_again(tmp_path, caplog, name, damage):
     root = tmp_path / "store"
     shutil.rmtree(root, ignore_errors=True)
@@ -103,6 +107,7 @@ def test_a_damaged_finished_step_is_set_aside_in_one_line_and_made_again(tmp_pat
 
 @FEW
 @given(damages)
+@example(("cut", 1 - 2**-52))  # the last byte of JSON is a line break
 def test_a_damaged_partial_step_is_begun_again(tmp_path, caplog, damage):
     root = tmp_path / "store"
     shutil.rmtree(root, ignore_errors=True)
