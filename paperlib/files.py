@@ -219,16 +219,21 @@ def map_leaves(value: Any, change: Callable[[Any, str], Any], place: str) -> Any
     return leaf
 
 
-def file_digest(file: Path) -> bytes:
-    """Return the SHA-256 of a file, remembered as long as its time and length stay."""
-    state = file.stat()
-    return _file_digest(file, state.st_mtime_ns, state.st_size)
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hex digits."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def remembered_digest(path: Path) -> str:
+    """Return the same, remembered as long as the file's time and length stay: for the images of a data set."""
+    state = path.stat()
+    return _remember_digest(path, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=100_000)
-def _file_digest(file: Path, changed: int, length: int) -> bytes:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").digest()
+def _remember_digest(path: Path, changed: int, length: int) -> str:
+    return file_digest(path)
 
 
 def sync_tree(folder: Path) -> None:

@@ -138,7 +138,7 @@ def _changed_results(name: str, metrics: Path, digest: str) -> list[str]:
 
     if not metrics.is_file():
         return [f"results {name}: gone"]
-    return [f"results {name}: changed"] if file_digest(metrics).hex() != digest else []
+    return [f"results {name}: changed"] if file_digest(metrics) != digest else []
 
 
 def _changed_splits(dataset: str, digests: dict[str, str]) -> list[str]:

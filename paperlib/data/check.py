@@ -20,7 +20,7 @@ from paperlib.data import LAYOUTS
 from paperlib.data.layouts import Layout, not_in_split, require_file, split_path, stored_split
 from paperlib.data.pictures import decode_image, read_header
 from paperlib.data.registry import Entry, entry_folder
-from paperlib.files import file_digest
+from paperlib.files import remembered_digest
 from paperlib.progress.report import track_items
 
 FORMATS = {".jpg": "JPEG", ".png": "PNG"}
@@ -136,7 +136,7 @@ def _check_files(entry: Entry, report: Report) -> Report:
         path = report.folder / file.name
         if not path.is_file():
             report.faults.append(f"{path}: no such file")
-        elif file_digest(path).hex() != file.sha256:
+        elif remembered_digest(path) != file.sha256:
             report.faults.append(f"{path}: {path.stat().st_size:,} bytes whose SHA-256 is not {file.sha256}")
     report.summary = f"{len(entry.files)} files compared with their SHA-256"
     return report

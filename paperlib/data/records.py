@@ -69,7 +69,9 @@ class Record:
         """Return the SHA-256 of the image file or of the pixels."""
         if isinstance(self.image, np.ndarray):
             return hashlib.sha256(self.image.tobytes()).digest()
-        return files.file_digest(self.image) if isinstance(self.image, Path) else self.image.fingerprint()
+        if isinstance(self.image, Path):
+            return bytes.fromhex(files.remembered_digest(self.image))
+        return self.image.fingerprint()
 
 
 @dataclass(frozen=True, eq=False)

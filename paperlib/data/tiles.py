@@ -19,7 +19,7 @@ from torchvision.ops import box_area, box_iou
 
 from paperlib.data.records import Dataset, Record
 from paperlib.data.row_reader import read_part
-from paperlib.files import file_digest
+from paperlib.files import remembered_digest
 
 Part = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the full image."""
@@ -79,7 +79,7 @@ class FilePart:
 
     def fingerprint(self) -> bytes:
         """Return the SHA-256 of file and part."""
-        return hashlib.sha256(file_digest(self.file) + repr(self.part).encode()).digest()
+        return hashlib.sha256(bytes.fromhex(remembered_digest(self.file)) + repr(self.part).encode()).digest()
 
 
 class Tiles(Dataset):

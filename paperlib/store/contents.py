@@ -53,7 +53,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 def digest_files(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file in a folder, without its record, by the path within the folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD)
-    return {path.relative_to(folder).as_posix(): _digest_of(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): files.file_digest(path) for path in paths}
 
 
 def check_files(folder: Path, digests: Mapping[str, str]) -> None:
@@ -65,7 +65,7 @@ def check_files(folder: Path, digests: Mapping[str, str]) -> None:
     for name, digest in digests.items():
         path = folder / name
         try:
-            intact = _digest_of(path) == digest
+            intact = files.file_digest(path) == digest
         except PermissionError:
             raise
         except OSError:
@@ -130,11 +130,6 @@ def _stamps_of(folder: Path, record: Mapping[str, Any]) -> tuple[object, ...] | 
             return None
         stamps.append((name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
     return tuple(stamps)
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _checksum_of(record: Mapping[str, Any]) -> str:

@@ -41,9 +41,9 @@ def write_results(folder: Path, certificate: dict[str, Any], metrics: dict[str, 
     files.map_leaves(metrics, lambda leaf, place: leaf, METRICS)
     with files.replace_file(folder / METRICS) as temporary:
         files.write_json_atomically(temporary, metrics)
-        digests = {name: digest_file(folder / name) for name in sorted(written)}
+        digests = {name: files.file_digest(folder / name) for name in sorted(written)}
         # The digest comes first, so that finished metrics never lack it.
-        write_certificate(folder, certificate | {"files": digests | {METRICS: digest_file(temporary)}})
+        write_certificate(folder, certificate | {"files": digests | {METRICS: files.file_digest(temporary)}})
 
 
 def write_certificate(folder: Path, certificate: dict[str, Any]) -> None:
@@ -72,8 +72,8 @@ def bind_executed(folder: Path, executed: Path, made_by: dict[str, Any] | None) 
     if made_by is None and (faults := find_faults(folder)):
         raise ValueError(faults[0])
     certificate = files.read_json(folder / CERTIFICATE) if made_by is None else made_by
-    known = certificate.get("files", {METRICS: digest_file(folder / METRICS)})
-    digests = known | {executed.name: digest_file(executed)}
+    known = certificate.get("files", {METRICS: files.file_digest(folder / METRICS)})
+    digests = known | {executed.name: files.file_digest(executed)}
     write_certificate(folder, certificate | {"files": digests, "source": digest_source(executed)})
 
 
@@ -117,7 +117,7 @@ def find_changes(
 def digest_results(scale: Path) -> dict[str, str]:
     """Return the digest of the `metrics.json` of every notebook in `results/<scale>`, without the scoreboard."""
     found = sorted(scale.glob(f"*/{METRICS}"))
-    return {path.parent.name: digest_file(path) for path in found if path.parent.name != SCOREBOARD}
+    return {path.parent.name: files.file_digest(path) for path in found if path.parent.name != SCOREBOARD}
 
 
 def digest_read(folder: Path, claims: Path) -> dict[str, str]:
@@ -129,7 +129,7 @@ def digest_read(folder: Path, claims: Path) -> dict[str, str]:
     """
     if folder.name != SCOREBOARD:
         return {}
-    listed = {claims.name: digest_file(claims)} if claims.is_file() else {}
+    listed = {claims.name: files.file_digest(claims)} if claims.is_file() else {}
     return listed | digest_results(folder.parent)
 
 
@@ -154,13 +154,6 @@ def require_scale_fits(scale: Path) -> None:
     for path in sorted(scale.glob(f"*/{METRICS}")):
         if path.parent.name != SCOREBOARD:
             require_fit(path.parent)
-
-
-def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits."""
-    # Not `files.file_digest`, which trusts the file's time.
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def digest_source(notebook: Path) -> str:
@@ -206,7 +199,7 @@ def _find_fault(path: Path, digest: str | None) -> str:
     try:
         if not path.stat().st_size:
             return "is empty"
-        return "was changed after it was made" if digest and digest_file(path) != digest else ""
+        return "was changed after it was made" if digest and files.file_digest(path) != digest else ""
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 

@@ -288,7 +288,7 @@ class Workbench:
                 for source, target in ((HISTORY, HISTORY), (BEST, BEST), (LAST, DETECTOR)):
                     with files.replace_file(folder / target) as copy:
                         shutil.copyfile(folder / "fit" / source, copy)
-                digests = {name: files.file_digest(folder / name).hex() for name in (HISTORY, BEST, DETECTOR)}
+                digests = {name: files.file_digest(folder / name) for name in (HISTORY, BEST, DETECTOR)}
                 files.write_json_atomically(folder / FITTED, seal_record(digests))
             shutil.rmtree(folder / "fit", ignore_errors=True)  # absent if killed right after this
 
@@ -344,4 +344,4 @@ def weights_digest(path: Path) -> str:
     """Return the SHA-256 of a weights file. Raises FileNotFoundError if it does not exist."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
-    return files.file_digest(path).hex()
+    return files.file_digest(path)
