@@ -31,9 +31,60 @@ def l1_layerwise_importance(module: nn.Module, prunable: Mapping[str, str]) -> S
     Li et al. (2017), who proposed the criterion, rank each layer separately: sums over filters of different sizes are
     not comparable. A common threshold then removes the same fraction of every layer.
     """
-    norms = l1_importance(module, prunable)
-    # The argsort of an argsort gives ranks.
-    return {name: (values.argsort().argsort() + 1.0) / len(values) for name, values in norms.items()}
+    return _rank_in_layers(l1_importance(module, prunable))
+
+
+def l2_layerwise_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
+    """Score channels by the rank of the L2 norm of their filter within the layer, from 1/n to 1.
+
+    So does the public code of partner learning, and so does soft filter pruning (He et al. 2018).
+    """
+    norms = {name: _to_float64(_filter_rows(module, name).square().sum(1)) for name in prunable}
+    return _rank_in_layers(norms)
+
+
+def fpgm_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
+    """Score channels by the rank, within the layer, of the sum of their filter's distances to all its others.
+
+    The filters next to the layer's geometric median are pruned first, because the others can replace them (He et al.
+    2019).
+    """
+    rows = {name: _filter_rows(module, name).detach().double() for name in prunable}
+    # The usual way of computing distances by a matrix product loses half of the digits.
+    mode = "donot_use_mm_for_euclid_dist"
+    return _rank_in_layers({name: _to_float64(torch.cdist(r, r, compute_mode=mode).sum(1)) for name, r in rows.items()})
+
+
+@torch.no_grad()
+def hrank_importance(module: nn.Module, prunable: Mapping[str, str], calibration: Batches) -> Scores:
+    """Score channels by the rank, within the layer, of the mean matrix rank of their feature maps (Lin et al. 2020).
+
+    A feature map is the rectified output of the batch norm, as the next layer of a network with ReLU sees it.
+
+    Args:
+        module: the network; a copy in evaluation mode is used.
+        prunable: convolution -> batch norm, by name.
+        calibration: at least one batch of images; targets are not used.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    observed = copy.deepcopy(module).eval()
+    totals: dict[str, Any] = dict.fromkeys(prunable, 0.0)
+    for name, norm in prunable.items():
+
+        def add_ranks(_: nn.Module, _inputs: Any, maps: Tensor, name: str = name) -> None:
+            totals[name] += torch.linalg.matrix_rank(maps.float().relu()).double().sum(0)
+
+        observed.get_submodule(norm).register_forward_hook(add_ranks)
+    batches = 0
+    for images, _ in calibration:
+        observed(images)
+        batches += 1
+    if not batches:
+        raise ValueError("calibration holds no batch")
+    # All channels of a layer have seen the same maps, so the order of the sums is that of the means.
+    return _rank_in_layers({name: _to_float64(total) for name, total in totals.items()})
 
 
 def taylor_importance(module: nn.Module, prunable: Mapping[str, str], calibration: Batches) -> Scores:
@@ -75,10 +126,15 @@ IMPORTANCES: dict[str, Callable[..., Scores]] = {
     "gamma": gamma_importance,
     "l1": l1_importance,
     "l1-layerwise": l1_layerwise_importance,
+    "l2-layerwise": l2_layerwise_importance,
+    "fpgm": fpgm_importance,
+    "hrank": hrank_importance,
     "taylor": taylor_importance,
 }
-CALIBRATED = ("taylor",)
+CALIBRATED = ("hrank", "taylor")
 """Criteria that need data."""
+LAYERWISE = ("l1-layerwise", "l2-layerwise", "fpgm", "hrank")
+"""Criteria that rank each layer separately: a ratio takes the same fraction of every layer, rounded down."""
 
 
 def score_channels(
@@ -102,6 +158,15 @@ def score_channels(
         if not np.isfinite(values).all():
             raise ValueError(f"importance {importance!r} of {name} is not finite; did the training diverge?")
     return scores
+
+
+def _rank_in_layers(scores: Scores) -> Scores:
+    """Replace the scores of each layer of n channels by their ranks over n; equal scores keep their order."""
+    # The argsort of an argsort gives ranks.
+    return {
+        name: (values.argsort(kind="stable").argsort(kind="stable") + 1.0) / len(values)
+        for name, values in scores.items()
+    }
 
 
 def _filter_rows(module: nn.Module, name: str) -> Tensor:

@@ -17,7 +17,7 @@ from torch import nn
 from paperlib.costs import kernel_positions
 from paperlib.pruning.budget import CostModel, fewest_candidates
 from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, IntArray, Segment, trace_channels
-from paperlib.pruning.importance import Batches, Scores, score_channels
+from paperlib.pruning.importance import LAYERWISE, Batches, Scores, score_channels
 from paperlib.pruning.layers import least_important_blocks, make_bypasses, without_blocks
 from paperlib.pruning.partners import merge_partners
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, prunable_outputs
@@ -54,8 +54,8 @@ def plan_pruning(
         layers: number of residual blocks to remove: those whose branch ends in the batch norm of the lowest mean
             |gamma|, whatever the criterion for channels (the paper's second contribution). With `ratio` 0 only they
             are removed.
-        importance: `gamma`, `l1`, `l1-layerwise` or `taylor`.
-        calibration: batches `(images, targets)` for `taylor`; the other criteria take none.
+        importance: `gamma`, `l1`, `l1-layerwise`, `l2-layerwise`, `fpgm`, `hrank` or `taylor`.
+        calibration: batches `(images, targets)` for `taylor` and `hrank`; the other criteria take none.
         min_keep_ratio: fraction of their channels, in [0, 1], that convolutions and parts of splits keep at least;
             one channel is always kept.
         original: the network whose channel counts `min_keep_ratio` refers to; by default `detector`. Repeated pruning
@@ -147,6 +147,9 @@ class Planner:
     def _count_candidates(self, target: str, value: float) -> int:
         """Return how many of the least important channels are candidates under a target."""
         ranking = self.ranking
+        if target == "ratio" and self.importance in LAYERWISE:
+            # Their scores are ranks over n, so this is the floor of ratio * n in every layer.
+            return int(np.count_nonzero(ranking.values <= value))
         if target == "ratio":
             return floor(_exact_fraction(value) * ranking.count)
 
