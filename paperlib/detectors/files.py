@@ -25,8 +25,13 @@ LONGEST_STRUCTURE = 10_000_000
 """Characters that describe a structure; the largest detectors need some 100,000."""
 
 
-def save_detector(detector: nn.Module, path: str | Path) -> None:
+def save_detector(detector: nn.Module, path: str | Path, *, use: Mapping[str, str] | None = None) -> None:
     """Write weights and structure to one `.safetensors` file, atomically; equal detectors give equal files.
+
+    Args:
+        detector: made by `build_detector` or `load_detector`.
+        path: the file.
+        use: texts that say how the detector is used (see `paperlib.deploy.description`).
 
     Raises:
         ValueError: the detector has partners (see `paperlib.partners`), or was not made by `build_detector` or
@@ -42,6 +47,8 @@ def save_detector(detector: nn.Module, path: str | Path) -> None:
         "build": json.dumps(build_arguments),
         "structure": json.dumps(describe_structure(detector)),
     }
+    if use is not None:
+        metadata["use"] = json.dumps(dict(use), ensure_ascii=False, sort_keys=True)
     metadata["seal"] = _checksum(metadata)
     tensors = {name: value.contiguous().cpu() for name, value in detector.state_dict().items()}
     with replace_file(path) as partial:
@@ -81,6 +88,26 @@ def load_detector(path: str | Path) -> Detector:
     # Assigned, because the detector is on the meta device: it has no memory into which to copy.
     detector.load_state_dict(tensors, assign=True)
     return detector.eval()
+
+
+def read_use(path: str | Path) -> dict[str, str]:
+    """Return the texts that say how the detector of a file is used; empty if there are none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no detector of this package, or the texts were edited after they were written.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such detector file")
+    try:
+        with safe_open(path, framework="pt") as content:
+            metadata = content.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({_shorten(error)})") from error
+    if metadata.get("format") != FORMAT or metadata.get("seal") != _checksum(metadata):
+        raise ValueError(f"{path}: what it says of its use was edited after it was written (the seal does not fit)")
+    return json.loads(metadata.get("use", "{}"))
 
 
 def _rebuild(path: Path, metadata: Mapping[str, str]) -> Detector:
@@ -131,8 +158,9 @@ def _with_sorted_metadata(content: bytes) -> bytes:
 
 
 def _checksum(metadata: Mapping[str, str]) -> str:
-    """Return a digest that shows edits which leave every tensor's shape alone: of anchors, a split, a bypass."""
-    return hashlib.sha256(f"{metadata['build']}\n{metadata['structure']}".encode()).hexdigest()
+    """Return a digest that shows edits which leave every tensor's shape alone: of anchors, a split, a class name."""
+    texts = [metadata[name] for name in ("build", "structure", "use") if name in metadata]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def _check_shapes(path: Path, shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Tensor]) -> None:
