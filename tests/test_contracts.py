@@ -126,6 +126,6 @@ def test_a_type_checker_knows_the_public_functions(tmp_path):
     )
     messages = [found["message"] for found in json.loads(answer.stdout)["generalDiagnostics"]]
     fit, recipe, misspelt = messages
-    assert "(detector: Module, dataset: Dataset, recipe: Recipe" in fit and fit.endswith('-> History"')
+    assert "(detector: Module, dataset: ImageSet, recipe: Recipe" in fit and fit.endswith('-> History"')
     assert recipe == 'Type of "pl.Recipe" is "type[Recipe]"'
     assert misspelt.startswith('"fitt" is not a known attribute')

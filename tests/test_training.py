@@ -12,16 +12,20 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from accelerate import Accelerator
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from paperlib.data.augment import augment
 from paperlib.detectors.files import load_detector
 from paperlib.distillation.assistants import Distillation
 from paperlib.evaluation.evaluate import evaluate
 from paperlib.partners.extend import extend
 from paperlib.partners.partnership import Partnership
 from paperlib.pruning import Sparsity, absolute_gammas
+from paperlib.seeding import derive_seed
 from paperlib.training import loop
+from paperlib.training.batches import draw_batches
 from paperlib.training.loop import BEST, HISTORY, LAST, fit
 from paperlib.training.recipe import Recipe
 
@@ -323,6 +327,23 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_the_epoch():
 
     with pytest.raises(ValueError, match=r"epoch 1: the loss is not finite: {'box': nan}"):
         fit(tiny.detector(), tiny.dataset(), tiny.recipe(), objective=broken)
+
+
+def test_a_batch_of_detection_data_holds_the_bits_that_every_stored_result_was_trained_on():
+    """The order and the number of random draws decide every figure of the notebooks, so they must never change."""
+    data, recipe = tiny.dataset(), tiny.recipe(batch_size=3, mosaic=0.5, seed=7)
+    boxed = data.letterboxed(tiny.SIDE)
+    batches = list(draw_batches(data, recipe, 2, Accelerator()))
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(derive_seed(7, 2)))
+    for number, (images, targets) in enumerate(batches):
+        chosen = order[3 * number : 3 * number + 3]
+        annotations = [boxed.boxes[i] for i in chosen], [boxed.labels[i] for i in chosen]
+        generator = torch.Generator().manual_seed(derive_seed(7, 2, number, 0))
+        expected, objects = augment(boxed.images[chosen], *annotations, recipe.augmentation(), generator)
+        assert torch.equal(images, expected)
+        for one, other in zip(targets, objects, strict=True):
+            assert torch.equal(one["boxes"], other["boxes"]) and torch.equal(one["labels"], other["labels"])
+    assert len(batches) == 2
 
 
 def test_no_images_are_refused():

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from paperlib import files
+from paperlib.data.augment import Augmentation, augment
 from paperlib.data.pictures import LARGE, decode_image, decode_scaled, image_size
 from paperlib.progress.report import track_items
 
@@ -160,6 +161,21 @@ class Dataset(torch.utils.data.Dataset):
             indices = track_items(everything, f"reading {self.name}") if slow else everything
             self._squares = {side: self._letterbox(indices, len(self), side)}
         return self._squares[side]
+
+    def plain_batch(self, indices: Tensor, side: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """Return images in squares, uint8 `[B, 3, side, side]`, and per image their `boxes` and `labels`."""
+        boxed = self.letterboxed(side)
+        targets = [{"boxes": boxed.boxes[index], "labels": boxed.labels[index]} for index in indices]
+        return boxed.images[indices], targets
+
+    def draw_batch(
+        self, indices: Tensor, side: int, augmentation: Augmentation, generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """Return images, float32 `[B, 3, side, side]`, and targets as `augment` draws them (see `ImageSet`)."""
+        images, targets = self.plain_batch(indices, side)
+        boxes = [target["boxes"] for target in targets]
+        labels = [target["labels"] for target in targets]
+        return augment(images.to(device), boxes, labels, augmentation, generator)
 
     def letterboxed_batches(self, side: int, size: int) -> Iterator[Letterboxed]:
         """Yield the images in squares of `side` pixels, `size` at a time in order; none of them stays in memory."""

@@ -10,7 +10,7 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -51,6 +51,14 @@ class Metrics:
     confidence: float
     per_class: dict[str, float]
     slices: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    tracked: ClassVar[tuple[str, ...]] = ("map50", "map")
+    """What the history of a training holds of each validation; the first decides which epoch is the best."""
+
+    @property
+    def score(self) -> float:
+        """Return the metric by which detectors are compared: `map50`."""
+        return self.map50
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain data for JSON."""

@@ -147,7 +147,7 @@ def is_due() -> bool:
 
 
 def report_part(part: float, **numbers: float) -> None:
-    """Report that `part` (0 to 1) of the current item is done, with the latest `loss` or `map50` (0 to 1)."""
+    """Report that `part` (0 to 1) of the current item is done, with the latest `loss`, `map50` or `top1` (0 to 1)."""
     _work.numbers.update(numbers)
     if _work.loops:
         _work.loops[-1].part = part
@@ -155,7 +155,7 @@ def report_part(part: float, **numbers: float) -> None:
 
 
 def report_epoch(**numbers: float) -> None:
-    """Report that the current item is done, and add it to the log with its `loss` and `map50` (0 to 1)."""
+    """Report that the current item is done, and add it to the log with its numbers, as for `report_part`."""
     report_part(1.0, **numbers)
     _append_to_log(f"{_work.step} · {_describe_detail(numbers)}")
 
@@ -258,8 +258,9 @@ def _describe_detail(numbers: dict[str, float]) -> str:
     parts = [loop.describe() for loop in _work.loops]
     if "loss" in numbers:
         parts.append(f"loss {numbers['loss']:.3g}")
-    if "map50" in numbers:
-        parts.append(f"mAP {100 * numbers['map50']:.1f} %")
+    for name, label in (("map50", "mAP"), ("top1", "top-1")):
+        if name in numbers:
+            parts.append(f"{label} {100 * numbers[name]:.1f} %")
     return " · ".join(parts)
 
 

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from paperlib.data.augment import augment
-from paperlib.data.records import Dataset
-from paperlib.detectors.base import Targets
+from paperlib.data.interface import ImageSet
 from paperlib.seeding import derive_seed
 from paperlib.training.recipe import Recipe
 
 
-def count_batches(dataset: Dataset, recipe: Recipe) -> int:
+def count_batches(dataset: ImageSet, recipe: Recipe) -> int:
     """Return the number of batches in an epoch. Images that do not fill a last batch are left out of it."""
     return max(len(dataset) // recipe.batch_size, 1)
 
 
 def draw_batches(
-    dataset: Dataset, recipe: Recipe, epoch: int, accelerator: Accelerator
-) -> Iterator[tuple[Tensor, Targets]]:
+    dataset: ImageSet, recipe: Recipe, epoch: int, accelerator: Accelerator
+) -> Iterator[tuple[Tensor, Any]]:
     """Yield the augmented batches of one epoch, as far as they belong to this process.
 
-    Images are float32 `[B, 3, S, S]` in [0, 1] on the device, in channels-last order; targets are as in
-    `paperlib.detectors.base`. Everything random follows from the seed of the recipe, the epoch, the number of the
+    Images are float32 `[B, 3, S, S]` in [0, 1] on the device, in channels-last order; targets are what the networks of
+    that kind of data set take. Everything random follows from the seed of the recipe, the epoch, the number of the
     batch and the rank of the process.
     """
-    letterboxed = dataset.letterboxed(recipe.image_size)
     rank = accelerator.process_index
     generator = torch.Generator().manual_seed(derive_seed(recipe.seed, epoch))
     order = torch.randperm(len(dataset), generator=generator)
@@ -39,8 +37,7 @@ def draw_batches(
         # Every process takes each so many-th image of the batch.
         indices = order[number * size : (number + 1) * size][rank :: accelerator.num_processes]
         generator = torch.Generator().manual_seed(derive_seed(recipe.seed, epoch, number, rank))
-        pixels = letterboxed.images[indices].to(accelerator.device)
-        boxes = [letterboxed.boxes[i] for i in indices]
-        labels = [letterboxed.labels[i] for i in indices]
-        images, targets = augment(pixels, boxes, labels, recipe.augmentation(), generator)
+        images, targets = dataset.draw_batch(
+            indices, recipe.image_size, recipe.augmentation(), generator, accelerator.device
+        )
         yield images.contiguous(memory_format=torch.channels_last), targets

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from paperlib.data.records import Dataset
-from paperlib.detectors.base import Targets
+from paperlib.data.interface import ImageSet
 from paperlib.seeding import seeded_rng
 
 
@@ -28,7 +28,7 @@ def gamma_statistics(detector: nn.Module) -> dict[str, float]:
     }
 
 
-def recalibrate_batch_norm_(detector: nn.Module, dataset: Dataset, image_size: int, images: int = 128) -> None:
+def recalibrate_batch_norm_(detector: nn.Module, dataset: ImageSet, image_size: int, images: int = 128) -> None:
     """Measure the means and variances of batch normalisation again, in place, on training images without augmentation.
 
     Averaged weights vary less than the weights that they are the average of, so statistics gathered along with the
@@ -39,17 +39,16 @@ def recalibrate_batch_norm_(detector: nn.Module, dataset: Dataset, image_size: i
     Args:
         detector: trained on `dataset`.
         dataset: the training images.
-        image_size: side of the letterboxed images, in pixels.
+        image_size: side of the square images, in pixels.
         images: the largest number of images to use.
     """
-    letterboxed = dataset.letterboxed(image_size)
     parameter = next(detector.parameters())
     indices = torch.tensor(dataset.spaced_indices(images))
 
-    def batches() -> Iterator[list[tuple[Tensor, Targets]]]:
+    def batches() -> Iterator[list[tuple[Tensor, Any]]]:
         for part in indices.split(16):
-            batch = letterboxed.images[part].to(parameter.device).to(parameter.dtype) / 255
-            targets = [{"boxes": letterboxed.boxes[i], "labels": letterboxed.labels[i]} for i in part]
+            images, targets = dataset.plain_batch(part, image_size)
+            batch = images.to(parameter.device).to(parameter.dtype) / 255
             # In a list, because update_bn passes only the first item of a list to the model.
             yield [(batch.to(memory_format=torch.channels_last), targets)]
 
@@ -64,5 +63,5 @@ class _PairArgument(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(self, pair: tuple[Tensor, Targets]) -> dict[str, Tensor]:
+    def forward(self, pair: tuple[Tensor, Any]) -> dict[str, Tensor]:
         return self.detector(*pair)

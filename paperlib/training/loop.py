@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from paperlib import files, paths
-from paperlib.data.records import Dataset
-from paperlib.detectors.base import Targets
+from paperlib.data.interface import ImageSet
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.evaluation.evaluate import evaluate
 from paperlib.pairs import find_partners
@@ -71,13 +70,13 @@ class History:
 
 def fit(
     detector: nn.Module,
-    dataset: Dataset,
+    dataset: ImageSet,
     recipe: Recipe,
     *,
     objective: Objective | None = None,
     regulariser: Regulariser | None = None,
     resume: bool = True,
-    validation: Dataset | None = None,
+    validation: ImageSet | None = None,
     folder: Path | None = None,
 ) -> History:
     """Train a detector in place; afterwards it holds the last epoch's weights (their running mean with `ema`).
@@ -118,8 +117,8 @@ class _Training:
     """One training: its moving parts, and their state on disk."""
 
     def __init__(
-        self, detector: nn.Module, dataset: Dataset, recipe: Recipe, objective: Objective,
-        regulariser: Regulariser | None, validation: Dataset | None,
+        self, detector: nn.Module, dataset: ImageSet, recipe: Recipe, objective: Objective,
+        regulariser: Regulariser | None, validation: ImageSet | None,
     ) -> None:  # fmt: skip
         self.detector, self.dataset, self.recipe = detector, dataset, recipe
         self.objective, self.regulariser, self.validation = objective, regulariser, validation
@@ -183,7 +182,7 @@ class _Training:
                     report_part((number + 1) / count, loss=float(sum(sums.values())) / (number + 1))
         return {name: float(total) / count for name, total in sums.items()}
 
-    def _train_step(self, images: Tensor, targets: Targets, learning_rate: float) -> dict[str, Tensor]:
+    def _train_step(self, images: Tensor, targets: Any, learning_rate: float) -> dict[str, Tensor]:
         """Update the weights by one batch; return its losses."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
@@ -214,20 +213,21 @@ class _Training:
         if self.validation is not None and self._is_validated(epoch):
             row |= self._validate(self.validation)
         self.rows.append({**row, "seconds": time.perf_counter() - started})
-        report_epoch(**{name: row[name] for name in ("loss", "map50") if name in row})
+        report_epoch(**{name: row[name] for name in ("loss", "map50", "top1") if name in row})
 
     def _is_validated(self, epoch: int) -> bool:
         return epoch + 1 == self.recipe.epochs or (epoch + 1) % self.recipe.validate_every == 0
 
-    def _validate(self, validation: Dataset) -> dict[str, float]:
+    def _validate(self, validation: ImageSet) -> dict[str, float]:
         """Evaluate the present weights, and save them if they are the best so far."""
         detector = self._convert_for_saving(self._current_detector())
         metrics = evaluate(detector, validation, image_size=self.recipe.image_size)
-        best = max((row.get("map50", -1.0) for row in self.rows), default=-1.0)
+        tracked = {name: getattr(metrics, name) for name in metrics.tracked}
+        best = max((row.get(metrics.tracked[0], -1.0) for row in self.rows), default=-1.0)
         # Of equally good epochs the first is kept.
-        if metrics.map50 > best and self.accelerator.is_main_process:
+        if metrics.score > best and self.accelerator.is_main_process:
             save_detector(detector, self.folder / BEST)
-        return {"map50": metrics.map50, "map": metrics.map}
+        return tracked
 
     def _current_detector(self) -> nn.Module:
         """Return the detector, or the running mean of its weights with recalibrated statistics."""

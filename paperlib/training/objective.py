@@ -7,10 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from paperlib.detectors.base import Targets
-
-Objective = Callable[[nn.Module, Tensor, Targets], dict[str, Tensor]]
-"""Computes a dict of losses from `(detector, images, targets)`."""
+Objective = Callable[[nn.Module, Tensor, Any], dict[str, Tensor]]
+"""Computes a dict of losses from `(network, images, targets)`; the targets are what that network takes."""
 
 
 class Regulariser(Protocol):
@@ -37,9 +35,9 @@ class Regulariser(Protocol):
         ...
 
 
-def own_loss(detector: nn.Module, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-    """Compute the detector's own losses: the objective of ordinary training."""
-    return detector(images, targets)
+def own_loss(network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
+    """Compute the network's own losses: the objective of ordinary training."""
+    return network(images, targets)
 
 
 class LossModule(nn.Module):
@@ -50,6 +48,6 @@ class LossModule(nn.Module):
         self.detector = detector
         self._objective = (objective,)  # in a tuple, so that a teacher is not registered as a submodule
 
-    def forward(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, targets: Any) -> dict[str, Tensor]:
         """Compute the losses of one batch of images `[B, 3, H, W]`."""
         return self._objective[0](self.detector, images, targets)

@@ -304,11 +304,10 @@ class Workbench:
 
     def _calibration(self, images: int) -> Iterator[tuple[Tensor, Targets]]:
         """Yield batches of training images, not augmented, spread evenly over the data set."""
-        boxed = self.train_set.letterboxed(self.recipe.image_size)
         chosen = torch.tensor(self.train_set.spaced_indices(images))
         for part in chosen.split(self.recipe.batch_size):
-            targets = [{"boxes": boxed.boxes[i], "labels": boxed.labels[i]} for i in part]
-            yield boxed.images[part].to(_device()).float() / 255, targets
+            pixels, targets = self.train_set.plain_batch(part, self.recipe.image_size)
+            yield pixels.to(_device()).float() / 255, targets
 
     def _model(
         self, kind: str, method: Callable, settings: dict[str, Any], parents: tuple[Model, ...],
