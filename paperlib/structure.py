@@ -276,8 +276,13 @@ def _assign_tensor(layer: nn.Module, key: str, tensor: Tensor) -> None:
 def module_digest(module: nn.Module) -> str:
     """Return the SHA-256 over a module's own settings, such as anchors, and its parameters and buffers by name."""
     settings = {name: value for name, value in vars(module).items() if name != "training" and name[0] != "_"}
-    total = hashlib.sha256(f"{type(module).__name__} {sorted(settings.items())}".encode())
-    for name, value in module.state_dict().items():
+    return tensors_digest(module.state_dict(), f"{type(module).__name__} {sorted(settings.items())}")
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], heading: str = "") -> str:
+    """Return the SHA-256 over a heading and the names, shapes, types and values of tensors, in their order."""
+    total = hashlib.sha256(heading.encode())
+    for name, value in tensors.items():
         total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

@@ -33,6 +33,39 @@ SPARSE = tiny.recipe(epochs=6, ema=0.9, mosaic=0.5, warmup_epochs=1.0, schedule=
 DISTILLED = tiny.recipe(epochs=6, precision="bf16")
 SAMPLED = tiny.recipe(epochs=6, ema=0.9)
 PARTNERED = tiny.recipe(epochs=6, ema=0.8)
+LEARNED = tiny.recipe(epochs=6, ema=0.7)
+
+
+class Learned(torch.nn.Module):
+    """An objective with parameters, a statistic and a count of its steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.ones(1))
+        self.register_buffer("mean", torch.zeros(()))
+        self.steps, self.told = 0, None
+
+    def start_training(self, steps):
+        self.told, self.steps = steps, 0
+        self.mean.zero_()
+
+    def forward(self, detector, images, targets):
+        self.steps += 1
+        losses = {name: self.factor.sum() * loss for name, loss in detector(images, targets).items()}
+        self.mean.lerp_(sum(losses.values()).detach(), 0.1)
+        return losses | {"apart": (self.factor - self.mean).square().sum() / self.steps}
+
+    def get_extra_state(self):
+        return self.steps
+
+    def set_extra_state(self, state):
+        self.steps = state
+
+    def describe(self):
+        return {"kind": "learned"}
+
+    def epoch_values(self):
+        return {"mean": float(self.mean), "factor": self.factor.item()}
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +84,8 @@ def train(recipe, folder):
         detector = tiny.two_stage()
     elif recipe == PARTNERED:
         detector, actors = extend(detector), {"regulariser": Partnership(0.1, "output")}
+    elif recipe == LEARNED:
+        actors = {"objective": Learned()}
     fit(detector, tiny.dataset(), recipe, validation=tiny.dataset("val", 4), folder=folder, **actors)
 
 
@@ -85,7 +120,7 @@ def killed_at(moment, recipe, folder):
     return process.exitcode == -signal.SIGKILL
 
 
-RECIPES = {"sparse": SPARSE, "distilled": DISTILLED, "sampled": SAMPLED, "partnered": PARTNERED}
+RECIPES = {"sparse": SPARSE, "distilled": DISTILLED, "sampled": SAMPLED, "partnered": PARTNERED, "learned": LEARNED}
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -215,6 +250,28 @@ def test_no_training_is_taken_for_another():
     ]
     folders = [fit(**{"detector": tiny.detector(), **usual, **change}).folder for change in changes]
     assert len(set(folders)) == len(changes)
+
+
+def test_an_objective_learns_along_is_told_the_number_of_steps_and_adds_to_the_history(tmp_path):
+    objective, recipe = Learned(), tiny.recipe(epochs=3)
+    first = fit(tiny.detector(), tiny.dataset(), recipe, objective=objective, folder=tmp_path / "one")
+    assert objective.told == objective.steps == 6 and objective.factor != 1
+    assert list(first.epochs["mean"])[-1] == objective.mean
+    assert first.epochs["factor"].nunique() == 3
+    # Its parameters are where a training starts from, so another training follows; what it measured is forgotten.
+    again = fit(tiny.detector(), tiny.dataset(), recipe, objective=objective)
+    assert again.epochs["mean"][0] != first.epochs["mean"][0] and objective.steps == 6
+    with pytest.raises(ValueError, match="holds the state of another training"):
+        fit(tiny.detector(), tiny.dataset(), recipe, objective=objective, folder=tmp_path / "one")
+
+
+def test_an_objective_whose_parameters_could_not_be_saved_is_refused():
+    def objective(detector, images, targets):
+        return detector(images, targets)
+
+    objective.parameters = lambda: [torch.nn.Parameter(torch.ones(1))]
+    with pytest.raises(ValueError, match="it has parameters"):
+        fit(tiny.detector(), tiny.dataset(), tiny.recipe(), objective=objective)
 
 
 def test_two_objectives_that_cannot_be_told_apart_never_share_a_training(store):

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ from paperlib.pairs import find_partners
 from paperlib.progress.report import is_due, report_epoch, report_part, track_items
 from paperlib.seeding import derive_seed, seeded_rng
 from paperlib.store.code_digest import code_digest
-from paperlib.structure import module_digest
+from paperlib.structure import module_digest, tensors_digest
 from paperlib.training.batches import count_batches, draw_batches
 from paperlib.training.batchnorm import gamma_statistics, recalibrate_batch_norm_
-from paperlib.training.objective import LossModule, Objective, Regulariser, own_loss
+from paperlib.training.objective import LossModule, Objective, Regulariser, own_loss, split_state, trained_parameters
 from paperlib.training.recipe import Recipe
 from paperlib.training.state import (
     drop_old_states,
@@ -121,18 +122,23 @@ class _Training:
         regulariser: Regulariser | None, validation: ImageSet | None,
     ) -> None:  # fmt: skip
         self.detector, self.dataset, self.recipe = detector, dataset, recipe
-        self.objective, self.regulariser, self.validation = objective, regulariser, validation
+        self.regulariser, self.validation = regulariser, validation
+        self.objective: Any = objective  # what it may have beside a call is optional
         self.rows: list[dict[str, Any]] = []
         self.accelerator = _new_accelerator(recipe.precision)
         self.teacher: nn.Module | None = getattr(objective, "teacher", None)
+        if start := getattr(objective, "start_training", None):
+            start(recipe.epochs * count_batches(dataset, recipe))
         # Before the weights move to the device or change.
         self.identity = self._compute_identity()
-        for module in (detector, self.teacher):
-            if module is not None:
+        for module in (detector, self.teacher, objective):
+            if isinstance(module, nn.Module):
                 module.to(self.accelerator.device).to(memory_format=torch.channels_last)
-        groups = _parameter_groups(detector, recipe.weight_decay)
+        loss_module = LossModule(detector, objective).to(self.accelerator.device)
+        parameters = [*detector.parameters(), *trained_parameters(objective)]
+        groups = _parameter_groups(parameters, recipe.weight_decay)
         optimiser = torch.optim.AdamW(groups, recipe.learning_rate, fused=True)
-        self.loss_module, self.optimiser = self.accelerator.prepare(LossModule(detector, objective), optimiser)
+        self.loss_module, self.optimiser = self.accelerator.prepare(loss_module, optimiser)
         # Equals the weights until the first step.
         self.average: AveragedModel | None = None
         if recipe.ema:
@@ -157,6 +163,8 @@ class _Training:
         load_optimiser(self.optimiser, parts["optimiser"], facts["groups"])
         if self.average is not None:
             self.average.load_state_dict(parts["average"])
+        if of_objective := {**parts.get("objective", {}), **facts["objective"]}:
+            self.objective.load_state_dict(of_objective)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
         # History and best weights in the folder may be newer than the state, or damaged.
@@ -210,6 +218,7 @@ class _Training:
         if self.regulariser:
             row["penalty"] = float(self.regulariser.penalty(self.detector))
         row |= gamma_statistics(self.detector)
+        row |= getattr(self.objective, "epoch_values", dict)()
         if self.validation is not None and self._is_validated(epoch):
             row |= self._validate(self.validation)
         self.rows.append({**row, "seconds": time.perf_counter() - started})
@@ -252,11 +261,15 @@ class _Training:
         parts = {"detector": self.detector.state_dict(), "optimiser": optimiser_tensors(self.optimiser)}
         if self.average is not None:
             parts["average"] = self.average.state_dict()
+        tensors, values = split_state(self.objective)
+        if tensors:
+            parts["objective"] = tensors
         scaler = self.accelerator.scaler
         facts = {
             "identity": self.identity,
             "groups": optimiser_groups(self.optimiser),
             "scaler": scaler.state_dict() if scaler else None,
+            "objective": values,
         }
         copied = [path for path in (self.folder / HISTORY, self.folder / BEST) if path.exists()]
         write_state(self.folder / f"state-{done:05d}", parts, facts, copied)
@@ -276,6 +289,7 @@ class _Training:
 
     def _compute_identity(self) -> str:
         """Return a digest of all that decides the final weights, so that two trainings are never confused."""
+        tensors, values = split_state(self.objective)
         parts_of_code = [part for part in (self.detector, self.objective, self.regulariser) if part]
         modules = {part.__module__ for part in parts_of_code if part.__module__.startswith("paperlib.")}
         parts = [
@@ -284,6 +298,7 @@ class _Training:
             self.validation.digest if self.validation else None,
             getattr(self.objective, "__name__", type(self.objective).__name__),
             getattr(self.objective, "describe", dict)(),
+            [tensors_digest(tensors), values],
             self.regulariser.describe() if self.regulariser else None,
             module_digest(self.detector),
             module_digest(self.teacher) if self.teacher else None,
@@ -325,8 +340,8 @@ def _new_accelerator(precision: str) -> Accelerator:
     return Accelerator(mixed_precision=precision)
 
 
-def _parameter_groups(detector: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Group the parameters so that only kernels decay: on gamma only the term of Eq. 4 acts."""
-    kernels = [p for p in detector.parameters() if p.ndim > 1]
-    others = [p for p in detector.parameters() if p.ndim <= 1]
+    kernels = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
     return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
