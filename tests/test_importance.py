@@ -98,7 +98,7 @@ def test_fpgm_prunes_the_filters_nearest_to_all_others_however_large_they_are() 
 
 def test_hrank_is_the_mean_matrix_rank_of_what_a_channel_emits() -> None:
     net = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
-    net[0].weight.data = torch.eye(4, dtype=torch.float64).view(4, 4, 1, 1)
+    net.get_parameter("0.weight").data = torch.eye(4, dtype=torch.float64).view(4, 4, 1, 1)
     generator = torch.Generator().manual_seed(0)
     images = torch.zeros(3, 4, 6, 6, dtype=torch.float64)
     # Each channel of an image is a sum of so many outer products of positive vectors, and so of that rank.
@@ -111,7 +111,7 @@ def test_hrank_is_the_mean_matrix_rank_of_what_a_channel_emits() -> None:
     scores = score_channels("hrank", net, {"0": "1"}, batches)["0"]
     assert scores.tolist() == [0.75, 1.0, 0.25, 0.5]
     # What the rectifier blocks has rank 0.
-    net[1].weight.data[1] = -1
+    net.get_parameter("1.weight").data[1] = -1
     assert score_channels("hrank", net, {"0": "1"}, batches)["0"].tolist() == [1.0, 0.25, 0.5, 0.75]
 
 

@@ -7,6 +7,7 @@ from paperlib.pruning.layers import Block, removable_blocks
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, removed_channels
 from paperlib.pruning.planner import plan_pruning, plan_ratios
 from paperlib.pruning.sensitivity import SensitivityScan, scan_cliff, scan_sensitivity
+from paperlib.pruning.soft_pruning import SoftPruning
 from paperlib.pruning.sparsity import Sparsity, absolute_gammas, init_gamma
 from paperlib.pruning.surgery import COMPENSATIONS, apply_plan, mask_plan
 
@@ -20,6 +21,7 @@ __all__ = [
     "LayerStatistics",
     "PruningPlan",
     "Segment",
+    "SoftPruning",
     "Sparsity",
     "apply_plan",
     "absolute_gammas",

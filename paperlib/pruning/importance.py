@@ -169,12 +169,15 @@ def _rank_in_layers(scores: Scores) -> Scores:
     }
 
 
-def _filter_rows(module: nn.Module, name: str) -> Tensor:
-    """Return the weights of the convolution at `name` with one row per output channel."""
+def output_filters(module: nn.Module, name: str) -> Tensor:
+    """Return a view of the weights of the convolution at `name` with one entry per output channel, [C_out, ...]."""
     conv: Any = module.get_submodule(name)
     transposed = isinstance(conv, nn.ConvTranspose2d) and conv.groups == 1
-    weight = conv.weight.transpose(0, 1) if transposed else conv.weight
-    return weight.flatten(1)
+    return conv.weight.transpose(0, 1) if transposed else conv.weight
+
+
+def _filter_rows(module: nn.Module, name: str) -> Tensor:
+    return output_filters(module, name).flatten(1)
 
 
 def _to_float64(values: Tensor) -> NDArray[np.float64]:

@@ -188,6 +188,9 @@ class _Training:
                 if is_due():
                     # Reading the loss waits for the accelerator, so it is read now and then, not at every batch.
                     report_part((number + 1) / count, loss=float(sum(sums.values())) / (number + 1))
+        if end := getattr(self.regulariser, "after_epoch", None):
+            for module in [self.detector, *([self.average.module] if self.average else [])]:
+                end(module)
         return {name: float(total) / count for name, total in sums.items()}
 
     def _train_step(self, images: Tensor, targets: Any, learning_rate: float) -> dict[str, Tensor]:

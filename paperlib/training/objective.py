@@ -33,7 +33,8 @@ class Regulariser(Protocol):
     """A term on the weights instead of the outputs, such as that of Eq. 4.
 
     A method `convert_for_saving(module)`, if there is one, returns the network that is validated and written to files
-    instead of `module`: one that trains with partners is saved without them.
+    instead of `module`: one that trains with partners is saved without them. A method `after_epoch(module)`, if there
+    is one, changes the weights after each epoch, before they are validated, and those of the running mean likewise.
     """
 
     def before_step(self, module: nn.Module, learning_rate: float) -> None:
