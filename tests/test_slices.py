@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from paperlib.data.corruptions import CORRUPTIONS, COVERED, GREY, VISIBLE, corrupt_dataset
 from paperlib.data.records import Dataset, Record
-from paperlib.data.slices import cut_by_border, is_small, measure_image, slices_of
+from paperlib.data.slices import aspect_ratio, cut_by_border, is_small, measure_image, shape_slices, slices_of
 from paperlib.evaluation.evaluate import evaluate
 from paperlib.evaluation.metrics import compute_metrics, compute_slice_metrics
 from paperlib.figures import tables
@@ -63,6 +63,20 @@ def test_each_slice_holds_what_its_rule_says(data):
     assert cut_by_border(boxes, SIZE).tolist() == [False, True, False]
     assert is_small(boxes, SIZE).tolist() == [False, False, True]
     assert cut_by_border(boxes[:0], SIZE).shape == is_small(boxes[:0], SIZE).shape == (0,)
+
+
+def test_shapes_split_all_objects_by_size_and_by_aspect_ratio():
+    data = Dataset("made", ("ship",), [record("all", [[0, 0, 10, 10], [0, 0, 30, 20], [9, 9, 69, 29], [0, 0, 80, 20]])])
+    counts = {part.name: part.holds(data.records[0].boxes, SIZE).tolist() for part in shape_slices(data)}
+    assert counts["smallest third"] == [True, False, False, False]
+    assert counts["middle third"] == [False, True, False, False]
+    assert counts["largest third"] == [False, False, True, True]
+    assert counts["r < 1.5"] == [True, False, False, False]
+    assert counts["r 1.5–3"] == [False, True, True, False]
+    assert counts["r > 3"] == [False, False, False, True]
+    assert counts["small or elongated"] == [True, False, False, True]
+    assert counts["neither small nor elongated"] == [False, True, True, False]
+    assert np.isinf(aspect_ratio(np.array([[3.0, 3, 3, 9]]))) and aspect_ratio(np.zeros((0, 4))).shape == (0,)
 
 
 def test_spaced_images_lie_at_equal_distances_among_those_with_enough_objects(data):
@@ -188,4 +202,9 @@ def test_evaluate_reports_slices_and_changes_side_by_side_for_several_detectors(
     table = tables.tabulate_slices({"before": bold, "after": timid})
     assert table.columns.tolist() == ["slice", "images", "objects", "before: mAP / %", "after: mAP / %"]
     assert table["slice"].tolist() == list(bold.slices)
+    assert [*evaluate(Finder(0.35), data, image_size=64, slices=["shapes"]).slices] == [
+        "largest third", "r < 1.5", "neither small nor elongated",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="unknown group of slices 'size'; known: edge cases, shapes, corruptions"):
+        evaluate(Finder(0.35), data, image_size=64, slices=["size"])
     assert table.set_index("slice").loc["darker"].tolist() == [8, 8, 100.0, 100.0]

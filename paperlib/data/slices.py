@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,8 +21,12 @@ SMALL = 0.04
 """An object is small if the square root of its area is below this fraction of the image's longer side."""
 QUARTER = 0.25
 """Fraction of the images in a slice of images."""
+COMPACT, ELONGATED = 1.5, 3.0
+"""Limits of the aspect ratio r, the longer side over the shorter, between compact, longish and elongated objects."""
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
+SliceGroup = Literal["edge cases", "shapes", "corruptions"]
+"""Edge cases are the slices of Section 4.5.4, shapes those by size and aspect ratio; corruptions change the images."""
 Rule = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 """Function of boxes `[N, 4]` and `(width, height)` of an image: which boxes belong to a slice, `[N]` bool."""
 
@@ -55,7 +60,18 @@ def cut_by_border(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def is_small(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Select boxes `[N, 4]` that are small in an image of `(width, height)` pixels."""
-    return np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) < SMALL * max(size)
+    return relative_size(boxes, size) < SMALL
+
+
+def relative_size(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the square root of the area of boxes `[N, 4]` as a fraction of the image's longer side, `[N]`."""
+    return np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) / max(size)
+
+
+def aspect_ratio(boxes: np.ndarray) -> np.ndarray:
+    """Return the longer side of boxes `[N, 4]` over the shorter, `[N]`; infinite for a box without an area."""
+    sides = np.sort(boxes[:, 2:] - boxes[:, :2], axis=1)
+    return np.divide(sides[:, 1], sides[:, 0], out=np.full(len(boxes), np.inf), where=sides[:, 0] > 0)
 
 
 def all_images(dataset: Dataset) -> Slice:
@@ -64,7 +80,7 @@ def all_images(dataset: Dataset) -> Slice:
 
 
 def slices_of(dataset: Dataset) -> list[Slice]:
-    """Return all slices: everything, two of objects, and five of images."""
+    """Return the slices of Section 4.5.4: everything, two of objects, and five of images."""
     images = range(len(dataset))
     measured = _measured(dataset)
     count = max(1, round(QUARTER * len(dataset)))
@@ -85,6 +101,30 @@ def slices_of(dataset: Dataset) -> list[Slice]:
         chosen = sorted(order.argsort(kind="stable")[:count].tolist())
         parts.append(Slice(name, chosen, all_objects))
     return parts
+
+
+def shape_slices(dataset: Dataset) -> list[Slice]:
+    """Return slices of objects by size and by aspect ratio r, and those that are hard to regress beside the others.
+
+    Sizes are split into thirds of the data set's own objects, so that each third has enough objects in every data set.
+    """
+    sizes = [relative_size(record.boxes, record.size()) for record in dataset.records]
+    low, high = np.quantile(np.concatenate(sizes), [1 / 3, 2 / 3])
+
+    def is_hard(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        return (relative_size(boxes, size) < low) | (aspect_ratio(boxes) > ELONGATED)
+
+    rules: dict[str, Rule] = {
+        "smallest third": lambda boxes, size: relative_size(boxes, size) < low,
+        "middle third": lambda boxes, size: (low <= relative_size(boxes, size)) & (relative_size(boxes, size) < high),
+        "largest third": lambda boxes, size: relative_size(boxes, size) >= high,
+        "r < 1.5": lambda boxes, _: aspect_ratio(boxes) < COMPACT,
+        "r 1.5–3": lambda boxes, _: (aspect_ratio(boxes) >= COMPACT) & (aspect_ratio(boxes) <= ELONGATED),
+        "r > 3": lambda boxes, _: aspect_ratio(boxes) > ELONGATED,
+        "small or elongated": is_hard,
+        "neither small nor elongated": lambda boxes, size: ~is_hard(boxes, size),
+    }
+    return [Slice(name, range(len(dataset)), rule) for name, rule in rules.items()]
 
 
 def measure_image(record: Record) -> tuple[float, float, float, float]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from paperlib.data.corruptions import CORRUPTIONS, corrupt_dataset
 from paperlib.data.records import Dataset, Letterboxed
-from paperlib.data.slices import all_images, slices_of
+from paperlib.data.slices import SliceGroup, all_images, shape_slices, slices_of
 from paperlib.data.tiles import Tiles, cut_into_tiles, merge_detections
 from paperlib.evaluation.metrics import Metrics, compute_metrics, compute_slice_metrics, require_boxes
 from paperlib.progress.report import track_items
@@ -28,7 +29,7 @@ def evaluate(
     confidence: float | None = None,
     batch_size: int = 16,
     full_images: bool = False,
-    slices: bool = False,
+    slices: bool | Collection[SliceGroup] = False,
     whole: bool = False,
 ) -> Metrics:
     """Evaluate a detector on a data set, in the images' own pixels (Section 4.2).
@@ -42,14 +43,17 @@ def evaluate(
             this same data set, so pass the confidence chosen on the validation set when you evaluate a test set.
         batch_size: number of images in a batch.
         full_images: evaluate tiles on the full images that they were cut from; detections are merged across the seams.
-        slices: also evaluate each slice of `paperlib.data.slices` and, by detecting again for each, the corruptions of
-            `paperlib.data.corruptions` (Section 4.5.4, Fig. 13); full images are evaluated without corruptions.
+        slices: also evaluate the slices of `paperlib.data.slices` and, by detecting again for each, the corruptions of
+            `paperlib.data.corruptions` (Section 4.5.4, Fig. 13), or only those of some groups; full images are
+            evaluated without corruptions.
         whole: the former name of `full_images`.
 
     Raises:
-        ValueError: the data set has no box, or is not made of tiles although `full_images` is set.
+        ValueError: the data set has no box, is not made of tiles although `full_images` is set, or a group of slices
+            is unknown.
     """
     require_boxes(dataset)
+    groups = _slice_groups(slices)
     full_images = full_images or whole
     image_size = image_size or 32 * -(-dataset.longest_side() // 32)
     if full_images:
@@ -59,10 +63,10 @@ def evaluate(
     else:
         found = detect(detector, dataset, image_size=image_size, batch_size=batch_size)
     metrics = compute_metrics(found, dataset, confidence)
-    if not slices:
-        return metrics
-    parts = {part.name: compute_slice_metrics(found, dataset, part, metrics.confidence) for part in slices_of(dataset)}
-    for corruption in () if full_images else CORRUPTIONS:
+    chosen = slices_of(dataset) if "edge cases" in groups else []
+    chosen += shape_slices(dataset) if "shapes" in groups else []
+    parts = {part.name: compute_slice_metrics(found, dataset, part, metrics.confidence) for part in chosen}
+    for corruption in CORRUPTIONS if "corruptions" in groups and not full_images else ():
         corrupted = corrupt_dataset(dataset, corruption)
         found = detect(detector, corrupted, image_size=image_size, batch_size=batch_size)
         parts[corruption] = compute_slice_metrics(found, corrupted, all_images(corrupted), metrics.confidence)
@@ -107,6 +111,14 @@ def detect_full_images(detector: nn.Module, tiles: Dataset, *, image_size: int, 
             parts = tiling.tile_bounds(*record.size())
             merged.append(merge_detections([next(tile_detections) for _ in parts], parts, record.size()))
     return merged
+
+
+def _slice_groups(slices: bool | Collection[SliceGroup]) -> Collection[SliceGroup]:
+    known = get_args(SliceGroup)
+    groups = (known if slices else ()) if isinstance(slices, bool) else slices
+    if unknown := [group for group in groups if group not in known]:
+        raise ValueError(f"unknown group of slices {unknown[0]!r}; known: {', '.join(known)}")
+    return groups
 
 
 def _require_tiles(dataset: Dataset) -> Tiles:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import dropwhile, takewhile
@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 
 from paperlib import figures, files, paths
 from paperlib.costs import Cost, cost
+from paperlib.data.slices import SliceGroup
 from paperlib.evaluation.evaluate import Metrics
 from paperlib.experiments import assistants
 from paperlib.experiments.case import Case, cases_of
@@ -193,7 +194,11 @@ class Study:
 
     def edge_cases(self, run: Run) -> Metrics:
         """Return the metrics of a run on the whole test split, each slice and each corruption of it (Section 4.5.4)."""
-        return self.cases[run.case].make_workbench(run.seed).evaluate(run.model, slices=True)
+        return self._evaluate_slices(run, ["edge cases", "corruptions"])
+
+    def shapes(self, run: Run) -> Metrics:
+        """Return the metrics of a run on the whole test split, and by size and aspect ratio of the objects."""
+        return self._evaluate_slices(run, ["shapes"])
 
     def frame(self) -> pd.DataFrame:
         """Return one row per model and seed of all that has been run."""
@@ -264,6 +269,9 @@ class Study:
             metrics = {"metrics": run.metrics.to_dict()} if run.metrics else {}
             models.append(run.row() | metrics | {"cost": asdict(run.cost)})
         return {"models": models}
+
+    def _evaluate_slices(self, run: Run, groups: Sequence[SliceGroup]) -> Metrics:
+        return self.cases[run.case].make_workbench(run.seed).evaluate(run.model, slices=groups)
 
     def _place(self, name: str) -> Path:
         """Return the path of a result; from the first one until `finish`, the notebook does not count as done."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from paperlib import files
 from paperlib.data.records import Dataset
+from paperlib.data.slices import SliceGroup
 from paperlib.detectors import build_detector, reinitialise_, transfer_coco_weights
 from paperlib.detectors.base import Detector, Targets
 from paperlib.detectors.files import load_detector, save_detector
@@ -217,8 +218,10 @@ class Workbench:
         digest = data.digest if data else ""
         return self._model("prune", Workbench.prune, settings, parents, write_model, uses=(data,), data=digest)
 
-    def evaluate(self, model: Model, split: Literal["val", "test"] = "test", *, slices: bool = False) -> Metrics:
-        """Measure a model on a split and, with `slices`, on its edge cases.
+    def evaluate(
+        self, model: Model, split: Literal["val", "test"] = "test", *, slices: bool | Sequence[SliceGroup] = False
+    ) -> Metrics:
+        """Measure a model on a split and, with `slices`, on all of its slices or on those of some groups.
 
         The confidence at which precision and recall are measured is chosen on the validation split.
 
@@ -229,7 +232,8 @@ class Workbench:
         dataset = self.test if split == "test" else self.validation
         if dataset is None:
             raise ValueError("a workbench without a test split judges on validation only")
-        how: dict[str, Any] = {"image_size": self.recipe.image_size, "confidence": confidence, "slices": slices}
+        groups = slices if isinstance(slices, bool) else list(slices)
+        how: dict[str, Any] = {"image_size": self.recipe.image_size, "confidence": confidence, "slices": groups}
 
         def write_metrics(folder: Path) -> None:
             begin_step(f"evaluate on {split}, seed {self.recipe.seed}")
