@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from paperlib.data import LAYOUTS, layouts, load_dataset, splits
+from paperlib.data import LAYOUTS, PUBLISHED, layouts, load_dataset, splits
 from paperlib.data.records import Dataset, Record
 
 KEPT = sorted(path.stem for path in layouts.split_path(LAYOUTS["vhr10"]).parent.glob("*.json"))
@@ -16,7 +16,7 @@ VHR10_COUNTS = [757, 302, 655, 390, 524, 159, 163, 224, 124, 598]
 @pytest.fixture(scope="module")
 def real(data_root) -> dict[str, dict[str, Dataset]]:
     """By name, by split: whole images of every data set that is there."""
-    there = [name for name in KEPT if (data_root / LAYOUTS[name].folder).is_dir()]
+    there = [name for name in KEPT if (data_root / PUBLISHED[name].folder).is_dir()]
     if not there:
         pytest.skip(f"{data_root} holds none of {', '.join(KEPT)}")
     found = {name: {split: load_dataset(name, split) for split in splits.SHARES} for name in there}
@@ -25,7 +25,7 @@ def real(data_root) -> dict[str, dict[str, Dataset]]:
 
 @pytest.mark.parametrize("name", KEPT)
 def test_no_name_is_in_two_splits(name):
-    stored = layouts.stored_split(LAYOUTS[name])
+    stored = layouts.stored_split(PUBLISHED[name])
     assert list(stored) == ["train", "val", "test"]
     names = [image for images in stored.values() for image in images]
     assert len(names) == len(set(names)) and all(stored.values())
@@ -38,7 +38,7 @@ def test_no_picture_is_in_two_splits_and_all_are_in_one(real):
             for dataset in sets.values()
         ]
         assert sum(map(len, contents)) == len(set.union(*contents))
-        assert sum(map(len, sets.values())) == {"vhr10": 650, "dota": 10}[name]
+        assert sum(map(len, sets.values())) == {"vhr10": 650, "dota": 10, "resisc45": 3000}[name]
 
 
 def test_every_split_of_vhr10_has_its_share_of_every_class(real):
@@ -53,7 +53,7 @@ def test_every_split_of_vhr10_has_its_share_of_every_class(real):
 
 def test_the_stored_splits_can_be_drawn_again(real, data_root):
     for name in real:
-        layout = LAYOUTS[name]
+        layout = PUBLISHED[name]
         assert splits.draw_split_file(layout, data_root / layout.folder)["splits"] == layouts.stored_split(layout)
 
 

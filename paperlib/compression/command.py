@@ -11,7 +11,7 @@ from torch import nn
 from paperlib.compression.outputs import Round, output_seconds, write_outputs
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
-from paperlib.data import load_dataset
+from paperlib.data import load_detection_dataset
 from paperlib.data.records import Dataset
 from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
 from paperlib.detectors import USUAL_SIDE, build_detector, transfer_coco_weights, usual_anchors
@@ -74,8 +74,8 @@ def read_inputs(request: CompressRequest) -> tuple[Dataset, Dataset]:
     detector = _initial_detector(request)
     side = request.image_size
     check_detector(detector, side)
-    train = load_dataset(f"coco:{request.data}", "train", root=request.images)
-    val = load_dataset(f"coco:{request.val}", "val", root=request.val_images or request.images)
+    train = load_detection_dataset(f"coco:{request.data}", "train", root=request.images)
+    val = load_detection_dataset(f"coco:{request.val}", "val", root=request.val_images or request.images)
     train.name = str(request.data)
     val.name = str(request.val)
     check_data(train, val)

@@ -166,3 +166,51 @@ def _recolour(images: Tensor, strength: float, generator: torch.Generator) -> Te
     offset = brightness * ((1 - contrast) * mean + GREY)
     colours = torch.baddbmm(offset, brightness * contrast * saturate, images.flatten(2))
     return colours.clamp_(0, 1).view_as(images)
+
+
+def augment_scenes(images: Tensor, options: Augmentation, generator: torch.Generator) -> Tensor:
+    """Augment a batch of scenes by a random resized crop, flips or symmetries, and colour.
+
+    The crop has between 1 / zoom² and 1 of the image's area, and a ratio of width to height between 3/4 and 4/3; it
+    lies anywhere in the image and is enlarged to the image's size. With `symmetries` one of the eight flips and
+    quarter turns follows, else a flip from left to right with probability 1/2. `shift` and `visible` have no effect.
+
+    Args:
+        images: uint8 `[B, 3, S, S]`.
+        options: the strengths.
+        generator: a CPU generator, the only source of random numbers.
+
+    Returns:
+        float32 `[B, 3, S, S]` in [0, 1].
+
+    Raises:
+        ValueError: `mosaic` is not 0; four scenes in one would have four classes.
+    """
+    if options.mosaic:
+        raise ValueError(f"mosaic is {options.mosaic:g}: scenes cannot be put together from four; set it to 0")
+    pixels = images.to(torch.float32).div_(255).sub_(GREY)
+    maps = _crops(len(pixels), options, generator)
+    # Beyond the border nothing is sampled but half a pixel at most, which repeats the border.
+    views = F.grid_sample(
+        pixels, _grid(maps.to(pixels), pixels.shape[-1]), mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return _recolour(views, options.colour, generator)
+
+
+def _crops(count: int, options: Augmentation, generator: torch.Generator) -> Tensor:
+    """Draw `[count, 2, 3]` float64 maps from the window's to the source's coordinates, both in [-1, 1]."""
+    draw = torch.rand(count, 7, generator=generator, dtype=torch.float64)
+    smallest = options.zoom**-2
+    area = smallest + (1 - smallest) * draw[:, 0]
+    # Without zoom nothing is cut, so a crop has the image's shape, too.
+    ratio = torch.exp((2 * draw[:, 1] - 1) * min(math.log(4 / 3), 2 * math.log(options.zoom)))
+    # A crop that would be wider or higher than the image has its full width or height.
+    size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=1).clamp(max=1)
+    centre = (2 * draw[:, 2:4] - 1) * (1 - size)
+    # The eight symmetries are two flips and an exchange of the axes, each with probability 1/2.
+    flips = draw[:, 4:] < 0.5
+    if not options.symmetries:
+        flips[:, 1:] = False
+    scale = torch.diag_embed(torch.where(flips[:, :2], -size, size))
+    scale = torch.where(flips[:, 2, None, None], scale.flip(2), scale)
+    return torch.cat([scale, centre[:, :, None]], dim=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,37 @@ Annotation = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The files of a data set, and how one image of it is read.
+class PublishedFolders(ABC):
+    """The folders of a published data set, whatever its annotations are.
 
     Attributes:
         name: its name in `load_dataset`.
         title: its published name.
         folder: its folder under the data folder.
+    """
+
+    name: str
+    title: str
+    folder: str
+
+    @abstractmethod
+    def all_folders(self, root: Path) -> list[Path]:
+        """Return every folder of the layout."""
+
+    @abstractmethod
+    def image_names(self, root: Path) -> list[str]:
+        """Return the names of all images under `root`, sorted."""
+
+    @abstractmethod
+    def has_name(self, name: str) -> bool:
+        """Return whether this can be the name of an image."""
+
+
+@dataclass(frozen=True)
+class Layout(PublishedFolders):
+    """The files of a detection data set, and how one image of it is read.
+
+    Attributes:
         classes: the C class names.
         parts: folders of images and of annotations, below `folder`; the key is a prefix of the image names, empty if
             there is only one part.
@@ -35,9 +60,6 @@ class Layout:
         overhang: pixels by which a box may stick out of its image; it is cut at the border.
     """
 
-    name: str
-    title: str
-    folder: str
     classes: tuple[str, ...]
     parts: dict[str, tuple[str, str]]
     image_suffix: str
@@ -56,6 +78,10 @@ class Layout:
             for prefix, (images, _) in self.parts.items()
             for file in (root / images).glob(f"*{self.image_suffix}")
         )
+
+    def has_name(self, name: str) -> bool:
+        """Return whether this can be the name of an image."""
+        return name.rpartition("/")[0] in self.parts
 
     def image_files(self, root: Path, name: str) -> tuple[Path, Path]:
         """Return the image file and the annotation file of an image."""
@@ -90,6 +116,17 @@ def load_split(layout: Layout, split: str, root: Path) -> Dataset:
         FileNotFoundError: a folder or file of the layout, or the split itself, is missing.
         ValueError: an unknown split, damaged files, or images that are in no split.
     """
+    names = find_splits(layout, split, root)
+    return Dataset(f"{layout.name}/{split}", layout.classes, [layout.read_record(root, name) for name in names[split]])
+
+
+def find_splits(layout: PublishedFolders, split: str, root: Path) -> dict[str, list[str]]:
+    """Return the image names of each split, after `split`, the folders and the images in them were checked.
+
+    Raises:
+        FileNotFoundError: a folder of the layout, or the split itself, is missing.
+        ValueError: an unknown split, or images that are in no split.
+    """
     names = stored_split(layout)
     if split not in names:
         raise ValueError(f"{layout.name} has no split {split!r}; it has {', '.join(names)}")
@@ -100,10 +137,10 @@ def load_split(layout: Layout, split: str, root: Path) -> Dataset:
     unknown = sorted(set(layout.image_names(root)).difference(*names.values()))
     if unknown:
         raise ValueError(not_in_split(layout, root, unknown))
-    return Dataset(f"{layout.name}/{split}", layout.classes, [layout.read_record(root, name) for name in names[split]])
+    return names
 
 
-def not_in_split(layout: Layout, root: Path, names: list[str]) -> str:
+def not_in_split(layout: PublishedFolders, root: Path, names: list[str]) -> str:
     """Return the message about images that are in no split, with the remedy."""
     return (
         f"{root}: {len(names):,} images are in no split of {split_path(layout)} ({names[0]}, …); "
@@ -111,17 +148,17 @@ def not_in_split(layout: Layout, root: Path, names: list[str]) -> str:
     )
 
 
-def draw_command(layout: Layout) -> str:
+def draw_command(layout: PublishedFolders) -> str:
     """Return the command that draws a split of the present data."""
     return f"python -m paperlib.data.splits {layout.name}"
 
 
-def split_path(layout: Layout) -> Path:
+def split_path(layout: PublishedFolders) -> Path:
     """Return the file of a data set's split."""
     return paths.repository_root() / "data" / "splits" / f"{layout.name}.json"
 
 
-def stored_split(layout: Layout) -> dict[str, list[str]]:
+def stored_split(layout: PublishedFolders) -> dict[str, list[str]]:
     """Read the image names of each split.
 
     Raises:
@@ -140,7 +177,7 @@ def stored_split(layout: Layout) -> dict[str, list[str]]:
     known: dict[str, str] = {}
     for split, names in splits.items():
         for name in names:
-            if not isinstance(name, str) or name.rpartition("/")[0] not in layout.parts:
+            if not isinstance(name, str) or not layout.has_name(name):
                 raise ValueError(f"{path}: {quote_value(name)} in split {split} is not the name of an image")
             if name in known:
                 raise ValueError(f"{path}: image {quote_value(name)} is in {known[name]} and in {split}; keep one")

@@ -39,20 +39,16 @@ class Picture(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
-    """One annotated image.
+class ImageRecord:
+    """One image of a data set.
 
     Attributes:
         name: unique within the data set.
         image: a file, the pixels themselves, uint8 `[H, W, 3]`, or an object that computes them.
-        boxes: float32 `[N, 4]` xyxy pixels.
-        labels: int64 `[N]` in 1..C.
     """
 
     name: str
     image: Path | np.ndarray | Picture
-    boxes: np.ndarray
-    labels: np.ndarray
 
     def read_pixels(self) -> np.ndarray:
         """Read the image, uint8 `[H, W, 3]`; raise `ValueError` with the file's name if it does not decode."""
@@ -73,6 +69,19 @@ class Record:
         if isinstance(self.image, Path):
             return bytes.fromhex(files.remembered_digest(self.image))
         return self.image.fingerprint()
+
+
+@dataclass(frozen=True, eq=False)
+class Record(ImageRecord):
+    """One image with its objects.
+
+    Attributes:
+        boxes: float32 `[N, 4]` xyxy pixels.
+        labels: int64 `[N]` in 1..C.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from paperlib import paths
-from paperlib.data.layouts import Layout, draw_command, split_path
+from paperlib.data.layouts import Layout, PublishedFolders, draw_command, split_path
 from paperlib.data.records import Dataset, Record
+from paperlib.data.scene_folders import scene_class
 from paperlib.files import shorten_text, write_text_atomically
 from paperlib.progress.report import track_items
 
@@ -134,29 +135,38 @@ def _counts(bundle: Sequence[Record], num_classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=num_classes + 1)[1:]
 
 
-def draw_split_file(layout: Layout, root: Path) -> dict[str, Any]:
+def draw_split_file(layout: PublishedFolders, root: Path) -> dict[str, Any]:
     """Draw the content of `data/splits/<name>.json` from the data set in `root`."""
-    records = [
-        layout.read_record(root, name) for name in track_items(layout.image_names(root), f"reading {layout.title}")
-    ]
+    records = _labelled_records(layout, root)
     how = f"{draw_command(layout)}: stratified by class, images of equal content kept together"
-    drawn = draw_splits(records, len(layout.classes))
+    drawn = draw_splits(records, max(int(record.labels.max(initial=0)) for record in records))
     return {"how": how, "seed": SEED, "shares": SHARES, "splits": drawn}
+
+
+def _labelled_records(layout: PublishedFolders, root: Path) -> list[Record]:
+    """Return all images of a data set with the labels by which its split is stratified."""
+    names = layout.image_names(root)
+    if isinstance(layout, Layout):
+        return [layout.read_record(root, name) for name in track_items(names, f"reading {layout.title}")]
+    classes = sorted({scene_class(name) for name in names})
+    # A scene counts as one object of its class.
+    labels = {name: np.array([number]) for number, name in enumerate(classes, 1)}
+    return [Record(name, root / name, np.empty((0, 4)), labels[scene_class(name)]) for name in names]
 
 
 def redraw_split(name: str) -> None:
     """Draw a data set's split and write its file."""
-    from paperlib.data import LAYOUTS
+    from paperlib.data import PUBLISHED
 
-    layout = LAYOUTS[name]
+    layout = PUBLISHED[name]
     drawn = draw_split_file(layout, paths.data_root() / layout.folder)
     write_text_atomically(split_path(layout), json.dumps(drawn, indent=1) + "\n")
     print(split_path(layout))
 
 
 if __name__ == "__main__":
-    from paperlib.data import LAYOUTS
+    from paperlib.data import PUBLISHED
 
     parser = argparse.ArgumentParser(prog="python -m paperlib.data.splits", description="Draw a data set's split.")
-    parser.add_argument("name", choices=LAYOUTS)
+    parser.add_argument("name", choices=PUBLISHED)
     redraw_split(parser.parse_args().name)

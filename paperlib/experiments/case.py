@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from paperlib import paths
-from paperlib.data import COCO_PREFIX, SPLIT_MARK, Dataset, load_dataset
+from paperlib.data import COCO_PREFIX, SPLIT_MARK, Dataset, load_detection_dataset
 from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
 from paperlib.detectors import build_detector, transfer_coco_weights, usual_anchors
 from paperlib.evaluation.evaluate import detect
@@ -29,8 +29,8 @@ class Splits:
     """The three splits of a data set, each read when it is first needed.
 
     Raises:
-        ValueError: the name is that of one COCO file, which cannot be three splits; see also `load_dataset`.
-        FileNotFoundError: see `load_dataset`.
+        ValueError: the name is that of one COCO file, which cannot be three splits; see also `load_detection_dataset`.
+        FileNotFoundError: see `load_detection_dataset`.
     """
 
     name: str
@@ -45,17 +45,17 @@ class Splits:
     @cached_property
     def train(self) -> Dataset:
         """Return the training split."""
-        return load_dataset(self.name, "train")
+        return load_detection_dataset(self.name, "train")
 
     @cached_property
     def val(self) -> Dataset:
         """Return the validation split, used to select settings and the confidence of precision and recall."""
-        return load_dataset(self.name, "val")
+        return load_detection_dataset(self.name, "val")
 
     @cached_property
     def test(self) -> Dataset:
         """Return the test split, used only for the final evaluation."""
-        return load_dataset(self.name, "test")
+        return load_detection_dataset(self.name, "test")
 
     def collect_digests(self) -> dict[str, str]:
         """Return the digest of each split."""
