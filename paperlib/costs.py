@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from paperlib.pairs import partner_layers
 from paperlib.structure import shallow_copy
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
@@ -35,23 +36,35 @@ class Cost:
 def cost(detector: nn.Module, image_size: int = 800) -> Cost:
     """Count parameters and multiply-accumulates of one `[1, C, image_size, image_size]` pass.
 
+    Partners (BPL) are not counted: fusion leaves nothing of them (see `training_gmacs`).
     If the work of a detector depends on the content of the image, its `counted_method` names a method whose pass is
     counted. Otherwise the pass of the method that its `traced_method` names is counted, or that of `forward`.
 
     Raises:
         ValueError: the network does not accept an image of that size.
     """
-    macs = 0
-    for name, positions in kernel_positions(detector, image_size).items():
-        # The weight of a grouped convolution is smaller by the number of groups already.
-        macs += detector.get_parameter(f"{name}.weight").numel() * positions
-    statistics = sum(2 * m.num_features for m in detector.modules() if isinstance(m, nn.BatchNorm2d))
-    return make_cost(sum(p.numel() for p in detector.parameters()), statistics, macs, image_size)
+    partners = partner_layers(detector)
+    macs = sum(count for name, count in _layer_macs(detector, image_size).items() if name not in partners)
+    kept = {name: module for name, module in detector.named_modules() if name not in partners}
+    statistics = sum(2 * m.num_features for m in kept.values() if isinstance(m, nn.BatchNorm2d))
+    own = {id(p): p.numel() for m in kept.values() for p in m.parameters(recurse=False)}
+    return make_cost(sum(own.values()), statistics, macs, image_size)
+
+
+def training_gmacs(detector: nn.Module, image_size: int = 800) -> float:
+    """Count multiply-accumulates / 10^9 of one pass as `cost` does, partners included: what training pays for."""
+    return sum(_layer_macs(detector, image_size).values()) / 1e9
 
 
 def make_cost(parameters: int, statistics: int, macs: int, image_size: int) -> Cost:
     """Convert counts of learnable values, running statistics and multiply-accumulates to the paper's units."""
     return Cost(parameters, 4 * (parameters + statistics) / 1e6, macs / 1e9, image_size)
+
+
+def _layer_macs(detector: nn.Module, image_size: int) -> dict[str, int]:
+    positions = kernel_positions(detector, image_size)
+    # The weight of a grouped convolution is smaller by the number of groups already.
+    return {name: detector.get_parameter(f"{name}.weight").numel() * count for name, count in positions.items()}
 
 
 def kernel_positions(detector: nn.Module, image_size: int) -> dict[str, int]:

@@ -50,6 +50,11 @@ def find_partners(module: nn.Module) -> dict[str, PartneredConv]:
     return {name: each for name, each in module.named_modules() if isinstance(each, PartneredConv)}
 
 
+def partner_layers(module: nn.Module) -> set[str]:
+    """Return the names of the layers that fusion takes out of `module`: each partner and its batch norm."""
+    return {f"{name}.{layer}" for name in find_partners(module) for layer in ("partner", "partner_norm")}
+
+
 class AbsorbedNorm(nn.Identity):
     """The place of a batch norm that was fused into its convolution: see `fuse(..., norms=False)`."""
 

@@ -1,4 +1,4 @@
-"""The diversity loss as a regulariser of training (BPL)."""
+"""Training with partners: how it starts, the regulariser that it needs, and what it leaves behind (BPL)."""
 
 from __future__ import annotations
 
@@ -9,33 +9,50 @@ from torch import Tensor, distributed, nn
 
 from paperlib.pairs import find_partners
 from paperlib.partners.diversity import Kind, check_kind, diversity
+from paperlib.partners.extend import extend
 from paperlib.partners.fuse import fuse
+from paperlib.pruning.sparsity import Sparsity
 
 
 class Partnership:
     """The regulariser strength * `diversity` for `fit`, on a network that `extend` returned.
 
     Every training of an extended network needs one, with kind `none` if no loss is wanted: it fuses what is saved.
-    Its gradient is added after gradients are unscaled, so that it has the same size at every precision. Eq. 4's L1
-    term opposes it, because it drives gamma' to 0: use one of the two at a time.
+    Its gradient is added after gradients are unscaled, so that it has the same size at every precision.
 
     Args:
         strength: weight of the diversity loss, at least 0; 0.01 in the public code.
         kind: a kind of `diversity`.
+        preserve: how `Workbench` starts such a training; see `extend`.
+        sparsity: the term of Eq. 4, for a network that will be pruned afterwards. It counts the two scale factors of a
+            pair as one; the sum of their absolute values would drive gamma' to 0.
 
     Raises:
         ValueError: a negative strength or an unknown kind.
     """
 
-    def __init__(self, strength: float = 0.01, kind: Kind = "orthogonal") -> None:
+    def __init__(
+        self, strength: float = 0.01, kind: Kind = "orthogonal", *, preserve: bool = True,
+        sparsity: Sparsity | None = None,
+    ) -> None:  # fmt: skip
         if not strength >= 0:
             raise ValueError(f"diversity strength {strength} must be >= 0")
         check_kind(kind)
         self.strength = float(strength)
         self.kind: Kind = kind
+        self.preserve = preserve
+        self.sparsity = sparsity
+
+    def with_sparsity(self, sparsity: Sparsity | None) -> Partnership:
+        """Return the same with another term of Eq. 4."""
+        return Partnership(self.strength, self.kind, preserve=self.preserve, sparsity=sparsity)
+
+    def extend(self, module: nn.Module, seed: int) -> nn.Module:
+        """Return `module` with partners, as a training with this seed starts; see `extend`."""
+        return extend(module, preserve=self.preserve, seed=seed)
 
     def before_step(self, module: nn.Module, learning_rate: float) -> None:
-        """Add the gradient of the loss to the kernels' gradients, once per optimiser step, after unscaling.
+        """Add the gradients of the loss and of Eq. 4's term, once per optimiser step, after unscaling.
 
         Raises:
             ValueError: nothing in `module` has a partner, or `output` is used by several processes.
@@ -46,6 +63,8 @@ class Partnership:
         # Each process keeps a sample of its own batch, and from unequal gradients their weights would drift apart.
         if self.kind == "output" and distributed.is_available() and distributed.is_initialized():
             raise ValueError("diversity 'output' works in one process only; choose another kind")
+        if self.sparsity:
+            self.sparsity.before_step(module, learning_rate)
         kernels = [conv.weight for pair in pairs for conv in (pair.conv, pair.partner) if conv.weight.requires_grad]
         if self.strength == 0 or self.kind == "none" or not kernels:
             return
@@ -55,7 +74,9 @@ class Partnership:
             kernel.grad = slope if kernel.grad is None else kernel.grad.add_(slope)
 
     def after_step(self, module: nn.Module, learning_rate: float) -> None:
-        """Do nothing: the loss acts through gradients alone."""
+        """Take the proximal step of Eq. 4's term, if there is one; the diversity loss acts through gradients alone."""
+        if self.sparsity:
+            self.sparsity.after_step(module, learning_rate)
 
     def convert_for_saving(self, module: nn.Module) -> nn.Module:
         """Return the fused network, which `fit` writes to its files; `module` goes on with its partners."""
@@ -63,9 +84,11 @@ class Partnership:
 
     @torch.no_grad()
     def penalty(self, module: nn.Module) -> Tensor:
-        """Return the value of the term, strength * diversity, as a scalar without gradient."""
-        return self.strength * diversity(module, self.kind)
+        """Return strength * diversity, plus Eq. 4's term, as a scalar without gradient."""
+        loss = self.strength * diversity(module, self.kind)
+        return loss + self.sparsity.penalty(module) if self.sparsity else loss
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as plain data."""
-        return {"strength": self.strength, "kind": self.kind}
+        sparsity = self.sparsity.describe() if self.sparsity else None
+        return {"strength": self.strength, "kind": self.kind, "preserve": self.preserve, "sparsity": sparsity}

@@ -11,11 +11,12 @@ import numpy as np
 from torch import nn
 
 from paperlib.costs import Cost, make_cost
+from paperlib.pairs import partner_layers
 from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, IntArray
 
 
 class CostModel:
-    """The cost of `module` for any set of removed channels.
+    """The cost of `module` for any set of removed channels; partners (BPL) do not count, as in `paperlib.costs.cost`.
 
     Compensation may add to it when a plan is carried out: a carrier per consumer, a shift per removed block.
 
@@ -31,12 +32,17 @@ class CostModel:
         self.image_size = image_size
         self.inputs, self.input_starts = _concatenate([layer.inputs for layer in graph.layers.values()])
         self.outputs, self.output_starts = _concatenate([layer.outputs for layer in graph.layers.values()])
-        unit_costs = [_unit_costs(module.get_submodule(name), layer.kind) for name, layer in graph.layers.items()]
+        # Fusion takes partners out, so the network that is left does not have their cost.
+        partners = partner_layers(module)
+        unit_costs = [
+            (0, 0, 0, 0) if name in partners else _unit_costs(module.get_submodule(name), layer.kind)
+            for name, layer in graph.layers.items()
+        ]
         self.per_pair, self.per_output, self.extras, self.statistics = np.array(unit_costs, dtype=np.int64).T
         self.positions = np.array([positions.get(name, 0) for name in graph.layers], dtype=np.int64)
         # Layers outside the channel graph never change: their cost is a constant.
         in_graph = {id(module.get_submodule(name)) for name in graph.layers}
-        others = {name: m for name, m in module.named_modules() if id(m) not in in_graph}
+        others = {name: m for name, m in module.named_modules() if id(m) not in in_graph and name not in partners}
         self.other_parameters = sum(p.numel() for m in others.values() for p in m.parameters(recurse=False))
         self.other_statistics = sum(2 * m.num_features for m in others.values() if isinstance(m, nn.BatchNorm2d))
         weights = {name: module.get_parameter(f"{name}.weight").numel() for name in others if name in positions}

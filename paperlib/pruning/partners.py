@@ -1,12 +1,13 @@
 """Pruning a network that trains with partners (BPL): a convolution and its partner are one layer to a plan."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from torch import nn
 
 from paperlib.pairs import find_partners
-from paperlib.pruning.channel_graph import ChannelGraph
+from paperlib.pruning.channel_graph import ChannelGraph, Segment
 from paperlib.pruning.importance import Scores
 
 
@@ -30,3 +31,9 @@ def merge_partners(module: nn.Module, graph: ChannelGraph, scores: Scores) -> tu
     prunable = {name: norm for name, norm in graph.prunable.items() if name not in left_out}
     segments = [segment for segment in graph.segments if segment.layer not in left_out]
     return dataclasses.replace(graph, prunable=prunable, segments=segments), merged
+
+
+def name_by_original(module: nn.Module, segments: Iterable[Segment]) -> list[Segment]:
+    """Return the segments of an extended network with the names that its layers have when it is not extended."""
+    names = {f"{name}.conv": name for name in find_partners(module)}
+    return [dataclasses.replace(each, layer=names.get(each.layer, each.layer)) for each in segments]

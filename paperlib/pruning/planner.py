@@ -19,7 +19,7 @@ from paperlib.pruning.budget import CostModel, fewest_candidates
 from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, IntArray, Segment, trace_channels
 from paperlib.pruning.importance import LAYERWISE, Batches, Scores, score_channels
 from paperlib.pruning.layers import least_important_blocks, make_bypasses, without_blocks
-from paperlib.pruning.partners import merge_partners
+from paperlib.pruning.partners import merge_partners, name_by_original
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, prunable_outputs
 
 
@@ -48,7 +48,8 @@ def plan_pruning(
     Args:
         detector: any network that `trace_channels` can read.
         ratio: fraction of the prunable channels to remove, in [0, 1). Exactly one of this and the next three is given.
-        size_mb: largest size of the pruned network (`Cost.size_mb`), without compensation.
+        size_mb: largest size of the pruned network (`Cost.size_mb`), without compensation; of an extended network, as
+            it will be after fusion.
         gmacs: largest cost of one pass of it (`Cost.gmacs`), without compensation.
         channels: largest number of its prunable channels.
         layers: number of residual blocks to remove: those whose branch ends in the batch norm of the lowest mean
@@ -58,8 +59,8 @@ def plan_pruning(
         calibration: batches `(images, targets)` for `taylor` and `hrank`; the other criteria take none.
         min_keep_ratio: fraction of their channels, in [0, 1], that convolutions and parts of splits keep at least;
             one channel is always kept.
-        original: the network whose channel counts `min_keep_ratio` refers to; by default `detector`. Repeated pruning
-            needs it: a tenth of a tenth is a hundredth.
+        original: the network whose channel counts `min_keep_ratio` refers to, with or without partners; by default
+            `detector`. Repeated pruning needs it: a tenth of a tenth is a hundredth.
         round_to: the number of kept channels of each of them is rounded up to a multiple of this, or to all.
         image_size: side in pixels of the square image for which multiply-accumulates are counted.
         keep_floor: the former name of `min_keep_ratio`.
@@ -116,8 +117,9 @@ class Planner:
             raise ValueError(f"{type(detector).__name__} has no prunable channel: no convolution with a batch norm")
         scores = score_channels(importance, detector, full_graph.prunable | self.graph.prunable, calibration)
         counted, self.scores = merge_partners(detector, self.graph, scores)
-        segments = counted.segments if original is None else trace_channels(original).segments
-        minimum = _minimum_counts(counted.segments, segments, min_keep_ratio)
+        segments = name_by_original(detector, counted.segments)
+        originals = name_by_original(original, trace_channels(original).segments) if original is not None else segments
+        minimum = _minimum_counts(segments, originals, min_keep_ratio)
         self.ranking = Ranking(counted, self.scores, minimum, round_to)
         positions = kernel_positions(detector, image_size)
         self.costs = CostModel(base, self.graph, positions, image_size)

@@ -1,19 +1,20 @@
 """Sparse training: the L1 term on batch norm's scale factors (Section 3.1, Eq. 4)."""
 
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from paperlib.pairs import find_partners
 from paperlib.pruning.channel_graph import trace_channels
 
 Method = Literal["subgradient", "proximal"]
 
 # Only names are remembered: they stay valid if parameters are replaced, and they keep no network alive.
-_norm_names: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
+_norm_names: WeakKeyDictionary[nn.Module, list[tuple[str, ...]]] = WeakKeyDictionary()
 
 
 class Sparsity:
@@ -23,6 +24,9 @@ class Sparsity:
     gradient's own size: a channel without task gradient moves by about the learning rate in each step, whatever the
     strength is, and never comes to rest at zero. `proximal` shrinks gamma after the step by learning rate *
     strength, and leaves exact zeros.
+
+    The two scale factors of a convolution and its partner (BPL) count as one, sqrt(gamma^2 + gamma'^2): that of the
+    fused convolution. The sum of both would drive gamma' to 0, where every partner begins, and so undo the partners.
 
     Args:
         strength: lambda of Eq. 4, at least 0.
@@ -45,9 +49,9 @@ class Sparsity:
         """Change the gradients once per optimiser step, after backward and after they are unscaled."""
         if self.method != "subgradient":
             return
-        for gamma in _gamma_parameters(module):
+        for gamma, size in _scale_factors(module):
             if gamma.requires_grad:
-                pull = self.strength * gamma.sign()
+                pull = self.strength * _direction(gamma, size)
                 gamma.grad = pull if gamma.grad is None else gamma.grad.add_(pull)
 
     @torch.no_grad()
@@ -55,15 +59,15 @@ class Sparsity:
         """Change the weights once per optimiser step, after it; `learning_rate` is the one that the step used."""
         if self.method != "proximal":
             return
-        for gamma in _gamma_parameters(module):
+        for gamma, size in _scale_factors(module):
             if gamma.requires_grad:
-                # Soft thresholding is the proximal operator of the L1 norm.
-                gamma.copy_(F.softshrink(gamma, learning_rate * self.strength))
+                # Soft thresholding is the proximal operator of the L1 norm, and of a sum of norms of pairs.
+                gamma.sub_(_direction(gamma, size) * size.clamp(max=learning_rate * self.strength))
 
     @torch.no_grad()
     def penalty(self, module: nn.Module) -> Tensor:
         """Compute the term of Eq. 4, strength * sum |gamma|, as a scalar without gradient, for the log."""
-        return self.strength * torch.cat([gamma.abs() for gamma in _gamma_parameters(module)]).sum()
+        return self.strength * torch.cat([_size_of(gammas) for gammas in _gamma_groups(module)]).sum()
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as plain data."""
@@ -84,8 +88,27 @@ def init_gamma(module: nn.Module, value: float = 0.5) -> None:
             layer.weight.fill_(value)
 
 
-def _gamma_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Return gamma of each prunable batch norm; the module is traced the first time only."""
+def _scale_factors(module: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Yield gamma of each prunable batch norm and its size, [C] each; a pair's is taken before either of both moves."""
+    for gammas in _gamma_groups(module):
+        size = _size_of(gammas)
+        yield from ((gamma, size) for gamma in gammas)
+
+
+def _size_of(gammas: list[nn.Parameter]) -> Tensor:
+    """Return |gamma|, or sqrt(gamma^2 + gamma'^2) of a convolution with a partner, [C]."""
+    return torch.hypot(*gammas) if len(gammas) == 2 else gammas[0].abs()
+
+
+def _direction(gamma: Tensor, size: Tensor) -> Tensor:
+    """Return the slope of `size` along gamma, [C]: the sign of a single gamma, and 0 where the size is 0."""
+    return torch.where(size > 0, gamma / size, 0.0)
+
+
+def _gamma_groups(module: nn.Module) -> list[list[nn.Parameter]]:
+    """Return gamma of each prunable batch norm, with that of its partner; the module is traced the first time only."""
     if module not in _norm_names:
-        _norm_names[module] = list(trace_channels(module).prunable.values())
-    return [module.get_parameter(f"{norm}.weight") for norm in _norm_names[module]]
+        partners = {f"{name}.norm": f"{name}.partner_norm" for name in find_partners(module)}
+        norms = [norm for norm in trace_channels(module).prunable.values() if norm not in partners.values()]
+        _norm_names[module] = [(norm, partners[norm]) if norm in partners else (norm,) for norm in norms]
+    return [[module.get_parameter(f"{norm}.weight") for norm in names] for names in _norm_names[module]]

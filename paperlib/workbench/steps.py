@@ -25,6 +25,7 @@ from paperlib.detectors.base import Detector, Targets
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.distillation.assistants import Distillation
 from paperlib.evaluation.evaluate import Metrics, evaluate
+from paperlib.partners.partnership import Partnership
 from paperlib.progress.report import begin_step, end_step
 from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning, rescale_gamma_
 from paperlib.pruning.importance import CALIBRATED
@@ -34,7 +35,7 @@ from paperlib.store.contents import check_files, read_sealed, seal_record
 from paperlib.store.store import Step, Store, canonical_json
 from paperlib.structure import describe_structure, module_digest
 from paperlib.training.loop import BEST, HISTORY, LAST, fit
-from paperlib.training.objective import Objective, Regulariser
+from paperlib.training.objective import Objective
 from paperlib.training.recipe import Recipe
 from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions
 
@@ -73,6 +74,7 @@ class Workbench:
         recipe: the recipe of long training, plain or sparse; its seed is the seed of all steps.
         fine_tuning: the recipe of the training after each pruning, and of each distillation.
         sparsity: the term of Eq. 4 that `train_sparse` and sparse fine-tuning add to the loss.
+        partners: how every fine-tuning and distillation trains with partners (BPL); None: without.
         pruning, distillation: options that stay the same from step to step.
         store: where finished steps are kept; by default the store that all notebooks share.
     """
@@ -86,6 +88,7 @@ class Workbench:
     sparsity: Sparsity
     pruning: PruningOptions = PruningOptions()
     distillation: DistillationOptions = DistillationOptions()
+    partners: Partnership | None = None
     store: Store | None = None
 
     def __post_init__(self) -> None:
@@ -148,28 +151,55 @@ class Workbench:
 
         return self._model("reset", Workbench.reset_weights, {"seed": seed}, (model,), write_model)
 
-    def train(self, model: Model, label: str = "train", *, times: int = 1) -> Model:
-        """Train without any extra term, `times` as long as the recipe says."""
-        recipe = self.recipe.model_copy(update={"epochs": times * self.recipe.epochs})
-        return self._fit(Workbench.train, model, recipe, label)
+    def train(
+        self, model: Model, label: str = "train", *, times: float = 1, partners: Partnership | None = None
+    ) -> Model:
+        """Train without a term of Eq. 4, `times` as long as the recipe says; `partners`: with partners (BPL)."""
+        return self._fit(Workbench.train, model, _prolong(self.recipe, times), label, partners=partners)
 
     def train_sparse(self, model: Model, label: str = "sparse training", *, sparsity: Sparsity | None = None) -> Model:
         """Train with the L1 term on scale factors (Eq. 4); `sparsity` replaces the workbench's own term."""
         return self._fit(Workbench.train_sparse, model, self.recipe, label, regulariser=sparsity or self.sparsity)
 
-    def fine_tune(self, model: Model, label: str = "fine-tune", *, sparse: bool = False) -> Model:
-        """Train shortly after pruning; `sparse` keeps the term of Eq. 4, for a model that will be pruned again."""
-        term = self.sparsity if sparse else None
-        return self._fit(Workbench.fine_tune, model, self.fine_tuning, label, regulariser=term)
+    def fine_tune(
+        self, model: Model, label: str = "fine-tune", *, sparse: bool = False, times: float = 1,
+        partners: Partnership | None = None,
+    ) -> Model:  # fmt: skip
+        """Train shortly after pruning.
 
-    def distil(self, student: Model, teacher: Model, label: str = "distil") -> Model:
-        """Train the student shortly with the answers of the teacher (Eqs. 10-12)."""
+        Args:
+            model: the pruned model.
+            label: how the progress display calls the training.
+            sparse: keep the term of Eq. 4, for a model that will be pruned again.
+            times: how many times as long as the recipe says.
+            partners: train with partners and fuse them (BPL); by default as `self.partners` says.
+        """
+        return self._fit(
+            Workbench.fine_tune, model, _prolong(self.fine_tuning, times), label,
+            regulariser=self.sparsity if sparse else None, partners=partners or self.partners,
+        )  # fmt: skip
+
+    def distil(
+        self, student: Model, teacher: Model, label: str = "distil", *, times: float = 1,
+        partners: Partnership | None = None,
+    ) -> Model:  # fmt: skip
+        """Train the student shortly with the answers of the teacher (Eqs. 10-12).
+
+        Args:
+            student, teacher: the models.
+            label: how the progress display calls the training.
+            times: how many times as long as the recipe says.
+            partners: train the student with partners and fuse them (BPL); by default as `self.partners` says.
+        """
 
         # Called only if the step is not finished: to load the teacher takes time.
         def make_objective() -> Distillation:
             return Distillation(teacher.detector(), **vars(self.distillation))
 
-        return self._fit(Workbench.distil, student, self.fine_tuning, label, teacher=teacher, objective=make_objective)
+        return self._fit(
+            Workbench.distil, student, _prolong(self.fine_tuning, times), label,
+            teacher=teacher, objective=make_objective, partners=partners or self.partners,
+        )  # fmt: skip
 
     def plan(
         self, model: Model, ratio: float | None = None, *, layers: int = 0, importance: str | None = None,
@@ -271,23 +301,27 @@ class Workbench:
 
     def _fit(
         self, method: Callable[..., Model], model: Model, recipe: Recipe, label: str,
-        *, regulariser: Regulariser | None = None, teacher: Model | None = None,
-        objective: Callable[[], Objective] | None = None,
+        *, regulariser: Sparsity | None = None, teacher: Model | None = None,
+        objective: Callable[[], Objective] | None = None, partners: Partnership | None = None,
     ) -> Model:  # fmt: skip
         settings = {
             "recipe": recipe.model_dump(),
             "sparsity": regulariser.describe() if regulariser else None,
             "distillation": vars(self.distillation) if teacher else None,
+            **({"partners": partners.describe()} if partners else {}),
             **self._machine(),
         }
+        term = partners.with_sparsity(regulariser) if partners else regulariser
 
         def write_model(folder: Path) -> None:
             begin_step(f"{label}, seed {recipe.seed}", epochs=recipe.epochs)
             # The digests are written last: once they fit, only the optimiser's state remains to be dropped.
             if not _is_fitted(folder):
+                detector = model.detector()
                 fit(
-                    model.detector(), self.train_set, recipe, objective=objective() if objective else None,
-                    regulariser=regulariser, validation=self.validation, folder=folder / "fit",
+                    partners.extend(detector, recipe.seed) if partners else detector, self.train_set, recipe,
+                    objective=objective() if objective else None, regulariser=term, validation=self.validation,
+                    folder=folder / "fit",
                 )  # fmt: skip
                 for source, target in ((HISTORY, HISTORY), (BEST, BEST), (LAST, DETECTOR)):
                     with files.replace_file(folder / target) as copy:
@@ -299,7 +333,7 @@ class Workbench:
         kind = "distil" if teacher else "train"
         parents = (model, teacher) if teacher else (model,)
         data = hashlib.sha256((self.train_set.digest + self.validation.digest).encode()).hexdigest()
-        made = self._model(kind, method, settings, parents, write_model, uses=(regulariser,), data=data)
+        made = self._model(kind, method, settings, parents, write_model, uses=(term,), data=data)
         end_step(recipe.epochs)
         return made
 
@@ -328,6 +362,10 @@ class Workbench:
     @staticmethod
     def _machine() -> dict[str, Any]:
         return {"threads": torch.get_num_threads(), "device": _device().type}
+
+
+def _prolong(recipe: Recipe, times: float) -> Recipe:
+    return recipe.model_copy(update={"epochs": max(1, round(times * recipe.epochs))})
 
 
 def _device() -> torch.device:
