@@ -167,6 +167,37 @@ def test_differences_are_taken_within_a_seed(results):
     assert (judged.mean, judged.spread) == (pytest.approx(3.0), pytest.approx(0.1))
 
 
+TAUGHT = {"measure": {**CLAIM["measure"], "requires": {"model": "teacher", "than": "SCP"}}}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "verdict", "reason"),
+    [
+        (0.6, Verdict.HOLDS, ""),
+        (0.515, Verdict.UNDECIDED, "teacher (51.5 % mAP) is not better than SCP (52.0 %)"),
+        (None, Verdict.NOT_RUN, "03_components has no model teacher"),
+    ],
+)
+def test_a_teacher_that_is_not_better_than_its_student_gives_no_verdict(results, teacher, verdict, reason):
+    # In the mean over the seeds: with seed 0 the student has 50 %.
+    taught = [("teacher", seed, {"map50": teacher}) for seed in range(3) if teacher]
+    results([*table_1(0.030, 0.031, 0.029), *taught])
+    [judged] = evaluate_claims("quick", listed(changed(**TAUGHT)))
+    assert (judged.verdict, judged.reason) == (verdict, reason)
+
+
+def test_a_claim_of_another_paper_names_it_and_says_that_no_number_is_public(results):
+    results(table_1(0.030, 0.031, 0.029))
+    papers = {"takd": {"title": "ours"}, "dkd": {"title": "theirs", "short": "DKD", "has_numbers": False}}
+    other = changed(paper="dkd", id="dkd-gain", section="abstract", reported=None, holds={"quick": {"above": 0}})
+    both = Claims.model_validate({"one_seed": TRUST, "papers": papers, "claims": [CLAIM, other]})
+    table = scoreboard.tabulate_claims(evaluate_claims("quick", both))
+    assert table["section"].tolist() == ["4.4.1", "DKD abstract"]
+    assert table["paper"].tolist() == ["+2.7", "no number is public"]
+    with pytest.raises(ValueError, match="papers lacks bpl"):
+        listed(changed(paper="bpl"))
+
+
 def test_only_seeds_that_both_models_have_count(results):
     results([*table_1(0.03, 0.03), ("SCP + TAKD", 7, {"map50": 0.0})])
     [judged] = evaluate_claims("quick", listed(CLAIM))

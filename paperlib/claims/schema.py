@@ -1,4 +1,4 @@
-"""The paper's claims: what the paper reports, where we measure it, what counts as holding.
+"""The claims of the papers: what a paper reports, where we measure it, what counts as holding.
 
 The list is `notebooks/claims.yaml`; `paperlib.claims.verdicts` evaluates it.
 """
@@ -16,6 +16,8 @@ from paperlib import files, paths
 
 Scale = Literal["quick", "laptop", "paper"]
 Unit = Literal["points", "%", "times"]
+FIRST_PAPER = "takd"
+"""The paper that this project accompanies: claims are its claims unless they name another."""
 COMPARES = {"points": True, "%": False, "times": True}
 """Whether a value in this unit compares two models."""
 
@@ -23,6 +25,24 @@ COMPARES = {"points": True, "%": False, "times": True}
 class _Entry(BaseModel):
     # An infinite or undefined number in the YAML file would be a criterion that never decides.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Paper(_Entry):
+    """One of the papers whose claims are listed."""
+
+    title: str
+    """How the paper is cited."""
+    short: str = ""
+    """What its sections are called by in tables; empty for the paper that this project accompanies."""
+    has_numbers: bool = True
+    """Whether any of its numbers is public."""
+
+
+class Comparison(_Entry):
+    """A model that must be more accurate than another, or else a claim about what it teaches has no verdict."""
+
+    model: str
+    than: str
 
 
 class Measure(_Entry):
@@ -36,6 +56,8 @@ class Measure(_Entry):
     """A path in the model's row, such as `map50` or `metrics.per_class.ship`."""
     model: str
     against: str | None = None
+    requires: Comparison | None = None
+    """What must be true, in the mean over the seeds of mAP50, for the comparison to be able to succeed."""
 
 
 class Criterion(_Entry):
@@ -60,8 +82,10 @@ class Criterion(_Entry):
 
 
 class Claim(_Entry):
-    """One quantitative claim of the paper."""
+    """One quantitative claim of a paper."""
 
+    paper: str = FIRST_PAPER
+    """The paper, a key of `Claims.papers`."""
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     section: str
     claim: str
@@ -103,6 +127,7 @@ class Claims(_Entry):
     """The whole list, and the half-width assumed for the interval of a single seed, for each unit."""
 
     one_seed: dict[Unit, Annotated[float, Field(ge=0)]]
+    papers: dict[str, Paper] = {FIRST_PAPER: Paper(title="the paper")}
     learned: Annotated[float, Field(ge=0, le=1)] = 0.05
     """The mAP50 that the original must reach with every seed, or else no accuracy is compared with it."""
     claims: Annotated[list[Claim], AfterValidator(_check_ids)]
@@ -111,6 +136,8 @@ class Claims(_Entry):
     def _check(self) -> Self:
         if missing := set(get_args(Unit)) - self.one_seed.keys():
             raise ValueError(f"one_seed lacks {', '.join(sorted(missing))}")
+        if unknown := {claim.paper for claim in self.claims} - self.papers.keys():
+            raise ValueError(f"papers lacks {', '.join(sorted(unknown))}")
         return self
 
 
@@ -120,7 +147,7 @@ def claims_path() -> Path:
 
 
 def load_claims(path: Path | None = None) -> Claims:
-    """Load the paper's claims from `notebooks/claims.yaml` or a file of the same form.
+    """Load the papers' claims from `notebooks/claims.yaml` or a file of the same form.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,4 +1,4 @@
-"""The verdicts on the paper's claims as text: in the terminal, as a page, as an excerpt for the README."""
+"""The verdicts on the papers' claims as text: in the terminal, as a page, as an excerpt for the README."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def tabulate_claims(results: Sequence[ClaimResult]) -> pd.DataFrame:
     rows = [
         (
             result.claim.id,
-            result.claim.section,
+            f"{result.paper.short} {result.claim.section}".lstrip(),
             result.claim.claim,
-            _format_number(result.claim.reported, result.claim.unit),
+            _format_reported(result),
             _format_measured(result),
             str(result.criterion or "–").replace("-", "−"),
             str(result.verdict),
@@ -105,6 +105,13 @@ def _measured_table(results: Sequence[ClaimResult]) -> str:
     shown = tabulate_claims(results)
     shown["verdict"] = shown["verdict"].where(shown["reason"] == "", shown["verdict"] + ": " + shown["reason"])
     return to_markdown(shown.drop(columns=["id", "reason"]))
+
+
+def _format_reported(result: ClaimResult) -> str:
+    """Return the paper's number; of a paper without public numbers, that there is none."""
+    if not result.paper.has_numbers:
+        return "no number is public"
+    return _format_number(result.claim.reported, result.claim.unit)
 
 
 def _format_number(value: float | None, unit: Unit) -> str:

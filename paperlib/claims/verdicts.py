@@ -2,14 +2,15 @@
 
 Values come from `results/<scale>/<notebook>/metrics.json`, one for each seed; two models are compared within a seed. A
 verdict requires that the 90 % interval of the mean lies on one side of a bound (5 % error rate, one-sided); an
-interval that contains a bound leaves the claim undecided, and so does an original detector that has not learned.
+interval that contains a bound leaves the claim undecided, and so does an original detector that has not learned, or a
+teacher that is not better than its student already is without it.
 Results that do not fit their certificate are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from math import inf, sqrt
@@ -20,7 +21,7 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paperlib import files, paths
-from paperlib.claims.schema import Claim, Claims, Criterion, Measure, Scale, load_claims
+from paperlib.claims.schema import Claim, Claims, Criterion, Measure, Paper, Scale, load_claims
 from paperlib.experiments.parameters import load_profile, profile_path
 from paperlib.experiments.settings import Settings
 from paperlib.store.results import METRICS, require_scale_fits
@@ -51,6 +52,7 @@ class ClaimResult:
         values: one value for each seed, in the claim's unit.
         half_width: half the width of the interval around their mean, in the claim's unit.
         reason: why the claim is undecided or not run, else empty.
+        paper: whose claim it is.
     """
 
     claim: Claim
@@ -59,6 +61,7 @@ class ClaimResult:
     values: tuple[float, ...] = ()
     half_width: float = 0.0
     reason: str = ""
+    paper: Paper = Paper(title="the paper")
 
     @property
     def mean(self) -> float:
@@ -140,24 +143,43 @@ def _check_scale(scale: str) -> Scale:
 def _evaluate_claim(claim: Claim, scale: Scale, load_rows: LoadRows, claims: Claims) -> ClaimResult:
     one_seed = claims.one_seed[claim.unit]
     criterion = claim.holds.get(scale)
+    paper = claims.papers[claim.paper]
     try:
         values = _compute_values(claim, scale, load_rows)
+        fault = _find_fault(claim, claims.learned, load_rows)
     except LookupError as error:
-        return ClaimResult(claim, Verdict.NOT_RUN, criterion, reason=error.args[0])
+        return ClaimResult(claim, Verdict.NOT_RUN, criterion, reason=error.args[0], paper=paper)
     # A ratio of sizes or times is trusted to a fraction of itself.
     trust = one_seed * fmean(values) if claim.unit == "times" else one_seed
-    result = ClaimResult(claim, Verdict.UNDECIDED, criterion, tuple(values))
+    result = ClaimResult(claim, Verdict.UNDECIDED, criterion, tuple(values), paper=paper)
     verdict, half_width = decide_verdict(values, *result.interval, trust)
     reason = ""
     if verdict is Verdict.UNDECIDED:
         reason = "one seed is not enough" if len(values) == 1 else "the seeds differ too much"
+    if fault:
+        verdict, reason = Verdict.UNDECIDED, fault
+    return replace(result, verdict=verdict, half_width=half_width, reason=reason)
+
+
+def _find_fault(claim: Claim, learned: float, load_rows: LoadRows) -> str:
+    """Return why the comparison of a claim cannot succeed; an empty text if it can."""
+    if (measure := claim.measure) is None:
+        return ""
+    rows = load_rows(measure.notebook) or []
     # Sizes and times do not depend on what a detector has learned.
-    if claim.measure and claim.unit != "times":
-        failed = _originals_below(claims.learned, load_rows(claim.measure.notebook) or [], claim.measure)
-        if failed:
-            verdict = Verdict.UNDECIDED
-            reason = f"the baseline has not learned (mAP50 of {failed} below {claims.learned:g})"
-    return ClaimResult(claim, verdict, criterion, tuple(values), half_width, reason)
+    if claim.unit != "times" and (failed := _originals_below(learned, rows, measure)):
+        return f"the baseline has not learned (mAP50 of {failed} below {learned:g})"
+    if required := measure.requires:
+        score, other = (_mean_map50(rows, measure, name) for name in (required.model, required.than))
+        if score <= other:
+            return (
+                f"{required.model} ({100 * score:.1f} % mAP) is not better than {required.than} ({100 * other:.1f} %)"
+            )
+    return ""
+
+
+def _mean_map50(rows: list[_Row], measure: Measure, model: str) -> float:
+    return fmean(_metric_by_seed(rows, measure.model_copy(update={"metric": "map50"}), model).values())
 
 
 def _compute_values(claim: Claim, scale: Scale, load_rows: LoadRows) -> list[float]:
