@@ -165,3 +165,18 @@ def test_descending_the_public_loss_cancels_pairs_and_descending_ours_makes_them
         spread[kind] = float(net(images).detach().std())
         assert level(net, kind) < 0.02
     assert spread["public"] < 0.2 * spread["orthogonal"]
+
+
+@pytest.mark.parametrize(
+    ("partner", "cosine", "lost"),
+    [([2.0, 0.0], 1, -1), ([-2.0, 0.0], -1, 1), ([0.0, 3.0], 0, 0)],
+    ids=["identical", "opposite", "orthogonal"],
+)
+def test_each_epoch_tells_the_cosine_of_every_pair_and_what_cancels_in_fusion(
+    partner: list[float], cosine: float, lost: float
+) -> None:
+    net = pair_of([[2.0, 0.0]], [partner])
+    # Equal norms of both terms; where they are unequal, as much as possible cancels of the smaller one.
+    net[0][0].partner.weight.data /= net[0][0].partner.weight.norm() / 2
+    values = Partnership().epoch_values(net)
+    assert values == {"cosine 0.0": pytest.approx(cosine), "lost energy 0.0": pytest.approx(lost)}

@@ -52,6 +52,16 @@ def fuse(module: nn.Module, *, norms: bool = True) -> nn.Module:
     return fused
 
 
+@torch.no_grad()
+def lost_energy(pair: PartneredConv) -> float:
+    """Return 1 - ||a W + b P||^2 / (||a W||^2 + ||b P||^2): the share of the kernels that cancels in fusion.
+
+    It is 0 for orthogonal partners, 1 for opposite ones, and negative where the two support each other, -1 at least.
+    """
+    fold = _Fold(pair)
+    return 1 - float(_squares(fold.filters).sum() / fold.energy.sum())
+
+
 def _has_stand_in(module: nn.Module, name: str) -> bool:
     return isinstance(dict(module.named_modules()).get(name), nn.Identity)
 

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, distributed, nn
 
 from paperlib.pairs import find_partners
-from paperlib.partners.diversity import Kind, check_kind, diversity
+from paperlib.partners.diversity import Kind, check_kind, diversity, filter_cosines
 from paperlib.partners.extend import extend
-from paperlib.partners.fuse import fuse
+from paperlib.partners.fuse import fuse, lost_energy
 from paperlib.pruning.sparsity import Sparsity
+
+COSINE, LOST_ENERGY = "cosine ", "lost energy "
+"""How the columns of a training's history begin that `Partnership.epoch_values` fills, one for each pair."""
 
 
 class Partnership:
@@ -87,6 +90,15 @@ class Partnership:
         """Return strength * diversity, plus Eq. 4's term, as a scalar without gradient."""
         loss = self.strength * diversity(module, self.kind)
         return loss + self.sparsity.penalty(module) if self.sparsity else loss
+
+    @torch.no_grad()
+    def epoch_values(self, module: nn.Module) -> dict[str, float]:
+        """Return, by name of each pair, the mean cosine of its filters and the share of their energy lost in fusion."""
+        values: dict[str, float] = {}
+        for name, pair in find_partners(module).items():
+            values[f"{COSINE}{name}"] = float(filter_cosines(pair).mean())
+            values[f"{LOST_ENERGY}{name}"] = lost_energy(pair)
+        return values
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as plain data."""

@@ -222,6 +222,8 @@ class _Training:
             row["penalty"] = float(self.regulariser.penalty(self.detector))
         row |= gamma_statistics(self.detector)
         row |= getattr(self.objective, "epoch_values", dict)()
+        if values := getattr(self.regulariser, "epoch_values", None):
+            row |= values(self.detector)
         if self.validation is not None and self._is_validated(epoch):
             row |= self._validate(self.validation)
         self.rows.append({**row, "seconds": time.perf_counter() - started})

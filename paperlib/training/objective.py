@@ -35,6 +35,7 @@ class Regulariser(Protocol):
     A method `convert_for_saving(module)`, if there is one, returns the network that is validated and written to files
     instead of `module`: one that trains with partners is saved without them. A method `after_epoch(module)`, if there
     is one, changes the weights after each epoch, before they are validated, and those of the running mean likewise.
+    A method `epoch_values(module)`, if there is one, returns numbers for the epoch's row of the history.
     """
 
     def before_step(self, module: nn.Module, learning_rate: float) -> None:
