@@ -37,7 +37,9 @@ __all__ = [
     "load_darknet_weights",
     "load_dataset",
     "load_detector",
+    "open_model",
     "plan_pruning",
+    "predict",
     "save_detector",
 ]
 
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from paperlib.data import Dataset, load_dataset
     from paperlib.deploy.latency import Latency, latency
     from paperlib.deploy.onnx import export_onnx
+    from paperlib.deploy.predict import predict
+    from paperlib.deploy.runtime import open_model
     from paperlib.detectors import build_detector, load_darknet_weights
     from paperlib.detectors.files import load_detector, save_detector
     from paperlib.distillation.assistants import Distillation
@@ -70,6 +74,8 @@ else:
         "paperlib.data": ("Dataset", "load_dataset"),
         "paperlib.deploy.latency": ("Latency", "latency"),
         "paperlib.deploy.onnx": ("export_onnx",),
+        "paperlib.deploy.predict": ("predict",),
+        "paperlib.deploy.runtime": ("open_model",),
         "paperlib.detectors": ("build_detector", "load_darknet_weights"),
         "paperlib.detectors.files": ("load_detector", "save_detector"),
         "paperlib.distillation.assistants": ("Distillation",),

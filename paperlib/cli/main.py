@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -137,15 +137,57 @@ def cost(
 def export(
     detector: Annotated[Path, typer.Argument(metavar="DETECTOR.safetensors", help="A file of pl.save_detector.")],
     onnx: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
-    image_size: Annotated[int, typer.Option(min=32, max=limits.LARGEST_SIDE, help=SIDE)] = 800,
-    classes: Annotated[str, typer.Option(help="Class names for the metadata, separated by commas.")] = "",
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=32, max=limits.LARGEST_SIDE, help=SIDE + " Default: what the file says, or 800."),
+    ] = None,
+    classes: Annotated[
+        str, typer.Option(help="Class names for the metadata, separated by commas. Default: what the file says.")
+    ] = "",
 ) -> None:
     """Write a detector as an ONNX file, and compare its outputs in ONNX Runtime with PyTorch's."""
     import paperlib as pl
+    from paperlib.deploy.description import load_description
 
+    described = load_description(detector)
+    side = image_size or (described.image_size if described else 800)
     names = classes.split(",") if classes else None
-    difference = pl.export_onnx(pl.load_detector(detector), onnx, image_size, classes=names)
-    typer.echo(f"{onnx}: {image_size} x {image_size}, largest difference from PyTorch {difference:.1e}")
+    difference = pl.export_onnx(pl.load_detector(detector), onnx, side, classes=names, description=described)
+    typer.echo(f"{onnx}: {side} x {side}, largest difference from PyTorch {difference:.1e}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A detector: .safetensors or .onnx.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE…", help="Pictures, folders, patterns such as 'a/*.jpg', or films.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to fill.")] = Path("predictions"),
+    confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Lowest score. Default: what the model's file says, or 0.25.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=32, max=limits.LARGEST_SIDE, help=SIDE + " Default: what the file says.")
+    ] = None,
+    classes: Annotated[str, typer.Option(help="Class names separated by commas. Default: those of the file.")] = "",
+    tile: Annotated[
+        int | None,
+        typer.Option(min=32, max=limits.LARGEST_SIDE, help="Cut large scenes into tiles of this side, in pixels."),
+    ] = None,
+    runtime: Annotated[
+        Literal["torch", "onnxruntime", "openvino"] | None,
+        typer.Option(help="For .onnx files: onnxruntime (the default) or openvino."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=limits.MOST_THREADS, help="Number of CPU threads. Default: all.")
+    ] = None,
+    draw: Annotated[bool, typer.Option(help="Draw the pictures.")] = True,
+) -> None:
+    """Detect on pictures and films: write drawn copies, predictions.json (COCO results) and predictions.csv."""
+    from paperlib.cli import predict
+
+    options = predict.Options(out, confidence, image_size, classes.split(",") if classes else None, tile, draw)
+    raise typer.Exit(predict.run_prediction(model, sources, runtime, threads, options))
 
 
 @app.command()

@@ -17,13 +17,14 @@ from paperlib import files
 from paperlib.compression.report import Report
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
+from paperlib.deploy.description import Description
 from paperlib.deploy.latency import RUNTIMES, export_for_timing, latency
 from paperlib.deploy.onnx import export_onnx
 from paperlib.detectors.files import save_detector
 from paperlib.figures import tables
 from paperlib.progress.report import begin_step
 from paperlib.store.contents import read_sealed, seal_record
-from paperlib.store.provenance import describe_machine, make_certificate
+from paperlib.store.provenance import describe_machine, make_certificate, package_version
 from paperlib.training.recipe import Recipe
 from paperlib.workbench.lineage import training_seconds
 from paperlib.workbench.options import CompressionOptions
@@ -61,7 +62,7 @@ def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: floa
     # Until all files are from this run, the folder must not count as complete.
     (out / "provenance.json").unlink(missing_ok=True)
     frame = evaluate_models(rounds)
-    save_detector(student, out / "student.safetensors")
+    save_detector(student, out / "student.safetensors", use=_describe_student(compressed).to_properties())
     faults = _export_student(request, compressed)
     files.write_text_atomically(out / "table.csv", tables.render_table(compressed.table)["csv"])
     files.write_json_atomically(out / "metrics.json", _collect_metrics(compressed, frame))
@@ -107,6 +108,18 @@ def evaluate_models(rounds: Sequence[Round]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _describe_student(compressed: Compressed) -> Description:
+    """Return how the student is used: the confidence is the one that maximises F1 on the validation data."""
+    workbench = compressed.workbench
+    return Description(
+        classes=workbench.train_set.classes,
+        image_size=workbench.recipe.image_size,
+        confidence=round(compressed.chain[-1].metrics.confidence, 4),
+        training_data=workbench.train_set.digest,
+        version=package_version("paperlib"),
+    )
+
+
 def _export_student(request: CompressRequest, compressed: Compressed) -> list[str]:
     """Write the student as ONNX. If that fails, the hours of training before it are not lost."""
     path = request.out / "student.onnx"
@@ -114,7 +127,7 @@ def _export_student(request: CompressRequest, compressed: Compressed) -> list[st
     begin_step("write student.onnx", seconds=EXPORT_SECONDS)
     path.unlink(missing_ok=True)
     try:
-        export_onnx(compressed.student, path, workbench.recipe.image_size, classes=workbench.train_set.classes)
+        export_onnx(compressed.student, path, workbench.recipe.image_size, description=_describe_student(compressed))
     except OSError:
         raise  # on a full disk the rest would fail, too
     except Exception as error:  # exporter and runtime have exceptions of their own, with no base in common

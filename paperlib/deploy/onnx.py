@@ -17,6 +17,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from paperlib.deploy.description import PREPROCESSING, Description
 from paperlib.files import replace_file
 from paperlib.pairs import require_fused
 from paperlib.store.provenance import package_version
@@ -120,6 +121,7 @@ def export_onnx(
     *,
     batch_size: int | None = None,
     classes: Sequence[str] | None = None,
+    description: Description | None = None,
     tolerance: float = TOLERANCE,
 ) -> float:
     """Write a detector, pruned or not, to an ONNX file.
@@ -127,14 +129,15 @@ def export_onnx(
     The input is `images` `[B, 3, H, W]`, float32 in [0, 1]. A one-stage detector gives `boxes` `[B, R, 4]` (xyxy
     pixels) and `scores` `[B, R, C]` before any threshold; a two-stage detector gives its detections, `boxes` `[N, 4]`,
     `labels` `[N]` in 1..C and `scores` `[N]`. The file's metadata hold `paperlib` (the version), `detector`,
-    `image_size` and, if given, `classes`; the last two as JSON lists.
+    `image_size`, how detections are selected, and what else `description` says; what is no text, as JSON.
 
     Args:
         detector: one of this package, or another with the same calling convention; untouched.
         path: the file; it is complete or absent, and missing folders are created.
         image_size: size of the images that the file will process.
         batch_size: B; by default any for a one-stage detector, and 1, the only choice, for a two-stage one.
-        classes: names of the C classes.
+        classes: names of the C classes; by default those of `description`.
+        description: how the detector is used; `image_size` is that of the argument.
         tolerance: the largest accepted difference; rounding alone exceeds the default in deep untrained networks.
 
     Returns:
@@ -147,6 +150,8 @@ def export_onnx(
     """
     require_fused(detector)
     network = make_deployable(detector, image_size)
+    if classes is None and description is not None:
+        classes = description.classes
     _check_arguments(network, batch_size, classes)
     if isinstance(network, TwoStage):
         batch_size = 1
@@ -161,7 +166,7 @@ def export_onnx(
     difference = _compare_with_torch(model, network, batch_size or 3)
     if difference > tolerance:
         raise ValueError(f"{path}: not written, because ONNX Runtime and PyTorch differ by {difference:.3g}")
-    _write_metadata_(model, network, classes)
+    _write_metadata_(model, network, classes, description)
     with replace_file(Path(path)) as partial:
         onnx.save(model, partial)
     return difference
@@ -216,9 +221,14 @@ def _relative_difference(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.abs(found - expected).max(-1) / unit, nan=math.inf, posinf=math.inf)
 
 
-def _write_metadata_(model: onnx.ModelProto, network: OneStage | TwoStage, classes: Sequence[str] | None) -> None:
+def _write_metadata_(
+    model: onnx.ModelProto, network: OneStage | TwoStage, classes: Sequence[str] | None, description: Description | None
+) -> None:
     """Describe the file in its metadata, and remove the paths of this machine that tracing left there."""
     properties = {
+        **(description.to_properties() if description else {"preprocessing": PREPROCESSING}),
+        "selection": getattr(network.detector, "selection", "nms"),
+        "nms_iou": json.dumps(getattr(network.detector, "nms_iou", 1.0)),
         "paperlib": package_version("paperlib"),
         "detector": _detector_name(network.detector),
         "image_size": json.dumps(network.image_size),

@@ -101,6 +101,7 @@ class CenterNet(OneStage):
     """
 
     strides = (STRIDE,) * 3
+    selection = "peaks"
 
     def __init__(self, num_classes: int, *, width: float = 1.0, depth: float = 1.0) -> None:
         super().__init__(num_classes)

@@ -13,11 +13,13 @@ class OneStage(Detector):
 
     Attributes:
         strides: of each head tensor, in pixels.
+        selection: how detections are selected among the boxes: by non-maximum suppression, or as peaks of a heat map.
         score_threshold: detections have a higher score than this.
         max_detections: maximum number of detections per image, highest scores first.
     """
 
     traced_method = "head_outputs"
+    selection = "nms"
     strides: tuple[int, ...]
 
     def __init__(self, num_classes: int) -> None:

@@ -1,0 +1,195 @@
+"""A model's file is enough to detect with it: on pictures, films and large scenes, in every runtime."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import paperlib as pl
+from paperlib.cli.main import app
+from paperlib.data.records import Dataset, Record
+from paperlib.deploy.description import Description, load_description
+from paperlib.deploy.onnx import export_onnx
+from paperlib.deploy.sources import FilmWriter, find_sources, read_frames
+from paperlib.detectors.files import save_detector
+
+SIDE = 64
+CLASSES = ("ship", "harbour", "plane")
+USE = Description(classes=CLASSES, image_size=SIDE, confidence=0.02, training_data="d1", version="0")
+
+
+def picture(seed=0, height=90, width=120):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write_model(folder, name, **shape):
+    """Write one detector as a safetensors and as an ONNX file."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        detector = pl.build_detector(name, len(CLASSES), width=0.125, **shape).eval()
+        for part, module in detector.named_modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            elif isinstance(module, torch.nn.Conv2d) and module.bias is not None:
+                # An output, which begins with a bias that makes every cell look empty.
+                torch.nn.init.normal_(module.weight, std=0.5)
+                torch.nn.init.normal_(module.bias, 4.0 if part == "size.out" else 0.0)
+    save_detector(detector, folder / "detector.safetensors", use=USE.to_properties())
+    export_onnx(detector, folder / "detector.onnx", SIDE, description=USE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_files(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("anchors"), "yolov4-tiny")
+
+
+@pytest.fixture(scope="module")
+def heatmap_files(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("heatmap"), "centernet-resnet50", depth=0.1)
+
+
+def test_a_file_says_how_its_detector_is_used(model_files):
+    assert load_description(model_files / "detector.safetensors") == USE
+    said = pl.open_model(model_files / "detector.onnx").description
+    assert said.model_copy(update={"selection": USE.selection, "nms_iou": USE.nms_iou}) == USE
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("files", ["model_files", "heatmap_files"])
+def test_every_runtime_finds_what_pytorch_finds(request, files, runtime):
+    folder = request.getfixturevalue(files)
+    torch_model = pl.open_model(folder / "detector.safetensors")
+    other = pl.open_model(folder / "detector.onnx", runtime)
+    for seed in range(3):
+        expected = pl.predict(torch_model, picture(seed), confidence=0.0)
+        found = pl.predict(other, picture(seed), confidence=0.0)
+        assert len(expected) and found.names == expected.names
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=1e-1)
+
+
+def test_predict_gives_what_detect_gives_above_the_files_confidence(model_files):
+    detector = pl.load_detector(model_files / "detector.safetensors")
+    record = Record("one", picture(), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    (all_found,) = pl.detect(detector, Dataset("one", CLASSES, [record]), image_size=SIDE)
+    found = pl.predict(model_files / "detector.safetensors", picture())
+    kept = all_found["scores"] >= USE.confidence
+    assert torch.equal(found.boxes, all_found["boxes"][kept]) and torch.equal(found.scores, all_found["scores"][kept])
+    assert found.names == [CLASSES[label - 1] for label in all_found["labels"][kept]]
+    same = pl.predict(detector, picture(), image_size=SIDE, classes=CLASSES, confidence=USE.confidence)
+    assert torch.equal(found.boxes, same.boxes)
+
+
+def test_a_large_scene_is_cut_into_tiles_and_merged(model_files):
+    scene = picture(height=150, width=200)
+    found = pl.predict(model_files / "detector.safetensors", scene, tile=SIDE)
+    assert len(found) and float(found.boxes[:, 2].max()) > 2 * SIDE
+    assert bool((found.boxes[:, 2:] <= torch.tensor([200.0, 150.0])).all())
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+
+
+def test_the_command_draws_and_lists_what_it_finds_and_passes_over_a_broken_picture(model_files, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "deeper").mkdir(parents=True)
+    for place in (folder / "a.png", folder / "deeper" / "a.png"):
+        Image.fromarray(picture()).save(place)
+    (folder / "broken.jpg").write_text("no picture")
+    result = run(model_files / "detector.onnx", folder, "--out", out)
+    assert result.exit_code == 1
+    assert f"paperlib: {folder / 'broken.jpg'}: not an image" in result.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["a-2.jpg", "a.jpg", "predictions.csv", "predictions.json"]
+    found = json.loads((out / "predictions.json").read_text())
+    expected = pl.predict(model_files / "detector.onnx", folder / "a.png")
+    first = [each for each in found if each["image_id"] == 1]
+    assert [each["category_id"] for each in first] == expected.labels.tolist()
+    left, top, width, height = first[0]["bbox"]
+    assert [left, top, left + width, top + height] == pytest.approx(expected.boxes[0].tolist(), abs=0.03)
+    assert len((out / "predictions.csv").read_text().splitlines()) == 1 + len(found)
+    assert Image.open(out / "a.jpg").size == (120, 90)
+
+
+def test_a_film_becomes_a_film(model_files, tmp_path):
+    film = tmp_path / "film.mp4"
+    writer = FilmWriter(film, 5)
+    for seed in range(4):
+        writer.write_frame(picture(seed))
+    writer.close()
+    assert run(model_files / "detector.onnx", film, "--out", tmp_path / "out").exit_code == 0
+    frames = list(read_frames(tmp_path / "out" / "film.mp4"))
+    assert len(frames) == 4 and frames[0].shape == (90, 120, 3)
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {each["frame"] for each in results} == {0, 1, 2, 3}
+
+
+def test_each_source_is_taken_once(tmp_path):
+    for name in ("b.png", "a.PNG", "c.txt"):
+        (tmp_path / name).touch()
+    found = find_sources([str(tmp_path / "b.png"), str(tmp_path), str(tmp_path / "*.PNG")])
+    assert [source.name for source in found] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["none.onnx", "a.png"], "none.onnx: no such model file"),
+        (["a.png", "a.png"], "a.png: is no model file"),
+        (["text.onnx", "a.png"], "text.onnx: is no whole ONNX file"),
+        (["text.safetensors", "a.png"], "text.safetensors: not a whole safetensors file"),
+        (["plain.safetensors", "a.png"], "plain.safetensors: does not say for which image size"),
+        (["plain.safetensors", "a.png", "--image-size", "50"], "image size 50 is not a multiple of 32"),
+        (
+            ["plain.safetensors", "a.png", "--image-size", "64", "--classes", "x"],
+            "1 names of classes for a detector of 3",
+        ),
+        (["plain.safetensors", "a.png", "--runtime", "openvino"], "openvino runs ONNX files"),
+        (["good.onnx", "a.png", "--image-size", "96"], "is for images of 64 pixels, not 96"),
+        (["good.onnx", "a.png", "--runtime", "torch"], "PyTorch runs .safetensors files"),
+        (["good.onnx", "none.png"], "none.png: no such file or folder"),
+        (["good.onnx", "*.gif"], "*.gif: no such file or folder"),
+        (["good.onnx", "empty"], "empty: no pictures in this folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(model_files, tmp_path, monkeypatch, arguments, fault):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    Image.fromarray(picture()).save("a.png")
+    (tmp_path / "good.onnx").write_bytes((model_files / "detector.onnx").read_bytes())
+    (tmp_path / "text.onnx").write_text("text")
+    (tmp_path / "text.safetensors").write_text("text")
+    save_detector(pl.load_detector(model_files / "detector.safetensors"), tmp_path / "plain.safetensors")
+    result = run(*arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith("paperlib: ") and fault in result.stderr
+    assert not (tmp_path / "predictions").exists()
+
+
+@pytest.mark.parametrize(("content", "fault"), [(b"no film", "not a film"), (b"", "not a film")])
+def test_a_film_that_is_none_is_named_and_passed_over(model_files, tmp_path, content, fault):
+    film = tmp_path / "film.mp4"
+    film.write_bytes(content)
+    result = run(model_files / "detector.onnx", film, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and f"paperlib: {film}: {fault}" in result.stderr
+    assert not (tmp_path / "out" / "film.mp4").exists()
+
+
+def test_an_edited_class_name_is_noticed(model_files, tmp_path):
+    content = (model_files / "detector.safetensors").read_bytes()
+    assert content.count(b"harbour") == 1
+    (tmp_path / "edited.safetensors").write_bytes(content.replace(b"harbour", b"airport"))
+    with pytest.raises(ValueError, match="edited after it was written"):
+        pl.open_model(tmp_path / "edited.safetensors")
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_pixels_of_another_kind_are_refused(model_files, pixels):
+    with pytest.raises(ValueError, match="not uint8"):
+        pl.predict(model_files / "detector.onnx", pixels)
