@@ -10,12 +10,13 @@ from paperlib.data.records import Dataset, Letterboxed, Record
 from paperlib.data.scenes import SceneDataset, SceneRecord
 from paperlib.data.tiles import Tiles, Tiling, cut_into_tiles
 from paperlib.data.toy import aerial, album
+from paperlib.data.toy import scenes as toy_scenes
 
 LAYOUTS = {layout.name: layout for layout in (vhr10.LAYOUT, rsod.LAYOUT, dota.LAYOUT)}
 SCENE_LAYOUTS = {layout.name: layout for layout in scene_folders.LAYOUTS}
 PUBLISHED = {**LAYOUTS, **SCENE_LAYOUTS}
 DATASETS = ("toy-aerial", *LAYOUTS)
-SCENE_DATASETS = (*SCENE_LAYOUTS,)
+SCENE_DATASETS = ("toy-scenes", *SCENE_LAYOUTS)
 COCO_PREFIX = "coco:"
 SPLIT_MARK = "{split}"
 """The part of a COCO file's name that stands for train, val or test."""
@@ -33,6 +34,13 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Datas
         ValueError: an unknown name or split, or damaged files (the message names file, place and fault).
         FileNotFoundError: the data set is missing.
     """
+    if name == "toy-scenes":
+        records = [
+            SceneRecord(f"{split}-{toy_scenes.CLASSES[label]}-{index:02d}", image, label)
+            for label, images in enumerate(album.load_places(split))
+            for index, image in enumerate(images)
+        ]
+        return SceneDataset(f"toy-scenes/{split}", toy_scenes.CLASSES, records)
     if name in SCENE_LAYOUTS:
         layout = SCENE_LAYOUTS[name]
         return scene_folders.load_scene_split(layout, split, Path(root) if root else paths.data_root() / layout.folder)

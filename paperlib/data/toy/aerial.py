@@ -80,7 +80,7 @@ def _render(seed: int, split: str, index: int, side: int) -> tuple[np.ndarray, n
     else:
         PLACES[index % len(PLACES)](canvas)
     image, owners = canvas.image_and_owners()
-    return _expose(image, owners, generator), owners, [area // FINER**2 for area in canvas.areas], canvas.labels
+    return expose(image, owners, generator), owners, [area // FINER**2 for area in canvas.areas], canvas.labels
 
 
 def _annotate(owners: np.ndarray, areas: list[int], least: float) -> tuple[np.ndarray, list[int]]:
@@ -136,7 +136,7 @@ def _stripes(generator: np.random.Generator, side: int) -> np.ndarray:
     return table[(along[:, None] * step[0] + along[None, :] * step[1]) & 255]
 
 
-def _expose(image: np.ndarray, owners: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def expose(image: np.ndarray, owners: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Add texture, light, haze, blur and sensor noise to a drawing.
 
     The arithmetic is in integers, so that every machine gives the same bytes.
