@@ -65,9 +65,9 @@ class SceneDataset(torch.utils.data.Dataset):
         found = Counter(record.label for record in self.records)
         return {name: found[label] for label, name in enumerate(self.classes)}
 
-    def longest_side(self) -> int:
-        """Return the longest side of any image, in pixels."""
-        return max(max(record.size()) for record in self.records)
+    def usual_side(self) -> int:
+        """Return a side to which no image is cut smaller than it is: the longest shorter side, a multiple of 32."""
+        return 32 * -(-max(min(record.size()) for record in self.records) // 32)
 
     def subset(self, indices: Sequence[int], name: str) -> SceneDataset:
         """Return the data set of some of the records."""

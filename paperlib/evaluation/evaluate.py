@@ -1,29 +1,44 @@
-"""Detectors run on data sets: detections in the images' own pixels, merged over tiles, and their metrics."""
+"""Networks run on data sets and judged: detections in the images' own pixels, merged over tiles; classes of scenes."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args, overload
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from paperlib.data.corruptions import CORRUPTIONS, corrupt_dataset
+from paperlib.data.interface import ImageSet
 from paperlib.data.records import Dataset, Letterboxed
+from paperlib.data.scenes import SceneDataset
 from paperlib.data.slices import SliceGroup, all_images, shape_slices, slices_of
 from paperlib.data.tiles import Tiles, cut_into_tiles, merge_detections
+from paperlib.evaluation.forward import evaluation_mode, run_on_squares
 from paperlib.evaluation.metrics import Metrics, compute_metrics, compute_slice_metrics, require_boxes
+from paperlib.evaluation.scenes import SceneMetrics, evaluate_scenes
 from paperlib.progress.report import track_items
 
 Detections = list[dict[str, Tensor]]
 
 
+@overload
+def evaluate(
+    detector: nn.Module, dataset: Dataset, *, image_size: int | None = None, confidence: float | None = None,
+    batch_size: int = 16, full_images: bool = False, slices: bool | Collection[SliceGroup] = False, whole: bool = False,
+) -> Metrics: ...  # fmt: skip
+@overload
+def evaluate(
+    detector: nn.Module, dataset: SceneDataset, *, image_size: int | None = None, batch_size: int = 16
+) -> SceneMetrics: ...
+@overload
+def evaluate(
+    detector: nn.Module, dataset: ImageSet, *, image_size: int | None = None, batch_size: int = 16
+) -> Metrics | SceneMetrics: ...
 def evaluate(
     detector: nn.Module,
-    dataset: Dataset,
+    dataset: Any,
     *,
     image_size: int | None = None,
     confidence: float | None = None,
@@ -31,12 +46,13 @@ def evaluate(
     full_images: bool = False,
     slices: bool | Collection[SliceGroup] = False,
     whole: bool = False,
-) -> Metrics:
-    """Evaluate a detector on a data set, in the images' own pixels (Section 4.2).
+) -> Metrics | SceneMetrics:
+    """Evaluate a detector on a data set, in the images' own pixels (Section 4.2), or a classifier on scenes.
 
     Args:
         detector: in any mode; it is used in evaluation mode and its modes are restored.
-        dataset: images and ground truth.
+        dataset: images and ground truth; a `SceneDataset` is evaluated by `paperlib.evaluation.scenes`, for which
+            `image_size` and `batch_size` are the only options.
         image_size: side of the square to which images are letterboxed, in pixels; by default the longest side in the
             data set, rounded up to a multiple of 32.
         confidence: score threshold of precision and recall; by default the one that maximises the mean F1 on
@@ -50,12 +66,24 @@ def evaluate(
 
     Raises:
         ValueError: the data set has no box, is not made of tiles although `full_images` is set, or a group of slices
-            is unknown.
+            is unknown; scenes are given an option that they do not have.
     """
+    if isinstance(dataset, SceneDataset):
+        if confidence is not None or full_images or whole or slices:
+            raise ValueError(f"{dataset.name}: scenes have no boxes: confidence, full_images and slices do not apply")
+        return evaluate_scenes(detector, dataset, image_size=image_size, batch_size=batch_size)
     require_boxes(dataset)
     groups = _slice_groups(slices)
-    full_images = full_images or whole
-    image_size = image_size or 32 * -(-dataset.longest_side() // 32)
+    longest = 32 * -(-dataset.longest_side() // 32)
+    return _evaluate_detector(
+        detector, dataset, image_size or longest, confidence, batch_size, full_images or whole, groups
+    )
+
+
+def _evaluate_detector(
+    detector: nn.Module, dataset: Dataset, image_size: int, confidence: float | None, batch_size: int,
+    full_images: bool, groups: Collection[SliceGroup],
+) -> Metrics:  # fmt: skip
     if full_images:
         tiles = _require_tiles(dataset)
         found = detect_full_images(detector, tiles, image_size=image_size, batch_size=batch_size)
@@ -83,9 +111,9 @@ def detect(detector: nn.Module, dataset: Dataset, *, image_size: int, batch_size
     """
     letterboxed = dataset.letterboxed(image_size)
     found = []
-    with _evaluation_mode(detector):
+    with evaluation_mode(detector):
         for images in letterboxed.images.split(batch_size):
-            found += _detect_batch(detector, images)
+            found += run_on_squares(detector, images)
     return _scale_to_images(found, letterboxed)
 
 
@@ -100,12 +128,12 @@ def detect_full_images(detector: nn.Module, tiles: Dataset, *, image_size: int, 
     tiles = _require_tiles(tiles)
     full_images, tiling = tiles.full_images, tiles.tiling
     merged = []
-    with _evaluation_mode(detector):
+    with evaluation_mode(detector):
         # A generator, so that batches of tiles may cross the borders of images.
         tile_detections = (
             found
             for batch in cut_into_tiles(full_images, tiling).letterboxed_batches(image_size, batch_size)
-            for found in _scale_to_images(_detect_batch(detector, batch.images), batch)
+            for found in _scale_to_images(run_on_squares(detector, batch.images), batch)
         )
         for record in track_items(full_images.records, f"detecting in {tiles.name}"):
             parts = tiling.tile_bounds(*record.size())
@@ -127,14 +155,6 @@ def _require_tiles(dataset: Dataset) -> Tiles:
     return dataset
 
 
-def _detect_batch(detector: nn.Module, images: Tensor) -> Detections:
-    """Run the detector on uint8 squares `[B, 3, S, S]`."""
-    parameter = next(detector.parameters())
-    with torch.inference_mode():
-        batch = images.to(parameter.device).to(parameter.dtype) / 255
-        return detector(batch.to(memory_format=torch.channels_last))
-
-
 def _scale_to_images(found: Sequence[dict[str, Tensor]], letterboxed: Letterboxed) -> Detections:
     """Convert detections from the pixels of the squares to the pixels of the images."""
     return [
@@ -145,16 +165,3 @@ def _scale_to_images(found: Sequence[dict[str, Tensor]], letterboxed: Letterboxe
         }
         for image, scale, size in zip(found, letterboxed.scales.tolist(), letterboxed.sizes, strict=True)
     ]
-
-
-@contextlib.contextmanager
-def _evaluation_mode(detector: nn.Module) -> Iterator[None]:
-    """Set evaluation mode inside the block; afterwards, also after an error, restore each module's own mode."""
-    # Frozen batch norms of a network in training mode, for instance, are in evaluation mode.
-    modes = {module: module.training for module in detector.modules()}
-    detector.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
