@@ -6,18 +6,36 @@ same architecture, `select_channels` reduces one layer to chosen channels. A `By
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 Shape = dict[str, Any]
 Structure = dict[str, Shape]
 """The shape of each layer, by the layer's name (see `describe_structure`)."""
 
 _BYPASS_FIELDS = {"shift", "after"}
+
+
+class _NothingFilled(TorchFunctionMode):
+    """A mode in which initialisation does nothing: on the meta device it would be slow and have no effect."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        # Every function of torch.nn.init used here ends in one of these, and each returns the tensor that it fills.
+        fills = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
+        return args[0] if func in fills else func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Build networks on the meta device inside the block: shapes without values, no random number drawn."""
+    with torch.device("meta"), _NothingFilled():
+        yield
 
 
 class ChannelSplit(nn.Module):

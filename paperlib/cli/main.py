@@ -124,9 +124,11 @@ def cost(
 ) -> None:
     """Print the parameters, the size and the multiply-accumulates of a detector."""
     from paperlib.costs import cost
-    from paperlib.detectors import build_without_weights
+    from paperlib.detectors import FAMILY
 
-    measured = cost(build_without_weights(name=name, num_classes=num_classes, width=width), image_size=image_size)
+    measured = cost(
+        FAMILY.build_without_weights(name=name, num_classes=num_classes, width=width), image_size=image_size
+    )
     typer.echo(f"{name}, {num_classes} classes, width {width:g}, {image_size} x {image_size}")
     typer.echo(f"parameters  {measured.parameters:,}")
     typer.echo(f"size        {measured.size_mb:.1f} MB")

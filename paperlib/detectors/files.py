@@ -1,4 +1,4 @@
-"""Detector files: one safetensors file whose metadata describes the structure, pruned shapes included."""
+"""Files of networks: one safetensors file whose metadata describes the structure, pruned shapes included."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from paperlib.detectors import build_without_weights
+from paperlib.detectors import FAMILY
 from paperlib.detectors.base import Detector
 from paperlib.detectors.darknet import find_fault
+from paperlib.detectors.family import Family, N
 from paperlib.files import replace_file
 from paperlib.pairs import require_saveable
 from paperlib.structure import describe_structure
 
-FORMAT = "paperlib-detector-1"
 LONGEST_STRUCTURE = 10_000_000
-"""Characters that describe a structure; the largest detectors need some 100,000."""
+"""Characters that describe a structure; the largest networks need some 100,000."""
 
 
 def save_detector(detector: nn.Module, path: str | Path, *, use: Mapping[str, str] | None = None) -> None:
@@ -37,22 +38,7 @@ def save_detector(detector: nn.Module, path: str | Path, *, use: Mapping[str, st
         ValueError: the detector has partners (see `paperlib.partners`), or was not made by `build_detector` or
             `load_detector`, so that no file could describe it; nothing is written.
     """
-    path = Path(path)
-    require_saveable(detector)
-    build_arguments = getattr(detector, "build_arguments", None)
-    if build_arguments is None:
-        raise ValueError(f"{type(detector).__name__} was not made by build_detector or load_detector")
-    metadata = {
-        "format": FORMAT,
-        "build": json.dumps(build_arguments),
-        "structure": json.dumps(describe_structure(detector)),
-    }
-    if use is not None:
-        metadata["use"] = json.dumps(dict(use), ensure_ascii=False, sort_keys=True)
-    metadata["seal"] = _checksum(metadata)
-    tensors = {name: value.contiguous().cpu() for name, value in detector.state_dict().items()}
-    with replace_file(path) as partial:
-        partial.write_bytes(_with_sorted_metadata(save(tensors, metadata)))
+    write_network(detector, path, FAMILY, use=use)
 
 
 def load_detector(path: str | Path) -> Detector:
@@ -64,18 +50,59 @@ def load_detector(path: str | Path) -> Detector:
             metadata was edited, or its values are not weights (NaN, infinite, a negative variance). Nothing is
             computed and no memory is taken for what a file merely claims.
     """
+    return read_network(path, FAMILY)
+
+
+def write_network(
+    network: nn.Module, path: str | Path, family: Family, *, use: Mapping[str, str] | None = None
+) -> None:
+    """Write a network of a family as `save_detector` writes a detector.
+
+    Raises:
+        ValueError: the network has partners, or was not made by the family's functions; nothing is written.
+    """
+    require_saveable(network)
+    build_arguments = getattr(network, "build_arguments", None)
+    if build_arguments is None:
+        raise ValueError(f"{type(network).__name__} was not made by build_{family.noun} or load_{family.noun}")
+    metadata = {
+        "format": family.file_format,
+        "build": json.dumps(build_arguments),
+        "structure": json.dumps(describe_structure(network)),
+    }
+    if use is not None:
+        metadata["use"] = json.dumps(dict(use), ensure_ascii=False, sort_keys=True)
+    metadata["seal"] = _checksum(metadata)
+    tensors = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    with replace_file(Path(path)) as partial:
+        partial.write_bytes(_with_sorted_metadata(save(tensors, metadata)))
+
+
+def read_network(path: str | Path, *families: Family[N]) -> N:
+    """Load a network of one of the families as `load_detector` loads a detector.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_detector`.
+    """
     path = Path(path)
+    noun = families[0].noun if len(families) == 1 else "network"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such detector file")
+        raise FileNotFoundError(f"{path}: no such {noun} file")
     try:
         with safe_open(path, framework="pt") as content:
             metadata = content.metadata() or {}
-            detector = _rebuild(path, metadata)
-            expected = detector.state_dict()
-            _check_shapes(path, {name: content.get_slice(name).get_shape() for name in content.keys()}, expected)
+            by_format = {family.file_format: family for family in families}
+            family = by_format.get(metadata.get("format", ""))
+            if family is None:
+                known = " or ".join(map(repr, by_format))
+                raise ValueError(f"{path}: its metadata does not say {known}; it is no {noun} of this package")
+            network = _rebuild(path, metadata, family)
+            expected = network.state_dict()
+            shapes = {name: content.get_slice(name).get_shape() for name in content.keys()}
+            _check_shapes(path, shapes, expected, family.noun)
             if metadata.get("seal") != _checksum(metadata):
                 raise ValueError(f"{path}: its structure was edited after it was written (the seal does not fit)")
-            _check_head(path, detector)
+            _check_head(path, network, family)
             # Cloned, because safe_open returns views into the file.
             tensors = {name: content.get_tensor(name).clone() for name in content.keys()}
     except SafetensorError as error:
@@ -85,9 +112,9 @@ def load_detector(path: str | Path) -> Detector:
             raise ValueError(f"{path}: tensor {name} is {value.dtype}, its structure says {expected[name].dtype}")
         if fault := find_fault(name, value):
             raise ValueError(f"{path}: {fault}")
-    # Assigned, because the detector is on the meta device: it has no memory into which to copy.
-    detector.load_state_dict(tensors, assign=True)
-    return detector.eval()
+    # Assigned, because the network is on the meta device: it has no memory into which to copy.
+    network.load_state_dict(tensors, assign=True)
+    return network.eval()
 
 
 def read_use(path: str | Path) -> dict[str, str]:
@@ -105,29 +132,28 @@ def read_use(path: str | Path) -> dict[str, str]:
             metadata = content.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({_shorten(error)})") from error
-    if metadata.get("format") != FORMAT or metadata.get("seal") != _checksum(metadata):
+    if metadata.get("format") != FAMILY.file_format or metadata.get("seal") != _checksum(metadata):
         raise ValueError(f"{path}: what it says of its use was edited after it was written (the seal does not fit)")
     return json.loads(metadata.get("use", "{}"))
 
 
-def _rebuild(path: Path, metadata: Mapping[str, str]) -> Detector:
-    """Return the detector that the metadata describe, shapes only."""
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path}: its metadata does not say {FORMAT!r}; it is no detector of this package")
+def _rebuild(path: Path, metadata: Mapping[str, str], family: Family[N]) -> N:
+    """Return the network that the metadata describe, shapes only."""
     try:
         if len(metadata["structure"]) > LONGEST_STRUCTURE:
-            raise ValueError("it is longer than that of any detector")
-        return build_without_weights(**json.loads(metadata["build"]), structure=json.loads(metadata["structure"]))
+            raise ValueError(f"it is longer than that of any {family.noun}")
+        structure = json.loads(metadata["structure"])
+        return family.build_without_weights(**json.loads(metadata["build"]), structure=structure)
     # A file can claim sizes that overflow, or be nested so deep that no parser follows.
     except (AttributeError, KeyError, OverflowError, RecursionError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: its structure cannot be rebuilt ({_shorten(error)})") from error
 
 
-def _check_head(path: Path, detector: Detector) -> None:
+def _check_head(path: Path, network: Any, family: Family) -> None:
     """Compare the channels that depend on the number of classes with what that number asks for."""
-    classes = detector.build_arguments["num_classes"]
-    shapes = describe_structure(detector)
-    for layer, (fixed, per_class) in _class_outputs(detector.build_arguments["name"]).items():
+    classes = network.build_arguments["num_classes"]
+    shapes = describe_structure(network)
+    for layer, (fixed, per_class) in _class_outputs(family, network.build_arguments["name"]).items():
         found = shapes.get(layer, {}).get("out")
         if found != fixed + classes * per_class:
             raise ValueError(
@@ -136,11 +162,11 @@ def _check_head(path: Path, detector: Detector) -> None:
 
 
 @lru_cache(maxsize=16)
-def _class_outputs(name: str) -> dict[str, tuple[int, int]]:
+def _class_outputs(family: Family, name: str) -> dict[str, tuple[int, int]]:
     """Return each layer whose outputs depend on the number of classes: a fixed number of them, and more per class."""
     counts = []
     for classes in (1, 2):  # of any width, because the outputs of a head do not depend on it
-        structure = describe_structure(build_without_weights(name=name, num_classes=classes, width=0.125))
+        structure = describe_structure(family.build_without_weights(name=name, num_classes=classes, width=0.125))
         counts.append({layer: shape["out"] for layer, shape in structure.items() if "out" in shape})
     one, two = counts
     # The counts lie on a straight line over the number of classes, which two points determine.
@@ -163,9 +189,9 @@ def _checksum(metadata: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
-def _check_shapes(path: Path, shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Tensor]) -> None:
+def _check_shapes(path: Path, shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Tensor], noun: str) -> None:
     if odd := sorted(expected.keys() ^ shapes.keys()):
-        fault = "missing" if odd[0] in expected else "not part of the detector"
+        fault = "missing" if odd[0] in expected else f"not part of the {noun}"
         raise ValueError(f"{path}: tensor {odd[0][:100]} is {fault}")
     for name, shape in shapes.items():
         if list(shape) != list(expected[name].shape):
