@@ -24,6 +24,7 @@ __all__ = [
     "Study",
     "Workbench",
     "apply_plan",
+    "build_classifier",
     "build_detector",
     "compress",
     "cost",
@@ -37,15 +38,18 @@ __all__ = [
     "load_darknet_weights",
     "load_dataset",
     "load_detector",
+    "load_network",
     "open_model",
     "plan_pruning",
     "predict",
     "save_detector",
+    "save_network",
 ]
 
 # The same names twice: imported for type checkers and editors, and as a table of what to import for the interpreter.
 if TYPE_CHECKING:
     from paperlib.claims.notebook import Review
+    from paperlib.classifiers import build_classifier
     from paperlib.costs import Cost, cost
     from paperlib.data import Dataset, load_dataset
     from paperlib.deploy.latency import Latency, latency
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from paperlib.distillation.assistants import Distillation
     from paperlib.evaluation.evaluate import Metrics, detect, evaluate
     from paperlib.experiments.study import Study
+    from paperlib.network_files import load_network, save_network
     from paperlib.partners.extend import extend
     from paperlib.partners.fuse import fuse
     from paperlib.partners.partnership import Partnership
@@ -70,6 +75,7 @@ if TYPE_CHECKING:
 else:
     _MODULES = {
         "paperlib.claims.notebook": ("Review",),
+        "paperlib.classifiers": ("build_classifier",),
         "paperlib.costs": ("Cost", "cost"),
         "paperlib.data": ("Dataset", "load_dataset"),
         "paperlib.deploy.latency": ("Latency", "latency"),
@@ -81,6 +87,7 @@ else:
         "paperlib.distillation.assistants": ("Distillation",),
         "paperlib.evaluation.evaluate": ("Metrics", "detect", "evaluate"),
         "paperlib.experiments.study": ("Study",),
+        "paperlib.network_files": ("load_network", "save_network"),
         "paperlib.partners.extend": ("extend",),
         "paperlib.partners.fuse": ("fuse",),
         "paperlib.partners.partnership": ("Partnership",),

@@ -117,12 +117,12 @@ def reproduce(
 
 @app.command()
 def cost(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A detector, e.g. yolov4-tiny.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A detector or classifier, e.g. yolov4-tiny.")],
     num_classes: Annotated[int, typer.Option(min=1, max=limits.MOST_CLASSES, help=CLASSES)] = 10,
     image_size: Annotated[int, typer.Option(min=32, max=limits.LARGEST_SIDE, help=SIDE)] = 800,
     width: Annotated[float, typer.Option(min=limits.LEAST_WIDTH, max=limits.MOST_WIDTH, help=WIDTH)] = 1.0,
 ) -> None:
-    """Print the parameters, the size and the multiply-accumulates of a detector."""
+    """Print the parameters, the size and the multiply-accumulates of a detector or of a classifier of scenes."""
     from paperlib.costs import cost
     from paperlib.detectors import FAMILY
 
@@ -137,7 +137,7 @@ def cost(
 
 @app.command()
 def export(
-    detector: Annotated[Path, typer.Argument(metavar="DETECTOR.safetensors", help="A file of pl.save_detector.")],
+    detector: Annotated[Path, typer.Argument(metavar="DETECTOR.safetensors", help="A file of pl.save_network.")],
     onnx: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
     image_size: Annotated[
         int | None,
@@ -147,14 +147,14 @@ def export(
         str, typer.Option(help="Class names for the metadata, separated by commas. Default: what the file says.")
     ] = "",
 ) -> None:
-    """Write a detector as an ONNX file, and compare its outputs in ONNX Runtime with PyTorch's."""
+    """Write a detector or classifier as an ONNX file, and compare its outputs in ONNX Runtime with PyTorch's."""
     import paperlib as pl
     from paperlib.deploy.description import load_description
 
     described = load_description(detector)
     side = image_size or (described.image_size if described else 800)
     names = classes.split(",") if classes else None
-    difference = pl.export_onnx(pl.load_detector(detector), onnx, side, classes=names, description=described)
+    difference = pl.export_onnx(pl.load_network(detector), onnx, side, classes=names, description=described)
     typer.echo(f"{onnx}: {side} x {side}, largest difference from PyTorch {difference:.1e}")
 
 

@@ -16,7 +16,12 @@ PREPROCESSING = (
     "RGB; scaled so that the longer side has image_size pixels; grey (127) added on the right or at the bottom; "
     "values divided by 255"
 )
-"""What happens to a picture before the network sees it; the same for every model of this package."""
+"""What happens to a picture before a detector sees it; the same for every detector of this package."""
+SCENE_PREPROCESSING = (
+    "RGB; scaled so that the shorter side has image_size pixels; cut to the square around its centre; "
+    "values divided by 255"
+)
+"""What happens to a picture before a classifier of scenes sees it."""
 USUAL_CONFIDENCE = 0.25
 """Threshold of models whose file names none."""
 Share = Annotated[float, Field(ge=0, le=1)]

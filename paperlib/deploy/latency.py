@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from paperlib.deploy.onnx import INPUT, ImageSize, OneStage, TwoStage, export_onnx, make_deployable, open_onnx_session
+from paperlib.deploy.onnx import INPUT, Deployable, ImageSize, OneStage, export_onnx, make_deployable, open_onnx_session
 from paperlib.progress.report import track_items
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
@@ -27,10 +27,11 @@ class Latency:
     """The time that one image takes.
 
     Attributes:
-        median_ms: milliseconds from pixels to boxes and scores; for a two-stage detector, to the final detections.
+        median_ms: milliseconds from pixels to boxes and scores; for a two-stage detector, to the final detections;
+            for a classifier, to the logits.
         iqr_ms: interquartile range of the runs, in milliseconds.
         nms_ms: milliseconds for selecting the detections among those boxes, in PyTorch; None for a two-stage detector,
-            whose median includes it.
+            whose median includes it, and for a classifier.
         runs: number of runs.
         runtime: `torch` (eager), `onnxruntime` or `openvino`.
         threads: number of threads of the runtime.
@@ -171,7 +172,7 @@ def export_for_timing(detector: nn.Module, folder: Path, image_size: ImageSize, 
     return path
 
 
-def make_torch_timer(network: OneStage | TwoStage, images: Tensor, threads: int) -> Timer:
+def make_torch_timer(network: Deployable, images: Tensor, threads: int) -> Timer:
     """Make a timer for `network` in eager PyTorch; weights and `[1, 3, H, W]` images in channels-last order."""
     network = network.to(memory_format=torch.channels_last)
     images = images.to(memory_format=torch.channels_last)

@@ -17,7 +17,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from paperlib.deploy.description import PREPROCESSING, Description
+from paperlib.classifiers.base import Classifier
+from paperlib.deploy.description import PREPROCESSING, SCENE_PREPROCESSING, Description
 from paperlib.files import replace_file
 from paperlib.pairs import require_fused
 from paperlib.store.provenance import package_version
@@ -33,10 +34,24 @@ TOLERANCE = 1e-4
 coordinate (at least 1 pixel)."""
 
 
-class OneStage(nn.Module):
-    """A one-stage detector up to non-maximum suppression, for images of one size."""
+class _Detection:
+    """What the file of a detector says of its use, by itself."""
 
-    outputs = ("boxes", "scores")
+    detector: Any
+
+    def describe_use(self) -> dict[str, str]:
+        """Return how pictures are prepared and detections are selected."""
+        return {
+            "preprocessing": PREPROCESSING,
+            "selection": getattr(self.detector, "selection", "nms"),
+            "nms_iou": json.dumps(getattr(self.detector, "nms_iou", 1.0)),
+        }
+
+
+class OnePass(nn.Module):
+    """A network without a second stage, for images of one size; a subclass defines `forward` and `outputs`."""
+
+    outputs: tuple[str, ...]
     compared, agreeing = 2, 2
     """Random batches on which the graph is compared with PyTorch, and how many of them must agree."""
 
@@ -45,12 +60,8 @@ class OneStage(nn.Module):
         self.detector = detector
         self.image_size = image_size
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map `[B, 3, H, W]` to boxes `[B, R, 4]` in xyxy pixels and scores `[B, R, C]`."""
-        return self.detector.decode(self.detector.head_outputs(images), self.image_size)
-
     def max_difference(self, found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-        """Return the largest difference of a box or score (see `TOLERANCE`)."""
+        """Return the largest difference of a box, a score or logits (see `TOLERANCE`)."""
         return max(float(_relative_difference(*pair).max(initial=0.0)) for pair in zip(found, expected, strict=True))
 
     def trace_onnx(self, images: Tensor, any_number: bool) -> onnx.ModelProto:
@@ -62,7 +73,31 @@ class OneStage(nn.Module):
         return cast(torch.onnx.ONNXProgram, program).model_proto  # None only if a file is given
 
 
-class TwoStage(nn.Module):
+class OneStage(_Detection, OnePass):
+    """A one-stage detector up to non-maximum suppression."""
+
+    outputs = ("boxes", "scores")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map `[B, 3, H, W]` to boxes `[B, R, 4]` in xyxy pixels and scores `[B, R, C]`."""
+        return self.detector.decode(self.detector.head_outputs(images), self.image_size)
+
+
+class SceneClassifier(OnePass):
+    """A classifier of scenes."""
+
+    outputs = ("logits",)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map `[B, 3, H, W]` to logits `[B, C]`."""
+        return (self.detector.logits(images),)
+
+    def describe_use(self) -> dict[str, str]:
+        """Return how pictures are prepared."""
+        return {"preprocessing": SCENE_PREPROCESSING}
+
+
+class TwoStage(_Detection, nn.Module):
     """A two-stage detector from end to end, for one image of one size at a time."""
 
     outputs = ("boxes", "labels", "scores")
@@ -102,16 +137,21 @@ class TwoStage(nn.Module):
         return onnx.load_from_string(file.getvalue())
 
 
-def make_deployable(detector: nn.Module, image_size: ImageSize) -> OneStage | TwoStage:
-    """Copy the part of a detector that is deployed, in evaluation mode and float32 on the CPU.
+Deployable = OneStage | SceneClassifier | TwoStage
+
+
+def make_deployable(detector: nn.Module, image_size: ImageSize) -> Deployable:
+    """Copy the part of a network that is deployed, in evaluation mode and float32 on the CPU.
 
     Args:
-        detector: untouched; one-stage if it has `decode`.
+        detector: untouched; a classifier of this package, or a detector, which has one stage if it has `decode`.
         image_size: size of the images that it will process.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    stages = OneStage if hasattr(detector, "decode") else TwoStage
-    return stages(copy.deepcopy(detector).cpu().float(), (int(height), int(width))).eval()
+    kind: type[Deployable] = OneStage if hasattr(detector, "decode") else TwoStage
+    if isinstance(detector, Classifier):
+        kind = SceneClassifier
+    return kind(copy.deepcopy(detector).cpu().float(), (int(height), int(width))).eval()
 
 
 def export_onnx(
@@ -128,14 +168,15 @@ def export_onnx(
 
     The input is `images` `[B, 3, H, W]`, float32 in [0, 1]. A one-stage detector gives `boxes` `[B, R, 4]` (xyxy
     pixels) and `scores` `[B, R, C]` before any threshold; a two-stage detector gives its detections, `boxes` `[N, 4]`,
-    `labels` `[N]` in 1..C and `scores` `[N]`. The file's metadata hold `paperlib` (the version), `detector`,
-    `image_size`, how detections are selected, and what else `description` says; what is no text, as JSON.
+    `labels` `[N]` in 1..C and `scores` `[N]`; a classifier gives `logits` `[B, C]`. The file's metadata hold
+    `paperlib` (the version), `detector`, `image_size`, how detections are selected, and what else `description` says;
+    what is no text, as JSON.
 
     Args:
-        detector: one of this package, or another with the same calling convention; untouched.
+        detector: one of this package, or another with the same calling convention, or a classifier; untouched.
         path: the file; it is complete or absent, and missing folders are created.
         image_size: size of the images that the file will process.
-        batch_size: B; by default any for a one-stage detector, and 1, the only choice, for a two-stage one.
+        batch_size: B; by default any, but for a two-stage detector 1, the only choice.
         classes: names of the C classes; by default those of `description`.
         description: how the detector is used; `image_size` is that of the argument.
         tolerance: the largest accepted difference; rounding alone exceeds the default in deep untrained networks.
@@ -182,7 +223,7 @@ def open_onnx_session(model: onnx.ModelProto | Path, threads: int) -> onnxruntim
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def _check_arguments(network: OneStage | TwoStage, batch_size: int | None, classes: Sequence[str] | None) -> None:
+def _check_arguments(network: Deployable, batch_size: int | None, classes: Sequence[str] | None) -> None:
     detector, (height, width) = network.detector, network.image_size
     multiple = getattr(detector, "image_multiple", IMAGE_MULTIPLE)
     if min(height, width) < 1 or height % multiple or width % multiple:
@@ -201,7 +242,7 @@ def _random_images(count: int, image_size: tuple[int, int], seed: int) -> Tensor
     return torch.rand(count, 1, 1, 1, generator=generator) * torch.rand(count, 3, *image_size, generator=generator)
 
 
-def _compare_with_torch(model: onnx.ModelProto, network: OneStage | TwoStage, batch_size: int) -> float:
+def _compare_with_torch(model: onnx.ModelProto, network: Deployable, batch_size: int) -> float:
     """Return the largest difference between ONNX Runtime and PyTorch on the batches that agree best."""
     session = open_onnx_session(model, torch.get_num_threads())
     differences = []
@@ -222,13 +263,12 @@ def _relative_difference(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 
 def _write_metadata_(
-    model: onnx.ModelProto, network: OneStage | TwoStage, classes: Sequence[str] | None, description: Description | None
+    model: onnx.ModelProto, network: Deployable, classes: Sequence[str] | None, description: Description | None
 ) -> None:
     """Describe the file in its metadata, and remove the paths of this machine that tracing left there."""
     properties = {
-        **(description.to_properties() if description else {"preprocessing": PREPROCESSING}),
-        "selection": getattr(network.detector, "selection", "nms"),
-        "nms_iou": json.dumps(getattr(network.detector, "nms_iou", 1.0)),
+        **(description.to_properties() if description else {}),
+        **network.describe_use(),
         "paperlib": package_version("paperlib"),
         "detector": _detector_name(network.detector),
         "image_size": json.dumps(network.image_size),

@@ -120,6 +120,8 @@ class Detector(nn.Module):
         if self.training:
             if targets is None:
                 raise ValueError("a detector in training mode needs targets")
+            if isinstance(targets, Tensor):
+                raise ValueError("a detector needs boxes to learn from; these targets are classes of scenes")
             if len(targets) != len(sizes):
                 raise ValueError(f"{len(targets)} targets for {len(sizes)} images")
             return self.compute_losses(outputs, self.assign_targets(outputs, targets))

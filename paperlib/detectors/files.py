@@ -118,11 +118,11 @@ def read_network(path: str | Path, *families: Family[N]) -> N:
 
 
 def read_use(path: str | Path) -> dict[str, str]:
-    """Return the texts that say how the detector of a file is used; empty if there are none.
+    """Return the texts that say how the network of a file is used; empty if there are none.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no detector of this package, or the texts were edited after they were written.
+        ValueError: the file is no network of this package, or the texts were edited after they were written.
     """
     path = Path(path)
     if not path.is_file():
@@ -132,7 +132,7 @@ def read_use(path: str | Path) -> dict[str, str]:
             metadata = content.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({_shorten(error)})") from error
-    if metadata.get("format") != FAMILY.file_format or metadata.get("seal") != _checksum(metadata):
+    if metadata.get("seal") != _checksum(metadata):
         raise ValueError(f"{path}: what it says of its use was edited after it was written (the seal does not fit)")
     return json.loads(metadata.get("use", "{}"))
 

@@ -27,8 +27,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from paperlib import files, paths
 from paperlib.data.interface import ImageSet
-from paperlib.detectors.files import load_detector, save_detector
 from paperlib.evaluation.evaluate import evaluate
+from paperlib.network_files import load_network, save_network
 from paperlib.pairs import find_partners
 from paperlib.progress.report import is_due, report_epoch, report_part, track_items
 from paperlib.seeding import derive_seed, seeded_rng
@@ -57,7 +57,7 @@ class History:
     """The result of a training.
 
     Attributes:
-        epochs: one row per epoch: losses, learning rate, gamma statistics, and validation mAP where it was taken.
+        epochs: one row per epoch: losses, learning rate, gamma statistics, and metrics where it was validated.
         folder: holds `history.jsonl`, `last.safetensors` and, with a validation set, `best.safetensors`.
     """
 
@@ -65,8 +65,8 @@ class History:
     folder: Path
 
     def best(self) -> nn.Module:
-        """Load the detector of the epoch with the highest validation mAP50."""
-        return load_detector(self.folder / BEST)
+        """Load the network of the epoch with the best validation: the highest mAP50, or top-1 accuracy of scenes."""
+        return load_network(self.folder / BEST)
 
 
 def fit(
@@ -80,11 +80,12 @@ def fit(
     validation: ImageSet | None = None,
     folder: Path | None = None,
 ) -> History:
-    """Train a detector in place; afterwards it holds the last epoch's weights (their running mean with `ema`).
+    """Train a network in place; afterwards it holds the last epoch's weights (their running mean with `ema`).
 
     Args:
-        detector: changed in place; it is in evaluation mode afterwards.
-        dataset: the training images; those left over after the last full batch of an epoch are not used in it.
+        detector: a detector or a classifier, changed in place; it is in evaluation mode afterwards.
+        dataset: the training images, with boxes or of scenes; those left over after the last full batch of an epoch
+            are not used in it.
         recipe: how to train.
         objective: computes a dict of losses from `(detector, images, targets)`; the detector's own loss by default.
         regulariser: for instance `paperlib.pruning.Sparsity` (Eq. 4).
@@ -101,7 +102,7 @@ def fit(
     if len(dataset) == 0:
         raise ValueError(f"{dataset.name}: no images, nothing to train on")
     if not hasattr(regulariser, "convert_for_saving") and (name := next(iter(find_partners(detector)), None)):
-        raise ValueError(f"{name} has a partner; train an extended detector with regulariser=pl.Partnership()")
+        raise ValueError(f"{name} has a partner; train an extended network with regulariser=pl.Partnership()")
     training = _Training(detector, dataset, recipe, objective or own_loss, regulariser, validation)
     identifiable = objective is None or hasattr(objective, "describe") or folder is not None
     training.open(folder or paths.store_root() / "fit" / training.identity[:16], resume and identifiable)
@@ -240,7 +241,7 @@ class _Training:
         best = max((row.get(metrics.tracked[0], -1.0) for row in self.rows), default=-1.0)
         # Of equally good epochs the first is kept.
         if metrics.score > best and self.accelerator.is_main_process:
-            save_detector(detector, self.folder / BEST)
+            save_network(detector, self.folder / BEST)
         return tracked
 
     def _current_detector(self) -> nn.Module:
@@ -288,7 +289,7 @@ class _Training:
             final = self._current_detector() if self.validation is None else self.average.module
             self.detector.load_state_dict(final.state_dict())
         self.detector.eval()
-        save_detector(self._convert_for_saving(self.detector), self.folder / LAST)
+        save_network(self._convert_for_saving(self.detector), self.folder / LAST)
         self.accelerator.free_memory()
         return History(pd.DataFrame(self.rows), self.folder)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,10 +15,12 @@ from paperlib.typed_options import Count, Fraction, Number, Options, PositiveFra
 
 @dataclass(frozen=True)
 class Blueprint:
-    """The detector to build.
+    """The network to build.
 
     Attributes:
-        name: a key of `DETECTORS`, built at `width` and `depth`, with `anchors` in pixels (width, height).
+        name: a key of `DETECTORS` or `CLASSIFIERS`, built at `width` and `depth`.
+        anchors: of a detector, in pixels (width, height); None: its usual ones.
+        stem_stride: of a classifier (see `build_classifier`); None: the usual one.
         weights: a Darknet file of COCO weights; None: from scratch.
         gamma_level: the level to which the scale factors of those weights are brought first; None: as they are.
     """
@@ -29,6 +31,12 @@ class Blueprint:
     anchors: tuple[tuple[float, float], ...] | None = None
     weights: Path | None = None
     gamma_level: float | None = None
+    stem_stride: int | None = None
+
+    def build_options(self) -> dict[str, Any]:
+        """Return what was chosen beside the name, as arguments of building."""
+        options = {name: getattr(self, name) for name in ("width", "depth", "anchors", "stem_stride")}
+        return {name: value for name, value in options.items() if value is not None}
 
 
 class SparsityOptions(Options):

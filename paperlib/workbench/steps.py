@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from paperlib import files
 from paperlib.data.records import Dataset
 from paperlib.data.slices import SliceGroup
-from paperlib.detectors import build_detector, reinitialise_, transfer_coco_weights
+from paperlib.detectors import reinitialise_
 from paperlib.detectors.base import Detector, Targets
-from paperlib.detectors.files import load_detector, save_detector
 from paperlib.distillation.assistants import Distillation
 from paperlib.evaluation.evaluate import Metrics, evaluate
+from paperlib.network_files import family_of, load_network, save_network, transfer_coco_weights
 from paperlib.partners.partnership import Partnership
 from paperlib.progress.report import begin_step, end_step
 from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning, rescale_gamma_
@@ -53,7 +53,7 @@ class Model:
 
     def detector(self) -> Detector:
         """Load the detector, in evaluation mode."""
-        return load_detector(self.folder / DETECTOR)
+        return load_network(self.folder / DETECTOR)
 
     def history(self) -> pd.DataFrame:
         """Return one row per epoch of the training that made the model."""
@@ -119,7 +119,7 @@ class Workbench:
         settings = {"weights": module_digest(detector), "structure": shape}
 
         def write_model(folder: Path) -> None:
-            save_detector(detector, folder / DETECTOR)
+            save_network(detector, folder / DETECTOR)
 
         return self._model("adopt", Workbench.adopt_detector, settings, (), write_model)
 
@@ -133,7 +133,7 @@ class Workbench:
             for norm in detector.modules():
                 if isinstance(norm, nn.BatchNorm2d):
                     nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
-            save_detector(detector, folder / DETECTOR)
+            save_network(detector, folder / DETECTOR)
 
         return self._model("draw", Workbench.draw_gammas, {"seed": seed}, (model,), write_model)
 
@@ -147,7 +147,7 @@ class Workbench:
                 # Weights are drawn on the CPU, so that they do not depend on the device.
                 torch.manual_seed(seed)
                 reinitialise_(detector)
-            save_detector(detector, folder / DETECTOR)
+            save_network(detector, folder / DETECTOR)
 
         return self._model("reset", Workbench.reset_weights, {"seed": seed}, (model,), write_model)
 
@@ -235,7 +235,7 @@ class Workbench:
 
         def write_model(folder: Path) -> None:
             plan = self.plan(model, ratio, layers=layers, importance=importance, original=original, **target)
-            save_detector(apply_plan(model.detector(), plan, compensate=choices.compensate), folder / DETECTOR)
+            save_network(apply_plan(model.detector(), plan, compensate=choices.compensate), folder / DETECTOR)
             files.write_json_atomically(folder / PLAN, plan.to_dict())
 
         settings = {"ratio": ratio, **target, "layers": layers, "image_size": self.recipe.image_size, **vars(choices)}
@@ -277,25 +277,25 @@ class Workbench:
     def _build(self, plan: Blueprint) -> Model:
         seed = self.recipe.seed
         classes = len(self.train_set.classes)
-        shape: dict[str, Any] = {"width": plan.width, "depth": plan.depth, "anchors": plan.anchors}
+        options = plan.build_options()
         weights = weights_digest(plan.weights) if plan.weights else None
 
         def write_model(folder: Path) -> None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                detector = build_detector(plan.name, classes, **shape)
+                network = family_of(plan.name).build(plan.name, classes, **options)
                 if plan.weights:
-                    transfer_coco_weights(detector, plan.weights)
-            save_detector(detector, folder / DETECTOR)
+                    transfer_coco_weights(network, plan.weights)
+            save_network(network, folder / DETECTOR)
 
-        settings = {"name": plan.name, "classes": classes, **shape, "weights": weights, "seed": seed}
+        settings = {"name": plan.name, "classes": classes, **options, "weights": weights, "seed": seed}
         return self._model("new", Workbench._build, settings, (), write_model)
 
     def _rescale_gamma(self, model: Model, level: float) -> Model:
         def write_model(folder: Path) -> None:
             detector = model.detector()
             rescale_gamma_(detector, level)
-            save_detector(detector, folder / DETECTOR)
+            save_network(detector, folder / DETECTOR)
 
         return self._model("rescale", Workbench._rescale_gamma, {"level": level}, (model,), write_model)
 
