@@ -26,8 +26,8 @@ def family_of(name: str) -> Family[Any]:
     for family in (detectors.FAMILY, classifiers.FAMILY):
         if name in family.kinds:
             return family
-    known = ", ".join([*detectors.DETECTORS, *classifiers.CLASSIFIERS])
-    raise ValueError(f"unknown detector or classifier {name!r}; known: {known}")
+    known = ", ".join(detectors.DETECTORS), ", ".join(classifiers.CLASSIFIERS)
+    raise ValueError(f"unknown detector {name!r}; known: {known[0]}; classifiers of scenes: {known[1]}")
 
 
 def transfer_coco_weights(network: Network, path: str | Path) -> None:

@@ -80,6 +80,12 @@ def test_the_cost_of_a_detector_is_the_papers():
     assert "compute     12.57 GMACs" in result.stdout
 
 
+def test_the_cost_of_resnet50_is_the_one_that_everybody_knows():
+    result = CliRunner().invoke(app, ["cost", "resnet50", "--num-classes", "1000", "--image-size", "224"])
+    assert "parameters  25,557,032" in result.stdout
+    assert "compute     4.09 GMACs" in result.stdout
+
+
 @pytest.mark.skipif(package_version("paperlib") == "absent", reason="run from a folder, not installed")
 def test_it_says_its_version():
     result = CliRunner().invoke(app, ["--version"])

@@ -1,10 +1,8 @@
 """Partners: extension changes nothing, fusion is exact, and the diversity losses have the minima that they should."""
 
-import math
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -14,17 +12,19 @@ import tiny
 import torch
 from conftest import make_tiny_detector, same, snapshot
 from torch import Tensor, nn
-from torchvision.models import resnet50, resnet101, vgg16_bn
 
-from paperlib.costs import cost, kernel_positions, training_gmacs
+from paperlib.classifiers import FAMILY as CLASSIFIER_FAMILY
+from paperlib.costs import cost, training_gmacs
 from paperlib.deploy.onnx import export_onnx
 from paperlib.detectors import build_detector
 from paperlib.detectors.files import load_detector, save_detector
+from paperlib.network_files import family_of
 from paperlib.pairs import PartneredConv, find_partners
 from paperlib.partners.diversity import diversity
 from paperlib.partners.extend import extend, skipped_convolutions
 from paperlib.partners.fuse import fuse
 from paperlib.partners.partnership import Partnership
+from paperlib.partners.published_flops import count_resnet_macs
 from paperlib.pruning import Sparsity, apply_plan, mask_plan, plan_pruning, trace_channels
 from paperlib.structure import describe_structure
 from paperlib.training.loop import LAST, fit
@@ -130,66 +130,38 @@ def test_the_public_start_draws_both_kernels_by_the_seed_alone() -> None:
         assert not torch.equal(pair.conv.weight, pair.partner.weight)
 
 
-PAIRS = {
-    "resnet50": (resnet50, 16),
-    "resnet101": (resnet101, 33),
-    "vgg16": (vgg16_bn, 13),
-    "yolov4-tiny": (make_tiny_detector, 14),
-}
+PAIRS = {"resnet50": 16, "resnet101": 33, "vgg16-bn": 13, "yolov4-tiny-trunk": 12, "yolov4-tiny": 14}
 
 
-@pytest.mark.parametrize(("make", "count"), PAIRS.values(), ids=PAIRS)
-def test_how_many_convolutions_get_a_partner(make: Callable[[], nn.Module], count: int) -> None:
-    with torch.device("meta" if make is not make_tiny_detector else "cpu"):
-        net = make()
+@pytest.mark.parametrize(("name", "count"), PAIRS.items(), ids=PAIRS)
+def test_how_many_convolutions_get_a_partner(name: str, count: int) -> None:
+    net = family_of(name).build(name, 3, width=0.125)
     assert len(find_partners(extend(net))) == count
     assert not skipped_convolutions(net)
 
 
 def test_partners_cost_one_more_pass_through_the_3x3_convolutions_of_resnet50() -> None:
-    with torch.device("meta"):
-        net = resnet50()
+    net = CLASSIFIER_FAMILY.build_without_weights(name="resnet50", num_classes=1000)
     plain = training_gmacs(net, 256)
     assert plain == cost(net, 256).gmacs == pytest.approx(5.34, abs=0.005)
     assert training_gmacs(extend(net), 256) / plain - 1 == pytest.approx(0.45, abs=0.005)
 
 
-def resnet50_macs(*, kept: Fraction, third_inputs: bool = True, norms: bool = False) -> int:
-    """Multiply-accumulates at 256 pixels as in the paper: every layer keeps this share, the projections keep all.
-
-    The residual stream stays whole, except where the stem feeds it and where the classifier reads it.
-
-    Args:
-        third_inputs: whether the last convolution of a block loses the inputs that the second no longer gives.
-        norms: add two for each element that a batch norm outputs, without the second of a block, fused by then.
-    """
-    with torch.device("meta"):
-        net = resnet50()
-    total = 0
-    for name, positions in kernel_positions(net, 256).items():
-        outputs, inputs, *kernel = net.get_submodule(name).weight.shape
-        last = name.split(".")[-1]
-        if last.startswith("conv"):
-            outputs -= math.floor(outputs * (1 - kept))
-        reads_cut = name in ("layer1.0.conv1", "layer1.0.downsample.0", "fc") or last == "conv2"
-        if reads_cut or (last == "conv3" and third_inputs):
-            inputs -= math.floor(inputs * (1 - kept))
-        total += positions * outputs * inputs * math.prod(kernel)
-        total += 2 * positions * outputs if norms and last not in ("conv2", "fc") else 0
-    return total
-
-
 def test_the_papers_73_97_percent_of_resnet50() -> None:
-    kept = Fraction(3, 10)
-    saved = {
-        (third_inputs, norms): 100 * (1 - resnet50_macs(kept=kept, third_inputs=third_inputs, norms=norms) / full)
-        for norms in (False, True)
-        for full in [resnet50_macs(kept=Fraction(1), norms=norms)]
-        for third_inputs in (False, True)
-    }
+    net = CLASSIFIER_FAMILY.build_without_weights(name="resnet50", num_classes=1000)
+
+    def count(keep: Fraction, **convention: bool) -> int:
+        return count_resnet_macs(net, keep, **convention)
+
+    saved = {}
+    for third_inputs, norms in product((False, True), repeat=2):
+        convention = {"third_inputs": third_inputs, "norms": norms}
+        saved[third_inputs, norms] = 100 * (1 - count(Fraction(3, 10), **convention) / count(Fraction(1), **convention))
     assert saved[False, True] == pytest.approx(73.97, abs=0.005), "by the paper's convention"
     assert saved[False, False] == pytest.approx(74.04, abs=0.005), "multiply-accumulates alone"
     assert saved[True, False] == pytest.approx(78.25, abs=0.005), "with the inputs cut as well"
+    with pytest.raises(ValueError, match=r"^keep 0 is not in \(0, 1\]$"):
+        count(Fraction(0))
 
 
 def test_batch_norms_that_serve_several_calls_are_left_alone_with_a_note() -> None:
