@@ -221,6 +221,7 @@ def test_onnx_runtime_gives_the_same_logits_for_any_number_of_images(tmp_path) -
             np.testing.assert_allclose(found, net(images).numpy(), atol=1e-4)
     metadata = {each.key: each.value for each in onnx.load(path).metadata_props}
     assert json.loads(metadata["classes"]) == names and metadata["detector"] == "vgg16-bn"
+    assert "cut to the square" in metadata["preprocessing"] and "selection" not in metadata
     extended = extend(net)
     with pytest.raises(ValueError, match="still has a partner, which only training can use; fuse it first"):
         export_onnx(extended, tmp_path / "extended.onnx", SIDE)

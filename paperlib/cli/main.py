@@ -124,11 +124,10 @@ def cost(
 ) -> None:
     """Print the parameters, the size and the multiply-accumulates of a detector or of a classifier of scenes."""
     from paperlib.costs import cost
-    from paperlib.detectors import FAMILY
+    from paperlib.network_files import family_of
 
-    measured = cost(
-        FAMILY.build_without_weights(name=name, num_classes=num_classes, width=width), image_size=image_size
-    )
+    network = family_of(name).build_without_weights(name=name, num_classes=num_classes, width=width)
+    measured = cost(network, image_size=image_size)
     typer.echo(f"{name}, {num_classes} classes, width {width:g}, {image_size} x {image_size}")
     typer.echo(f"parameters  {measured.parameters:,}")
     typer.echo(f"size        {measured.size_mb:.1f} MB")

@@ -34,20 +34,6 @@ TOLERANCE = 1e-4
 coordinate (at least 1 pixel)."""
 
 
-class _Detection:
-    """What the file of a detector says of its use, by itself."""
-
-    detector: Any
-
-    def describe_use(self) -> dict[str, str]:
-        """Return how pictures are prepared and detections are selected."""
-        return {
-            "preprocessing": PREPROCESSING,
-            "selection": getattr(self.detector, "selection", "nms"),
-            "nms_iou": json.dumps(getattr(self.detector, "nms_iou", 1.0)),
-        }
-
-
 class OnePass(nn.Module):
     """A network without a second stage, for images of one size; a subclass defines `forward` and `outputs`."""
 
@@ -73,7 +59,7 @@ class OnePass(nn.Module):
         return cast(torch.onnx.ONNXProgram, program).model_proto  # None only if a file is given
 
 
-class OneStage(_Detection, OnePass):
+class OneStage(OnePass):
     """A one-stage detector up to non-maximum suppression."""
 
     outputs = ("boxes", "scores")
@@ -92,12 +78,8 @@ class SceneClassifier(OnePass):
         """Map `[B, 3, H, W]` to logits `[B, C]`."""
         return (self.detector.logits(images),)
 
-    def describe_use(self) -> dict[str, str]:
-        """Return how pictures are prepared."""
-        return {"preprocessing": SCENE_PREPROCESSING}
 
-
-class TwoStage(_Detection, nn.Module):
+class TwoStage(nn.Module):
     """A two-stage detector from end to end, for one image of one size at a time."""
 
     outputs = ("boxes", "labels", "scores")
@@ -267,8 +249,9 @@ def _write_metadata_(
 ) -> None:
     """Describe the file in its metadata, and remove the paths of this machine that tracing left there."""
     properties = {
+        "preprocessing": SCENE_PREPROCESSING if isinstance(network, SceneClassifier) else PREPROCESSING,
         **(description.to_properties() if description else {}),
-        **network.describe_use(),
+        **_describe_selection(network),
         "paperlib": package_version("paperlib"),
         "detector": _detector_name(network.detector),
         "image_size": json.dumps(network.image_size),
@@ -279,6 +262,14 @@ def _write_metadata_(
     graph = model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
+
+
+def _describe_selection(network: Deployable) -> dict[str, str]:
+    """Return how a detector's detections are selected; nothing for a classifier."""
+    if isinstance(network, SceneClassifier):
+        return {}
+    selection, nms_iou = getattr(network.detector, "selection", "nms"), getattr(network.detector, "nms_iou", 1.0)
+    return {"selection": selection, "nms_iou": json.dumps(nms_iou)}
 
 
 def _detector_name(detector: nn.Module) -> str:
