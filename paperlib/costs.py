@@ -36,7 +36,8 @@ class Cost:
 def cost(detector: nn.Module, image_size: int = 800) -> Cost:
     """Count parameters and multiply-accumulates of one `[1, C, image_size, image_size]` pass.
 
-    Partners (BPL) are not counted: fusion leaves nothing of them (see `training_gmacs`).
+    Partners (BPL) are not counted: fusion leaves nothing of them. For what they add to a pass of training see
+    `paperlib.partners.extend.partner_gmacs`.
     If the work of a detector depends on the content of the image, its `counted_method` names a method whose pass is
     counted. Otherwise the pass of the method that its `traced_method` names is counted, or that of `forward`.
 
@@ -44,16 +45,11 @@ def cost(detector: nn.Module, image_size: int = 800) -> Cost:
         ValueError: the network does not accept an image of that size.
     """
     partners = partner_layers(detector)
-    macs = sum(count for name, count in _layer_macs(detector, image_size).items() if name not in partners)
+    macs = sum(count for name, count in layer_macs(detector, image_size).items() if name not in partners)
     kept = {name: module for name, module in detector.named_modules() if name not in partners}
     statistics = sum(2 * m.num_features for m in kept.values() if isinstance(m, nn.BatchNorm2d))
     own = {id(p): p.numel() for m in kept.values() for p in m.parameters(recurse=False)}
     return make_cost(sum(own.values()), statistics, macs, image_size)
-
-
-def training_gmacs(detector: nn.Module, image_size: int = 800) -> float:
-    """Count multiply-accumulates / 10^9 of one pass as `cost` does, partners included: what training pays for."""
-    return sum(_layer_macs(detector, image_size).values()) / 1e9
 
 
 def make_cost(parameters: int, statistics: int, macs: int, image_size: int) -> Cost:
@@ -61,7 +57,12 @@ def make_cost(parameters: int, statistics: int, macs: int, image_size: int) -> C
     return Cost(parameters, 4 * (parameters + statistics) / 1e6, macs / 1e9, image_size)
 
 
-def _layer_macs(detector: nn.Module, image_size: int) -> dict[str, int]:
+def layer_macs(detector: nn.Module, image_size: int) -> dict[str, int]:
+    """Count the multiply-accumulates of each convolution and linear layer in one pass, by name.
+
+    Raises:
+        ValueError: the network does not accept an image of that size.
+    """
     positions = kernel_positions(detector, image_size)
     # The weight of a grouped convolution is smaller by the number of groups already.
     return {name: detector.get_parameter(f"{name}.weight").numel() * count for name, count in positions.items()}

@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from paperlib.cli.main import app
 from paperlib.costs import cost
-from paperlib.deploy.onnx import open_onnx_session
+from paperlib.deploy.onnx import make_deployable, open_onnx_session
 from paperlib.detectors.files import load_detector, save_detector
+from paperlib.pairs import find_partners
+from paperlib.partners.extend import partner_gmacs
 from paperlib.training import loop
 
 OPTIONS = {
@@ -123,6 +125,25 @@ def test_a_class_that_looks_like_markup_stays_text(delivered):
     assert "<script>" not in page and ">&lt;script&gt;|*a*_b_</td>" in page
 
 
+@pytest.mark.slow
+def test_with_partners_the_student_is_an_ordinary_network_and_the_report_tells_their_cost(folder, tmp_path):
+    changes = {"epochs": 1, "step": 0.6, "diversity_weight": 0.1}
+    result = invoke(folder, tmp_path, "--partners", "--controls", **changes)
+    assert result.exit_code == 0, result.output
+    student = load_detector(tmp_path / "student.safetensors")
+    assert not find_partners(student)
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = open_onnx_session(tmp_path / "student.onnx", 1).run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        for expected, values in zip(make_deployable(student, 64)(images), found, strict=True):
+            torch.testing.assert_close(torch.from_numpy(values), expected, rtol=1e-3, atol=1e-3)
+    settings = json.loads((tmp_path / "provenance.json").read_text())["settings"]["compression"]
+    assert (settings["partners"], settings["diversity"], settings["diversity_weight"]) == (True, "orthogonal", 0.1)
+    used, report = cost(student, 64).gmacs, (tmp_path / "report.md").read_text()
+    assert f"{1 + partner_gmacs(student, 64) / used:.2f} times the {used:.3g} GMACs" in report
+    assert "| student, distilled without partners" in report
+
+
 # --- input that cannot be used --------------------------------------------------------------------------
 
 
@@ -166,6 +187,10 @@ FAULTS = {
     "odd-side": (lambda f: None, {"image_size": 65}, "--image-size: Input should be a multiple of 32"),
     "no-epoch": (lambda f: None, {"fine_tune_epochs": 0}, "--fine-tune-epochs: Input should be greater than 0"),
     "no-drop": (lambda f: None, {"max_drop": 0}, "--max-drop: Input should be greater than 0"),
+    "no-diversity": (
+        lambda f: None, {"diversity": "angular"}, "--diversity: Input should be 'orthogonal', 'public', 'absolute'"
+    ),
+    "negative-diversity": (lambda f: None, {"diversity_weight": -1}, "--diversity-weight: Input should be greater"),
     "small-enough": (lambda f: None, {"target_mb": 1000}, "--target-mb 1000: the detector has 0."),
     "no-weights": (lambda f: None, {"weights": "gone.weights"}, "gone.weights: no such"),
     "other-classes": (three_classes, {"weights": "other.safetensors"}, "classes, the detector has 3"),

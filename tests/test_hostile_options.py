@@ -15,7 +15,7 @@ from paperlib.typed_options import read_text
 HOSTILE = ["inf", "-inf", "nan", "1e308", "-1", str(10**13), "9" * 400, "", "0x10", "ten", "1e-400000"]
 ZERO_IS_MEANT = {
     "seed", "sparsity", "warmup_epochs", "weight_decay", "ema", "shift", "colour", "mosaic", "soft_weight",
-    "bound_weight", "min_keep_ratio",
+    "bound_weight", "min_keep_ratio", "diversity_weight",
 }  # fmt: skip
 
 

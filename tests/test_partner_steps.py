@@ -3,21 +3,25 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import tiny
 import torch
+from test_compression import run
 from test_partners import SIDE, liven
 from test_workbench import bench, record
 
 from paperlib.costs import cost
 from paperlib.detectors.base import Detector
 from paperlib.pairs import find_partners
+from paperlib.partners.diversity import KINDS
 from paperlib.partners.extend import extend
 from paperlib.partners.fuse import fuse
 from paperlib.partners.partnership import Partnership
 from paperlib.pruning import Sparsity, apply_plan, plan_pruning
 from paperlib.training import loop
+from paperlib.workbench.options import PartnerOptions
 from paperlib.workbench.steps import Model
 
 TARGETS = [{"ratio": 0.4}, {"size_mb": 0.15}, {"gmacs": 0.0005}, {"channels": 120}]
@@ -116,9 +120,9 @@ def fine_tune(root: Path) -> None:
     workbench.fine_tune(workbench.build_detector(), sparse=True, partners=Partnership())
 
 
-def run_process(root: Path, reached: Callable[[], bool] = lambda: False) -> int:
-    """Fine-tune in another process, which is killed when `reached()`; return its exit status."""
-    process = tiny.processes.Process(target=fine_tune, args=(root,))
+def run_process(work: Callable[[Path], None], root: Path, reached: Callable[[], bool] = lambda: False) -> int:
+    """Do the work in another process, which is killed when `reached()`; return its exit status."""
+    process = tiny.processes.Process(target=work, args=(root,))
     process.start()
     while process.is_alive():
         if reached():
@@ -134,7 +138,31 @@ def trained(root: Path) -> Detector:
 
 def test_killed_between_epochs_it_ends_with_the_same_fused_weights(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert run_process(whole) == 0
-    assert run_process(broken, lambda: any(broken.glob("train-*.partial/fit/state-00002"))) == -9
-    assert run_process(broken) == 0
+    assert run_process(fine_tune, whole) == 0
+    assert run_process(fine_tune, broken, lambda: any(broken.glob("train-*.partial/fit/state-00002"))) == -9
+    assert run_process(fine_tune, broken) == 0
     assert tiny.equal(trained(broken), trained(whole))
+
+
+def test_the_kinds_of_diversity_are_those_of_the_options() -> None:
+    assert get_args(PartnerOptions.model_fields["diversity"].annotation) == KINDS
+
+
+def compress_with_partners(root: Path) -> None:
+    loop.SECONDS_BETWEEN_STATES = 0
+    run(root, step=0.45, partners=True, fine_tuning=tiny.recipe(epochs=3))
+
+
+@pytest.mark.slow
+def test_algorithm_1_killed_in_fine_tuning_and_in_distillation_ends_with_the_same_student(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for kind in ("train-*.partial/fit/state-00003", "distil-*.partial/fit/state-00002"):
+        assert run_process(compress_with_partners, broken, lambda kind=kind: any(broken.glob(kind))) == -9
+    assert run_process(compress_with_partners, broken) == 0
+    assert run_process(compress_with_partners, whole) == 0
+    first, second = (
+        {path.parent.name: path.read_bytes() for path in root.glob("*/detector.safetensors")}
+        for root in (whole, broken)
+    )
+    assert first == second
+    assert any(name.startswith("distil") for name in first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -22,6 +22,7 @@ from paperlib.deploy.latency import RUNTIMES, export_for_timing, latency
 from paperlib.deploy.onnx import export_onnx
 from paperlib.detectors.files import save_detector
 from paperlib.figures import tables
+from paperlib.partners.extend import skipped_convolutions
 from paperlib.progress.report import begin_step
 from paperlib.store.contents import read_sealed, seal_record
 from paperlib.store.provenance import describe_machine, make_certificate, package_version
@@ -56,7 +57,6 @@ def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: floa
         began: when the command started, by `time.perf_counter`.
     """
     compressed = rounds[0].compressed
-    workbench = compressed.workbench
     student = compressed.student
     out = request.out
     # Until all files are from this run, the folder must not count as complete.
@@ -68,13 +68,7 @@ def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: floa
     files.write_json_atomically(out / "metrics.json", _collect_metrics(compressed, frame))
     timing = _measure_timing(request, compressed)
     begin_step("write the report", seconds=REPORT_SECONDS)
-    unseen = [name for name, count in workbench.validation.box_counts().items() if not count]
-    notes = list(faults)
-    if unseen:
-        notes.append(f"Classes without validation boxes, whose accuracy is therefore unknown: {', '.join(unseen)}.")
-    # An mAP cannot fall by more than itself; a limit of 1 is a user's choice to prune whatever the accuracy.
-    if compressed.stages[0].tuned.map50 <= request.max_drop < 1:
-        notes.append("Accuracy could not stop the pruning: the trained detector's mAP is not above the drop allowed.")
+    notes = [*faults, *_collect_notes(request, compressed)]
     name = student.build_arguments["name"]
     report = Report(name, compressed, request.compression, frame, timing, notes, request.trained_detector is not None)
     files.write_text_atomically(out / "report.md", report.render_markdown())
@@ -82,6 +76,19 @@ def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: floa
     provenance = _collect_provenance(request, rounds, time.perf_counter() - began)
     files.write_json_atomically(out / "provenance.json", provenance)
     return faults
+
+
+def _collect_notes(request: CompressRequest, compressed: Compressed) -> Iterator[str]:
+    """Yield what a reader of the report must know, one sentence each."""
+    unseen = [name for name, count in compressed.workbench.validation.box_counts().items() if not count]
+    if unseen:
+        yield f"Classes without validation boxes, whose accuracy is therefore unknown: {', '.join(unseen)}."
+    if request.partners and (skipped := skipped_convolutions(compressed.student)):
+        reasons = ", ".join(f"{name} ({reason})" for name, reason in skipped.items())
+        yield f"Convolutions that trained without a partner: {reasons}."
+    # An mAP cannot fall by more than itself; a limit of 1 is a user's choice to prune whatever the accuracy.
+    if compressed.stages[0].tuned.map50 <= request.max_drop < 1:
+        yield "Accuracy could not stop the pruning: the trained detector's mAP is not above the drop allowed."
 
 
 def output_seconds(request: CompressRequest) -> float:

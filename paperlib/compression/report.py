@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from paperlib import figures
 from paperlib.evaluation.evaluate import detect
 from paperlib.figures import style, tables
+from paperlib.partners.extend import partner_gmacs
 from paperlib.workbench.options import Compression
 from paperlib.workbench.stages import Compressed, Stage, channel_counts
 
@@ -88,6 +89,11 @@ class Report:
     def student(self) -> Stage:
         """Return the last model of the chain."""
         return self.compressed.chain[-1]
+
+    @property
+    def partner_gmacs(self) -> float:
+        """Return the GMACs that partners added to a pass of the student in training."""
+        return partner_gmacs(self.student.final.detector(), self.compressed.workbench.recipe.image_size)
 
     @property
     def seeds(self) -> list[int]:

@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from torch import fx, nn
 
+from paperlib.costs import layer_macs
 from paperlib.pairs import Convolution, PartneredConv, find_partners
 from paperlib.pruning.fx_ops import classify_node, trace_graph
 from paperlib.seeding import seeded_rng
@@ -63,6 +64,12 @@ def extend(module: nn.Module, *, kernels: Collection[int] = (3, 5), preserve: bo
 def skipped_convolutions(module: nn.Module, kernels: Collection[int] = (3, 5)) -> dict[str, str]:
     """Return the k x k convolutions that `extend` would leave without a partner: name -> reason."""
     return _choose_convolutions(module, kernels)[1]
+
+
+def partner_gmacs(module: nn.Module, image_size: int, kernels: Collection[int] = (3, 5)) -> float:
+    """Count the multiply-accumulates / 10^9 that the partners of `extend` add to one pass of `module`."""
+    macs = layer_macs(module, image_size)
+    return sum(macs[name] for name in _choose_convolutions(module, kernels)[0]) / 1e9
 
 
 def _choose_convolutions(module: nn.Module, kernels: Collection[int]) -> tuple[dict[str, str], dict[str, str]]:

@@ -18,6 +18,7 @@ from torch import nn
 
 from paperlib.costs import cost
 from paperlib.data.records import Dataset
+from paperlib.partners.partnership import Partnership
 from paperlib.progress.report import expect_work
 from paperlib.pruning import Sparsity
 from paperlib.store.store import Store
@@ -90,6 +91,7 @@ def make_workbench(
         sparsity=Sparsity(settings.sparsity, settings.sparsity_method),
         pruning=settings.select(PruningOptions),
         distillation=settings.select(DistillationOptions),
+        partners=Partnership(settings.diversity_weight, settings.diversity) if settings.partners else None,
         store=store,
     )
 
@@ -250,19 +252,25 @@ def train_controls(compressed: Compressed) -> dict[str, Model]:
     """Train the models with which the student is compared, by name: the claims of Section 3 hold only if it beats them.
 
     Two start from the weights that the student had before its distillation, and are trained as long; two have its
-    shape and fresh weights.
+    shape and fresh weights. If all trained with partners, one more is distilled without.
     """
     workbench = compressed.workbench
     teacher = compressed.chain[0].model
     student = compressed.chain[-1].model
     fresh = workbench.reset_weights(student)
-    return {
+    controls = {
         "original, without Eq. 4": workbench.train(compressed.given, "control: train without sparsity"),
         "student, fine-tuned only": workbench.fine_tune(student, "control: fine-tune without a teacher"),
         "student, distilled by the original": workbench.distil(student, teacher, "control: distil by the original"),
         "its shape from scratch": workbench.train(fresh, "control: train from scratch"),
         "its shape from scratch, twice as long": workbench.train(fresh, "control: train from scratch, twice", times=2),
     }
+    if workbench.partners:
+        alone = replace(workbench, partners=None)
+        own_teacher = compressed.chain[-2:][0].final
+        name = "student, distilled without partners"
+        controls[name] = alone.distil(student, own_teacher, "control: distil without partners")
+    return controls
 
 
 def most_epochs(workbench: Workbench, options: IterationOptions, *, with_controls: bool = False) -> int:
@@ -276,7 +284,7 @@ def most_epochs(workbench: Workbench, options: IterationOptions, *, with_control
 
 
 def _count_epochs(workbench: Workbench, long: int, short: int, with_controls: bool) -> int:
-    # Of the five controls two are short, and one of the three long ones is twice as long.
+    # Of the five controls two are short, and one of the three long ones is twice as long. Partners add a short one.
     long += 4 * with_controls
-    short += 2 * with_controls
+    short += (2 + bool(workbench.partners)) * with_controls
     return long * workbench.recipe.epochs + short * workbench.fine_tuning.epochs

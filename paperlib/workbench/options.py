@@ -79,6 +79,17 @@ class DistillationOptions(Options):
     """tau of Eqs. 6-8."""
 
 
+class PartnerOptions(Options):
+    """Fine-tuning and distillation with partners (BPL)."""
+
+    partners: bool = False
+    """Fine-tune and distil with a second convolution beside each k x k one (BPL), and fuse both afterwards."""
+    diversity: Literal["orthogonal", "public", "absolute", "output", "none"] = "orthogonal"
+    """Loss that keeps a convolution and its partner different."""
+    diversity_weight: Number = 0.01
+    """Weight of that loss."""
+
+
 class IterationOptions(Options):
     """When the iterations of Algorithm 1 stop, and which of their models teach."""
 
@@ -94,7 +105,7 @@ class IterationOptions(Options):
     """A model with more than this fraction of its larger neighbour's capacity is similar to it, and does not teach."""
 
 
-class CompressionOptions(IterationOptions, DistillationOptions, PruningOptions, SparsityOptions):
+class CompressionOptions(IterationOptions, PartnerOptions, DistillationOptions, PruningOptions, SparsityOptions):
     """All options of Algorithm 1 that are not about training."""
 
 
