@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from paperlib.cli.main import app
+from paperlib.data import PUBLISHED, SCENE_LAYOUTS, registry, vhr10
 from paperlib.data import fetch as fetching
-from paperlib.data import registry, vhr10
 from paperlib.data.fetch import DOWNLOADS, fetch_entry
 from paperlib.data.unpack import unpack_archive
 
@@ -282,6 +282,8 @@ def test_only_wanted_members_are_unpacked_wherever_they_lie_in_the_archive(tmp_p
     assert unpack_archive(tmp_path / "archive", tmp_path, {"*.png": "images", "*.txt": "texts"}, 100) == 1
     assert (tmp_path / "texts" / "b.txt").read_bytes() == b"text"
     assert unpack_archive(tmp_path / "archive", tmp_path, {"*.png": "images"}, 100) == 0
+    assert unpack_archive(tmp_path / "archive", tmp_path, {"*/*.txt": "texts/{parent}"}, 100) == 1
+    assert (tmp_path / "texts" / "er" / "b.txt").read_bytes() == b"text"
 
 
 # --- the registry and the commands --------------------------------------------------------------------
@@ -289,7 +291,9 @@ def test_only_wanted_members_are_unpacked_wherever_they_lie_in_the_archive(tmp_p
 
 def test_the_registry_says_of_every_data_set_how_it_is_had(monkeypatch):
     entries = registry.load_registry()
-    assert set(entries) == {"vhr10", "rsod", "dota", "coco-weights"}
+    assert set(entries) == {"vhr10", "rsod", "dota", "coco-weights", *SCENE_LAYOUTS}
+    assert all(entries[name].folder == layout.folder for name, layout in PUBLISHED.items())
+    assert all((e.per_class or 0) * (e.classes or 0) in (0, e.images) for e in entries.values())
     assert all(entry.files or "unpack" in entry.by_hand for entry in entries.values())
     assert all(file.address.startswith("https://") for entry in entries.values() for file in entry.files)
     assert sum(entries["vhr10"].boxes.values()) == 3775
@@ -325,7 +329,7 @@ def test_the_commands_say_what_there_is_and_what_has_to_be_done_by_hand(tmp_path
     assert listed.exit_code == 0 and "NWPU VHR-10" in listed.stdout and "by hand" in listed.stdout
     for arguments, complaint in (
         (["fetch", "rsod"], "RSOD must be downloaded manually (https://github.com/"),
-        (["fetch", "nosuch"], "nothing is known of 'nosuch'; known: vhr10, rsod, dota, coco-weights"),
+        (["fetch", "nosuch"], "nothing is known of 'nosuch'; known: vhr10, rsod, dota, resisc45, ucmerced, "),
         (["check", "vhr10"], "nwpu-vhr10: no such folder; `paperlib data fetch vhr10` gets it, or says how"),
     ):
         result = CliRunner().invoke(app, ["data", *arguments])

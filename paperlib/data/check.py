@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,63 +13,15 @@ import numpy as np
 from tabulate import tabulate
 
 from paperlib import paths
-from paperlib.data import LAYOUTS
-from paperlib.data.layouts import Layout, not_in_split, require_file, split_path, stored_split
+from paperlib.data import LAYOUTS, PUBLISHED, SCENE_LAYOUTS
+from paperlib.data.check_report import NAMED, ImageFindings, Report, read_images
+from paperlib.data.check_scenes import check_scenes
+from paperlib.data.layouts import Layout, not_in_split, require_file, split_of, split_path
 from paperlib.data.pictures import decode_image, read_header
 from paperlib.data.registry import Entry, entry_folder
 from paperlib.files import remembered_digest
-from paperlib.progress.report import track_items
 
 FORMATS = {".jpg": "JPEG", ".png": "PNG"}
-NAMED = 5
-"""Maximum number of files that a remark names; of the rest it gives the number."""
-
-
-@dataclass
-class Report:
-    """The result of a check.
-
-    Attributes:
-        title, folder: of the data set.
-        table: rows for `tabulate`.
-        summary: one line.
-        faults: errors that make the set unusable, one line each.
-        remarks: findings that do not, one line each.
-    """
-
-    title: str
-    folder: Path
-    table: list[dict[str, Any]] = field(default_factory=list)
-    summary: str = ""
-    faults: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-    def as_text(self) -> str:
-        """Return the report as text."""
-        table = [tabulate(self.table, headers="keys", intfmt=",", missingval="")] if self.table else []
-        faults = [f"FAULT  {fault}" for fault in self.faults]
-        verdict = f"{len(faults)} faults" if faults else "no faults"
-        remarks = [f"remark  {remark}" for remark in self.remarks]
-        return "\n".join([f"{self.title}: {self.folder}", *table, *remarks, *faults, f"{self.summary}: {verdict}"])
-
-
-@dataclass
-class _Image:
-    """The findings in one image and its annotation."""
-
-    name: str
-    counts: Counter[int] = field(default_factory=Counter)
-    content: bytes | None = None
-    faults: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-    def attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the result of `action`, or None after an error, which becomes a fault."""
-        try:
-            return action(*arguments)
-        except (ValueError, OSError) as error:
-            self.faults.append(str(error))
-            return None
 
 
 def check_entry(name: str, entry: Entry, folder: Path) -> Report:
@@ -85,27 +34,32 @@ def check_entry(name: str, entry: Entry, folder: Path) -> Report:
     report = Report(entry.title, folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; `paperlib data fetch {name}` gets it, or says how")
-    if name not in LAYOUTS:
+    if name not in PUBLISHED:
         return _check_files(entry, report)
-    layout = LAYOUTS[name]
-    for part in layout.all_folders(folder):
+    for part in PUBLISHED[name].all_folders(folder):
         if not part.is_dir():
             raise FileNotFoundError(f"{part}: no such folder")
+    if name in SCENE_LAYOUTS:
+        counted = check_scenes(SCENE_LAYOUTS[name], entry, report)
+    else:
+        counted = _check_boxes(LAYOUTS[name], entry, report)
+    report.summary = f"{counted} read in {time.perf_counter() - started:.1f} s"
+    return report
+
+
+def _check_boxes(layout: Layout, entry: Entry, report: Report) -> str:
+    """Check a data set with boxes; return how many images and boxes were read."""
+    folder = report.folder
     names = _all_names(layout, report)
     present = len(layout.image_names(folder))
     # If there is a split, each image of it that is missing becomes a fault of its own.
     if not split_path(layout).is_file() and present != entry.images:
         report.faults.append(f"{folder}: {present:,} of {entry.images:,} published images")
-    # The decoders release the interpreter's lock, so threads use all cores.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(lambda image: _read(layout, folder, image), names)
-        images = [found for _, found in zip(track_items(names, f"checking {entry.title}"), done, strict=True)]
-    _gather(images, report)
+    images = read_images(names, lambda image: _read(layout, folder, image), entry.title)
+    report.add_images(images, split_of(layout))
     total = sum((image.counts for image in images), Counter())
     report.table = _table(layout, entry, total, complete=len(images) == entry.images, report=report)
-    seconds = time.perf_counter() - started
-    report.summary = f"{len(images):,} images and {total.total():,} boxes read in {seconds:.1f} s"
-    return report
+    return f"{len(images):,} images and {total.total():,} boxes"
 
 
 def describe_registry(entries: Mapping[str, Entry]) -> str:
@@ -150,9 +104,8 @@ def _all_names(layout: Layout, report: Report) -> list[str]:
     known = {}
     for name, file in _listed(layout, report):
         known.setdefault(name, file)
-    expected = set()
-    if split_path(layout).is_file():
-        expected = {name for names in stored_split(layout).values() for name in names}
+    expected = split_of(layout).keys()
+    if expected:
         unknown = sorted(known.keys() - expected)
         if len(unknown) > NAMED:
             report.faults.append(not_in_split(layout, report.folder, unknown))
@@ -174,9 +127,9 @@ def _listed(layout: Layout, report: Report) -> Iterator[tuple[str, Path]]:
                     report.remarks.append(f"does not belong there: {file}")
 
 
-def _read(layout: Layout, root: Path, name: str) -> _Image:
+def _read(layout: Layout, root: Path, name: str) -> ImageFindings:
     image, annotation = layout.image_files(root, name)
-    found = _Image(name)
+    found = ImageFindings(name)
     pixels = found.attempt(_decode, image)
     parsed = found.attempt(_parse, layout, annotation, found)
     if pixels is not None:
@@ -209,7 +162,7 @@ def _decode(file: Path) -> np.ndarray:
     return pixels
 
 
-def _parse(layout: Layout, file: Path, found: _Image) -> Any:
+def _parse(layout: Layout, file: Path, found: ImageFindings) -> Any:
     _check_file(file)
     content = file.read_bytes()
     if content.startswith(b"\xef\xbb\xbf"):
@@ -223,22 +176,6 @@ def _check_file(file: Path) -> None:
     require_file(file)
     if not file.stat().st_size:
         raise ValueError(f"{file}: is empty")
-
-
-def _gather(images: list[_Image], report: Report) -> None:
-    """Add the faults of all images to the report, and their remarks by kind."""
-    report.faults += [fault for image in images for fault in image.faults]
-    kinds, contents = defaultdict(list), defaultdict(list)
-    for image in images:
-        for remark in image.remarks:
-            kinds[remark].append(image.name)
-        if image.content:
-            contents[image.content].append(image.name)
-    duplicates = [names for names in contents.values() if len(names) > 1]
-    report.remarks += [f"the same picture: {', '.join(names)}" for names in duplicates]
-    for remark, names in kinds.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        report.remarks.append(f"{remark}: {', '.join(names[:NAMED])}{more}")
 
 
 def _table(

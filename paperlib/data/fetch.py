@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
-from paperlib.data import LAYOUTS
+from paperlib.data import PUBLISHED
 from paperlib.data.registry import Entry, File
 from paperlib.data.unpack import unpack_archive
 
@@ -154,7 +154,7 @@ def _partial(file: File, folder: Path) -> Path:
 
 def _check_complete(name: str, entry: Entry, target: Path) -> None:
     """Refuse a folder that holds only a part of the data set."""
-    if name in LAYOUTS and (count := len(LAYOUTS[name].image_names(target))) < (entry.images or 0):
+    if name in PUBLISHED and (count := len(PUBLISHED[name].image_names(target))) < (entry.images or 0):
         raise ValueError(f"{target}: holds {count} of {entry.images} images; move it away to fetch the set")
 
 
@@ -179,7 +179,7 @@ def _unpack_all(name: str, entry: Entry, downloads: Path, target: Path) -> None:
     try:
         for file in entry.files:
             unpack_archive(downloads / file.name, stage, file.unpack, MOST_GROWTH * file.size)
-        if name in LAYOUTS and (count := len(LAYOUTS[name].image_names(stage))) != entry.images:
+        if name in PUBLISHED and (count := len(PUBLISHED[name].image_names(stage))) != entry.images:
             raise ValueError(f"{entry.title}: {count} images were unpacked, {entry.images} were published")
         # Renamed only when complete: a crash before this line leaves no partial data set.
         stage.rename(target)

@@ -185,6 +185,13 @@ def stored_split(layout: PublishedFolders) -> dict[str, list[str]]:
     return splits
 
 
+def split_of(layout: PublishedFolders) -> dict[str, str]:
+    """Return the split of each image; empty if none has been drawn. Errors as in `stored_split`."""
+    if not split_path(layout).is_file():
+        return {}
+    return {name: split for split, names in stored_split(layout).items() for name in names}
+
+
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Return the number and text of each line of a file that is not blank."""
     # A byte that is not text becomes a character that does not parse, so it is reported with its line.

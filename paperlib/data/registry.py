@@ -24,7 +24,8 @@ class File(BaseModel):
     """Bytes."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     unpack: dict[str, str] = {}
-    """Folder for each pattern of archive members; if empty, the file is not unpacked."""
+    """Folder for each pattern of archive members; `{parent}` in it stands for the folder in the archive. If empty, the
+    file is not unpacked."""
 
     @property
     def name(self) -> str:
@@ -48,6 +49,10 @@ class Entry(BaseModel):
     """Published number of objects per class."""
     differs: dict[str, PositiveInt] = {}
     """Number in the published files where it differs from the published one."""
+    classes: PositiveInt | None = None
+    """Published number of classes of a scene data set."""
+    per_class: PositiveInt | None = None
+    """Published number of images of each class, where all have the same."""
     files: list[File] = []
     by_hand: str = ""
     """Instructions where no file can be downloaded."""

@@ -58,19 +58,31 @@ def scene_names(root: Path) -> list[str]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder of class folders")
+    classes = read_class_folders(root)
+    for fault in class_faults(root, classes):
+        raise ValueError(fault)
+    return [f"{folder}/{file}" for folder, files in classes.items() for file in files]
+
+
+def read_class_folders(root: Path) -> dict[str, list[str]]:
+    """Return the image files of each class folder below `root`, both sorted."""
     # Hidden folders belong to the operating system or to other programs.
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise ValueError(f"{root}: holds no class folder; put the images of each class into a folder of its name")
-    names = []
-    for folder in folders:
-        files = [f"{folder.name}/{path.name}" for path in sorted(folder.iterdir()) if is_image_file(path)]
-        if not files:
-            raise ValueError(f"{folder}: holds no image; put images of its class there, or remove the folder")
-        names += files
-    if len(folders) == 1:
-        raise ValueError(f"{root}: holds one class folder, {folders[0].name}; at least two classes are needed")
-    return names
+    return {folder.name: sorted(path.name for path in folder.iterdir() if is_image_file(path)) for folder in folders}
+
+
+def class_faults(root: Path, classes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return why the class folders below `root` are no scene data set, one line each."""
+    if not classes:
+        return [f"{root}: holds no class folder; put the images of each class into a folder of its name"]
+    faults = [
+        f"{root / name}: holds no image; put images of its class there, or remove the folder"
+        for name, files in classes.items()
+        if not files
+    ]
+    if len(classes) == 1:
+        faults.append(f"{root}: holds one class folder, {next(iter(classes))}; at least two classes are needed")
+    return faults
 
 
 def is_image_file(path: Path) -> bool:

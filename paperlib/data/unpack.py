@@ -34,7 +34,8 @@ def unpack_archive(archive: Path, into: Path, wanted: Mapping[str, str], most_by
     Args:
         archive: the file.
         into: an existing folder.
-        wanted: pattern of member names (`*` stands for anything) to folder below `into`; other members stay packed.
+        wanted: pattern of member names (`*` stands for anything) to folder below `into`, in which `{parent}` stands for
+            the member's own folder; other members stay packed.
         most_bytes: maximum size of all unpacked files together.
 
     Returns:
@@ -94,8 +95,9 @@ def _check(member: Member, archive: Path) -> None:
 
 
 def _target(member: Member, into: Path, wanted: Mapping[str, str]) -> Path | None:
+    path = PurePosixPath(member.name)
     folders = [folder for pattern, folder in wanted.items() if fnmatchcase(member.name, pattern)]
-    return into / folders[0] / PurePosixPath(member.name).name if folders else None
+    return into / folders[0].replace("{parent}", path.parent.name) / path.name if folders else None
 
 
 def _write(content: IO[bytes], target: Path, most_bytes: int) -> int:
