@@ -101,7 +101,7 @@ def test_the_blocks_of_lowest_mean_gamma_go_first(make: type[nn.Module]) -> None
     names = BLOCKS[make]
     order = np.random.default_rng(0).permutation(len(names))
     for level, block in zip(order.tolist(), removable_blocks(net).values(), strict=True):
-        nn.init.uniform_(net.get_submodule(block.norm).weight, -0.1 - level, -level)
+        nn.init.uniform_(net.get_submodule(block.norms[0]).weight, -0.1 - level, -level)
     for count in range(len(names) + 1):
         expected = [name for name, level in zip(names, order, strict=True) if level < count]
         assert plan_pruning(net, 0.0, layers=count).blocks == expected
@@ -149,9 +149,9 @@ def test_a_block_leaves_nothing_behind_but_a_shift_and_the_activation_it_needs()
         plan = PruningPlan({}, **nothing, blocks=[name])
         off, shifted = (apply_plan(net, plan, compensate=how).get_submodule(name) for how in ("off", "bias"))
         assert (off.shift, off.after) == (None, None), "a ReLU after a ReLU does nothing"
-        assert shifted.shift.shape == (len(net.get_submodule(removable_blocks(net)[name].norm).weight),)
+        assert shifted.shift.shape == (len(net.get_submodule(removable_blocks(net)[name].norms[0]).weight),)
         assert (shifted.after is None) == (net is darknet)
-        removable_norm = net.get_submodule(removable_blocks(net)[name].norm)
+        removable_norm = net.get_submodule(removable_blocks(net)[name].norms[0])
         nn.init.zeros_(removable_norm.bias)
         assert apply_plan(net, plan, compensate="bias").get_submodule(name).shift is None
 

@@ -26,6 +26,8 @@ from paperlib.partners.fuse import fuse
 from paperlib.partners.partnership import Partnership
 from paperlib.partners.published_flops import count_resnet_macs
 from paperlib.pruning import Sparsity, apply_plan, mask_plan, plan_pruning, trace_channels
+from paperlib.pruning.importance import score_channels
+from paperlib.pruning.layers import removable_blocks
 from paperlib.structure import describe_structure
 from paperlib.training.loop import LAST, fit
 
@@ -209,6 +211,51 @@ def test_a_fused_network_can_be_pruned_as_before() -> None:
     fused = fuse(extend(net))
     assert prunable(fused) == prunable(net)
     assert plan_pruning(fused, 0.5, image_size=SIDE).kept == plan_pruning(net, 0.5, image_size=SIDE).kept
+
+
+@pytest.mark.parametrize("name", tiny.QUICK)
+def test_each_fused_detector_has_as_many_prunable_channels_as_before(name: str) -> None:
+    net = tiny.quick(name, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the norms that several calls share
+        extended = liven(extend(net, kernels=(3, 4, 5)), seed=2)
+    assert prunable(fuse(extended)) == prunable(net) > 0
+
+
+@pytest.mark.parametrize("name", ["yolov3", "yolov4", "centernet-resnet50"])
+def test_blocks_are_removed_from_an_extended_network_as_from_the_fused_one(name: str) -> None:
+    net = liven(extend(tiny.quick(name, 3)), seed=4)
+    for norm in net.get_submodule(next(iter(removable_blocks(net)))).modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.weight.data *= 0.1
+    assert list(removable_blocks(net)) == list(removable_blocks(fuse(net)))
+    plan = plan_pruning(net, 0.3, layers=1, image_size=SIDE)
+    assert plan.blocks == [next(iter(removable_blocks(net)))]
+    pruned = apply_plan(net, plan, compensate="exact")
+    assert difference(mask_plan(net, plan, keep_beta=True), pruned) < SURGERY
+    fused = fuse(pruned)
+    assert difference(pruned, fused) < SURGERY
+    assert plan.cost_before == cost(fuse(net), SIDE)
+
+
+def test_the_criterion_fused_ranks_by_the_norm_of_the_fused_filter() -> None:
+    net = liven(extend(nn.Sequential(block(3, 4), block(4, 4), nn.Conv2d(4, 2, 1))), seed=5)
+    pair = net[0][0]
+    with torch.no_grad():  # the first channel cancels
+        pair.partner.weight[0] = -pair.conv.weight[0]
+        for tensors in (pair.norm, pair.partner_norm):
+            tensors.weight[0], tensors.running_var[0] = 1.0, 1.0
+    folded = fuse(net, norms=False)
+    expected = [folded[index][0].weight.flatten(1).norm(dim=1) for index in (0, 1)]
+    scores = score_channels("fused", net, trace_channels(net).prunable)
+    for index, norms in enumerate(expected):
+        for part in ("conv", "partner"):
+            torch.testing.assert_close(torch.from_numpy(scores[f"{index}.0.{part}"]), norms)
+    assert scores["0.0.conv"][0] == 0
+    assert 0 not in plan_pruning(net, 0.13, importance="fused", image_size=SIDE).kept["0.0.conv"]
+    # Refolded, each filter times its gamma has that norm again.
+    again = score_channels("fused", fuse(net), trace_channels(fuse(net)).prunable)
+    torch.testing.assert_close(torch.from_numpy(again["1.0"]), expected[1])
 
 
 @pytest.mark.parametrize("importance", ["gamma", "l1"])

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from paperlib.pairs import find_partners
+
 Scores = dict[str, NDArray[np.float64]]
 """Per prunable convolution, one number for each output channel; the lowest are pruned first."""
 Batches = Iterable[tuple[Any, Any]]
@@ -41,6 +43,20 @@ def l2_layerwise_importance(module: nn.Module, prunable: Mapping[str, str]) -> S
     """
     norms = {name: _to_float64(_filter_rows(module, name).square().sum(1)) for name in prunable}
     return _rank_in_layers(norms)
+
+
+@torch.no_grad()
+def fused_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
+    """Score channels by the L2 norm of their filter after its batch norm is folded in: gamma / sqrt(var + eps) W.
+
+    That of a convolution with a partner (BPL) is the norm of the fused filter: 0 where the two cancel each other.
+    """
+    folded = {name: _folded_rows(module, name, norm) for name, norm in prunable.items()}
+    for name in find_partners(module):
+        own, partner = f"{name}.conv", f"{name}.partner"
+        if own in folded:
+            folded[own] = folded[partner] = folded[own] + folded[partner]
+    return {name: _to_float64(rows.norm(dim=1)) for name, rows in folded.items()}
 
 
 def fpgm_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
@@ -125,6 +141,7 @@ def taylor_importance(module: nn.Module, prunable: Mapping[str, str], calibratio
 IMPORTANCES: dict[str, Callable[..., Scores]] = {
     "gamma": gamma_importance,
     "l1": l1_importance,
+    "fused": fused_importance,
     "l1-layerwise": l1_layerwise_importance,
     "l2-layerwise": l2_layerwise_importance,
     "fpgm": fpgm_importance,
@@ -178,6 +195,12 @@ def output_filters(module: nn.Module, name: str) -> Tensor:
 
 def _filter_rows(module: nn.Module, name: str) -> Tensor:
     return output_filters(module, name).flatten(1)
+
+
+def _folded_rows(module: nn.Module, name: str, norm_name: str) -> Tensor:
+    norm: Any = module.get_submodule(norm_name)
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return scale.view(-1, 1) * _filter_rows(module, name).double()
 
 
 def _to_float64(values: Tensor) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from paperlib.pairs import PartneredConv
 from paperlib.pruning.fx_ops import classify_node, execute_node, target_name, trace_graph
 from paperlib.structure import Bypass
 
@@ -24,13 +25,13 @@ class Block:
     """A residual block that can be removed.
 
     Attributes:
-        norm: name of the batch norm that ends its branch.
-        tail: the traced activations between that batch norm and the addition.
+        norms: name of the batch norm that ends its branch, with that of the partner, if its convolution has one.
+        tail: the traced activations between there and the addition.
         after: name, inside the block, of the activation after the addition; None if there is none.
         idle_after: whether that activation does nothing to the block's own input (a ReLU after a ReLU).
     """
 
-    norm: str
+    norms: tuple[str, ...]
     tail: tuple[fx.Node, ...]
     after: str | None
     idle_after: bool
@@ -51,7 +52,7 @@ def removable_blocks(module: nn.Module) -> dict[str, Block]:
         scope = _scope_name(node)
         if node.target in _ADDITIONS and scope:
             block = _find_block(node, scope, modules)
-            if block and calls.count(block.norm) == 1:
+            if block and all(calls.count(norm) == 1 for norm in block.norms):
                 found[scope] = block
     return found
 
@@ -73,9 +74,14 @@ def least_important_blocks(module: nn.Module, count: int) -> list[str]:
     if count > len(blocks):
         raise ValueError(f"layers {count}: {kind} has only {len(blocks)} removable residual blocks")
     # The sort is stable, so that among equal blocks the first is removed.
-    level = {name: module.get_parameter(f"{b.norm}.weight").abs().mean().item() for name, b in blocks.items()}
-    chosen = sorted(blocks, key=level.__getitem__)[:count]
+    chosen = sorted(blocks, key=lambda name: _mean_gamma(module, blocks[name]))[:count]
     return [name for name in blocks if name in chosen]
+
+
+def _mean_gamma(module: nn.Module, block: Block) -> float:
+    """Return the mean |gamma| of the end of the branch, of two the larger in each channel, as in `merge_partners`."""
+    gammas = [module.get_parameter(f"{norm}.weight").abs() for norm in block.norms]
+    return torch.stack(gammas).amax(0).mean().item()
 
 
 def make_bypasses(module: nn.Module, names: Iterable[str], *, shifted: bool) -> dict[str, Bypass]:
@@ -116,7 +122,8 @@ def _make_bypass(module: nn.Module, name: str, block: Block, shifted: bool) -> B
 
 def _branch_constant(module: nn.Module, block: Block) -> Tensor:
     """Compute what the branch emits if the gamma of its last batch norm is 0: [C]."""
-    constant = module.get_parameter(f"{block.norm}.bias").reshape(1, -1, 1, 1).clone()
+    biases = [module.get_parameter(f"{norm}.bias") for norm in block.norms]
+    constant = torch.stack(biases).sum(0).reshape(1, -1, 1, 1)
     modules = dict(module.named_modules())
     for node in block.tail:
         constant = execute_node(node, modules, {node.all_input_nodes[0]: constant})
@@ -136,33 +143,36 @@ def _find_block(addition: fx.Node, scope: str, modules: dict[str, nn.Module]) ->
     if source not in operands:
         return None
     branch = operands[1] if operands[0] is source else operands[0]
-    norm, tail = _trace_back_to_norm(branch, modules)
+    norms, tail = _trace_back_to_norms(branch, modules)
     after = _activations_between(addition, results[0], modules)
-    if norm is None or norm not in inside or after is None or len(after) > 1:
+    if not norms or not all(norm in inside for norm in norms) or after is None or len(after) > 1:
         return None
     names = [target_name(node) for node in after]
     if not all(name.startswith(f"{scope}.") for name in names):
         return None
     name = names[0].removeprefix(f"{scope}.") if names else None
-    return Block(target_name(norm), tuple(tail), name, all(_is_relu(node, modules) for node in (*after, source)))
+    idle_after = all(_is_relu(node, modules) for node in (*after, source))
+    return Block(tuple(map(target_name, norms)), tuple(tail), name, idle_after)
 
 
-def _trace_back_to_norm(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node | None, list[fx.Node]]:
-    """Return the batch norm that `node` comes from and the activations between them.
+def _trace_back_to_norms(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[list[fx.Node], list[fx.Node]]:
+    """Return the batch norm that `node` comes from (two, if it is the sum of a pair), and the activations between.
 
-    The batch norm is None if anything else lies between, or if another node reads a value on the way.
+    There is no batch norm if anything else lies between, or if another node reads a value on the way.
     """
     tail: list[fx.Node] = []
     while len(node.users) == 1:
         kind = classify_node(node, modules)
         if kind == "norm":
-            return node, tail
+            return [node], tail
+        if isinstance(modules.get(_scope_name(node)), PartneredConv) and node.target in _ADDITIONS:
+            return list(node.all_input_nodes), tail
         if kind == "activation":
             tail.insert(0, node)
         elif not _is_idle(node, modules):
             break
         node = node.all_input_nodes[0]
-    return None, tail
+    return [], tail
 
 
 def _activations_between(first: fx.Node, last: fx.Node, modules: dict[str, nn.Module]) -> list[fx.Node] | None:

@@ -55,7 +55,7 @@ def plan_pruning(
         layers: number of residual blocks to remove: those whose branch ends in the batch norm of the lowest mean
             |gamma|, whatever the criterion for channels (the paper's second contribution). With `ratio` 0 only they
             are removed.
-        importance: `gamma`, `l1`, `l1-layerwise`, `l2-layerwise`, `fpgm`, `hrank` or `taylor`.
+        importance: `gamma`, `l1`, `fused`, `l1-layerwise`, `l2-layerwise`, `fpgm`, `hrank` or `taylor`.
         calibration: batches `(images, targets)` for `taylor` and `hrank`; the other criteria take none.
         min_keep_ratio: fraction of their channels, in [0, 1], that convolutions and parts of splits keep at least;
             one channel is always kept.

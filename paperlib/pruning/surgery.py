@@ -69,7 +69,7 @@ def mask_plan(detector: nn.Module, plan: PruningPlan, *, keep_beta: bool = False
     blocks = removable_blocks(detector) if plan.blocks else {}
     masked = copy.deepcopy(detector)
     masks = {norm: torch.from_numpy(removed[graph.layers[name].outputs]) for name, norm in graph.prunable.items()}
-    masks |= {blocks[name].norm: torch.ones((), dtype=torch.bool) for name in plan.blocks}
+    masks |= {norm: torch.ones((), dtype=torch.bool) for name in plan.blocks for norm in blocks[name].norms}
     for norm, mask in masks.items():
         masked.get_parameter(f"{norm}.weight")[mask] = 0.0
         if not keep_beta:

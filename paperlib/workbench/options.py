@@ -62,7 +62,7 @@ class SurgeryOptions(Options):
 class PruningOptions(SurgeryOptions):
     """How channels are chosen and removed."""
 
-    importance: Literal["gamma", "l1", "l1-layerwise", "l2-layerwise", "fpgm", "hrank", "taylor"] = "gamma"
+    importance: Literal["gamma", "l1", "fused", "l1-layerwise", "l2-layerwise", "fpgm", "hrank", "taylor"] = "gamma"
     """Criterion that ranks the channels; gamma is the paper's."""
     calibration_images: Count = 64
     """Training images from which the criteria taylor and hrank compute their scores."""
