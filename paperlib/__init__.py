@@ -12,6 +12,7 @@ __all__ = [
     "Cost",
     "Dataset",
     "Distillation",
+    "DynamicDistillation",
     "History",
     "Latency",
     "Metrics",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from paperlib.detectors import build_detector, load_darknet_weights
     from paperlib.detectors.files import load_detector, save_detector
     from paperlib.distillation.assistants import Distillation
+    from paperlib.distillation.dynamic import DynamicDistillation
     from paperlib.evaluation.evaluate import Metrics, detect, evaluate
     from paperlib.experiments.study import Study
     from paperlib.network_files import load_network, save_network
@@ -85,6 +87,7 @@ else:
         "paperlib.detectors": ("build_detector", "load_darknet_weights"),
         "paperlib.detectors.files": ("load_detector", "save_detector"),
         "paperlib.distillation.assistants": ("Distillation",),
+        "paperlib.distillation.dynamic": ("DynamicDistillation",),
         "paperlib.evaluation.evaluate": ("Metrics", "detect", "evaluate"),
         "paperlib.experiments.study": ("Study",),
         "paperlib.network_files": ("load_network", "save_network"),

@@ -163,3 +163,27 @@ def test_colour_changes_stay_within_their_strength():
     gain = out.mean((1, 2, 3)) / (100 / 255)
     assert 0.7 - 1e-4 <= gain.min() < 0.8 and 1.2 < gain.max() <= 1.3 + 1e-4
     assert math.isclose(out.std((1, 2, 3)).max(), 0, abs_tol=1e-6)
+
+
+@seeds
+@examples
+def test_what_is_not_visible_is_grey_and_what_is_visible_is_the_picture(seed: int) -> None:
+    images = torch.full((4, 3, SIDE, SIDE), 127, dtype=torch.uint8)
+    images[:, :, :40, :50] = 255
+    nothing = [torch.zeros(0, 4)] * 4, [torch.zeros(0, dtype=torch.int64)] * 4
+    how = Augmentation(zoom=1.5, shift=0.3, colour=0.0, mosaic=0.5)
+    shown = [torch.tensor([[0.0, 0.0, 50.0, 40.0]])] * 4
+    out, targets = augment(images, *nothing, how, torch.Generator().manual_seed(seed), shown)
+    for picture, target in zip(out, targets, strict=True):
+        assert target["visible"].shape in {(1, 4), (4, 4)}
+        white = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+        for left, top, right, bottom in target["visible"].round().long().tolist():
+            white[top:bottom, left:right] = True
+        # Along its border a pixel is mixed, and a rectangle ends within it.
+        differs = (picture[0] > 0.75) != white
+        assert differs.sum() <= 4 * SIDE and not differs[1:-1, 1:-1][_eroded(differs)].any()
+
+
+def _eroded(mask: Tensor) -> Tensor:
+    """Where all nine pixels around are in the mask, too."""
+    return (torch.nn.functional.avg_pool2d(mask[None].double(), 3, 1) == 1)[0]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from paperlib.detectors import build_detector
-from paperlib.detectors.base import Assignment, HeadResponses
+from paperlib.detectors.base import Assignment, HeadResponses, Instances
 from paperlib.distillation.assistants import Distillation
 from paperlib.distillation.losses import (
     bounded_regression_loss,
@@ -99,13 +99,15 @@ def test_a_teacher_like_the_student_pulls_nowhere(logits, form):
 
 def test_soft_losses_weigh_each_logit_of_a_sigmoid_and_each_row_of_a_softmax(logits):
     student, teacher = logits
+    none = torch.zeros(0, 4)
+    nobody = Instances({}, none[:, 0], none[:, 0], none[:, 0] > 0)
     for kind, form, shape in (
         ("sigmoid", soft_binary_cross_entropy, (BATCH, KINDS)),
         ("softmax", softened_kl_divergence, (BATCH,)),
     ):
         weights = torch.rand(shape, dtype=torch.float64)
         one, other = (
-            HeadResponses(kind, {"classes": a}, {}, {"classes": weights}, *torch.zeros(2, 0, 4), 1.0)
+            HeadResponses(kind, {"classes": a}, {}, {"classes": weights}, none, none, 1.0, none, none, nobody)
             for a in (student, teacher)
         )
         expected = (weights * form(student, teacher, TAU)).sum()

@@ -42,8 +42,9 @@ Batch = tuple[Tensor, list[dict[str, Tensor]]]
 
 
 def augment(
-    images: Tensor, boxes: list[Tensor], labels: list[Tensor], options: Augmentation, generator: torch.Generator
-) -> Batch:
+    images: Tensor, boxes: list[Tensor], labels: list[Tensor], options: Augmentation, generator: torch.Generator,
+    visible: list[Tensor] | None = None,
+) -> Batch:  # fmt: skip
     """Augment a batch.
 
     Args:
@@ -52,25 +53,33 @@ def augment(
         labels: per image `[n]`.
         options: the strengths.
         generator: a CPU generator, the only source of random numbers.
+        visible: per image `[k, 4]` xyxy pixels, the rectangles that show it and not grey padding; by default all.
 
     Returns:
-        float32 `[B, 3, S, S]` in [0, 1], mosaics last, and the targets of the new images.
+        float32 `[B, 3, S, S]` in [0, 1], mosaics last, and the targets of the new images: `boxes`, `labels`, and
+        `visible`, the rectangles that show an image.
     """
     count, side = len(images), images.shape[-1]
     # Centred at grey, because resampling fills the outside of an image with zeros.
     pixels = images.to(torch.float32).div_(255).sub_(GREY)
+    if visible is None:
+        visible = [torch.tensor([[0.0, 0.0, side, side]])] * count
+    given = [
+        {"boxes": box, "labels": label, "visible": area}
+        for box, label, area in zip(boxes, labels, visible, strict=True)
+    ]
     plain = count - int((torch.rand(count, generator=generator) < options.mosaic).sum())
     parts = []
     if plain:
-        parts.append(_view(pixels[:plain], boxes[:plain], labels[:plain], options, generator, side, zoom=1.0))
+        parts.append(_view(pixels[:plain], given[:plain], options, generator, side, zoom=1.0))
     if plain < count:
-        parts.append(_mosaic(pixels, boxes, labels, options, generator, count - plain))
+        parts.append(_mosaic(pixels, given, options, generator, count - plain))
     out = torch.cat([views for views, _ in parts])
     return _recolour(out, options.colour, generator), [target for _, targets in parts for target in targets]
 
 
 def _view(
-    pixels: Tensor, boxes: list[Tensor], labels: list[Tensor], options: Augmentation,
+    pixels: Tensor, given: list[dict[str, Tensor]], options: Augmentation,
     generator: torch.Generator, side: int, zoom: float,
 ) -> Batch:  # fmt: skip
     """Resample each image by a random similarity, in a window of `side` pixels."""
@@ -81,8 +90,8 @@ def _view(
     out = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     source = pixels.shape[-1]
     targets = [
-        _move(box, label, matrix, source, side, options.visible)
-        for box, label, matrix in zip(boxes, labels, forward.to(torch.float32), strict=True)
+        _move(target, matrix, source, side, options.visible)
+        for target, matrix in zip(given, forward.to(torch.float32), strict=True)
     ]
     return out, targets
 
@@ -118,37 +127,44 @@ def _similarities(count: int, options: Augmentation, generator: torch.Generator,
     return matrix
 
 
-def _move(box: Tensor, label: Tensor, matrix: Tensor, source: int, side: int, visible: float) -> dict[str, Tensor]:
-    """Map boxes `[n, 4]`, clip them to the window and drop those of which too little is left."""
-    unit = box.cpu() * (2 / source) - 1
-    # Two opposite corners are enough: flips and quarter turns keep a box parallel to the axes.
-    corners = unit.view(-1, 2, 2) @ matrix[:2, :2].T + matrix[:2, 2]
-    corners = (corners + 1) * (side / 2)
-    unclipped = torch.cat([corners.amin(1), corners.amax(1)], 1)
+def _move(given: dict[str, Tensor], matrix: Tensor, source: int, side: int, visible: float) -> dict[str, Tensor]:
+    """Map boxes and rectangles `[n, 4]`, clip them to the window and drop boxes of which too little is left."""
+    box, label = given["boxes"], given["labels"]
+    unclipped = _map_boxes(box.cpu(), matrix, source, side)
     clipped = unclipped.clamp(0, side)
     size = clipped[:, 2:] - clipped[:, :2]
     full_size = unclipped[:, 2:] - unclipped[:, :2]
     kept = (size.prod(1) >= visible * full_size.prod(1)) & (size.amin(1) >= 2)
-    return {"boxes": clipped[kept].to(box), "labels": label[kept.to(label.device)]}
+    area = _map_boxes(given["visible"].cpu(), matrix, source, side).clamp(0, side)
+    return {"boxes": clipped[kept].to(box), "labels": label[kept.to(label.device)], "visible": area}
+
+
+def _map_boxes(box: Tensor, matrix: Tensor, source: int, side: int) -> Tensor:
+    """Map boxes `[n, 4]` from the source's pixels to the window's."""
+    unit = box * (2 / source) - 1
+    # Two opposite corners are enough: flips and quarter turns keep a box parallel to the axes.
+    corners = unit.view(-1, 2, 2) @ matrix[:2, :2].T + matrix[:2, 2]
+    corners = (corners + 1) * (side / 2)
+    return torch.cat([corners.amin(1), corners.amax(1)], 1)
 
 
 def _mosaic(
-    pixels: Tensor, boxes: list[Tensor], labels: list[Tensor], options: Augmentation,
-    generator: torch.Generator, count: int,
+    pixels: Tensor, given: list[dict[str, Tensor]], options: Augmentation, generator: torch.Generator, count: int
 ) -> Batch:  # fmt: skip
     """Compose `count` images, each of four quarters, each a view of an image of the batch."""
     half = pixels.shape[-1] // 2
     quarters, parts = [], []
     for quarter in range(4):
         pick = torch.randperm(len(pixels), generator=generator)[:count]
-        chosen = [boxes[i] for i in pick], [labels[i] for i in pick]
         # With a zoom of 1 a quarter would show a full image, and every object at half its size.
-        view, targets = _view(pixels[pick.to(pixels.device)], *chosen, options, generator, half, zoom=math.sqrt(2))
+        view, targets = _view(
+            pixels[pick.to(pixels.device)], [given[i] for i in pick], options, generator, half, zoom=math.sqrt(2)
+        )
         offset = view.new_tensor([quarter % 2, quarter // 2]).repeat(2) * half
         quarters.append(view)
-        parts.append([{"boxes": t["boxes"] + offset, "labels": t["labels"]} for t in targets])
+        parts.append([t | {key: t[key] + offset.to(t[key]) for key in ("boxes", "visible")} for t in targets])
     rows = [torch.cat(quarters[:2], 3), torch.cat(quarters[2:], 3)]
-    merged = [{key: torch.cat([part[i][key] for part in parts]) for key in ("boxes", "labels")} for i in range(count)]
+    merged = [{key: torch.cat([part[i][key] for part in parts]) for key in parts[0][0]} for i in range(count)]
     return torch.cat(rows, 2), merged
 
 

@@ -102,6 +102,11 @@ class Letterboxed:
     scales: Tensor
     sizes: list[tuple[int, int]]
 
+    def visible(self, index: int) -> Tensor:
+        """Return the rectangle that an image fills in its square, `[1, 4]` xyxy pixels; the rest is grey."""
+        (height, width), _ = _letterbox_size(*self.sizes[index], self.images.shape[-1])
+        return torch.tensor([[0.0, 0.0, width, height]])
+
 
 class Dataset(torch.utils.data.Dataset):
     """Annotated images of C classes.
@@ -172,9 +177,15 @@ class Dataset(torch.utils.data.Dataset):
         return self._squares[side]
 
     def plain_batch(self, indices: Tensor, side: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """Return images in squares, uint8 `[B, 3, side, side]`, and per image their `boxes` and `labels`."""
+        """Return images in squares, uint8 `[B, 3, side, side]`, and per image their targets.
+
+        These are `boxes`, `labels`, and `visible` `[1, 4]`, the rectangle in pixels that is not grey padding.
+        """
         boxed = self.letterboxed(side)
-        targets = [{"boxes": boxed.boxes[index], "labels": boxed.labels[index]} for index in indices]
+        targets = [
+            {"boxes": boxed.boxes[index], "labels": boxed.labels[index], "visible": boxed.visible(int(index))}
+            for index in indices
+        ]
         return boxed.images[indices], targets
 
     def draw_batch(
@@ -184,7 +195,8 @@ class Dataset(torch.utils.data.Dataset):
         images, targets = self.plain_batch(indices, side)
         boxes = [target["boxes"] for target in targets]
         labels = [target["labels"] for target in targets]
-        return augment(images.to(device), boxes, labels, augmentation, generator)
+        visible = [target["visible"] for target in targets]
+        return augment(images.to(device), boxes, labels, augmentation, generator, visible)
 
     def letterboxed_batches(self, side: int, size: int) -> Iterator[Letterboxed]:
         """Yield the images in squares of `side` pixels, `size` at a time in order; none of them stays in memory."""

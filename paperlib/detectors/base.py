@@ -2,11 +2,18 @@
 
 Distillation (Section 3.2) compares a student's outputs with a teacher's without knowing either by name. A detector
 takes part if it has `assign_targets`, `compute_losses` and `head_responses` beside `head_outputs` and `decode`.
+Distillation of features and of single instances also needs
+
+- `features(outputs)`: the levels that the heads read (`FeatureMap`), coarsest first for YOLO and CenterNet;
+- `cell_scores(outputs)`: per level `[B, H, W]`, the highest score in each cell;
+- `find_background(outputs, assignment, limit)`: indices of image and place of the up to `limit` highest scores of each
+  image that are neither positive nor ignored;
+- `background_responses(outputs, assignment, places)`: the `Instances` there, whose truth is background.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,6 +52,73 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class FeatureMap:
+    """One level of the features that a detector's heads read.
+
+    Attributes:
+        values: `[B, C, H, W]`.
+        stride: side of a cell in pixels.
+        source: name of the convolution whose outputs these channels are; a pruning plan says which of them it kept.
+        anchors: `[K, 2]` width and height in pixels of the level's anchors; None for a detector without anchors.
+    """
+
+    values: Tensor
+    stride: int
+    source: str
+    anchors: Tensor | None = None
+
+
+class HeadTensors(list[Tensor]):
+    """The head tensors of a one-stage detector: a list, which also carries the features that the heads read.
+
+    Attributes:
+        features: per level, `[B, C, H, W]`; empty where only the head tensors matter, as in a trace of `torch.fx`.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], features: Iterable[Tensor] = ()) -> None:
+        super().__init__(tensors)
+        self.features = list(features)
+
+
+@dataclass(frozen=True)
+class InstanceLogits:
+    """Logits of instances under one classification loss.
+
+    Attributes:
+        values: `[n]` or `[n, C]`, as the loss takes them.
+        instance: `[n]` index of the instance.
+        weights: of the shape of a cross entropy of `values`: its weight in the detector's own loss times the number
+            that this loss is divided by.
+    """
+
+    values: Tensor
+    instance: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Instances:
+    """What a detector answers at N places, and how far from the truth that is by the detector's own loss.
+
+    Attributes:
+        logits: per classification loss, the logits of those instances that it judges.
+        class_losses: `[N]` the losses of classes and objectness.
+        box_losses: `[N]` the loss of the box; zero for background.
+        correct: `[N]` bool, whether the class is that of the truth.
+    """
+
+    logits: dict[str, InstanceLogits]
+    class_losses: Tensor
+    box_losses: Tensor
+    correct: Tensor
+
+    @property
+    def losses(self) -> Tensor:
+        """Return the sum of an instance's losses, `[N]`."""
+        return self.class_losses + self.box_losses
+
+
+@dataclass(frozen=True)
 class HeadResponses:
     """A detector's outputs for one batch, in the form that Eqs. 10-12 compare.
 
@@ -59,6 +133,9 @@ class HeadResponses:
         regression: `[P, 4]` outputs of the positives in the detector's own regression space.
         regression_target: `[P, 4]` the ground truth there.
         regression_weight: weight of one positive's squared error beside the detector's own box loss.
+        boxes: `[P, 4]` predicted boxes of the positives, xyxy pixels, with gradient.
+        true_boxes: `[P, 4]` the boxes that are assigned to them.
+        instances: the positives one by one.
     """
 
     kind: Literal["sigmoid", "softmax"]
@@ -68,6 +145,14 @@ class HeadResponses:
     regression: Tensor
     regression_target: Tensor
     regression_weight: float
+    boxes: Tensor
+    true_boxes: Tensor
+    instances: Instances
+
+    @property
+    def instance_losses(self) -> Tensor:
+        """Return the detector's own loss of each positive, `[P]`."""
+        return self.instances.losses
 
     def hard_losses(self) -> dict[str, Tensor]:
         """Return the weighted cross entropy with the ground truth, by name."""
@@ -84,7 +169,7 @@ class Detector(nn.Module):
 
     In training `detector(images, targets)` returns a dict of losses, in evaluation `detector(images)` returns a list
     of `{boxes, labels, scores}`. A subclass defines `head_outputs`, `assign_targets`, `compute_losses`,
-    `head_responses` and `_detections`.
+    `head_responses`, `features`, `cell_scores`, `find_background`, `background_responses` and `_detections`.
 
     Attributes:
         image_multiple: the sides of a batch are padded to multiples of this many pixels.
@@ -101,6 +186,10 @@ class Detector(nn.Module):
     assign_targets: Callable[..., Any]
     compute_losses: Callable[..., dict[str, Tensor]]
     head_responses: Callable[..., HeadResponses]
+    features: Callable[..., list[FeatureMap]]
+    cell_scores: Callable[..., list[Tensor]]
+    find_background: Callable[..., tuple[Tensor, Tensor]]
+    background_responses: Callable[..., Instances]
     _detections: Callable[..., list[dict[str, Tensor]]]
 
     def forward(

@@ -11,10 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paperlib.detectors.base import Assignment, HeadResponses, Targets
+from paperlib.detectors.base import (
+    Assignment,
+    HeadResponses,
+    HeadTensors,
+    InstanceLogits,
+    Instances,
+    Targets,
+)
 from paperlib.detectors.blocks import at_least_float32, initialise_output_, scaled_width
 from paperlib.detectors.heatmap import draw_peaks, focal_weights, gaussian_radius
-from paperlib.detectors.one_stage import OneStage, flatten_targets
+from paperlib.detectors.one_stage import OneStage, best_background, flatten_targets
 from paperlib.detectors.resnet import RESNET_50, ResNetTrunk, initialise_convolutions_
 from paperlib.detectors.suppression import select_candidates
 
@@ -102,6 +109,8 @@ class CenterNet(OneStage):
 
     strides = (STRIDE,) * 3
     selection = "peaks"
+    sources = ("up1.deconv", "up2.deconv", "up3.deconv")
+    feature_strides = (4 * STRIDE, 2 * STRIDE, STRIDE)
 
     def __init__(self, num_classes: int, *, width: float = 1.0, depth: float = 1.0) -> None:
         super().__init__(num_classes)
@@ -115,14 +124,16 @@ class CenterNet(OneStage):
         self.size = CenterNetHead(c64, hidden, 2)
         self.offset = CenterNetHead(c64, hidden, 2)
 
-    def head_outputs(self, batch: Tensor) -> list[Tensor]:
+    def head_outputs(self, batch: Tensor) -> HeadTensors:
         """Compute heatmap `[B, C, H/4, W/4]`, size and offset `[B, 2, H/4, W/4]` of a `[B, 3, H, W]` batch.
 
         The heatmap is in logits; the box size `(width, height)` and the centre's offset `(x, y)` from the corner of
         its cell are in cells.
         """
-        x = self.up3(self.up2(self.up1(self.trunk(batch)[-1])))
-        return [self.heatmap(x), self.size(x), self.offset(x)]
+        coarse = self.up1(self.trunk(batch)[-1])
+        middle = self.up2(coarse)
+        fine = self.up3(middle)
+        return HeadTensors([self.heatmap(fine), self.size(fine), self.offset(fine)], [coarse, middle, fine])
 
     def decode(self, outputs: list[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Decode head tensors to boxes `[B, R, 4]` xyxy pixels and scores `[B, R, C]` of all R cells, line by line.
@@ -141,9 +152,7 @@ class CenterNet(OneStage):
         heatmap, size, offset = (at_least_float32(output).flatten(2).transpose(1, 2) for output in outputs)
         row = torch.arange(heatmap.shape[1], device=heatmap.device)
         centre = _cells(row, image_size[1] // STRIDE) + offset
-        # An untrained head can predict negative sizes, which would swap the corners of a box.
-        half = size.clamp(min=0) / 2
-        return torch.cat([centre - half, centre + half], -1) * STRIDE, heatmap.sigmoid()
+        return _corners(centre, size), heatmap.sigmoid()
 
     def assign_targets(self, outputs: list[Tensor], targets: Targets) -> Assignment:
         """Assign each box to the cell that contains its centre; a cell can have several boxes."""
@@ -187,7 +196,49 @@ class CenterNet(OneStage):
             regression=found,
             regression_target=true,
             regression_weight=1.0 / assignment.count,
+            boxes=self._positive_boxes(outputs, assignment),
+            true_boxes=assignment.boxes,
+            instances=self._judge_positives(outputs, assignment, (found - true).abs().sum(1)),
         )
+
+    def _positive_boxes(self, outputs: list[Tensor], assignment: Assignment) -> Tensor:
+        """Decode the boxes of the positives, `[P, 4]` xyxy pixels."""
+        size, offset = (at_least_float32(o).flatten(2)[assignment.image, :, assignment.row] for o in outputs[1:])
+        return _corners(_cells(assignment.row, outputs[0].shape[3]) + offset, size)
+
+    def _judge_positives(self, outputs: list[Tensor], assignment: Assignment, box_losses: Tensor) -> Instances:
+        """Judge each positive by the focal loss of its class at its peak, and by the given loss of its box."""
+        cells = at_least_float32(outputs[0]).flatten(2)[assignment.image, :, assignment.row]
+        peak = cells.gather(1, assignment.labels[:, None]).squeeze(1)
+        weights = focal_weights(peak, torch.ones_like(peak))
+        positives = torch.arange(len(peak), device=peak.device)
+        return Instances(
+            logits={"heatmap": InstanceLogits(peak, positives, weights.detach())},
+            class_losses=weights * F.softplus(-peak),
+            box_losses=box_losses,
+            correct=cells.argmax(1) == assignment.labels,
+        )
+
+    def cell_scores(self, outputs: HeadTensors) -> list[Tensor]:
+        """Return the highest class probability of each cell of the three levels of features, `[B, H, W]` each."""
+        finest = at_least_float32(outputs[0]).sigmoid().amax(1)
+        return [F.max_pool2d(finest, stride // STRIDE) for stride in self.feature_strides]
+
+    def find_background(self, outputs: HeadTensors, assignment: Assignment, limit: int) -> tuple[Tensor, Tensor]:
+        """Return image and row of the highest scores without a box (see `paperlib.detectors.base`)."""
+        return best_background(at_least_float32(outputs[0]).sigmoid().amax(1).flatten(1), assignment, limit)
+
+    def background_responses(
+        self, outputs: HeadTensors, assignment: Assignment, places: tuple[Tensor, Tensor]
+    ) -> Instances:
+        """Judge cells that are no peak by the detector's own focal loss, close to a peak less than elsewhere."""
+        image, row = places
+        logits, peaks, weights = (each.flatten(2)[image, :, row] for each in self._answers(outputs[0], assignment))
+        weights = weights * assignment.count
+        losses = (weights * F.binary_cross_entropy_with_logits(logits, peaks, reduction="none")).sum(1)
+        instances = torch.arange(len(row), device=row.device)
+        answers = {"heatmap": InstanceLogits(logits, instances, weights.detach())}
+        return Instances(answers, losses, torch.zeros_like(losses), (logits < 0).all(1))
 
     def _answers(self, heatmap: Tensor, assignment: Assignment) -> tuple[Tensor, Tensor, Tensor]:
         """Return the heatmap's logits, the true peaks (1, else 0), and each logit's weight; `[B, C, H/4, W/4]` each."""
@@ -222,6 +273,13 @@ class CenterNet(OneStage):
             box, label, score = select_candidates(box, score, size, self.score_threshold, self.max_detections)
             found.append({"boxes": box, "labels": label + 1, "scores": score})
         return found
+
+
+def _corners(centre: Tensor, size: Tensor) -> Tensor:
+    """Convert centres and sizes `[..., 2]` in cells to boxes `[..., 4]`, xyxy pixels."""
+    # An untrained head can predict negative sizes, which would swap the corners of a box.
+    half = size.clamp(min=0) / 2
+    return torch.cat([centre - half, centre + half], -1) * STRIDE
 
 
 def _cells(row: Tensor, width: int) -> Tensor:

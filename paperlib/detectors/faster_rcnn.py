@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,15 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from paperlib.detectors.base import Detector, HeadResponses, Targets
-from paperlib.detectors.blocks import initialise_output_, scaled_depth, scaled_width
+from paperlib.detectors.base import (
+    Detector,
+    FeatureMap,
+    HeadResponses,
+    InstanceLogits,
+    Instances,
+    Targets,
+)
+from paperlib.detectors.blocks import at_least_float32, initialise_output_, scaled_depth, scaled_width
 from paperlib.detectors.regions import (
     RegionAssignment,
     RegionHead,
@@ -34,6 +41,8 @@ from paperlib.detectors.resnet import RESNET_101, STRIDES, ResNetTrunk, initiali
 LEVEL_STRIDES = (*STRIDES, 64)
 POOLED = ("0", "1", "2", "3")
 """torchvision's names of the levels from which regions are pooled: all except the coarsest."""
+SOURCE = "neck.layer_blocks.0.0"
+"""The convolution of the finest level of the pyramid. Those of all levels are pruned alike, since they share heads."""
 SHAPES = 3
 """Number of anchors in a cell."""
 ANCHORS: tuple[Shape, ...] = tuple(
@@ -168,7 +177,9 @@ class FasterRcnnResNet101(Detector):
         finest = outputs.levels[0]
         # The padded size, from which torchvision derives the stride of each level.
         size = (LEVEL_STRIDES[0] * finest.shape[2], LEVEL_STRIDES[0] * finest.shape[3])
-        features = self.roi_heads.box_roi_pool(dict(zip(POOLED, outputs.levels, strict=False)), proposals, [size])
+        # In float32 at least, like the proposals: a detector in half precision could not pool otherwise.
+        levels = {name: at_least_float32(level) for name, level in zip(POOLED, outputs.levels, strict=False)}
+        features = self.roi_heads.box_roi_pool(levels, proposals, [size]).to(finest.dtype)
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(features))
         return logits.to(outputs.anchors.dtype), deltas.to(outputs.anchors.dtype).unflatten(1, (-1, 4))
 
@@ -223,7 +234,78 @@ class FasterRcnnResNet101(Detector):
             regression=found,
             regression_target=wanted,
             regression_weight=1.0,
+            **self._positives(outputs, assignment, logits),
         )
+
+    def _positives(
+        self, outputs: RegionOutputs, assignment: RegionAssignment, logits: dict[str, Tensor]
+    ) -> dict[str, Any]:
+        """Return the positives of both stages, the first's first: their boxes, and what they answer."""
+        objects, positive = assignment.objects, assignment.labels > 0
+        chosen = [logits["rpn_objectness"][objects], logits["classes"][positive]]
+        truth = [torch.ones_like(assignment.row[objects]), assignment.labels[positive]]
+        places = torch.arange(len(truth[0]) + len(truth[1]), device=objects.device).split([len(t) for t in truth])
+        regressions = [pair[:2] for pair in self._regressions(outputs, assignment).values()]
+        distances = [F.smooth_l1_loss(*pair, beta=BOX_BETA, reduction="none").sum(1) for pair in regressions]
+        anchors = outputs.anchors[assignment.row[objects]]
+        proposals = torch.cat(assignment.proposals)[positive]
+        boxes = [
+            self.rpn.box_coder.decode_single(regressions[0][0], anchors).view(-1, 4),
+            self.roi_heads.box_coder.decode_single(regressions[1][0], proposals).view(-1, 4),
+        ]
+        instances = Instances(
+            logits={
+                name: InstanceLogits(values, place, values.new_ones(len(values)))
+                for name, values, place in zip(logits, chosen, places, strict=True)
+            },
+            class_losses=torch.cat(
+                [F.cross_entropy(*pair, reduction="none") for pair in zip(chosen, truth, strict=True)]
+            ),
+            box_losses=torch.cat(distances),
+            correct=torch.cat([values.argmax(1) == labels for values, labels in zip(chosen, truth, strict=True)]),
+        )
+        true_boxes = torch.cat([assignment.anchor_boxes, assignment.proposal_boxes])
+        return {"boxes": torch.cat(boxes), "true_boxes": true_boxes, "instances": instances}
+
+    def features(self, outputs: RegionOutputs) -> list[FeatureMap]:
+        """Return the levels of the pyramid, finest first."""
+        return [
+            FeatureMap(values, stride, SOURCE, values.new_tensor(self.anchors[first : first + SHAPES]))
+            for values, stride, first in zip(
+                outputs.levels, LEVEL_STRIDES, range(0, len(self.anchors), SHAPES), strict=True
+            )
+        ]
+
+    def cell_scores(self, outputs: RegionOutputs) -> list[Tensor]:
+        """Return the highest objectness of each cell of each level, `[B, h, w]` each."""
+        cells = outputs.objectness.sigmoid().unflatten(1, (-1, SHAPES)).amax(2)
+        parts = cells.split([level[0, 0].numel() for level in outputs.levels], 1)
+        return [part.view(len(part), *level.shape[2:]) for part, level in zip(parts, outputs.levels, strict=True)]
+
+    def find_background(
+        self, outputs: RegionOutputs, assignment: RegionAssignment, limit: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return image and place in the sample of the proposals that least look like the background that they are."""
+        scores = 1 - self._classified(outputs, assignment)[0].detach().softmax(1)[:, 0]
+        counts = [len(each) for each in assignment.proposals]
+        places = torch.arange(len(scores), device=scores.device).split(counts)
+        scores = scores.masked_fill(assignment.labels > 0, -1.0)
+        images, found = [], []
+        for image, (of_image, place) in enumerate(zip(scores.split(counts), places, strict=True)):
+            best = of_image.topk(min(limit, len(of_image)))
+            found.append(place[best.indices[best.values >= 0]])
+            images.append(torch.full_like(found[-1], image))
+        return torch.cat(images), torch.cat(found)
+
+    def background_responses(
+        self, outputs: RegionOutputs, assignment: RegionAssignment, places: tuple[Tensor, Tensor]
+    ) -> Instances:
+        """Judge proposals of the sample whose truth is background, by the cross entropy of the second stage."""
+        logits = self._classified(outputs, assignment)[0][places[1]]
+        losses = F.cross_entropy(logits, torch.zeros_like(places[1]), reduction="none")
+        instances = torch.arange(len(logits), device=logits.device)
+        answers = {"classes": InstanceLogits(logits, instances, torch.ones_like(losses))}
+        return Instances(answers, losses, torch.zeros_like(losses), logits.argmax(1) == 0)
 
     def channel_wiring(self, batch: Tensor) -> list[Tensor]:
         """Connect all channels as a detection does, for `torch.fx`, which cannot trace proposals.

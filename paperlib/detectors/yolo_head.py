@@ -18,9 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import complete_box_iou_loss
 
-from paperlib.detectors.base import Assignment, HeadResponses, Targets
+from paperlib.detectors.base import (
+    Assignment,
+    HeadResponses,
+    HeadTensors,
+    InstanceLogits,
+    Instances,
+    Targets,
+)
 from paperlib.detectors.blocks import at_least_float32, paired_iou
-from paperlib.detectors.one_stage import OneStage, flatten_targets
+from paperlib.detectors.one_stage import OneStage, best_background, flatten_targets
 from paperlib.detectors.suppression import suppress_non_maxima
 
 Anchor = tuple[float, float]
@@ -68,6 +75,8 @@ class Yolo(OneStage):
     usual_anchors: tuple[Anchor, ...]
     masks: tuple[tuple[int, ...], ...] = ((6, 7, 8), (3, 4, 5), (0, 1, 2))
     strides: tuple[int, ...] = (32, 16, 8)
+    feature_strides: tuple[int, ...] = (32, 16, 8)
+    sources: tuple[str, ...] = ("coarse.conv", "middle.conv", "fine.conv")
     scale_xy: tuple[float, ...]
     match_iou = 0.213
     ignore_iou = 0.7
@@ -155,7 +164,59 @@ class Yolo(OneStage):
             regression=torch.cat([offset, chosen[:, 2:4]], 1),
             regression_target=torch.cat([target_offset, ((high - low) / rows.anchor).log()], 1),
             regression_weight=self.gains.box * mean,
+            boxes=(boxes := self._boxes(chosen, rows)),
+            true_boxes=assignment.boxes,
+            instances=self._judge_positives(chosen, boxes, assignment),
         )
+
+    def _judge_positives(self, rows: Tensor, boxes: Tensor, assignment: Assignment) -> Instances:
+        """Judge the rows `[P, 5+C]` of the positives, whose decoded boxes are `[P, 4]`."""
+        classes, truth = rows[:, 5:], F.one_hot(assignment.labels, self.num_classes).to(rows.dtype)
+        entropy = F.binary_cross_entropy_with_logits(classes, truth, reduction="none").sum(1)
+        return Instances(
+            logits={
+                "objectness": self._instance_logits(rows[:, 4], self.gains.objectness),
+                "classes": self._instance_logits(classes, self.gains.classes),
+            },
+            class_losses=self.gains.objectness * F.softplus(-rows[:, 4]) + self.gains.classes * entropy,
+            box_losses=self.gains.box * complete_box_iou_loss(boxes, assignment.boxes),
+            correct=classes.argmax(1) == assignment.labels,
+        )
+
+    @staticmethod
+    def _instance_logits(values: Tensor, gain: float) -> InstanceLogits:
+        return InstanceLogits(values, torch.arange(len(values), device=values.device), torch.full_like(values, gain))
+
+    def cell_scores(self, outputs: HeadTensors) -> list[Tensor]:
+        """Return per head the highest objectness x class probability of each cell, `[B, H/s, W/s]`."""
+        tables = [at_least_float32(o.unflatten(1, (-1, 5 + self.num_classes))).sigmoid() for o in outputs]
+        return [(table[:, :, 4] * table[:, :, 5:].amax(2)).amax(1) for table in tables]
+
+    def find_background(self, outputs: HeadTensors, assignment: Assignment, limit: int) -> tuple[Tensor, Tensor]:
+        """Return image and row of the highest scores without a box (see `paperlib.detectors.base`)."""
+        table = self._table(outputs).detach().sigmoid()
+        return best_background(table[..., 4] * table[..., 5:].amax(-1), assignment, limit)
+
+    def background_responses(
+        self, outputs: HeadTensors, assignment: Assignment, places: tuple[Tensor, Tensor]
+    ) -> Instances:
+        """Judge rows whose truth is background: their objectness alone, as in the detector's own loss."""
+        objectness = self._table(outputs)[..., 4][places]
+        losses = self.gains.objectness * F.softplus(objectness)
+        logits = {"objectness": self._instance_logits(objectness, self.gains.objectness)}
+        return Instances(logits, losses, torch.zeros_like(losses), objectness < 0)
+
+    def _level_anchors(self, level: int, like: Tensor) -> Tensor:
+        return like.new_tensor(self.anchors[level])
+
+    @staticmethod
+    def _read_heads(*levels: tuple[nn.Module, nn.Module, Tensor]) -> HeadTensors:
+        """Apply a convolution and a head to each input of a level; return the heads' outputs with what they read."""
+        outputs, features = [], []
+        for convolve, head, x in levels:
+            features.append(convolve(x))
+            outputs.append(head(features[-1]))
+        return HeadTensors(outputs, features)
 
     def _table(self, outputs: list[Tensor]) -> Tensor:
         """Concatenate the rows of all head tensors to `[B, R, 5+C]`, in float32 at least."""

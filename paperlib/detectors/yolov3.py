@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib.detectors import blocks
+from paperlib.detectors.base import HeadTensors
 from paperlib.detectors.blocks import ConvBlock, DarknetTrunk, ResidualBlock, scaled_depth, scaled_width
 from paperlib.detectors.yolo_head import Anchor, Yolo, YoloHead
 
@@ -69,17 +70,17 @@ class YoloV3(Yolo):
     def _coarse_neck(wide: int, narrow: int) -> nn.Sequential:
         return blocks.alternating_layers(wide, narrow, wide, layers=5)
 
-    def head_outputs(self, batch: Tensor) -> list[Tensor]:
+    def head_outputs(self, batch: Tensor) -> HeadTensors:
         """Compute raw head tensors `[B, 3*(5+C), H/s, W/s]`, s = 32, 16, 8, of a `[B, 3, H, W]` batch."""
         fine, middle, coarse = self.trunk(batch)
         coarse = self.coarse_neck(coarse)
         middle = self.middle_neck(torch.cat([self.upsample(self.middle_lateral(coarse)), middle], 1))
         fine = self.fine_neck(torch.cat([self.upsample(self.fine_lateral(middle)), fine], 1))
-        return [
-            self.coarse_out(self.coarse(coarse)),
-            self.middle_out(self.middle(middle)),
-            self.fine_out(self.fine(fine)),
-        ]
+        return self._read_heads(
+            (self.coarse, self.coarse_out, coarse),
+            (self.middle, self.middle_out, middle),
+            (self.fine, self.fine_out, fine),
+        )
 
 
 class YoloV3Spp(YoloV3):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib.detectors import blocks
+from paperlib.detectors.base import HeadTensors
 from paperlib.detectors.blocks import ConvBlock, DarknetTrunk, ResidualBlock, scaled_depth, scaled_width
 from paperlib.detectors.yolo_head import Anchor, Yolo, YoloHead
 
@@ -92,7 +93,7 @@ class YoloV4(Yolo):
         self.coarse = ConvBlock(c[512], c[1024], 3)
         self.coarse_out = YoloHead(c[1024], 3, num_classes)
 
-    def head_outputs(self, batch: Tensor) -> list[Tensor]:
+    def head_outputs(self, batch: Tensor) -> HeadTensors:
         """Compute raw head tensors `[B, 3*(5+C), H/s, W/s]`, s = 32, 16, 8, of a `[B, 3, H, W]` batch."""
         fine, middle, coarse = self.trunk(batch)
         coarse = self.neck(coarse)
@@ -102,8 +103,8 @@ class YoloV4(Yolo):
         fine = self.fine_neck(fine)
         middle = self.middle_joint(torch.cat([self.middle_down(fine), middle], 1))
         coarse = self.coarse_joint(torch.cat([self.coarse_down(middle), coarse], 1))
-        return [
-            self.coarse_out(self.coarse(coarse)),
-            self.middle_out(self.middle(middle)),
-            self.fine_out(self.fine(fine)),
-        ]
+        return self._read_heads(
+            (self.coarse, self.coarse_out, coarse),
+            (self.middle, self.middle_out, middle),
+            (self.fine, self.fine_out, fine),
+        )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from paperlib.detectors.base import HeadTensors
 from paperlib.detectors.blocks import ConvBlock, scaled_width
 from paperlib.detectors.yolo_head import Anchor, Yolo, YoloHead
 from paperlib.structure import ChannelSplit
@@ -54,7 +55,8 @@ class YoloV4Tiny(Yolo):
     usual_anchors = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
     # The fine head really takes anchors 1-3, not 0-2: a slip in the official configuration, kept by all weights.
     masks = ((3, 4, 5), (1, 2, 3))
-    strides = (32, 16)
+    strides = feature_strides = (32, 16)
+    sources = ("coarse.conv", "fine.conv")
     scale_xy = (1.05, 1.05)
 
     def __init__(self, num_classes: int, *, width: float = 1.0, anchors: Sequence[Anchor] | None = None) -> None:
@@ -75,7 +77,7 @@ class YoloV4Tiny(Yolo):
         self.fine = ConvBlock(c128 + 4 * c64, c256, 3)
         self.fine_out = YoloHead(c256, 3, num_classes)
 
-    def head_outputs(self, batch: Tensor) -> list[Tensor]:
+    def head_outputs(self, batch: Tensor) -> HeadTensors:
         """Compute raw head tensors `[B, 3*(5+C), H/s, W/s]`, s = 32, 16, of a `[B, 3, H, W]` batch."""
         x = self.stem2(self.stem1(batch))
         x = self.pool(self.block1(x)[0])
@@ -83,4 +85,4 @@ class YoloV4Tiny(Yolo):
         x, detail = self.block3(x)
         x = self.squeeze(self.neck(self.pool(x)))
         fine = torch.cat([self.upsample(self.lateral(x)), detail], 1)
-        return [self.coarse_out(self.coarse(x)), self.fine_out(self.fine(fine))]
+        return self._read_heads((self.coarse, self.coarse_out, x), (self.fine, self.fine_out, fine))

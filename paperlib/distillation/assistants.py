@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from paperlib.detectors.base import HeadResponses, Targets
+from paperlib.detectors.base import Targets
+from paperlib.distillation.answers import ask_both
 from paperlib.distillation.losses import bounded_regression_loss, soft_losses
 
 
@@ -53,19 +53,10 @@ class Distillation:
             targets: per image `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C.
 
         Raises:
-            ValueError: teacher and student are incompatible: they differ in classes or anchors.
+            ValueError: teacher and student are incompatible: they differ in classes, strides or anchors.
         """
-        # Both follow the protocol of `paperlib.detectors.base`, which `nn.Module` does not declare.
-        learner: Any = student
-        teacher: Any = self.teacher
-        outputs = learner.head_outputs(images)
-        assignment = learner.assign_targets(outputs, targets)
-        losses = learner.compute_losses(outputs, assignment)
-        with torch.no_grad():
-            # The teacher is read at the outputs that the student's assignment selects.
-            teacher_output = teacher.head_responses(teacher.head_outputs(images), assignment)
-        student_output = learner.head_responses(outputs, assignment)
-        _check_compatible(student_output, teacher_output)
+        answers = ask_both(student, self.teacher, images, targets)
+        losses, (student_output, teacher_output) = answers.losses, answers.responses
         for name, soft in soft_losses(student_output, teacher_output, self.temperature).items():
             losses[name] = (1 - self.soft_weight) * losses[name] + self.soft_weight * soft
         bound = bounded_regression_loss(
@@ -81,13 +72,3 @@ class Distillation:
             "bound_weight": self.bound_weight,
             "temperature": self.temperature,
         }
-
-
-def _check_compatible(student: HeadResponses, teacher: HeadResponses) -> None:
-    student_shapes = {name: logits.shape for name, logits in student.logits.items()}
-    teacher_shapes = {name: logits.shape for name, logits in teacher.logits.items()}
-    target = teacher.regression_target.to(student.regression_target)
-    # Equal shapes are not enough: with other anchors the same row would mean another box.
-    same_boxes = student.kind == teacher.kind and student_shapes == teacher_shapes
-    if not same_boxes or not torch.allclose(student.regression_target, target):
-        raise ValueError("student and teacher are incompatible: they need the same classes and the same anchors")

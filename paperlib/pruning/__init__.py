@@ -9,7 +9,7 @@ from paperlib.pruning.planner import plan_pruning, plan_ratios
 from paperlib.pruning.sensitivity import SensitivityScan, scan_cliff, scan_sensitivity
 from paperlib.pruning.soft_pruning import SoftPruning
 from paperlib.pruning.sparsity import Sparsity, absolute_gammas, init_gamma
-from paperlib.pruning.surgery import COMPENSATIONS, apply_plan, mask_plan
+from paperlib.pruning.surgery import COMPENSATIONS, apply_plan, find_carriers, mask_plan
 
 __all__ = [
     "COMPENSATIONS",
@@ -25,6 +25,7 @@ __all__ = [
     "Sparsity",
     "apply_plan",
     "absolute_gammas",
+    "find_carriers",
     "init_gamma",
     "rescale_gamma_",
     "mask_plan",

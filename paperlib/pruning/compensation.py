@@ -54,6 +54,11 @@ class Compensation:
         self.carriers = self._choose_carriers(removed)
         self.removed = removed & ~self.carriers
 
+    def carrier_outputs(self) -> dict[str, list[int]]:
+        """Return for each convolution the positions of its carriers, if any, among its outputs after pruning."""
+        outputs = {name: self._carrier_positions(self.graph.layers[name].outputs) for name in self.graph.prunable}
+        return {name: positions.tolist() for name, positions in outputs.items() if len(positions)}
+
     @torch.no_grad()
     def fill_(self, pruned: nn.Module) -> None:
         """Write the compensation into the network from which the channels at `removed` have been removed."""

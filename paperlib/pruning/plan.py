@@ -51,6 +51,8 @@ class PruningPlan:
         cost_before, cost_after: the network's cost before and after pruning, without compensation; None in a plan
             made by hand.
         notes: what a reader should know before pruning, one sentence each; printing the plan shows them.
+        carriers: name of a convolution -> its carrier channels, which only an exact compensation keeps, numbered as
+            after pruning (see `paperlib.pruning.surgery.find_carriers`).
     """
 
     kept: dict[str, list[int]]
@@ -62,6 +64,7 @@ class PruningPlan:
     cost_before: Cost | None = None
     cost_after: Cost | None = None
     notes: list[str] = field(default_factory=list)
+    carriers: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def channels_kept(self) -> int:

@@ -1,6 +1,7 @@
 """Carrying out a plan: a smaller network (Section 3.1, Fig. 2), and the masked one that it must equal."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -52,6 +53,20 @@ def apply_plan(detector: nn.Module, plan: PruningPlan, *, compensate: str = "bia
     pruned = _remove_channels(base, graph, compensation.removed)
     compensation.fill_(pruned)
     return pruned
+
+
+def find_carriers(detector: nn.Module, plan: PruningPlan) -> PruningPlan:
+    """Return the plan with the carriers that `apply_plan(detector, plan, compensate="exact")` keeps.
+
+    A comparison of features leaves them out: they emit constants, not features of `detector`.
+
+    Raises:
+        ValueError: see `apply_plan`.
+    """
+    base = without_blocks(detector, make_bypasses(detector, plan.blocks, shifted=True))
+    graph = trace_channels(base)
+    compensation = Compensation(base, graph, removed_channels(graph, plan), exact=True)
+    return replace(plan, carriers=compensation.carrier_outputs())
 
 
 @torch.no_grad()
