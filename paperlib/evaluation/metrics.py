@@ -108,6 +108,11 @@ def compute_metrics(found: Sequence[dict[str, Tensor]], dataset: Dataset, confid
     )
 
 
+def trace_curves(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> list[ClassCurve]:
+    """Return for each class which of its detections find an object (see `compute_metrics`)."""
+    return _class_curves(_run_coco_eval(found, dataset), len(dataset.classes))
+
+
 def require_boxes(dataset: Dataset) -> None:
     """Raise `ValueError` if the data set has no box."""
     if not any(len(record.labels) for record in dataset.records):
@@ -156,8 +161,14 @@ def _average_precision(coco_eval: COCOeval) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class _Curve:
-    """One class's detections at IoU 0.5, best first."""
+class ClassCurve:
+    """One class's detections at IoU 0.5.
+
+    Attributes:
+        scores: `[N]` of its detections in all images.
+        hits: `[N]` bool, whether each of them finds an object.
+        positives: number of its objects.
+    """
 
     scores: np.ndarray
     hits: np.ndarray
@@ -169,7 +180,7 @@ class _Curve:
         return float(kept.mean()) if len(kept) else 0.0, float(kept.sum()) / self.positives
 
 
-def _best_confidence(curves: Sequence[_Curve]) -> float:
+def _best_confidence(curves: Sequence[ClassCurve]) -> float:
     """Return the confidence, in steps of 0.01, that maximises the mean F1."""
     grid = np.linspace(0.01, 0.99, 99)
     points = np.array([[curve.precision_recall(confidence) for curve in curves] for confidence in grid])
@@ -179,7 +190,7 @@ def _best_confidence(curves: Sequence[_Curve]) -> float:
     return float(grid[f1.mean(1).argmax()])
 
 
-def _class_curves(coco_eval: COCOeval, num_classes: int) -> list[_Curve]:
+def _class_curves(coco_eval: COCOeval, num_classes: int) -> list[ClassCurve]:
     curves = []
     for label in range(1, num_classes + 1):
         entries = [entry for entry in coco_eval.evalImgs if entry and entry["category_id"] == label]
@@ -187,7 +198,7 @@ def _class_curves(coco_eval: COCOeval, num_classes: int) -> list[_Curve]:
         hits = np.concatenate([entry["dtMatches"][IOU_INDEX] > 0 for entry in entries] or [np.zeros(0, bool)])
         # COCOeval has sorted the detections of each image already; the order between images does not matter here.
         positives = sum(len(entry["gtIds"]) for entry in entries)
-        curves.append(_Curve(scores, hits, positives))
+        curves.append(ClassCurve(scores, hits, positives))
     return curves
 
 

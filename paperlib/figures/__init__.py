@@ -15,6 +15,7 @@ from paperlib.figures.comparisons import (
 from paperlib.figures.compression import plot_channel_bars, plot_class_changes, plot_compression_chain, plot_latency
 from paperlib.figures.detections import draw_contact_sheet, draw_detections
 from paperlib.figures.explorer import build_explorer, render_explorer, scan_ratios
+from paperlib.figures.mistakes import draw_mistakes, plot_precision_recall
 from paperlib.figures.pruning import (
     count_channels,
     plot_channels_left,
@@ -37,6 +38,8 @@ __all__ = [
     "PAGE_WIDTH", "use_style", "write_figure",
     # images with boxes
     "draw_contact_sheet", "draw_detections",
+    # what a detector gets wrong
+    "draw_mistakes", "plot_precision_recall",
     # scale factors and sparse training (Eq. 4)
     "plot_gamma_histogram", "plot_gamma_panels", "plot_layer_gammas", "plot_sparsity_sweep",
     # pruning

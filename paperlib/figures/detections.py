@@ -32,8 +32,8 @@ def draw_contact_sheet(dataset: Dataset, indices: Sequence[int], columns: int = 
     """Draw images of a data set with their boxes, one colour per class."""
     rows = [indices[start : start + columns] for start in range(0, len(indices), columns)]
     # A row is as high as its highest image.
-    shapes = [max(_height_over_width(dataset.records[index]) for index in row) for row in rows]
-    figure, axes = _image_grid(shapes, columns)
+    shapes = [max(height_over_width(dataset.records[index]) for index in row) for row in rows]
+    figure, axes = make_image_grid(shapes, columns)
     shown: set[int] = set()
     for axis, index in zip(axes, indices, strict=False):
         image, truth = dataset[index]
@@ -58,7 +58,7 @@ def draw_detections(
     """
     names = ["ground truth", *found]
     columns = len(names)
-    figure, axes = _image_grid([_height_over_width(dataset.records[index]) for index in indices], columns)
+    figure, axes = make_image_grid([height_over_width(dataset.records[index]) for index in indices], columns)
     for axis, name in zip(axes, names, strict=False):
         axis.set_title(f"{name} (≥ {confidence[name]:.2f})" if name in found else name)
     shown: set[int] = set()
@@ -71,7 +71,7 @@ def draw_detections(
     return figure
 
 
-def _image_grid(shapes: Sequence[float], columns: int) -> tuple[Figure, list[Axes]]:
+def make_image_grid(shapes: Sequence[float], columns: int) -> tuple[Figure, list[Axes]]:
     """Create axes for images over the page width, one row per shape (height over width), without gaps between rows."""
     height = PAGE_WIDTH / columns * sum(shapes) + 0.7
     figure, axes = make_axes(1, height, len(shapes), columns, height_ratios=shapes)
@@ -81,7 +81,7 @@ def _image_grid(shapes: Sequence[float], columns: int) -> tuple[Figure, list[Axe
     return figure, axes
 
 
-def _height_over_width(record: Record) -> float:
+def height_over_width(record: Record) -> float:
     """Return the shape of the axes for an image; a very high image does not fill their width."""
     width, height = record.size()
     return min(height / width, MAX_HEIGHT)

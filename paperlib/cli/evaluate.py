@@ -1,0 +1,77 @@
+"""`paperlib evaluate`: judge a model on a data set, and show where it goes wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from paperlib import figures, files
+from paperlib.data import DATASETS, load_detection_dataset
+from paperlib.data.records import Dataset
+from paperlib.deploy.predict import describe_use
+from paperlib.deploy.runtime import OpenModel
+from paperlib.evaluation.evaluate import detect
+from paperlib.evaluation.metrics import compute_metrics
+from paperlib.evaluation.mistakes import count_confusions, find_mistakes, precision_recall_curves
+from paperlib.figures import tables
+
+WORST = 9
+"""How many images with the most mistakes are drawn."""
+
+
+def load_data(place: str, split: str, images: Path | None = None) -> Dataset:
+    """Load data that a user names: a data set of `paperlib data list`, `KIND:PATH`, or a file in COCO format.
+
+    Raises:
+        FileNotFoundError, ValueError: see `paperlib.data.load_dataset`.
+    """
+    named = place in DATASETS or ":" in place
+    return load_detection_dataset(place if named else f"coco:{place}", split, images)
+
+
+def write_evaluation(model: OpenModel, dataset: Dataset, out: Path, confidence: float | None) -> None:
+    """Print the metrics of a model on a data set, and write them with figures into a folder.
+
+    Args:
+        model: open; its file should say its image size and classes.
+        dataset: images and ground truth; its classes are those of the model, in the same order.
+        out: gets `metrics.json`, `table_classes.*` and three figures.
+        confidence: replaces what the model's file says.
+
+    Raises:
+        ValueError: model and data have other classes, or the model does not say its image size.
+    """
+    use = describe_use(model, confidence, None, None)
+    if model.description and tuple(dataset.classes) != use.classes:
+        raise ValueError(
+            f"{dataset.name}: has the classes {', '.join(dataset.classes)}; {model.name}: {', '.join(use.classes)}"
+        )
+    if len(dataset.classes) != len(use.classes):
+        raise ValueError(f"{dataset.name}: has {len(dataset.classes)} classes; {model.name}: {len(use.classes)}")
+    found = detect(model.detector, dataset, image_size=use.image_size)
+    known = model.description.confidence if model.description else None
+    metrics = compute_metrics(found, dataset, known if confidence is None else confidence)
+    chosen = metrics.confidence
+    files.write_json_atomically(out / "metrics.json", metrics.to_dict())
+    table = tables.tabulate_classes({"here": [metrics]}, dataset.box_counts())
+    files.write_text_atomically(out / "table_classes.csv", tables.render_table(table)["csv"])
+    mistakes = find_mistakes(found, dataset, chosen)
+    worst = sorted(range(len(dataset)), key=lambda index: -mistakes[index].count)[:WORST]
+    figures.use_style()
+    drawn = {
+        "figure_precision_recall": figures.plot_precision_recall(
+            precision_recall_curves(found, dataset), metrics.per_class
+        ),
+        "figure_worst_images": figures.draw_mistakes(dataset, worst, mistakes),
+    }
+    for name, figure in drawn.items():
+        figures.write_figure(figure, out / f"{name}.png")
+    matrix = count_confusions(found, dataset, chosen)
+    files.write_json_atomically(out / "confusion.json", {"classes": list(dataset.classes), "counts": matrix.tolist()})
+    typer.echo(tables.to_markdown(table))
+    typer.echo(f"mAP50 {100 * metrics.map50:.1f} %, COCO mAP {100 * metrics.map:.1f} %")
+    typer.echo(
+        f"at confidence {chosen:.2f}: precision {100 * metrics.precision:.1f} %, recall {100 * metrics.recall:.1f} %"
+    )
+    typer.echo(f"See {out}")

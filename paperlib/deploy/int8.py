@@ -1,0 +1,164 @@
+"""Detectors in 8-bit integers: static quantisation of an ONNX file by ONNX Runtime, calibrated on pictures."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from paperlib.data.records import Dataset
+from paperlib.deploy.onnx import INPUT
+from paperlib.deploy.runtime import open_model
+from paperlib.evaluation.evaluate import evaluate
+from paperlib.evaluation.metrics import Metrics
+from paperlib.files import replace_file
+
+QUANTISED = ("Conv", "LeakyRelu", "Relu", "MaxPool", "AveragePool", "Concat", "Resize", "Add", "Mul", "Sigmoid", "Tanh")
+"""Operators that compute in 8 bits, where a convolution follows them; what decodes boxes stays in float32."""
+CALIBRATION_IMAGES = 64
+PRECISION = "precision"
+"""The entry of a file's metadata that says `int8`."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A file in 8-bit integers.
+
+    Attributes:
+        path: the file.
+        float_heads: whether the output convolutions stay in float32.
+        float32, int8: the metrics on the validation data before and after; None if there were none to measure.
+    """
+
+    path: Path
+    float_heads: bool
+    float32: Metrics | None = None
+    int8: Metrics | None = None
+
+
+def quantise(
+    model: str | Path, target: str | Path, images: Dataset, *,
+    validation: Dataset | None = None, count: int = CALIBRATION_IMAGES,
+) -> Quantised:  # fmt: skip
+    """Write a detector's ONNX file with 8-bit weights and activations, one scale per output channel of a weight.
+
+    With validation data both kinds of output convolutions, in 8 bits and in float32, are judged, and the file with the
+    higher mAP50 is written; without, the output convolutions stay in float32.
+
+    Args:
+        model: a file of `export_onnx`, of a one-stage detector.
+        target: the file to write; complete or absent.
+        images: calibrate the ranges of the activations; training images, never test images.
+        validation: judges.
+        count: number of calibration images, evenly spaced in the data set.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: it is no ONNX file of a one-stage detector, is in 8 bits already, or there is no image.
+    """
+    model, target = Path(model), Path(target)
+    side = _check_model(model)
+    if not len(images):
+        raise ValueError(f"{images.name}: no images, nothing to calibrate with")
+    chosen = images.subset(images.spaced_indices(count), images.name)
+    squares = chosen.letterboxed(side).images.numpy()
+    with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        with _quiet():
+            quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+        # Of equal accuracy the first is kept: heads in float32 lose nothing on other pictures either.
+        candidates = []
+        for name, float_heads in (("float", True), ("int8", False)) if validation else (("float", True),):
+            file = Path(folder) / f"heads_{name}.onnx"
+            _write_int8(prepared, file, squares, float_heads)
+            candidates.append(Quantised(file, float_heads, int8=_judge(file, validation, side)))
+        best = max(candidates, key=lambda each: each.int8.map50 if each.int8 else 0.0)
+        with replace_file(target) as partial:
+            partial.write_bytes(best.path.read_bytes())
+    return replace(best, path=target, float32=_judge(model, validation, side))
+
+
+def _check_model(model: Path) -> int:
+    """Return the image size of a file that can be quantised."""
+    use = open_model(model, "onnxruntime").description
+    content = onnx.load(model)
+    if any(entry.key == PRECISION for entry in content.metadata_props):
+        raise ValueError(f"{model}: is in 8-bit integers already")
+    if use is None or len(content.graph.output) != 2:
+        raise ValueError(f"{model}: is a two-stage detector, which is not quantised")
+    return use.image_size
+
+
+def _judge(file: Path, validation: Dataset | None, side: int) -> Metrics | None:
+    return evaluate(open_model(file).detector, validation, image_size=side) if validation else None
+
+
+def _write_int8(prepared: Path, file: Path, squares: np.ndarray, float_heads: bool) -> None:
+    graph = onnx.load(prepared).graph
+    heads = last_convolutions(graph)
+    inner = _before_convolutions(graph)
+    excluded = [node.name for node in graph.node if node.name not in inner and node.op_type != "Conv"]
+    if float_heads:
+        excluded += heads
+    with _quiet():
+        quantize_static(
+            str(prepared), str(file), _Pictures(squares), quant_format=QuantFormat.QDQ, per_channel=True,
+            op_types_to_quantize=list(QUANTISED), nodes_to_exclude=excluded,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+    written = onnx.load(file)
+    kept = {entry.key: entry.value for entry in onnx.load(prepared).metadata_props}
+    onnx.helper.set_model_props(written, kept | {PRECISION: "int8"})
+    onnx.save(written, file)
+
+
+class _Pictures(CalibrationDataReader):
+    """Gives calibration one picture after the other, float32 `[1, 3, S, S]` in [0, 1]."""
+
+    def __init__(self, squares: np.ndarray) -> None:
+        self._rest: Iterator[np.ndarray] = iter(squares)
+
+    def get_next(self) -> Any:  # a dict or None, although the base class promises a dict
+        """Return the next input, None after the last."""
+        square = next(self._rest, None)
+        return None if square is None else {INPUT: square[None].astype(np.float32) / 255}
+
+
+def _before_convolutions(graph: onnx.GraphProto) -> set[str]:
+    """Return the nodes from which a convolution can be reached."""
+    makers = {output: node for node in graph.node for output in node.output}
+    reached: set[str] = set()
+    waiting = [name for node in graph.node if node.op_type == "Conv" for name in node.input]
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node.name not in reached:
+            reached.add(node.name)
+            waiting += node.input
+    return reached
+
+
+def last_convolutions(graph: onnx.GraphProto) -> list[str]:
+    """Return the convolutions whose output reaches no other convolution: those of the heads."""
+    inner = _before_convolutions(graph)
+    return [node.name for node in graph.node if node.op_type == "Conv" and node.name not in inner]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the remarks of the quantiser off the terminal."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

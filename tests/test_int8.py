@@ -1,0 +1,86 @@
+"""A file in 8-bit integers is smaller, says what it is, and is chosen by its accuracy on validation data."""
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import paperlib as pl
+from paperlib.cli.main import app
+from paperlib.deploy import int8
+from paperlib.deploy.description import Description
+from paperlib.deploy.onnx import export_onnx, open_onnx_session
+
+USE = Description(classes=tiny.CLASSES, image_size=tiny.SIDE, confidence=0.02)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "detector.onnx"
+    detector = tiny.detector(width=0.25).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for norm in (module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+    export_onnx(detector, path, tiny.SIDE, description=USE)
+    return path
+
+
+def has_int8_heads(path):
+    """Return whether the weights of the output convolutions are stored in 8 bits."""
+    graph = onnx.load(path).graph
+    heads = int8.last_convolutions(graph)
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    return all("DequantizeLinear" == makers.get(node.input[1]) for node in graph.node if node.name in heads)
+
+
+def test_the_file_is_smaller_describes_itself_and_finds_nearly_the_same(model, tmp_path):
+    made = int8.quantise(model, tmp_path / "int8.onnx", tiny.dataset())
+    assert made.float_heads and made.int8 is None
+    assert made.path.stat().st_size < 0.5 * model.stat().st_size
+    opened = pl.open_model(made.path)
+    assert opened.description.classes == USE.classes
+    kept = {entry.key: entry.value for entry in onnx.load(made.path).metadata_props}
+    assert kept["precision"] == "int8"
+    scores = {}
+    for name, file in (("float32", model), ("int8", made.path)):
+        session = open_onnx_session(file, 1)
+        images = tiny.dataset().letterboxed(tiny.SIDE).images[:4].numpy().astype(np.float32) / 255
+        boxes, scores[name] = session.run(None, {"images": images})
+        assert np.isfinite(boxes).all()
+    assert np.corrcoef(scores["float32"].ravel(), scores["int8"].ravel())[0, 1] > 0.9
+
+
+def test_the_output_layers_are_in_the_precision_that_is_more_accurate(model, tmp_path, monkeypatch):
+    def judge(file, validation, side):
+        accuracy = {"heads_float.onnx": 0.5, "heads_int8.onnx": better}.get(file.name, 0.6)
+        return pl.Metrics(accuracy, 0, 0, 0, 0, {})
+
+    monkeypatch.setattr(int8, "_judge", judge)
+    for better, float_heads in ((0.5, True), (0.55, False)):
+        made = int8.quantise(model, tmp_path / "int8.onnx", tiny.dataset(), validation=tiny.dataset("val"))
+        assert made.float_heads is float_heads
+        assert made.int8.map50 == better and made.float32.map50 == 0.6
+        assert has_int8_heads(made.path) is not float_heads
+
+
+def test_what_cannot_be_quantised_is_named_and_nothing_is_written(model, tmp_path):
+    target = tmp_path / "out.onnx"
+    made = int8.quantise(model, tmp_path / "int8.onnx", tiny.dataset()).path
+    empty = tiny.dataset().subset([], "empty")
+    text = tmp_path / "text.onnx"
+    text.write_text("text")
+    for source, images, fault in (
+        (made, tiny.dataset(), "in 8-bit integers already"),
+        (model, empty, "no images"),
+        (text, tiny.dataset(), "no whole ONNX file"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            int8.quantise(source, target, images)
+    assert not target.exists()
+    for arguments in (["none.onnx", "x.onnx", "--data", "toy-aerial"], [str(model), "x.onnx", "--data", "none.json"]):
+        refused = CliRunner().invoke(app, ["quantise", *arguments])
+        assert refused.exit_code == 2 and refused.stderr.count("\n") == 1
