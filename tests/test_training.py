@@ -20,6 +20,7 @@ from paperlib.data.augment import augment
 from paperlib.detectors.files import load_detector
 from paperlib.distillation.assistants import Distillation
 from paperlib.evaluation.evaluate import evaluate
+from paperlib.network_files import load_network
 from paperlib.partners.extend import extend
 from paperlib.partners.partnership import Partnership
 from paperlib.pruning import Sparsity, absolute_gammas
@@ -33,6 +34,8 @@ SPARSE = tiny.recipe(epochs=6, ema=0.9, mosaic=0.5, warmup_epochs=1.0, schedule=
 DISTILLED = tiny.recipe(epochs=6, precision="bf16")
 SAMPLED = tiny.recipe(epochs=6, ema=0.9)
 PARTNERED = tiny.recipe(epochs=6, ema=0.8)
+SCENES = tiny.recipe(epochs=6, ema=0.7, image_size=tiny.SCENE_SIDE, batch_size=3)
+PARTNERED_SCENES = tiny.recipe(epochs=6, image_size=tiny.SCENE_SIDE, batch_size=3)
 LEARNED = tiny.recipe(epochs=6, ema=0.7)
 
 
@@ -77,6 +80,7 @@ def store(tmp_path, monkeypatch):
 def train(recipe, folder):
     loop.SECONDS_BETWEEN_STATES = 0
     detector, actors = tiny.detector(), {"regulariser": Sparsity(1e-2)}
+    data = {"dataset": tiny.dataset(), "validation": tiny.dataset("val", 4)}
     if recipe == DISTILLED:
         teacher = Distillation(tiny.detector(seed=7, width=0.2))
         actors = {"objective": teacher, "regulariser": Sparsity(1e-2, "proximal")}
@@ -86,7 +90,13 @@ def train(recipe, folder):
         detector, actors = extend(detector), {"regulariser": Partnership(0.1, "output")}
     elif recipe == LEARNED:
         actors = {"objective": Learned()}
-    fit(detector, tiny.dataset(), recipe, validation=tiny.dataset("val", 4), folder=folder, **actors)
+    elif recipe == SCENES:
+        detector, actors = tiny.classifier(), {}
+    elif recipe == PARTNERED_SCENES:
+        detector, actors = extend(tiny.classifier()), {"regulariser": Partnership(0.1)}
+    if recipe in (SCENES, PARTNERED_SCENES):
+        data = {"dataset": tiny.scenes(), "validation": tiny.scenes("val", 6)}
+    fit(detector, recipe=recipe, folder=folder, **data, **actors)
 
 
 def a_state_is_half_written(folder):
@@ -120,7 +130,15 @@ def killed_at(moment, recipe, folder):
     return process.exitcode == -signal.SIGKILL
 
 
-RECIPES = {"sparse": SPARSE, "distilled": DISTILLED, "sampled": SAMPLED, "partnered": PARTNERED, "learned": LEARNED}
+RECIPES = {
+    "sparse": SPARSE,
+    "distilled": DISTILLED,
+    "sampled": SAMPLED,
+    "partnered": PARTNERED,
+    "learned": LEARNED,
+    "scenes": SCENES,
+    "partnered scenes": PARTNERED_SCENES,
+}
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -367,6 +385,22 @@ def test_the_best_weights_are_those_of_the_epoch_that_validation_liked_best(tmp_
     assert evaluate(history.best(), data, image_size=tiny.SIDE).map50 == judged["map50"].max()
     assert tiny.equal(load_detector(history.folder / LAST), detector)
     assert evaluate(detector, data, image_size=tiny.SIDE).map50 == judged["map50"].iloc[-1]
+
+
+def test_a_classifier_learns_and_its_best_epoch_is_that_of_the_highest_top_1(tmp_path):
+    data, validation = tiny.scenes(), tiny.scenes("val", 6)
+    classifier = tiny.classifier()
+    before = evaluate(classifier, validation, image_size=tiny.SCENE_SIDE).top1
+    recipe = tiny.recipe(epochs=12, image_size=tiny.SCENE_SIDE, learning_rate=1e-2, colour=0.0)
+    history = fit(classifier, data, recipe, validation=validation, folder=tmp_path)
+    judged = history.epochs.dropna(subset="top1")
+    assert list(judged["epoch"]) == [2, 4, 6, 8, 10, 12]
+    assert judged["top1"].max() > before and (judged["top5"] == 1).all()
+    assert (history.epochs["loss"] == history.epochs["classes"]).all()
+    best = history.best()
+    assert type(best) is type(classifier)
+    assert evaluate(best, validation, image_size=tiny.SCENE_SIDE).score == judged["top1"].max()
+    assert tiny.equal(load_network(tmp_path / LAST), classifier)
 
 
 def test_precisions_may_follow_each_other_in_one_process(tmp_path):

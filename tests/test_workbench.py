@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+from functools import partial
 
 import pytest
 import tiny
@@ -13,8 +14,11 @@ import paperlib
 from paperlib.costs import cost
 from paperlib.data import Dataset
 from paperlib.detectors.files import load_detector
+from paperlib.distillation.scenes import SelfDistillation
 from paperlib.evaluation.evaluate import evaluate
+from paperlib.partners.partnership import Partnership
 from paperlib.pruning import Sparsity
+from paperlib.pruning.soft_pruning import SoftPruning
 from paperlib.store.code_digest import code_of
 from paperlib.store.store import Store
 from paperlib.training.loop import BEST, HISTORY, fit
@@ -74,6 +78,42 @@ def test_a_step_is_done_once_and_then_remembered(done):
     assert every_step(again) == (models, metrics)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.suffix != ".lock"} == before
     assert not again.train_set.looked_at
+
+
+def test_all_steps_work_on_scenes(tmp_path):
+    """Build, train, prune, fine-tune with partners, distil and evaluate a classifier, each step once."""
+    splits = {"train_set": tiny.scenes(), "validation": tiny.scenes("val", 6), "test": tiny.scenes("test", 6)}
+    recipe = tiny.recipe(image_size=tiny.SCENE_SIDE)
+    blueprint = Blueprint("resnet50", 0.05, 0.2, stem_stride=2)
+    scenes = bench(tmp_path, **splits, blueprint=blueprint, recipe=recipe, fine_tuning=recipe)
+
+    def run():
+        trained = scenes.train(scenes.build_detector())
+        pruned = scenes.prune(trained, 0.4, importance="taylor")
+        self_taught = partial(SelfDistillation, hint_weight=0.1)
+        models = {
+            "pruned": pruned,
+            "reset": scenes.reset_weights(pruned),
+            "partners": scenes.fine_tune(pruned, partners=Partnership(0.01)),
+            "distilled": scenes.distil(pruned, trained),
+            "self-taught": scenes.fine_tune(pruned, objective=self_taught),
+            "soft": scenes.train(trained, term=SoftPruning(ratio=0.4)),
+        }
+        return models, scenes.evaluate(models["partners"])
+
+    models, metrics = run()
+    assert 0 <= metrics.top1 <= metrics.top5 == 1
+    assert metrics.labels == [0, 1, 2, 0, 1, 2]
+    assert models["partners"].detector().build_arguments["name"] == "resnet50"
+    assert list(models["self-taught"].history()[["early", "hint", "top1"]]) == ["early", "hint", "top1"]
+    assert record(models["self-taught"])["settings"]["objective"] == {"name": "SelfDistillation", "hint_weight": 0.1}
+    assert len({model.digest for model in models.values()}) == len(models)
+    count = len(list(tmp_path.iterdir()))
+    assert run() == (models, metrics) and len(list(tmp_path.iterdir())) == count
+    with pytest.raises(ValueError, match="tiny-scenes/test: scenes have no boxes: confidence, full_images and slices"):
+        scenes.evaluate(models["pruned"], slices=True)
+    with pytest.raises(ValueError, match="SoftPruning: a training with partners takes no other regulariser than Eq. 4"):
+        scenes.train(models["pruned"], term=SoftPruning(ratio=0.4), partners=Partnership())
 
 
 def test_another_seed_or_setting_is_another_step(done):

@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from paperlib.data import Dataset, Record
+from paperlib.classifiers import build_classifier
+from paperlib.data import Dataset, Record, SceneDataset, SceneRecord
 from paperlib.data.toy.aerial import CLASSES, draw_split
 from paperlib.detectors import build_detector, usual_anchors
 from paperlib.training.recipe import Recipe
 
 torch.set_num_threads(1)  # sums depend on it
 SIDE = 64
+SCENE_SIDE = 32
 ANCHORS = ((2, 3), (5, 6), (9, 14), (15, 15), (24, 30), (50, 46))
 processes = get_context("forkserver")
 """Processes that start at once, because they are forked from one that has imported everything."""
@@ -23,6 +25,21 @@ processes.set_forkserver_preload(["paperlib.experiments.study", "paperlib.prunin
 def dataset(split="train", count=8):
     scenes = draw_split(split, count=count, side=SIDE)
     return Dataset(f"tiny/{split}", CLASSES, [Record(f"{index}", *scene) for index, scene in enumerate(scenes)])
+
+
+def scenes(split="train", count=12):
+    """Draw images of three classes, each of a colour of its own with some noise."""
+    generator = np.random.default_rng([len(split), count])
+    noise = generator.integers(0, 100, (count, SCENE_SIDE, SCENE_SIDE, 3), dtype=np.uint8)
+    colours = 120 * np.eye(3, dtype=np.uint8)
+    records = [SceneRecord(f"{split}-{i}", pixels + colours[i % 3], i % 3) for i, pixels in enumerate(noise)]
+    return SceneDataset(f"tiny-scenes/{split}", ("red", "green", "blue"), records)
+
+
+def classifier(seed=0, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build_classifier("yolov4-tiny-trunk", 3, **{"width": 0.1, **options})
 
 
 def detector(seed=0, *, width=0.1, anchors=ANCHORS, num_classes=None):

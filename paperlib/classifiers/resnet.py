@@ -10,7 +10,8 @@ from paperlib.detectors.resnet import RESNET_50, RESNET_101, ResNetTrunk
 STEM_STRIDES = (4, 2)
 
 
-class ResNetClassifier(Classifier, ResNetTrunk):
+# The trunk's own forward pass is `stages` here.
+class ResNetClassifier(Classifier, ResNetTrunk):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A ResNet of bottleneck blocks; weights of torchvision's classifier fit at full width and depth.
 
     Args:

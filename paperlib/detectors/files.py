@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from paperlib.detectors import FAMILY
 from paperlib.detectors.base import Detector
 from paperlib.detectors.darknet import find_fault
-from paperlib.detectors.family import Family, N
+from paperlib.detectors.family import Family
 from paperlib.files import replace_file
 from paperlib.pairs import require_saveable
 from paperlib.structure import describe_structure
@@ -78,7 +78,7 @@ def write_network(
         partial.write_bytes(_with_sorted_metadata(save(tensors, metadata)))
 
 
-def read_network(path: str | Path, *families: Family[N]) -> N:
+def read_network(path: str | Path, *families: Family[Any]) -> Any:
     """Load a network of one of the families as `load_detector` loads a detector.
 
     Raises:
@@ -137,7 +137,7 @@ def read_use(path: str | Path) -> dict[str, str]:
     return json.loads(metadata.get("use", "{}"))
 
 
-def _rebuild(path: Path, metadata: Mapping[str, str], family: Family[N]) -> N:
+def _rebuild(path: Path, metadata: Mapping[str, str], family: Family[Any]) -> Any:
     """Return the network that the metadata describe, shapes only."""
     try:
         if len(metadata["structure"]) > LONGEST_STRUCTURE:

@@ -1,6 +1,6 @@
-"""The steps of the paper: build a detector, train, prune, fine-tune, distil, evaluate; finished ones are kept.
+"""The steps of the paper: build a network, train, prune, fine-tune, distil, evaluate; finished ones are kept.
 
-Detectors, training, pruning, distillation and evaluation meet only here. Experiments and Algorithm 1 consist of these
+Networks, training, pruning, distillation and evaluation meet only here. Experiments and Algorithm 1 consist of these
 steps alone, so they read like the paper, and when they are interrupted they continue where they stopped.
 """
 
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from paperlib import files
 from paperlib.data.records import Dataset
+from paperlib.data.scenes import SceneDataset
 from paperlib.data.slices import SliceGroup
 from paperlib.detectors import reinitialise_
-from paperlib.detectors.base import Detector, Targets
 from paperlib.distillation.assistants import Distillation
+from paperlib.distillation.scenes import SceneDistillation
 from paperlib.evaluation.evaluate import Metrics, evaluate
+from paperlib.evaluation.scenes import SceneMetrics
 from paperlib.network_files import family_of, load_network, save_network, transfer_coco_weights
 from paperlib.partners.partnership import Partnership
 from paperlib.progress.report import begin_step, end_step
@@ -35,13 +37,16 @@ from paperlib.store.contents import check_files, read_sealed, seal_record
 from paperlib.store.store import Step, Store, canonical_json
 from paperlib.structure import describe_structure, module_digest
 from paperlib.training.loop import BEST, HISTORY, LAST, fit
-from paperlib.training.objective import Objective
+from paperlib.training.objective import Objective, Regulariser
 from paperlib.training.recipe import Recipe
 from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions
 
 DETECTOR, PLAN, METRICS = "detector.safetensors", "plan.json", "metrics.json"
 FITTED = "fitted.json"
 """The file that a training's folder gets last, with the digests of what the training made."""
+
+MakeObjective = Callable[[nn.Module], Objective]
+"""Makes an objective for the network that will be trained: its class, or `functools.partial` of it with options."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ class Model:
     digest: str
     folder: Path
 
-    def detector(self) -> Detector:
-        """Load the detector, in evaluation mode."""
+    def detector(self) -> Any:
+        """Load the network, a detector or a classifier, in evaluation mode."""
         return load_network(self.folder / DETECTOR)
 
     def history(self) -> pd.DataFrame:
@@ -66,11 +71,12 @@ class Model:
 
 @dataclass
 class Workbench:
-    """The steps for one data set, one detector and one seed.
+    """The steps for one data set, one network and one seed: a detector, or a classifier if the data are scenes.
 
     Attributes:
-        train_set, validation, test: the three splits; only `evaluate(..., "test")` reads the last.
-        blueprint: the detector that `build_detector` builds; `adopt_detector` needs none.
+        train_set, validation, test: the three splits, each a `Dataset` or a `SceneDataset`; only
+            `evaluate(..., "test")` reads the last, which may be None.
+        blueprint: the network that `build_detector` builds; `adopt_detector` needs none.
         recipe: the recipe of long training, plain or sparse; its seed is the seed of all steps.
         fine_tuning: the recipe of the training after each pruning, and of each distillation.
         sparsity: the term of Eq. 4 that `train_sparse` and sparse fine-tuning add to the loss.
@@ -79,9 +85,9 @@ class Workbench:
         store: where finished steps are kept; by default the store that all notebooks share.
     """
 
-    train_set: Dataset
-    validation: Dataset
-    test: Dataset | None
+    train_set: Any
+    validation: Any
+    test: Any
     blueprint: Blueprint | None
     recipe: Recipe
     fine_tuning: Recipe
@@ -95,7 +101,7 @@ class Workbench:
         self._store = self.store or Store()
 
     def build_detector(self) -> Model:
-        """Build a new detector, from scratch or with COCO weights (Section 4.3).
+        """Build a new network, from scratch or with COCO weights (Section 4.3).
 
         Raises:
             ValueError: the workbench has no blueprint.
@@ -108,7 +114,7 @@ class Workbench:
         return self._rescale_gamma(model, self.blueprint.gamma_level) if self.blueprint.gamma_level else model
 
     def adopt_detector(self, detector: nn.Module) -> Model:
-        """Store a detector from elsewhere, trained or not, as the first model.
+        """Store a network from elsewhere, trained or not, as the first model.
 
         Raises:
             ValueError: it was not made by `build_detector` or `load_detector`, so no file could hold it.
@@ -152,10 +158,22 @@ class Workbench:
         return self._model("reset", Workbench.reset_weights, {"seed": seed}, (model,), write_model)
 
     def train(
-        self, model: Model, label: str = "train", *, times: float = 1, partners: Partnership | None = None
-    ) -> Model:
-        """Train without a term of Eq. 4, `times` as long as the recipe says; `partners`: with partners (BPL)."""
-        return self._fit(Workbench.train, model, _prolong(self.recipe, times), label, partners=partners)
+        self, model: Model, label: str = "train", *, times: float = 1, partners: Partnership | None = None,
+        term: Regulariser | None = None, objective: MakeObjective | None = None,
+    ) -> Model:  # fmt: skip
+        """Train without the term of Eq. 4.
+
+        Args:
+            model: the model to train.
+            label: how the progress display calls the training.
+            times: how many times as long as the recipe says.
+            partners: train with partners and fuse them (BPL).
+            term: another regulariser, such as soft pruning.
+            objective: minimise another loss than the network's own; see `MakeObjective`.
+        """
+        recipe = _prolong(self.recipe, times)
+        changes = {"regulariser": term, "make_objective": objective, "partners": partners}
+        return self._fit(Workbench.train, model, recipe, label, **changes)
 
     def train_sparse(self, model: Model, label: str = "sparse training", *, sparsity: Sparsity | None = None) -> Model:
         """Train with the L1 term on scale factors (Eq. 4); `sparsity` replaces the workbench's own term."""
@@ -163,7 +181,7 @@ class Workbench:
 
     def fine_tune(
         self, model: Model, label: str = "fine-tune", *, sparse: bool = False, times: float = 1,
-        partners: Partnership | None = None,
+        partners: Partnership | None = None, term: Regulariser | None = None, objective: MakeObjective | None = None,
     ) -> Model:  # fmt: skip
         """Train shortly after pruning.
 
@@ -173,17 +191,17 @@ class Workbench:
             sparse: keep the term of Eq. 4, for a model that will be pruned again.
             times: how many times as long as the recipe says.
             partners: train with partners and fuse them (BPL); by default as `self.partners` says.
+            term, objective: see `train`.
         """
-        return self._fit(
-            Workbench.fine_tune, model, _prolong(self.fine_tuning, times), label,
-            regulariser=self.sparsity if sparse else None, partners=partners or self.partners,
-        )  # fmt: skip
+        recipe = _prolong(self.fine_tuning, times)
+        changes = {"regulariser": self.sparsity if sparse else term, "make_objective": objective}
+        return self._fit(Workbench.fine_tune, model, recipe, label, **changes, partners=partners or self.partners)
 
     def distil(
         self, student: Model, teacher: Model, label: str = "distil", *, times: float = 1,
         partners: Partnership | None = None,
     ) -> Model:  # fmt: skip
-        """Train the student shortly with the answers of the teacher (Eqs. 10-12).
+        """Train the student shortly with the answers of the teacher (Eqs. 10-12; for scenes Eq. 9).
 
         Args:
             student, teacher: the models.
@@ -191,14 +209,17 @@ class Workbench:
             times: how many times as long as the recipe says.
             partners: train the student with partners and fuse them (BPL); by default as `self.partners` says.
         """
+        options = self.distillation
 
         # Called only if the step is not finished: to load the teacher takes time.
-        def make_objective() -> Distillation:
-            return Distillation(teacher.detector(), **vars(self.distillation))
+        def make_objective(student: nn.Module) -> Objective:
+            if isinstance(self.train_set, SceneDataset):
+                return SceneDistillation(teacher.detector(), options.soft_weight, options.temperature)
+            return Distillation(teacher.detector(), **vars(options))
 
         return self._fit(
             Workbench.distil, student, _prolong(self.fine_tuning, times), label,
-            teacher=teacher, objective=make_objective, partners=partners or self.partners,
+            teacher=teacher, make_objective=make_objective, partners=partners or self.partners,
         )  # fmt: skip
 
     def plan(
@@ -250,29 +271,35 @@ class Workbench:
 
     def evaluate(
         self, model: Model, split: Literal["val", "test"] = "test", *, slices: bool | Sequence[SliceGroup] = False
-    ) -> Metrics:
+    ) -> Any:
         """Measure a model on a split and, with `slices`, on all of its slices or on those of some groups.
 
         The confidence at which precision and recall are measured is chosen on the validation split.
 
+        Returns:
+            `Metrics` of a detector, `SceneMetrics` of a classifier.
+
         Raises:
-            ValueError: the workbench has no test split.
+            ValueError: the workbench has no test split, or slices are asked for of scenes.
         """
-        confidence = self.evaluate(model, "val").confidence if split == "test" else None
         dataset = self.test if split == "test" else self.validation
         if dataset is None:
             raise ValueError("a workbench without a test split judges on validation only")
-        groups = slices if isinstance(slices, bool) else list(slices)
-        how: dict[str, Any] = {"image_size": self.recipe.image_size, "confidence": confidence, "slices": groups}
+        how: dict[str, Any] = {"image_size": self.recipe.image_size}
+        if isinstance(dataset, Dataset):
+            how["confidence"] = self.evaluate(model, "val").confidence if split == "test" else None
+        if isinstance(dataset, Dataset) or slices:
+            how["slices"] = slices if isinstance(slices, bool) else list(slices)
 
         def write_metrics(folder: Path) -> None:
             begin_step(f"evaluate on {split}, seed {self.recipe.seed}")
-            metrics = evaluate(model.detector().to(_device()), dataset, **how)
+            metrics: Metrics | SceneMetrics = evaluate(model.detector().to(_device()), dataset, **how)
             files.write_json_atomically(folder / METRICS, metrics.to_dict())
 
         settings = how | self._machine()
         made = self._model("evaluate", Workbench.evaluate, settings, (model,), write_metrics, data=dataset.digest)
-        return Metrics(**files.read_json(made.folder / METRICS))
+        values = files.read_json(made.folder / METRICS)
+        return Metrics(**values) if isinstance(dataset, Dataset) else SceneMetrics(**values)
 
     def _build(self, plan: Blueprint) -> Model:
         seed = self.recipe.seed
@@ -301,27 +328,28 @@ class Workbench:
 
     def _fit(
         self, method: Callable[..., Model], model: Model, recipe: Recipe, label: str,
-        *, regulariser: Sparsity | None = None, teacher: Model | None = None,
-        objective: Callable[[], Objective] | None = None, partners: Partnership | None = None,
+        *, regulariser: Regulariser | None = None, teacher: Model | None = None,
+        make_objective: MakeObjective | None = None, partners: Partnership | None = None,
     ) -> Model:  # fmt: skip
         settings = {
             "recipe": recipe.model_dump(),
             "sparsity": regulariser.describe() if regulariser else None,
             "distillation": vars(self.distillation) if teacher else None,
             **({"partners": partners.describe()} if partners else {}),
+            **({"objective": _describe_maker(make_objective)} if make_objective and not teacher else {}),
             **self._machine(),
         }
-        term = partners.with_sparsity(regulariser) if partners else regulariser
+        term = _combine_terms(partners, regulariser)
 
         def write_model(folder: Path) -> None:
             begin_step(f"{label}, seed {recipe.seed}", epochs=recipe.epochs)
             # The digests are written last: once they fit, only the optimiser's state remains to be dropped.
             if not _is_fitted(folder):
-                detector = model.detector()
+                network = model.detector()
                 fit(
-                    partners.extend(detector, recipe.seed) if partners else detector, self.train_set, recipe,
-                    objective=objective() if objective else None, regulariser=term, validation=self.validation,
-                    folder=folder / "fit",
+                    partners.extend(network, recipe.seed) if partners else network, self.train_set, recipe,
+                    objective=make_objective(network) if make_objective else None, regulariser=term,
+                    validation=self.validation, folder=folder / "fit",
                 )  # fmt: skip
                 for source, target in ((HISTORY, HISTORY), (BEST, BEST), (LAST, DETECTOR)):
                     with files.replace_file(folder / target) as copy:
@@ -333,14 +361,15 @@ class Workbench:
         kind = "distil" if teacher else "train"
         parents = (model, teacher) if teacher else (model,)
         data = hashlib.sha256((self.train_set.digest + self.validation.digest).encode()).hexdigest()
-        made = self._model(kind, method, settings, parents, write_model, uses=(term,), data=data)
+        uses = (term, getattr(make_objective, "func", make_objective))
+        made = self._model(kind, method, settings, parents, write_model, uses=uses, data=data)
         end_step(recipe.epochs)
         return made
 
     def _choices(self, importance: str | None) -> PruningOptions:
         return self.pruning.model_copy(update={"importance": importance}) if importance else self.pruning
 
-    def _calibration(self, images: int) -> Iterator[tuple[Tensor, Targets]]:
+    def _calibration(self, images: int) -> Iterator[tuple[Tensor, Any]]:
         """Yield batches of training images, not augmented, spread evenly over the data set."""
         chosen = torch.tensor(self.train_set.spaced_indices(images))
         for part in chosen.split(self.recipe.batch_size):
@@ -362,6 +391,21 @@ class Workbench:
     @staticmethod
     def _machine() -> dict[str, Any]:
         return {"threads": torch.get_num_threads(), "device": _device().type}
+
+
+def _combine_terms(partners: Partnership | None, term: Regulariser | None) -> Regulariser | None:
+    """Return the one regulariser of a training."""
+    if partners is None:
+        return term
+    if term is not None and not isinstance(term, Sparsity):
+        raise ValueError(f"{type(term).__name__}: a training with partners takes no other regulariser than Eq. 4's")
+    return partners.with_sparsity(term)
+
+
+def _describe_maker(make_objective: MakeObjective) -> dict[str, Any]:
+    """Return the class of an objective and the options that `functools.partial` holds for it."""
+    made = getattr(make_objective, "func", make_objective)
+    return {"name": made.__name__, **getattr(make_objective, "keywords", {})}
 
 
 def _prolong(recipe: Recipe, times: float) -> Recipe:
