@@ -30,6 +30,7 @@ from paperlib.figures.scale_factors import (
     plot_layer_gammas,
     plot_sparsity_sweep,
 )
+from paperlib.figures.scenes import draw_scene_sheet, plot_confusion_matrix
 from paperlib.figures.style import PAGE_WIDTH, use_style, write_figure
 from paperlib.figures.training import plot_assistants, plot_regression_bound, plot_training_curves
 
@@ -40,6 +41,8 @@ __all__ = [
     "draw_contact_sheet", "draw_detections",
     # what a detector gets wrong
     "draw_mistakes", "plot_precision_recall",
+    # scenes
+    "draw_scene_sheet", "plot_confusion_matrix",
     # scale factors and sparse training (Eq. 4)
     "plot_gamma_histogram", "plot_gamma_panels", "plot_layer_gammas", "plot_sparsity_sweep",
     # pruning
