@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import yaml
@@ -114,8 +114,14 @@ def read_text(path: Path, max_bytes: int) -> str:
     return _decode_text(read_bytes(path, max_bytes), str(path))
 
 
-def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES, *, constants: list[str] | None = None) -> Any:
     """Return the content of a JSON file; a byte order mark is ignored.
+
+    Args:
+        path: the file.
+        max_bytes: its largest size.
+        constants: if given, NaN and the infinities, which JSON lacks, are read, and this list gets each, the first with
+            its line.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -126,11 +132,11 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     kind = next((name for start, name in BINARY_FILES.items() if content.startswith(start)), None)
     if kind:
         raise ValueError(f"{path}: not JSON: it is a {kind}")
-    return parse_json(_decode_text(content, str(path)), str(path))
+    return parse_json(_decode_text(content, str(path)), str(path), constants)
 
 
-def parse_json(text: str, place: str) -> Any:
-    """Return the content of a JSON text; `place` is how messages name it.
+def parse_json(text: str, place: str, constants: list[str] | None = None) -> Any:
+    """Return the content of a JSON text; `place` is how messages name it; for `constants` see `read_json`.
 
     Raises:
         ValueError: it is not JSON, or nested deeper than `MAX_DEPTH`. One line names the place.
@@ -138,16 +144,18 @@ def parse_json(text: str, place: str) -> Any:
     if _json_depth(text) > MAX_DEPTH:
         raise ValueError(f"{place}: not read: nested more than {MAX_DEPTH} deep")
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        found: list[str] = []
+        content = json.loads(text, parse_constant=lambda name: found.append(name) or float(name))
     except json.JSONDecodeError as error:
         raise ValueError(f"{place}, line {error.lineno}: not JSON: {error.msg}") from None
-    except _ConstantError as error:
-        found = re.search(rf"[:\[,]\s*{re.escape(str(error))}", text)
-        line = f", line {text.count(chr(10), 0, found.end()) + 1}" if found else ""
-        raise ValueError(f"{place}{line}: not JSON: {error} is not a JSON value") from None
     except ValueError:
         # The only other error of the parser: Python converts no text of so many digits.
         raise ValueError(f"{place}: not read: a number has more than {sys.get_int_max_str_digits()} digits") from None
+    if found and constants is None:
+        raise ValueError(f"{place}, line {_constant_line(text, found[0])}: not JSON: {found[0]} is not a JSON value")
+    if found and constants is not None:
+        constants += [f"{found[0]} in line {_constant_line(text, found[0])}", *found[1:]]
+    return content
 
 
 def read_yaml(path: Path, max_bytes: int = MAX_YAML_BYTES) -> Any:
@@ -338,9 +346,7 @@ def _is_finite(leaf: Any) -> bool:
     return not isinstance(leaf, float) or math.isfinite(leaf)
 
 
-class _ConstantError(ValueError):
-    """NaN or an infinity, which Python's parser takes and JSON lacks."""
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise _ConstantError(name)
+def _constant_line(text: str, name: str) -> int:
+    """Return the line of the first value of that name, which may also stand in a text."""
+    value = re.search(rf"[:\[,]\s*{re.escape(name)}", text)
+    return text.count("\n", 0, value.end()) + 1 if value else 1

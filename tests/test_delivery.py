@@ -12,6 +12,8 @@ import torch
 from typer.testing import CliRunner
 
 from paperlib.cli.main import app
+from paperlib.compression.command import read_inputs
+from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
 from paperlib.deploy.onnx import make_deployable, open_onnx_session
 from paperlib.detectors.files import load_detector, save_detector
@@ -173,12 +175,12 @@ def no_ships(found):
 
 
 FAULTS = {
-    "category-without-boxes": (damaged("train", "annotations", to=no_ships), {}, "train.json: category 'ship' has no"),
+    "category-without-boxes": (damaged("train", "annotations", to=no_ships), {}, "val.json: has boxes of 'ship'"),
     "image-missing": (lambda f: (f / "images" / "train-3.png").unlink(), {}, "train-3.png: no such image (listed in"),
     "duplicate-ids": (damaged("val", "images", 1, "id", to=0), {}, "val.json, images: id 0 is given 2 times"),
     "no-area": (damaged("train", "annotations", 0, "bbox", 2, to=0), {}, "train.json, annotations[0]: bbox ["),
     "not-json": (lambda f: (f / "train.json").write_text("{"), {}, "train.json, line 1: not JSON"),
-    "classes-differ": (damaged("val", "categories", 0, "name", to="car"), {}, "val.json differ in their classes: "),
+    "classes-differ": (damaged("val", "categories", 0, "name", to="car"), {}, "val.json: lists no category '"),
     "no-validation-image": (damaged("val", "images", to=[]), {}, "val.json: lists no images"),
     "no-validation-box": (damaged("val", "annotations", to=[]), {}, "val.json: no boxes, so nothing can be evaluated"),
     "judged-by-what-it-learned": (lambda f: None, {"val": "train.json"}, "train.json: image train-0.png is also in"),
@@ -209,6 +211,26 @@ def test_a_fault_is_one_line_before_anything_is_begun(damage, changes, complaint
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert result.stderr.startswith("paperlib: ") and complaint in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_are_matched_by_name_and_what_was_repaired_is_told(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    root = {"id": 0, "name": "things", "supercategory": "none"}
+    damaged("train", "categories", to=lambda found: [root, *found])(tmp_path / "data")
+    damaged("val", "categories", to=lambda found: found[::-1])(tmp_path / "data")
+    train, val = (tmp_path / "data" / f"{name}.json" for name in ("train", "val"))
+    images = tmp_path / "data" / "images"
+    given = {"data": train, "val": val, "images": images, "out": tmp_path / "out"}
+    (tmp_path / "out").mkdir()
+    expected = read_inputs(CompressRequest(**{**given, "data": folder / "train.json", "val": folder / "val.json"}))
+    found = read_inputs(CompressRequest(**given))
+    assert [data.digest for data in found] == [data.digest for data in expected]
+    chosen = read_inputs(CompressRequest(**given, classes="ship"))
+    assert chosen[0].classes == chosen[1].classes == ("ship",)
+    result = invoke(tmp_path / "data", tmp_path / "out", epochs=1, step=0.6)
+    told = f"{train}: categories without boxes are left out: 'things'"
+    assert result.exit_code == 0 and f"paperlib: {told}" in result.stderr
+    assert told.removeprefix(str(train)) in (tmp_path / "out" / "report.md").read_text()
 
 
 # --- killed ---------------------------------------------------------------------------------------------

@@ -143,6 +143,9 @@ def _changed_results(name: str, metrics: Path, digest: str) -> list[str]:
 
 def _changed_splits(dataset: str, digests: dict[str, str]) -> list[str]:
     from paperlib.data import load_dataset
+    from paperlib.data.own import is_own
 
-    changed = [split for split, digest in digests.items() if load_dataset(dataset, split).digest != digest]
+    # Of one's own data every split was read with the classes of the training data.
+    classes = load_dataset(dataset, "train").classes if is_own(dataset) else None
+    changed = [split for split, old in digests.items() if load_dataset(dataset, split, classes=classes).digest != old]
     return [f"data {dataset}, {split}: changed" for split in changed]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,7 +12,8 @@ from torch import nn
 from paperlib.compression.outputs import Round, output_seconds, write_outputs
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
-from paperlib.data import load_detection_dataset
+from paperlib.data.annotated import ReadOptions
+from paperlib.data.own import load_own
 from paperlib.data.records import Dataset
 from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
 from paperlib.detectors import USUAL_SIDE, build_detector, transfer_coco_weights, usual_anchors
@@ -50,6 +52,9 @@ def run_compression(request: CompressRequest) -> int:
         with show_progress(request.out / PROGRESS_LOG):
             plan_work(0, seconds=output_seconds(request))
             train, val = read_inputs(request)
+            for data in (train, val):
+                for remark in data.remarks:
+                    print(f"paperlib: {data.name}: {remark}", file=sys.stderr)
             rounds = [_run_round(request, train, val, number) for number in range(request.seeds)]
             faults = write_outputs(request, rounds, began)
     except KeyboardInterrupt:
@@ -74,11 +79,7 @@ def read_inputs(request: CompressRequest) -> tuple[Dataset, Dataset]:
     detector = _initial_detector(request)
     side = request.image_size
     check_detector(detector, side)
-    train = load_detection_dataset(f"coco:{request.data}", "train", root=request.images)
-    val = load_detection_dataset(f"coco:{request.val}", "val", root=request.val_images or request.images)
-    train.name = str(request.data)
-    val.name = str(request.val)
-    check_data(train, val)
+    train, val = _load_data(request)
     if request.trained_detector:
         check_classes(detector, train)
     else:
@@ -91,6 +92,19 @@ def read_inputs(request: CompressRequest) -> tuple[Dataset, Dataset]:
     # An image that does not decode is found here. The pixels stay in memory for the training.
     begin_step("read the images")
     refuse_shared_pictures(train, val, pictures=lambda data: data.letterboxed(side).images.numpy())
+    return train, val
+
+
+def _load_data(request: CompressRequest) -> tuple[Dataset, Dataset]:
+    """Load both data sets; the classes of the training data are those of the validation data, matched by name."""
+    options = ReadOptions(request.bad_boxes, request.classes, allow_outside=request.allow_outside)
+    train = load_own(f"coco:{request.data}", "train", request.images, options)
+    train.name = str(request.data)
+    # Without a choice by the user, a class that the training data lack is a fault of the validation data.
+    options = replace(options, classes=train.classes, complete=request.classes is None)
+    val = load_own(f"coco:{request.val}", "val", request.val_images or request.images, options)
+    val.name = str(request.val)
+    check_data(train, val, may_lack=request.classes or ())
     return train, val
 
 

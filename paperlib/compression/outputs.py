@@ -80,6 +80,8 @@ def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: floa
 
 def _collect_notes(request: CompressRequest, compressed: Compressed) -> Iterator[str]:
     """Yield what a reader of the report must know, one sentence each."""
+    for data in (compressed.workbench.train_set, compressed.workbench.validation):
+        yield from (f"{data.name}: {remark}." for remark in data.remarks)
     unseen = [name for name, count in compressed.workbench.validation.box_counts().items() if not count]
     if unseen:
         yield f"Classes without validation boxes, whose accuracy is therefore unknown: {', '.join(unseen)}."

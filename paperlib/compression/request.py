@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from paperlib.data.annotated import BadBoxes
 from paperlib.training.recipe import Decay, Recipe
 from paperlib.typed_options import (
     Count,
@@ -25,6 +26,16 @@ AnyPath = Annotated[Path, Field(strict=False)]
 """A path that may come as text."""
 
 
+def _split_names(names: Any) -> Any:
+    """Return names that come as a text, with commas between them, or as a list, as a tuple."""
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",")]
+    return tuple(names) if isinstance(names, list) else names
+
+
+ClassNames = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
+
+
 class CompressRequest(CompressionOptions, Recipe):
     """What to compress, how, and where to write the result.
 
@@ -41,6 +52,12 @@ class CompressRequest(CompressionOptions, Recipe):
     """Folder of the images. Default: the folder of the training data's file."""
     val_images: AnyPath | None = None
     """Validation image folder, if different."""
+    classes: ClassNames | None = None
+    """Names of the classes to learn, with commas between them. Default: all that have boxes in the training data."""
+    bad_boxes: BadBoxes = "error"
+    """Boxes without area or outside of their image. error: refuse; clip: cut at the border; skip: leave out."""
+    allow_outside: bool = False
+    """Also read images outside of the folder of images, by `..`, absolute paths or symbolic links."""
     detector: DetectorName = "yolov4-tiny"
     """Name of the detector, as in `paperlib cost NAME`."""
     weights: AnyPath | None = None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from paperlib import paths
-from paperlib.data import coco, dota, layouts, rsod, scene_folders, vhr10
+from paperlib.data import dota, layouts, own, rsod, scene_folders, vhr10
+from paperlib.data.annotated import AS_IT_IS, BadBoxes, ReadOptions
 from paperlib.data.records import Dataset, Letterboxed, Record
 from paperlib.data.scenes import SceneDataset, SceneRecord
 from paperlib.data.tiles import Tiles, Tiling, cut_into_tiles
@@ -17,18 +20,28 @@ SCENE_LAYOUTS = {layout.name: layout for layout in scene_folders.LAYOUTS}
 PUBLISHED = {**LAYOUTS, **SCENE_LAYOUTS}
 DATASETS = ("toy-aerial", *LAYOUTS)
 SCENE_DATASETS = ("toy-scenes", *SCENE_LAYOUTS)
-COCO_PREFIX = "coco:"
-SPLIT_MARK = "{split}"
-"""The part of a COCO file's name that stands for train, val or test."""
+
+_log = logging.getLogger(__name__)
 
 
-def load_dataset(name: str, split: str, root: str | Path | None = None) -> Dataset | SceneDataset:
+def load_dataset(
+    name: str, split: str, root: str | Path | None = None, *, bad_boxes: BadBoxes = "error",
+    classes: Sequence[str] | None = None, allow_outside: bool = False,
+) -> Dataset | SceneDataset:  # fmt: skip
     """Load one split of a data set: with boxes, or of scenes.
 
     Args:
         name: one of `DATASETS` or `SCENE_DATASETS`, or `coco:<annotations.json>`; see `load_detection_dataset`.
         split: `train`, `val` or `test`.
         root: the folder of this data set; by default its folder under `PAPERLIB_DATA`.
+        bad_boxes: for your own data: what becomes of a box that has no area or is not inside its image: `error`
+            refuses it, `clip` cuts it at the border (and leaves it out if nothing remains), `skip` leaves it out.
+        classes: for your own data: the names of the classes to read, in this order; boxes of others are left out. By
+            default the categories of the file, without those that have no boxes in the split `train`. Read other
+            splits with the classes of the training data, `classes=train.classes`, to give their labels one meaning.
+        allow_outside: for your own data: read images outside of the folder `root`, too.
+
+    What is repaired or left out in your own data is logged as warnings, and kept as the `remarks` of the data set.
 
     Raises:
         ValueError: an unknown name or split, or damaged files (the message names file, place and fault).
@@ -44,10 +57,13 @@ def load_dataset(name: str, split: str, root: str | Path | None = None) -> Datas
     if name in SCENE_LAYOUTS:
         layout = SCENE_LAYOUTS[name]
         return scene_folders.load_scene_split(layout, split, Path(root) if root else paths.data_root() / layout.folder)
-    return load_detection_dataset(name, split, root)
+    options = ReadOptions(bad_boxes, None if classes is None else tuple(classes), allow_outside=allow_outside)
+    return load_detection_dataset(name, split, root, options)
 
 
-def load_detection_dataset(name: str, split: str, root: str | Path | None = None) -> Dataset:
+def load_detection_dataset(
+    name: str, split: str, root: str | Path | None = None, options: ReadOptions = AS_IT_IS
+) -> Dataset:
     """Load one split of a data set with boxes.
 
     DOTA is loaded as tiles (`tiles.Tiling()`); its training split keeps few tiles without objects. The attribute
@@ -59,6 +75,7 @@ def load_detection_dataset(name: str, split: str, root: str | Path | None = None
         split: `train`, `val` or `test`; a COCO file is one split and is read completely.
         root: the folder of this data set, or of a COCO file's images; by default the data set's folder under
             `PAPERLIB_DATA`, or the folder of the COCO file.
+        options: how your own data are read; see `load_dataset`.
 
     Raises:
         ValueError: an unknown name or split, or damaged files (the message names file, place and fault).
@@ -71,12 +88,14 @@ def load_detection_dataset(name: str, split: str, root: str | Path | None = None
         layout = LAYOUTS[name]
         dataset = layouts.load_split(layout, split, Path(root) if root else paths.data_root() / layout.folder)
         return cut_into_tiles(dataset, Tiling(), thin=split == "train") if name == "dota" else dataset
-    if name.startswith(COCO_PREFIX):
-        file = name.removeprefix(COCO_PREFIX).replace(SPLIT_MARK, split)
-        return coco.load_coco(Path(file), Path(root) if root else None)
+    if own.is_own(name):
+        dataset = own.load_own(name, split, Path(root) if root else None, options)
+        for remark in dataset.remarks:
+            _log.warning("%s: %s", dataset.name, remark)
+        return dataset
     if name in SCENE_DATASETS:
         raise ValueError(f"{name}: its images are scenes without boxes, on which no detector can be trained")
-    known = (*DATASETS, f"{COCO_PREFIX}<annotations.json>", *SCENE_DATASETS)
+    known = (*DATASETS, own.FORMS, *SCENE_DATASETS)
     raise ValueError(f"unknown data set {name!r}; known: {', '.join(known)}")
 
 

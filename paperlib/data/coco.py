@@ -2,65 +2,95 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from paperlib.data.pictures import Header, read_header
-from paperlib.data.records import Dataset, Record, check_boxes, trim_boxes, turn_boxes
+from paperlib.data.annotated import AS_IT_IS, REMEDY, SKIPPED, Annotated, ReadOptions, build_dataset
+from paperlib.data.coco_values import (
+    ENCLOSING,
+    as_id,
+    is_normalised,
+    is_numbers,
+    polygon_box,
+    read_crowd,
+    read_rotation,
+    read_size,
+    turn_box,
+)  # fmt: skip
+from paperlib.data.image_names import ImageFinder
+from paperlib.data.records import Dataset
+from paperlib.data.remarks import Remarks
 from paperlib.files import quote_value, read_json, shorten_text
 
 TABLES = {
     "images": ("id", "file_name"),
     "categories": ("id", "name"),
-    "annotations": ("image_id", "category_id", "bbox"),
+    "annotations": ("image_id", "category_id"),
 }
 """The parts of a file that are read, and the keys that each of their entries must have."""
-SIZE_KEYS = ("width", "height")
 KINDS = {int: "a whole number", str: "a text"}
-NUMBER = re.compile(r"[-+]?\d{1,12}(\.\d{0,12})?", re.ASCII)
-MOST_PIXELS = 1e9
-"""Limit of coordinates; larger ones are refused."""
+NORMALISED = (
+    "lies in [0, 1], as shares of the image, where COCO has pixels; multiply x and width by the image's width, y and "
+    "height by its height"
+)
 
 
-def load_coco(annotations: Path, images: Path | None = None) -> Dataset:
+def load_coco(
+    annotations: Path, images: Path | None = None, options: ReadOptions = AS_IT_IS, *, learn: bool = True
+) -> Dataset:
     """Read a COCO file; its categories, in the order of their ids, become classes 1..C.
 
-    Crowd regions (`iscrowd`) are ignored, because they mark areas, not objects. A picture is displayed as its EXIF
+    Crowd regions (`iscrowd`) are left out, because they mark areas, not objects. A picture is displayed as its EXIF
     orientation says; its boxes are those of the displayed picture, unless the stated size is that of the stored one:
-    then they are turned with it. Sizes may be texts; null, 0 and -1 say that a size is unknown.
+    then they are turned with it. Sizes may be texts; null, 0 and -1 say that a size is unknown. docs/own_data.md lists
+    what else is repaired; the `remarks` of the data set tell of it.
 
     Args:
         annotations: the JSON file.
         images: the folder to which its file names are relative; by default the folder of the JSON file.
+        options: what becomes of bad boxes, and which classes are read.
+        learn: the data are for training: a category without boxes is no class.
 
     Raises:
         FileNotFoundError: the file, the folder, or an image that is listed is missing.
         ValueError: not JSON, or not COCO: a part or key missing, an id or file given twice, an annotation of an image
-            or category that is not listed, a box without area or outside its image, an image that does not open or
-            has another size than is stated. One line names the file, the place and the fault.
+            or category that is not listed, a box without area or outside its image, an image that does not open, has
+            another size than is stated or lies outside of the folder. One line names the file, the place and the fault.
     """
     folder = images if images is not None else annotations.parent
     if not annotations.is_file():
         raise FileNotFoundError(f"{annotations}: no such file")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of images")
-    content = _checked(read_json(annotations), annotations)
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    # Ids may have gaps: the 80 categories of COCO itself have ids from 1 to 90.
-    label_of = {category["id"]: label for label, category in enumerate(categories, 1)}
-    objects: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    remarks = Remarks()
+    constants: list[str] = []
+    content = _checked(read_json(annotations, constants=constants), annotations)
+    if constants:
+        remarks.count("NaN or infinite values, read as if nothing stood there", constants[0], len(constants))
+    names, label_of, groups = _read_categories(content["categories"], remarks)
+    objects: dict[Any, list[_Object]] = {image["id"]: [] for image in content["images"]}
+    _refuse_normalised(content["annotations"], annotations)
     for number, entry in enumerate(content["annotations"]):
-        _check_annotation(entry, objects, label_of, f"{annotations}, annotations[{number}]")
-        if not entry.get("iscrowd"):
-            objects[entry["image_id"]].append(entry)
-    records = [_record(image, objects[image["id"]], label_of, folder, annotations) for image in content["images"]]
-    return Dataset(f"coco:{annotations.name}", [category["name"] for category in categories], records)
+        place = f"annotations[{number}]"
+        try:
+            found = _read_object(entry, objects, label_of, place, options, remarks)
+        except ValueError as error:
+            raise ValueError(f"{annotations}, {place}: {error}") from None
+        if found:
+            objects[as_id(entry["image_id"])].append(found)
+    _remark_repeated(content["annotations"], remarks)
+    finder = ImageFinder(folder, annotations, allow_outside=options.allow_outside, remarks=remarks)
+    listed = [_annotated(image, objects[image["id"]], finder, annotations) for image in content["images"]]
+    name = f"coco:{annotations.name}"
+    return build_dataset(name, annotations, names, listed, options, remarks, learn=learn, groups=groups)
+
+
+_Object = tuple[list[float], int, bool]
+"""A box xyxy in pixels, its label, and whether it lies around a turned box."""
 
 
 def _checked(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -74,18 +104,24 @@ def _checked(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
         for number, entry in enumerate(entries):
             if missing := [key for key in keys if not isinstance(entry, dict) or key not in entry]:
                 raise ValueError(f"{path}, {table}[{number}]: has no {missing[0]}")
-        _check_unique([entry["id"] for entry in entries if "id" in entry], f"{path}, {table}: id", (int, str))
-        for key in {"file_name", "name"}.intersection(keys):
-            _check_unique([entry[key] for entry in entries], f"{path}, {table}: {key}", (str,))
     for table in ("images", "categories"):
         if not content[table]:
             raise ValueError(f"{path}: lists no {table}")
+        for entry in content[table]:
+            entry["id"] = as_id(entry["id"])
+        _check_unique([entry["id"] for entry in content[table]], f"{path}, {table}: id", (int, str))
+    _check_unique([entry["file_name"] for entry in content["images"]], f"{path}, images: file_name", (str,))
+    _check_texts([entry["name"] for entry in content["categories"]], f"{path}, categories: name", (str,))
     return content
 
 
-def _check_unique(values: Sequence[Any], place: str, kinds: tuple[type, ...]) -> None:
+def _check_texts(values: Sequence[Any], place: str, kinds: tuple[type, ...]) -> None:
     if wrong := [value for value in values if type(value) not in kinds]:
         raise ValueError(f"{place} {quote_value(wrong[0])} is not {' or '.join(KINDS[kind] for kind in kinds)}")
+
+
+def _check_unique(values: Sequence[Any], place: str, kinds: tuple[type, ...]) -> None:
+    _check_texts(values, place, kinds)
     # Numbers and texts together could not be sorted.
     if mixed := [value for value in values if type(value) is not type(values[0])]:
         raise ValueError(f"{place} {quote_value(mixed[0])} is {KINDS[type(mixed[0])]}, {quote_value(values[0])} is not")
@@ -94,83 +130,103 @@ def _check_unique(values: Sequence[Any], place: str, kinds: tuple[type, ...]) ->
         raise ValueError(f"{place} {quote_value(value)} is given {times} times")
 
 
-def _check_annotation(entry: dict[str, Any], images: dict, categories: dict, place: str) -> None:
-    for key, known in (("image_id", images), ("category_id", categories)):
-        # A list or an object has no hash, so `in` would raise TypeError.
-        if isinstance(entry[key], list | dict) or entry[key] not in known:
-            raise ValueError(f"{place}: {key} {quote_value(entry[key])} is not listed")
-    box = entry["bbox"]
-    # The exact type, because `true` in JSON becomes a bool, which is an instance of int.
-    numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
-    if not (numbers and all(abs(value) < MOST_PIXELS for value in box)):
-        raise ValueError(f"{place}: bbox {quote_value(box)} is not four numbers [x, y, width, height]")
-    if box[2] <= 0 or box[3] <= 0:
-        raise ValueError(f"{place}: bbox {quote_value(box)} has no area")
+def _read_categories(
+    entries: Sequence[Mapping[str, Any]], remarks: Remarks
+) -> tuple[list[str], dict[Any, int], set[int]]:
+    """Return the names in the order of their ids, the label of each id, and the indices of groups.
 
-
-def _record(
-    image: dict[str, Any], objects: list[dict[str, Any]], label_of: dict[int, int], folder: Path, path: Path
-) -> Record:
-    name = image["file_name"]
-    file = folder / name
-    if not _is_file(file):
-        raise FileNotFoundError(f"{shorten_text(str(file), 200)}: no such image (listed in {path})")
-    header = read_header(file)
-    as_stored = _check_size(_stated_size(image, f"{path}, image {quote_value(name)}"), header, file, path)
-    corners = np.array([entry["bbox"] for entry in objects], dtype=np.float64).reshape(-1, 4)
-    # COCO gives x, y, width, height.
-    corners[:, 2:] += corners[:, :2]
-    size = header.stored_size() if as_stored else header.size
-    # Rounding in annotation tools leaves boxes that stick out by a pixel at most.
-    boxes = trim_boxes(corners, size, overhang=1).astype(np.float32)
-    check_boxes(boxes, size, f"{path}, image {shorten_text(name, 100)}")
-    if as_stored:
-        boxes = turn_boxes(boxes, size, header.orientation)
-    labels = np.array([label_of[entry["category_id"]] for entry in objects], dtype=np.int64)
-    return Record(name, file, boxes, labels)
-
-
-def _is_file(file: Path) -> bool:
-    try:
-        return file.is_file()
-    except (OSError, ValueError):
-        # A name that is too long for the file system, or has a zero character.
-        return False
-
-
-def _stated_size(image: dict[str, Any], place: str) -> tuple[int | None, ...]:
-    """Return the stated width and height; null, 0 and -1, as tools write for unknown ones, become None."""
-    stated = []
-    for key in SIZE_KEYS:
-        value = image.get(key)
-        if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
-            value = float(value)
-        if value is None or value == "":
-            stated.append(None)
-        elif isinstance(value, int | float) and -1 <= value < MOST_PIXELS and value == math.floor(value):
-            stated.append(int(value) if value > 0 else None)
-        else:
-            raise ValueError(f"{place}: {key} {quote_value(image[key])} is not a number of pixels")
-    return tuple(stated)
-
-
-def _check_size(stated: tuple[int | None, ...], header: Header, file: Path, path: Path) -> bool:
-    """Compare the stated size with the displayed one, or with the one before the picture is turned.
-
-    Returns:
-        Whether only the second fits, so that the boxes are those of the picture as it is stored.
+    Categories of one name become one class, as the root category of a Roboflow export and its only class. A group is
+    a category that others name as their `supercategory`.
     """
+    # Ids may have gaps: the 80 categories of COCO itself have ids from 1 to 90.
+    ordered = sorted(entries, key=lambda entry: entry["id"])
+    names = list(dict.fromkeys(entry["name"] for entry in ordered))
+    label_of = {entry["id"]: names.index(entry["name"]) + 1 for entry in ordered}
+    for name, times in Counter(entry["name"] for entry in ordered).items():
+        if times > 1:
+            remarks.count("categories of one name, read as one class", quote_value(name), times)
+    above = {entry.get("supercategory") for entry in ordered if _is_below(entry)}
+    roots = {entry["name"] for entry in ordered if entry["id"] == 0 and entry.get("supercategory") == "none"}
+    return names, label_of, {index for index, name in enumerate(names) if name in above | roots}
 
-    def fits(size: tuple[int, int]) -> bool:
-        return all(value in (None, own) for value, own in zip(stated, size, strict=True))
 
-    if fits(header.size):
-        return False
-    if fits(header.stored_size()):
-        return True
-    width, height = header.size
-    said = " x ".join("?" if value is None else str(value) for value in stated)
-    turn = ""
-    if header.orientation > 1:
-        turn = f" (as displayed; its EXIF orientation {header.orientation} turns the stored picture)"
-    raise ValueError(f"{file}: is {width} x {height} pixels{turn}, {path} says {said}")
+def _is_below(entry: Mapping[str, Any]) -> bool:
+    above = entry.get("supercategory")
+    return isinstance(above, str) and above != entry["name"]
+
+
+def _refuse_normalised(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    boxes: list[Any] = [entry.get("bbox") for entry in entries]
+    if boxes and all(is_numbers(box) and is_normalised(box) for box in boxes):
+        raise ValueError(f"{path}, annotations[0]: bbox {quote_value(boxes[0])}, like every other, {NORMALISED}")
+
+
+def _read_object(
+    entry: Mapping[str, Any], images: Mapping, labels: Mapping[Any, int], place: str, options: ReadOptions,
+    remarks: Remarks,
+) -> _Object | None:  # fmt: skip
+    """Return the box and label of an annotation; None if it is left out.
+
+    Raises:
+        ValueError: tells the fault; the caller adds the place.
+    """
+    for key, known in (("image_id", images), ("category_id", labels)):
+        value = as_id(entry[key])
+        # A list or an object has no hash, so `in` would raise TypeError.
+        if isinstance(value, list | dict) or value not in known:
+            raise ValueError(f"{key} {quote_value(entry[key])} is not listed")
+    if read_crowd(entry.get("iscrowd")):
+        remarks.count("crowd regions (iscrowd), left out", place)
+        return None
+    box, turned = _read_box(entry, place, remarks)
+    if not is_numbers(box):
+        fault = f"bbox {quote_value(box)} is not four numbers [x, y, width, height]"
+    elif box[2] <= 0 or box[3] <= 0:
+        fault = f"bbox {quote_value(box)} has no area"
+    elif is_normalised(box) and box[2] < 1 and box[3] < 1:
+        fault = f"bbox {quote_value(box)} {NORMALISED}"
+    else:
+        # COCO gives x, y, width, height.
+        return [box[0], box[1], box[0] + box[2], box[1] + box[3]], labels[as_id(entry["category_id"])], turned
+    # Of a box that is none nothing could be cut.
+    if options.bad_boxes == "error" or (options.bad_boxes == "clip" and not is_numbers(box)):
+        raise ValueError(f"{fault}; {REMEDY}")
+    remarks.count(SKIPPED, place)
+    return None
+
+
+def _read_box(entry: Mapping[str, Any], place: str, remarks: Remarks) -> tuple[Any, bool]:
+    """Return `[x, y, width, height]`, which is not checked yet, and whether it lies around a turned box."""
+    box = entry.get("bbox")
+    if box is None or box == []:
+        box = polygon_box(entry.get("segmentation"))
+        if box is None:
+            raise ValueError("has no bbox, and no segmentation by polygons that could stand for it")
+        remarks.count("annotations without bbox, read as the box around their polygons", place)
+    angle = read_rotation(entry)
+    if not angle or not is_numbers(box):
+        return box, False
+    remarks.count(f"turned boxes (attributes.rotation), read as {ENCLOSING}", place)
+    return turn_box(box, angle), True
+
+
+def _remark_repeated(entries: Sequence[Mapping[str, Any]], remarks: Remarks) -> None:
+    # Nothing depends on these ids: they may be of any kind, also lists, which could not be counted.
+    counts = Counter(entry["id"] for entry in entries if isinstance(entry.get("id"), int | str))
+    repeated = [(value, times) for value, times in counts.items() if times > 1]
+    if repeated:
+        place = f"id {quote_value(repeated[0][0])}"
+        remarks.count("ids that several annotations share, which nothing depends on", place, len(repeated))
+
+
+def _annotated(image: Mapping[str, Any], objects: Sequence[_Object], finder: ImageFinder, path: Path) -> Annotated:
+    name = image["file_name"]
+    return Annotated(
+        name,
+        finder.find(name),
+        np.array([box for box, _, _ in objects], dtype=np.float64).reshape(-1, 4),
+        np.array([label for _, label, _ in objects], dtype=np.int64),
+        f"image {shorten_text(name, 100)}",
+        read_size(image, f"{path}, image {quote_value(name)}"),
+        np.array([turned for _, _, turned in objects], dtype=bool),
+    )

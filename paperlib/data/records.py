@@ -118,6 +118,7 @@ class Dataset(torch.utils.data.Dataset):
         classes: the C class names; label k is `classes[k - 1]`.
         records: the annotated images.
         digest: SHA-256 of classes, pixels (or image files) and annotations.
+        remarks: what was repaired or left out when files were read, one line each.
     """
 
     def __init__(self, name: str, classes: Sequence[str], records: Sequence[Record]) -> None:
@@ -125,6 +126,7 @@ class Dataset(torch.utils.data.Dataset):
         self.classes = tuple(classes)
         self.records = tuple(records)
         self.digest = _digest(self.classes, self.records)
+        self.remarks: tuple[str, ...] = ()
         self._squares: dict[int, Letterboxed] = {}
 
     def __len__(self) -> int:

@@ -10,7 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from paperlib import paths
-from paperlib.data import COCO_PREFIX, SPLIT_MARK, Dataset, load_detection_dataset
+from paperlib.data import Dataset, load_detection_dataset
+from paperlib.data.annotated import ReadOptions
+from paperlib.data.own import COCO_PREFIX, SPLIT_MARK, is_own
 from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
 from paperlib.detectors import build_detector, transfer_coco_weights, usual_anchors
 from paperlib.evaluation.evaluate import detect
@@ -50,12 +52,17 @@ class Splits:
     @cached_property
     def val(self) -> Dataset:
         """Return the validation split, used to select settings and the confidence of precision and recall."""
-        return load_detection_dataset(self.name, "val")
+        return self._load_other("val")
 
     @cached_property
     def test(self) -> Dataset:
         """Return the test split, used only for the final evaluation."""
-        return load_detection_dataset(self.name, "test")
+        return self._load_other("test")
+
+    def _load_other(self, split: str) -> Dataset:
+        # Files of one's own data may list other categories; a label must mean the same class in each.
+        options = ReadOptions(classes=self.train.classes if is_own(self.name) else None)
+        return load_detection_dataset(self.name, split, options=options)
 
     def collect_digests(self) -> dict[str, str]:
         """Return the digest of each split."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import nn
 
 from paperlib.data.records import Dataset
 
 
-def check_data(train: Dataset, val: Dataset) -> None:
-    """Refuse data that nothing can be learned from or evaluated on.
+def check_data(train: Dataset, val: Dataset, may_lack: Collection[str] = ()) -> None:
+    """Refuse data that nothing can be learned from or evaluated on; classes in `may_lack` need no boxes.
 
     Raises:
         ValueError: classes that differ, a class without training boxes, or validation images without boxes.
@@ -16,7 +18,10 @@ def check_data(train: Dataset, val: Dataset) -> None:
     if train.classes != val.classes:
         listed = " and ".join(", ".join(map(repr, data.classes)) for data in (train, val))
         raise ValueError(f"{train.name} and {val.name} differ in their classes: {listed}")
-    if missing := [name for name, count in train.box_counts().items() if not count]:
+    counts = train.box_counts()
+    if not any(counts.values()):
+        raise ValueError("; ".join([f"{train.name}: no boxes to learn from", *train.remarks]))
+    if missing := [name for name, count in counts.items() if not count and name not in may_lack]:
         raise ValueError(f"{train.name}: category {missing[0]!r} has no boxes to learn from")
     if not any(val.box_counts().values()):
         raise ValueError(f"{val.name}: no boxes, so nothing can be evaluated")
