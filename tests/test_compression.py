@@ -1,6 +1,7 @@
 """Algorithm 1: what it keeps, when it stops, whom it lets teach, and on which data."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -64,8 +65,22 @@ def test_each_distilled_model_is_the_next_ones_teacher_and_replaces_the_fine_tun
     for above, stage in pairwise(made.chain):
         assert record(stage.final)["parents"] == [stage.model.digest, above.final.digest]
         assert record(stage.final)["kind"] == "distil" and stage.final != stage.model
-    assert tiny.equal(made.student, made.chain[-1].final.detector())
+    pure = replace(made, pure=True)
+    assert tiny.equal(pure.student, made.chain[-1].final.detector())
     assert list(made.table["map50_distilled"].notna()) == [stage.role != "teacher" for stage in made.stages]
+
+
+def test_the_student_that_is_handed_over_is_the_most_accurate_on_validation_unless_pure(done):
+    _, made = done
+    last = made.chain[-1]
+    for tuned, distilled, name in ((0.5, 0.4, "fine-tuned"), (0.4, 0.5, "distilled"), (0.5, 0.5, "distilled")):
+        stage = replace(last, tuned=replace(last.tuned, map50=tuned))
+        stage = replace(stage, distilled=(last.final, replace(last.metrics, map50=distilled)))
+        changed = replace(made, stages=[*made.stages[:-1], stage])
+        assert (changed.delivered.name, changed.delivered.metrics.map50) == (name, max(tuned, distilled))
+        assert changed.delivered.model == (stage.model if name == "fine-tuned" else stage.final)
+        assert replace(changed, pure=True).delivered.name == "distilled"
+        assert tiny.equal(changed.student, changed.delivered.model.detector())
 
 
 def test_pruned_models_are_fine_tuned_under_eq_4_and_distilled_without(done):

@@ -60,8 +60,10 @@ def run_compression(request: CompressRequest) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command continues where this stopped.", flush=True)
         return 130
-    student = rounds[0].compressed.chain[-1]
-    print(f"{request.out}: {student.cost.size_mb:.3g} MB, mAP {100 * student.metrics.map50:.1f} %. Open report.html.")
+    compressed = rounds[0].compressed
+    size_mb = compressed.chain[-1].cost.size_mb
+    accuracy = 100 * compressed.delivered.metrics.map50
+    print(f"{request.out}: {size_mb:.3g} MB, mAP {accuracy:.1f} %. Open report.html.")
     for fault in faults:
         print(f"paperlib: {fault}", file=sys.stderr)
     return 1 if faults else 0
@@ -134,7 +136,8 @@ def _run_round(request: CompressRequest, train: Dataset, val: Dataset, number: i
         given = workbench.build_detector()
     later_seeds = request.seeds - number - 1
     expect_work(0, later=later_seeds * most_epochs(workbench, options, with_controls=request.controls))
-    compressed = run_algorithm_1(workbench, given, options, with_controls=request.controls)
+    made = run_algorithm_1(workbench, given, options, with_controls=request.controls)
+    compressed = replace(made, pure=request.pure)
     return Round(compressed, train_controls(compressed) if request.controls else {})
 
 

@@ -108,7 +108,7 @@ def evaluate_models(rounds: Sequence[Round]) -> pd.DataFrame:
         first = one.compressed.chain[0]
         last = one.compressed.chain[-1]
         models = {"original, sparsely trained": first.model, "student, before distillation": last.model}
-        models |= {"student": last.final, **one.controls}
+        models |= {"student": one.compressed.delivered.model, **one.controls}
         for name, model in models.items():
             model_cost = cost(model.detector(), workbench.recipe.image_size)
             metrics = workbench.evaluate(model, "val")
@@ -123,7 +123,7 @@ def _describe_student(compressed: Compressed) -> Description:
     return Description(
         classes=workbench.train_set.classes,
         image_size=workbench.recipe.image_size,
-        confidence=round(compressed.chain[-1].metrics.confidence, 4),
+        confidence=round(compressed.delivered.metrics.confidence, 4),
         training_data=workbench.train_set.digest,
         version=package_version("paperlib"),
     )
@@ -163,7 +163,7 @@ def _measure_timing(request: CompressRequest, compressed: Compressed) -> dict[st
     """Return all measured times: kept in `timing.json`, and measured again only for other models."""
     path = request.out / "timing.json"
     before = compressed.chain[0].final
-    after = compressed.chain[-1].final
+    after = compressed.delivered.model
     of = {"before": before.digest, "after": after.digest, "seconds": request.timing_seconds}
     # Clocks differ from run to run: measured again, the same models would get other reports.
     with contextlib.suppress(ValueError):  # there is none, or it was damaged

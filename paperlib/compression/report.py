@@ -22,7 +22,7 @@ from paperlib.evaluation.evaluate import detect
 from paperlib.figures import style, tables
 from paperlib.partners.extend import partner_gmacs
 from paperlib.workbench.options import Compression
-from paperlib.workbench.stages import Compressed, Stage, channel_counts
+from paperlib.workbench.stages import Candidate, Compressed, Stage, channel_counts
 
 EXAMPLES = 4
 MARKUP = re.compile(r"[\\`*\[\]|]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
@@ -91,9 +91,14 @@ class Report:
         return self.compressed.chain[-1]
 
     @property
+    def delivered(self) -> Candidate:
+        """Return the student that is handed over."""
+        return self.compressed.delivered
+
+    @property
     def partner_gmacs(self) -> float:
         """Return the GMACs that partners added to a pass of the student in training."""
-        return partner_gmacs(self.student.final.detector(), self.compressed.workbench.recipe.image_size)
+        return partner_gmacs(self.delivered.model.detector(), self.compressed.workbench.recipe.image_size)
 
     @property
     def seeds(self) -> list[int]:
@@ -108,7 +113,7 @@ class Report:
     @cached_property
     def pictures(self) -> dict[str, Picture]:
         """Return the figures by name."""
-        old, new = self.teacher, self.student
+        old = self.teacher
         boxes = self.compressed.workbench.validation.box_counts()
         return {
             "chain": Picture(
@@ -117,7 +122,7 @@ class Report:
             ),
             "classes": Picture(
                 "Average precision of each class",
-                lambda: figures.plot_class_changes(old.metrics.per_class, new.metrics.per_class, boxes),
+                lambda: figures.plot_class_changes(old.metrics.per_class, self.delivered.metrics.per_class, boxes),
             ),
             "latency": Picture("Latency", lambda: figures.plot_latency(self.latency)),
             "channels": Picture(
@@ -126,12 +131,26 @@ class Report:
             "detections": Picture("Detections side by side", self._draw_detections, "png"),
         }
 
+    def explain_choice(self) -> str:
+        """Return in a sentence which candidate is handed over, and by how much it is more accurate than the other."""
+        others = [each for each in self.student.candidates if each != self.delivered]
+        if not others:
+            return ""
+        gain = 100 * (self.delivered.metrics.map50 - others[0].metrics.map50)
+        side = "above" if gain >= 0 else "below"
+        reason = ", as Algorithm 1 has it," if self.compressed.pure else ""
+        return (
+            f"Of two candidates the {self.delivered.name} one is handed over{reason} "
+            f"with {abs(gain):.1f} points of mAP {side} the {others[0].name} one."
+        )
+
     def compare_headlines(self) -> list[dict[str, str]]:
         """Return the headline numbers: `what`, `before`, `after`, `change`."""
         old, new = self.teacher, self.student
         times = self.latency.pivot(index="runtime", columns="model", values="median_ms")
-        change = f"{_format_points(new.metrics.map50 - old.metrics.map50)} points"
-        accuracy = {"before": f"{100 * old.metrics.map50:.1f}", "after": f"{100 * new.metrics.map50:.1f} %"}
+        accuracies = [100 * each.metrics.map50 for each in (old, self.delivered)]
+        change = f"{_format_points((accuracies[1] - accuracies[0]) / 100)} points"
+        accuracy = {"before": f"{accuracies[0]:.1f}", "after": f"{accuracies[1]:.1f} %"}
         costs = {
             "Size": (old.cost.size_mb, new.cost.size_mb, "MB"),
             "Compute": (old.cost.gmacs, new.cost.gmacs, "GMACs"),
@@ -156,7 +175,7 @@ class Report:
     def tabulate_classes(self) -> pd.DataFrame:
         """Return the average precision of each class before and after."""
         boxes = self.compressed.workbench.validation.box_counts()
-        after = self.student.metrics.per_class
+        after = self.delivered.metrics.per_class
         rows = []
         for name, score in self.teacher.metrics.per_class.items():
             change = _format_points(after[name] - score)
@@ -204,15 +223,15 @@ class Report:
         return f'<picture>{dark}<img alt="{picture.title}" src="{picture.encode(style.LIGHT)}"></picture>'
 
     def _channel_counts(self) -> tuple[dict[str, int], dict[str, int]]:
-        return channel_counts(self.teacher.final.detector()), channel_counts(self.student.final.detector())
+        return channel_counts(self.teacher.final.detector()), channel_counts(self.delivered.model.detector())
 
     def _draw_detections(self) -> Figure:
         bench = self.compressed.workbench
         data, side = bench.validation, bench.recipe.image_size
         shown = data.subset(data.spaced_indices(EXAMPLES, min_objects=1), data.name)
-        stages = {"before": self.teacher, "after": self.student}
-        found = {name: detect(stage.final.detector(), shown, image_size=side) for name, stage in stages.items()}
-        confidence = {name: stage.metrics.confidence for name, stage in stages.items()}
+        shown_models = {"before": self.teacher.candidates[0], "after": self.delivered}
+        found = {name: detect(one.model.detector(), shown, image_size=side) for name, one in shown_models.items()}
+        confidence = {name: one.metrics.confidence for name, one in shown_models.items()}
         return figures.draw_detections(shown, range(len(shown)), found, confidence)
 
 

@@ -73,7 +73,7 @@ def compress(
     check_data(train, val)
     check_classes(detector, train)
     workbench = make_workbench(train, val, recipe, settings, store)
-    return run_algorithm_1(workbench, workbench.adopt_detector(detector), settings)
+    return replace(run_algorithm_1(workbench, workbench.adopt_detector(detector), settings), pure=settings.pure)
 
 
 def make_workbench(

@@ -105,7 +105,16 @@ class IterationOptions(Options):
     """A model with more than this fraction of its larger neighbour's capacity is similar to it, and does not teach."""
 
 
-class CompressionOptions(IterationOptions, PartnerOptions, DistillationOptions, PruningOptions, SparsityOptions):
+class DeliveryOptions(Options):
+    """Which model is handed over."""
+
+    pure: bool = False
+    """Hand over the distilled student, as Algorithm 1 does, even where the fine-tuned one is more accurate."""
+
+
+class CompressionOptions(
+    DeliveryOptions, IterationOptions, PartnerOptions, DistillationOptions, PruningOptions, SparsityOptions
+):
     """All options of Algorithm 1 that are not about training."""
 
 

@@ -21,6 +21,21 @@ Reason = Literal["drop", "floor", "target"]
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A model that may be handed over.
+
+    Attributes:
+        name: how it was trained last.
+        model: the model.
+        metrics: on the validation data.
+    """
+
+    name: Literal["sparsely trained", "fine-tuned", "distilled"]
+    model: Model
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
 class Stage:
     """One model of the iterations: TA_i of Algorithm 1.
 
@@ -51,6 +66,16 @@ class Stage:
         """Return the validation metrics of `final`."""
         return self.distilled[1] if self.distilled else self.tuned
 
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Return the models of this size, the most accurate on the validation data first."""
+        tuned = Candidate("sparsely trained" if self.role == "teacher" else "fine-tuned", self.model, self.tuned)
+        if self.distilled is None:
+            return [tuned]
+        # Sorting is stable: of two equally accurate ones the distilled one is first.
+        both = [Candidate("distilled", *self.distilled), tuned]
+        return sorted(both, key=lambda candidate: -candidate.metrics.map50)
+
 
 @dataclass(frozen=True)
 class Compressed:
@@ -61,17 +86,28 @@ class Compressed:
         stopped: why pruning ended: the drop of accuracy, the floor of every layer, or the target size.
         given: the detector before its sparse training.
         workbench: the workbench whose store holds all of them.
+        pure: hand over the last model of Algorithm 1, the distilled one, even if the fine-tuned one is more accurate.
     """
 
     stages: list[Stage]
     stopped: Reason
     given: Model
     workbench: Workbench
+    pure: bool = False
+
+    @property
+    def delivered(self) -> Candidate:
+        """Return the student that is handed over: the most accurate on the validation data, unless `pure`."""
+        candidates = self.chain[-1].candidates
+        if not self.pure:
+            return candidates[0]
+        (last,) = [each for each in candidates if each.model == self.chain[-1].final]
+        return last
 
     @cached_property
     def student(self) -> Detector:
-        """Return the smallest detector of the chain, in evaluation mode."""
-        return self.chain[-1].final.detector()
+        """Return the smallest detector of the chain as it is handed over, in evaluation mode."""
+        return self.delivered.model.detector()
 
     @property
     def chain(self) -> list[Stage]:
