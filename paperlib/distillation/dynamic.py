@@ -152,9 +152,8 @@ class DynamicDistillation:
             self.status = update_status(self.status, boxes, truth, options)
             self._log("status", self.status.nansum(), (~self.status.isnan()).sum())
             goal = teacher.boxes if options.goal == "teacher" else truth
-            each = box_losses(boxes, goal, truth, self.status, options)
-            if options.regression != "smooth":
-                each = box_weights(boxes, truth, self.status, options, image_area) * each
+            weights = box_weights(boxes, truth, self.status, options, image_area)
+            each = weights * box_losses(boxes, goal, truth, self.status, options)
             terms["boxes"] = weighted_mean([(box, each)])
         return terms
 

@@ -18,6 +18,8 @@ from paperlib.distillation.dynamic_options import HardnessOptions
 
 AREAS, RATIOS = (32.0**2, 96.0**2), (1.5, 3.0)
 """Borders of the bins of area in square pixels (COCO's) and of aspect ratio."""
+DISTANCES = ("smooth", "l1")
+"""Values of `regression` that are distances; all boxes weigh the same then."""
 SHORTEST_SIDE = 1.0
 """Pixels. A shorter side of a predicted box counts as this long: of a box without any, the CIoU is not defined."""
 TINY = 1e-12
@@ -81,7 +83,7 @@ def find_bins(truth: Tensor) -> Tensor:
 
 @torch.no_grad()
 def box_weights(boxes: Tensor, truth: Tensor, status: Tensor, options: HardnessOptions, image_area: float) -> Tensor:
-    """Return the weight of each box, `[P]`: w = min((h / m)^gamma, w_max); a constant.
+    """Return the weight of each box, `[P]`: w = min((h / m)^gamma, w_max), or 1 for a distance; a constant.
 
     With `regression="explicit"` it is times 1 + kappa_a (1 - 1/r) + kappa_s exp(-2 sqrt(area / image area)).
 
@@ -92,6 +94,8 @@ def box_weights(boxes: Tensor, truth: Tensor, status: Tensor, options: HardnessO
         options: see `HardnessOptions`.
         image_area: of an image, in square pixels.
     """
+    if options.regression in DISTANCES:
+        return torch.ones_like(boxes[:, 0])
     current = status[find_bins(truth)] if options.regression == "bins" else status
     weights = (box_hardness(boxes, truth) / current.clamp(min=TINY)).pow(options.power).clamp(max=options.largest)
     if options.regression != "explicit":
@@ -102,7 +106,9 @@ def box_weights(boxes: Tensor, truth: Tensor, status: Tensor, options: HardnessO
 
 
 def box_losses(boxes: Tensor, goal: Tensor, truth: Tensor, status: Tensor, options: HardnessOptions) -> Tensor:
-    """Compute the loss of each box towards its goal, `[P]`: 1 - CIoU, or the smooth L1 distance with beta = status.
+    """Compute the loss of each box towards its goal, `[P]`.
+
+    It is 1 - CIoU, or with `regression="l1"` or `"smooth"` a distance in sides of the true box (beta is the status).
 
     Args:
         boxes: `[P, 4]` the student's boxes, xyxy pixels.
@@ -112,9 +118,11 @@ def box_losses(boxes: Tensor, goal: Tensor, truth: Tensor, status: Tensor, optio
         options: see `HardnessOptions`.
     """
     goal = goal.detach()
-    if options.regression != "smooth":
+    if options.regression not in DISTANCES:
         return complete_box_iou_loss(_widen(boxes), _widen(goal))
     error = relative_boxes(boxes - goal, truth).abs()
+    if options.regression == "l1":
+        return error.sum(1)
     beta = status.clamp(TINY, 1)
     return torch.where(error < beta, error.square() / (2 * beta), error - beta / 2).sum(1)
 
