@@ -3,17 +3,20 @@
 import copy
 
 import pytest
+import tiny
 import torch
-from conftest import make_tiny_batch
+from conftest import make_tiny_batch, same, snapshot
 from test_objectives import make, seeded
 
 from paperlib.detectors import DETECTORS
 from paperlib.distillation.answers import ask_both, match_channels
+from paperlib.distillation.assistants import Distillation
 from paperlib.distillation.dynamic import DynamicDistillation
 from paperlib.distillation.imitation import imitation_loss
 from paperlib.distillation.imitation_methods import METHODS, choose_method
 from paperlib.pruning import apply_plan, find_carriers, mask_plan, trace_channels
 from paperlib.pruning.plan import PruningPlan, prunable_outputs
+from paperlib.training.loop import fit
 
 TWO_STAGE = "faster-rcnn-resnet101"
 
@@ -159,3 +162,110 @@ def test_a_stranger_learns_through_an_adapter_that_is_trained_along():
     assert losses["features"] > 0
     losses["features"].backward()
     assert all(p.grad.any() for p in objective.parameters())
+
+
+def test_a_training_logs_what_was_selected_and_leaves_the_teacher_as_it_was(tmp_path):
+    student, teacher = tiny.detector(), tiny.detector(seed=7)
+    before = snapshot(teacher)
+    objective = DynamicDistillation(teacher)
+    history = fit(student, tiny.dataset(), tiny.recipe(epochs=3), objective=objective, folder=tmp_path).epochs
+    assert same(before, snapshot(teacher)) and objective.step == objective.steps == 6
+    assert history["selected"].between(0, 1).all() and history["selected_background"].between(0, 1).all()
+    assert {"features", "instances", "boxes", "status"} < set(history.columns)
+    assert 0 < history["status"].iloc[-1] <= 1 and objective.epoch_values() == {}
+    # A second training starts from nothing that was measured in the first.
+    again = fit(tiny.detector(), tiny.dataset(), tiny.recipe(epochs=3), objective=objective, folder=tmp_path).epochs
+    assert list(again["status"]) == list(history["status"])
+
+
+def test_weights_grow_over_the_first_steps_and_q_changes_over_all():
+    student, teacher = make("yolov4-tiny").eval(), make("yolov4-tiny", seed=1)
+    objective = DynamicDistillation(
+        teacher, warmup=0.4, imitation=choose_method("gd", fraction=1.0), last_fraction=0.25
+    )
+    objective.start_training(10)
+    sizes, fractions = [], []
+    for _ in range(10):
+        fractions.append(objective.imitation().fraction)
+        sizes.append(objective(student, *batch())["instances"].item())
+    assert sizes == pytest.approx([sizes[-1] * min(1, k / 4) for k in range(1, 11)])
+    assert fractions == pytest.approx([1 - k / 12 for k in range(10)])
+
+
+def test_the_grey_padding_belongs_to_neither_region():
+    student, teacher = make("yolov4-tiny").eval(), make("yolov4-tiny", seed=1)
+    images, targets = batch()
+    shown = [torch.tensor([[0.0, 0.0, 40.0, 64.0]])] * 2
+    objective = DynamicDistillation(teacher, instance_weight=0, box_weight=0)
+    found = objective(student, images, [t | {"visible": area} for t, area in zip(targets, shown, strict=True)])
+    levels = ask_both(student, teacher, images, targets).levels()
+    assert found["features"] == imitation_loss(levels, boxes(), areas=shown) != imitation_loss(levels, boxes())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_rival_that_imitates_features_is_a_setting(method):
+    student, teacher = make("yolov4-tiny").train(), make("yolov4-tiny", seed=1)
+    objective = DynamicDistillation(teacher, imitation=METHODS[method], instance_weight=0, box_weight=0)
+    losses = objective(student, *batch())
+    expected = imitation_loss(ask_both(student, teacher, *batch()).levels(), boxes(), options=METHODS[method])
+    torch.testing.assert_close(losses["features"], expected)
+    assert objective.describe()["imitation"] == METHODS[method].model_dump(mode="json")
+
+
+def settings_of(**changes):
+    return lambda: DynamicDistillation(make("yolov4-tiny"), **changes)
+
+
+def distilled(teacher, **changes):
+    return lambda: DynamicDistillation(teacher(), **changes)(make("yolov4-tiny"), *batch())
+
+
+def of_four_classes():
+    return tiny.quick("yolov4-tiny", 4).double()
+
+
+def with_other_anchors():
+    return tiny.quick("yolov4-tiny", 3, side=96).double()
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        (settings_of(last_fraction=0.0), "last_fraction.* greater than 0"),
+        (settings_of(last_fraction=1.5), "last_fraction.* less than or equal to 1"),
+        (settings_of(feature_weight=-1.0), "feature_weight.* greater than or equal to 0"),
+        (settings_of(box_weight=float("nan")), "box_weight.* finite"),
+        (settings_of(selection="some"), "selection"),
+        (settings_of(boxweight=1.0), "boxweight"),
+        (distilled(of_four_classes), "the same classes and the same anchors"),
+        (distilled(with_other_anchors), "the same classes and the same anchors"),
+        (distilled(lambda: make("yolov4"), feature_weight=0), r"their strides are \[32, 16\] and \[32, 16, 8\]"),
+        (distilled(lambda: make("centernet-resnet50"), feature_weight=0), "their strides are"),
+        (distilled(lambda: make("yolov4")), "level of stride 32: .*; give all plans"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(call, fault):
+    with pytest.raises(ValueError, match=fault) as told:
+        call()
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_teacher_in_half_precision_and_saturated_logits_give_finite_losses(name):
+    student, teacher = make(name).float().train(), make(name, seed=1).bfloat16()
+    images, targets = make_tiny_batch()
+    with torch.no_grad():
+        for layer in teacher.modules():
+            # Output layers alone have a bias.
+            if getattr(layer, "bias", None) is not None and not isinstance(layer, torch.nn.BatchNorm2d):
+                layer.weight *= 1e5
+    objective = DynamicDistillation(teacher)
+    losses = seeded(lambda: objective(student, images, targets))
+    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)
+
+
+def test_plain_distillation_refuses_a_teacher_of_other_strides_too():
+    with pytest.raises(ValueError, match="their strides are"):
+        Distillation(make("yolov4"))(make("yolov4-tiny"), *batch())

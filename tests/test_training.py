@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 
 from paperlib.data.augment import augment
 from paperlib.detectors.files import load_detector
+from paperlib.distillation.answers import match_channels
 from paperlib.distillation.assistants import Distillation
+from paperlib.distillation.dynamic import DynamicDistillation
 from paperlib.evaluation.evaluate import evaluate
 from paperlib.network_files import load_network
 from paperlib.partners.extend import extend
@@ -36,7 +38,7 @@ SAMPLED = tiny.recipe(epochs=6, ema=0.9)
 PARTNERED = tiny.recipe(epochs=6, ema=0.8)
 SCENES = tiny.recipe(epochs=6, ema=0.7, image_size=tiny.SCENE_SIDE, batch_size=3)
 PARTNERED_SCENES = tiny.recipe(epochs=6, image_size=tiny.SCENE_SIDE, batch_size=3)
-LEARNED = tiny.recipe(epochs=6, ema=0.7)
+DYNAMIC = tiny.recipe(epochs=6, ema=0.75)
 
 
 class Learned(torch.nn.Module):
@@ -88,8 +90,12 @@ def train(recipe, folder):
         detector = tiny.two_stage()
     elif recipe == PARTNERED:
         detector, actors = extend(detector), {"regulariser": Partnership(0.1, "output")}
-    elif recipe == LEARNED:
-        actors = {"objective": Learned()}
+    elif recipe == DYNAMIC:
+        teacher = tiny.detector(seed=7, width=0.2)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            adapter = match_channels(detector, teacher)
+        actors = {"objective": DynamicDistillation(teacher, adapter=adapter, last_fraction=0.25)}
     elif recipe == SCENES:
         detector, actors = tiny.classifier(), {}
     elif recipe == PARTNERED_SCENES:
@@ -135,7 +141,7 @@ RECIPES = {
     "distilled": DISTILLED,
     "sampled": SAMPLED,
     "partnered": PARTNERED,
-    "learned": LEARNED,
+    "dynamic": DYNAMIC,
     "scenes": SCENES,
     "partnered scenes": PARTNERED_SCENES,
 }
