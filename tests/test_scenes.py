@@ -7,10 +7,18 @@ import pytest
 import torch
 from PIL import Image
 
-from paperlib.data import SCENE_LAYOUTS, SceneDataset, SceneRecord, layouts, load_dataset, load_detection_dataset
+from paperlib.data import (
+    SCENE_LAYOUTS,
+    SceneDataset,
+    SceneRecord,
+    layouts,
+    load_dataset,
+    load_detection_dataset,
+    load_scene_dataset,
+)
 from paperlib.data.augment import Augmentation, augment_scenes
 from paperlib.data.scenes import crop_square
-from paperlib.data.splits import SHARES, draw_split_file
+from paperlib.data.splits import SHARES, draw_split_file, refuse_shared_images
 
 CLASSES = ("beach", "forest", "river")
 PER_CLASS = 20
@@ -229,6 +237,62 @@ def test_grey_images_become_rgb(tmp_path):
     assert torch.equal(red, green) and torch.equal(green, blue)
 
 
-def test_a_detector_gets_no_scenes():
+def test_a_detector_gets_no_scenes_and_a_classifier_no_boxes():
+    with pytest.raises(ValueError, match="no scenes 'vhr10'; known: toy-scenes, resisc45"):
+        load_scene_dataset("vhr10", "train")
     with pytest.raises(ValueError, match="resisc45: its images are scenes without boxes"):
         load_detection_dataset("resisc45", "train")
+
+
+def test_own_scenes_are_split_by_seed_or_by_folders(folders):
+    drawn = {split: load_dataset(f"scenes:{folders}", split) for split in SHARES}
+    assert [data.counts() for data in drawn.values()] == [dict.fromkeys(CLASSES, count) for count in (14, 2, 4)]
+    assert len({record.name for data in drawn.values() for record in data.records}) == len(CLASSES) * PER_CLASS
+    for split, data in drawn.items():
+        for record in data.records:
+            path = folders.parent / split / record.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(record.image.read_bytes())
+    given = {split: load_dataset(f"scenes:{folders.parent}/{{split}}", split) for split in SHARES}
+    assert {split: data.digest for split, data in given.items()} == {s: data.digest for s, data in drawn.items()}
+    refuse_shared_images(*given.values())
+    with pytest.raises(ValueError, match="must not share images"):
+        refuse_shared_images(given["train"], drawn["train"])
+
+
+def test_copies_among_own_scenes_stay_in_one_split(tmp_path):
+    for index in range(30):
+        for name in ("a", "b"):
+            write_image(tmp_path / CLASSES[index % 3] / f"{index}{name}.png", index)
+    refuse_shared_images(*(load_dataset(f"scenes:{tmp_path}", split) for split in SHARES))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: None, "val: no such folder of class folders"),
+        (lambda root: write_image(root / "val" / "beach" / "0.png", 7), "val: holds one class folder, beach"),
+        (
+            lambda root: [write_image(root / "val" / name / "0.png", 7) for name in ("beach", "river")],
+            "class 'forest' has no image in split val",
+        ),
+        (
+            lambda root: [write_image(root / "val" / name / "0.png", 7) for name in (*CLASSES, "sea")],
+            "class 'sea' has no image in split train",
+        ),
+    ],
+)
+def test_own_splits_that_do_not_fit_are_refused_in_one_line(tmp_path, damage, message):
+    for name in CLASSES:
+        write_image(tmp_path / "train" / name / "0.png", 5)
+    damage(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        load_dataset(f"scenes:{tmp_path}/{{split}}", "val")
+    assert "\n" not in str(caught.value)
+
+
+def test_own_scenes_too_few_for_three_splits_are_refused(tmp_path):
+    for name in CLASSES:
+        write_image(tmp_path / name / "0.png", 5)
+    with pytest.raises(ValueError, match="class 'beach' has no image in split val, test"):
+        load_dataset(f"scenes:{tmp_path}", "train")

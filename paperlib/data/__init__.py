@@ -10,6 +10,7 @@ from paperlib import paths
 from paperlib.data import dota, layouts, own, rsod, scene_folders, vhr10
 from paperlib.data.annotated import AS_IT_IS, BadBoxes, ReadOptions
 from paperlib.data.records import Dataset, Letterboxed, Record
+from paperlib.data.scene_folders import SCENES_PREFIX
 from paperlib.data.scenes import SceneDataset, SceneRecord
 from paperlib.data.tiles import Tiles, Tiling, cut_into_tiles
 from paperlib.data.toy import aerial, album
@@ -31,7 +32,8 @@ def load_dataset(
     """Load one split of a data set: with boxes, or of scenes.
 
     Args:
-        name: one of `DATASETS` or `SCENE_DATASETS`, or `coco:<annotations.json>`; see `load_detection_dataset`.
+        name: one of `DATASETS` or `SCENE_DATASETS`, or your own data: `coco:<annotations.json>` (see
+            `load_detection_dataset`) or `scenes:<folder of class folders>` (see `own_scenes.load_own_scenes`).
         split: `train`, `val` or `test`.
         root: the folder of this data set; by default its folder under `PAPERLIB_DATA`.
         bad_boxes: for your own data: what becomes of a box that has no area or is not inside its image: `error`
@@ -47,6 +49,14 @@ def load_dataset(
         ValueError: an unknown name or split, or damaged files (the message names file, place and fault).
         FileNotFoundError: the data set is missing.
     """
+    if _is_scenes(name):
+        return load_scene_dataset(name, split, root)
+    options = ReadOptions(bad_boxes, None if classes is None else tuple(classes), allow_outside=allow_outside)
+    return load_detection_dataset(name, split, root, options)
+
+
+def load_scene_dataset(name: str, split: str, root: str | Path | None = None) -> SceneDataset:
+    """Load one split of a scene data set; arguments and errors as in `load_dataset`."""
     if name == "toy-scenes":
         records = [
             SceneRecord(f"{split}-{toy_scenes.CLASSES[label]}-{index:02d}", image, label)
@@ -57,8 +67,16 @@ def load_dataset(
     if name in SCENE_LAYOUTS:
         layout = SCENE_LAYOUTS[name]
         return scene_folders.load_scene_split(layout, split, Path(root) if root else paths.data_root() / layout.folder)
-    options = ReadOptions(bad_boxes, None if classes is None else tuple(classes), allow_outside=allow_outside)
-    return load_detection_dataset(name, split, root, options)
+    if not name.startswith(SCENES_PREFIX):
+        raise ValueError(f"no scenes {name!r}; known: {', '.join(SCENE_DATASETS)}, {SCENES_PREFIX}<folder>")
+    # Imported here, because `python -m paperlib.data.splits` must not find its module imported already.
+    from paperlib.data import own_scenes
+
+    return own_scenes.load_own_scenes(name.removeprefix(SCENES_PREFIX), split)
+
+
+def _is_scenes(name: str) -> bool:
+    return name in SCENE_DATASETS or name.startswith(SCENES_PREFIX)
 
 
 def load_detection_dataset(
@@ -93,13 +111,13 @@ def load_detection_dataset(
         for remark in dataset.remarks:
             _log.warning("%s: %s", dataset.name, remark)
         return dataset
-    if name in SCENE_DATASETS:
+    if _is_scenes(name):
         raise ValueError(f"{name}: its images are scenes without boxes, on which no detector can be trained")
-    known = (*DATASETS, own.FORMS, *SCENE_DATASETS)
+    known = (*DATASETS, own.FORMS, *SCENE_DATASETS, f"{SCENES_PREFIX}<folder>")
     raise ValueError(f"unknown data set {name!r}; known: {', '.join(known)}")
 
 
 __all__ = [
     "DATASETS", "LAYOUTS", "PUBLISHED", "SCENE_DATASETS", "SCENE_LAYOUTS", "Dataset", "Letterboxed", "Record",
-    "SceneDataset", "SceneRecord", "Tiles", "Tiling", "load_dataset", "load_detection_dataset",
+    "SceneDataset", "SceneRecord", "Tiles", "Tiling", "load_dataset", "load_detection_dataset", "load_scene_dataset",
 ]  # fmt: skip

@@ -10,6 +10,8 @@ from paperlib.data.layouts import PublishedFolders, find_splits, require_file
 from paperlib.data.scenes import SceneDataset, SceneRecord
 from paperlib.files import quote_value
 
+SCENES_PREFIX = "scenes:"
+"""Begins the name of your own scenes in `load_dataset`; see `own_scenes`."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 """Endings of image files, in upper or lower case; other files in a class folder are not read."""
 
@@ -106,7 +108,7 @@ def load_scene_split(layout: SceneLayout, split: str, root: Path) -> SceneDatase
     for name in names[split]:
         require_file(root / name)
     classes = common_classes(names, layout.name)
-    return _read_scenes(f"{layout.name}/{split}", classes, {name: root / name for name in names[split]})
+    return read_scenes(f"{layout.name}/{split}", classes, {name: root / name for name in names[split]})
 
 
 def common_classes(names: Mapping[str, Sequence[str]], place: str) -> list[str]:
@@ -127,7 +129,8 @@ def common_classes(names: Mapping[str, Sequence[str]], place: str) -> list[str]:
     return sorted(set().union(*classes.values()))
 
 
-def _read_scenes(title: str, classes: Sequence[str], files: Mapping[str, Path]) -> SceneDataset:
+def read_scenes(title: str, classes: Sequence[str], files: Mapping[str, Path]) -> SceneDataset:
+    """Return the data set called `title` of some files, by name; the class is a part of the name."""
     label_of = {name: label for label, name in enumerate(classes)}
     records = [SceneRecord(name, file, label_of[scene_class(name)]) for name, file in files.items()]
     return SceneDataset(title, classes, records)

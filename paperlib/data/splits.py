@@ -18,29 +18,39 @@ import numpy as np
 
 from paperlib import paths
 from paperlib.data.layouts import Layout, PublishedFolders, draw_command, split_path
-from paperlib.data.records import Dataset, Record
+from paperlib.data.records import Dataset, ImageRecord, Record
 from paperlib.data.scene_folders import scene_class
+from paperlib.data.scenes import SceneDataset
 from paperlib.files import shorten_text, write_text_atomically
 from paperlib.progress.report import track_items
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 SEED = 0
+Images = Dataset | SceneDataset
 
 
 def draw_splits(
-    records: Sequence[Record], num_classes: int, shares: Mapping[str, float] = SHARES, seed: int = SEED
-) -> dict[str, list[str]]:
+    records: Sequence[Record], num_classes: int, shares: Mapping[str, float] = SHARES, seed: int = SEED,
+    content: Callable[[Record], bytes] = lambda record: hashlib.sha256(record.read_pixels().tobytes()).digest(),
+) -> dict[str, list[str]]:  # fmt: skip
     """Distribute records so that each split gets its share of the boxes of every class.
 
     The rarest class comes first; each image goes to the split that lacks most boxes of that class. Images of equal
     content stay together, so no test image is also a training image under another name.
 
+    Args:
+        records: the images.
+        num_classes: C; labels are 1..C.
+        shares: of each split; they add up to 1.
+        seed: of the order in which images are distributed.
+        content: returns a digest that is equal for images of equal content.
+
     Returns:
         The record names of each split, sorted.
     """
-    groups: dict[str, list[Record]] = {}
+    groups: dict[bytes, list[Record]] = {}
     for record in records:
-        groups.setdefault(hashlib.sha256(record.read_pixels().tobytes()).hexdigest(), []).append(record)
+        groups.setdefault(content(record), []).append(record)
     order = np.random.default_rng(seed).permutation(len(groups))
     bundles = [list(groups.values())[i] for i in order]
     boxes = np.array([_counts(bundle, num_classes) for bundle in bundles])
@@ -65,14 +75,14 @@ def draw_splits(
     return {name: sorted(found) for name, found in result.items()}
 
 
-def refuse_shared_images(*splits: Dataset) -> None:
+def refuse_shared_images(*splits: Images) -> None:
     """Refuse data sets of which two share an image: the same file, or files of the same bytes.
 
     Raises:
         ValueError: names both data sets and both images.
     """
 
-    def known_digests(data: Dataset) -> Iterator[bytes]:
+    def known_digests(data: Images) -> Iterator[bytes]:
         for record in data.records:
             # Equal bytes may be pixels of another shape.
             shape = repr(record.image.shape).encode() if isinstance(record.image, np.ndarray) else b""
@@ -82,7 +92,7 @@ def refuse_shared_images(*splits: Dataset) -> None:
         raise ValueError(_shared_message(*shared))
 
 
-def refuse_shared_pictures(*splits: Dataset, pictures: Callable[[Dataset], Iterable[np.ndarray]]) -> None:
+def refuse_shared_pictures(*splits: Images, pictures: Callable[[Any], Iterable[np.ndarray]]) -> None:
     """Refuse data sets of which two share a picture, also where their files differ, as a PNG file and its BMP copy do.
 
     Blank pictures, all of one colour, are compared with none.
@@ -96,7 +106,7 @@ def refuse_shared_pictures(*splits: Dataset, pictures: Callable[[Dataset], Itera
         ValueError: names both data sets and both images, or an image that does not decode.
     """
 
-    def pixel_digests(data: Dataset) -> Iterator[bytes | None]:
+    def pixel_digests(data: Images) -> Iterator[bytes | None]:
         for pixels in pictures(data):
             blank = pixels.size == 0 or (pixels.max() == pixels.min())
             yield None if blank else hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
@@ -108,10 +118,10 @@ def refuse_shared_pictures(*splits: Dataset, pictures: Callable[[Dataset], Itera
 
 
 def _find_equal(
-    splits: Sequence[Dataset], digests: Callable[[Dataset], Iterable[bytes | None]]
-) -> Iterator[tuple[Dataset, Record, Dataset, Record]]:
+    splits: Sequence[Images], digests: Callable[[Images], Iterable[bytes | None]]
+) -> Iterator[tuple[Images, ImageRecord, Images, ImageRecord]]:
     """Yield the pairs of records of different data sets whose digests are equal."""
-    known: dict[bytes, tuple[Dataset, Record]] = {}
+    known: dict[bytes, tuple[Images, ImageRecord]] = {}
     for data in splits:
         found = {}
         for record, digest in zip(data.records, digests(data), strict=True):
@@ -124,7 +134,7 @@ def _find_equal(
         known = found | known
 
 
-def _shared_message(first: Dataset, one: Record, second: Dataset, other: Record) -> str:
+def _shared_message(first: Images, one: ImageRecord, second: Images, other: ImageRecord) -> str:
     known, name = shorten_text(one.name, 100), shorten_text(other.name, 100)
     what = f"image {name} is also in" if one.name == other.name else f"image {name} is a copy of image {known} in"
     return f"{second.name}: {what} {first.name}; the two must not share images"
@@ -148,10 +158,21 @@ def _labelled_records(layout: PublishedFolders, root: Path) -> list[Record]:
     names = layout.image_names(root)
     if isinstance(layout, Layout):
         return [layout.read_record(root, name) for name in track_items(names, f"reading {layout.title}")]
+    return _count_as_objects(names, root)
+
+
+def _count_as_objects(names: Sequence[str], root: Path) -> list[Record]:
+    """Return scenes as records in which each counts as one object of its class."""
     classes = sorted({scene_class(name) for name in names})
-    # A scene counts as one object of its class.
     labels = {name: np.array([number]) for number, name in enumerate(classes, 1)}
     return [Record(name, root / name, np.empty((0, 4)), labels[scene_class(name)]) for name in names]
+
+
+def draw_scene_splits(names: Sequence[str], root: Path) -> dict[str, list[str]]:
+    """Distribute scenes as `draw_splits` does; files of equal bytes stay together."""
+    records = _count_as_objects(names, root)
+    classes = max(int(record.labels[0]) for record in records)
+    return draw_splits(records, classes, content=Record.fingerprint)
 
 
 def redraw_split(name: str) -> None:
