@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from paperlib.pairs import find_partners
-from paperlib.partners.diversity import diversity
+from paperlib.partners.diversity import diversity, filter_cosines
 from paperlib.partners.extend import extend
+from paperlib.partners.filters import from_filters, to_filters
 from paperlib.partners.fuse import fuse
 from paperlib.partners.partnership import Partnership
 
@@ -78,6 +79,17 @@ def test_the_public_code_is_blind_within_a_stage() -> None:
     orthogonal = pair_of([[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]])
     assert level(mixed, "public") == level(orthogonal, "public") == 1
     assert (level(mixed), level(orthogonal)) == (1, 0)
+
+
+@pytest.mark.parametrize("shape", [{"groups": 3}, {"transposed": True}, {"groups": 3, "transposed": True}], ids=str)
+def test_each_output_channel_is_compared_whatever_the_kind_of_convolution(shape: dict[str, object]) -> None:
+    net = extend(nn.Sequential(block(6, 12, **shape)).double(), preserve=False)
+    pair = net[0][0]
+    mixed = torch.where(torch.arange(12) < 4, -2.0, 0.0).double()  # the first four are opposite, the others 0
+    rows = to_filters(pair.conv, pair.conv.weight) * mixed.view(-1, 1, 1, 1)
+    pair.partner.weight.data = from_filters(pair.partner, rows.detach())
+    torch.testing.assert_close(filter_cosines(pair), mixed / 2)
+    assert level(net) == pytest.approx(4 / 12)
 
 
 @given(angle=st.floats(-3, 3))

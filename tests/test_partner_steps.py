@@ -110,6 +110,9 @@ def test_how_partners_train_is_part_of_the_step(tmp_path: Path) -> None:
     made = {workbench.fine_tune(pruned, partners=partners).digest for partners in ways}
     assert len(made) == len(ways)
     assert workbench.fine_tune(pruned, partners=Partnership()).digest in made, "the same again"
+    sparse = workbench.train(pruned, partners=Partnership(sparsity=Sparsity(0.02)))
+    assert record(sparse)["settings"]["partners"]["sparsity"] == {"strength": 0.02, "method": "subgradient"}
+    assert (sparse.history()["penalty"] > 0.02).all(), "the term that was asked for"
     longer = workbench.train(pruned, times=1.5, partners=Partnership())
     assert len(longer.history()) == 3, "half as long again as two epochs"
 

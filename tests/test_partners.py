@@ -283,6 +283,29 @@ def test_a_channel_is_as_important_as_the_better_of_its_two_scale_factors() -> N
     assert plan.kept == {"0.0.conv": [0, 1], "0.0.partner": [0, 1]}
 
 
+KINDS = {
+    "grouped": [block(8, 8, groups=4, padding=1)],
+    "depthwise": [block(8, 8, groups=8, padding=1)],
+    "dilated": [block(8, 8, dilation=2, padding=2)],
+    "strided": [block(8, 8, 5, stride=2, padding=2)],
+    "transposed": [block(8, 8, 4, stride=2, padding=1, transposed=True)],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_convolution_is_extended_and_pruned_with_its_partner(kind: str) -> None:
+    torch.manual_seed(0)
+    net = liven(nn.Sequential(block(3, 8, padding=1), *KINDS[kind], block(8, 8, 1), nn.Conv2d(8, 2, 1)))
+    fresh = extend(net, kernels=(3, 4, 5))
+    assert len(find_partners(fresh)) == 2 and torch.equal(outputs_of(fresh), outputs_of(net))
+    extended = liven(fresh, seed=6)
+    plan = plan_pruning(extended, 0.4, image_size=SIDE)
+    pruned = apply_plan(extended, plan, compensate="exact")
+    assert 0 < plan.channels_kept < plan.channels_total
+    assert difference(mask_plan(extended, plan, keep_beta=True), pruned) < SURGERY
+    assert difference(pruned, fuse(pruned)) < EXACT
+
+
 @pytest.mark.parametrize(("name", "options"), DETECTORS.items(), ids=DETECTORS)
 def test_pruned_while_extended_then_fused_then_pruned_again(name: str, options: dict[str, float]) -> None:
     net = build_detector(name, num_classes=3, width=0.125, **options)

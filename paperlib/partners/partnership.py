@@ -46,9 +46,17 @@ class Partnership:
         self.preserve = preserve
         self.sparsity = sparsity
 
-    def with_sparsity(self, sparsity: Sparsity | None) -> Partnership:
-        """Return the same with another term of Eq. 4."""
-        return Partnership(self.strength, self.kind, preserve=self.preserve, sparsity=sparsity)
+    def with_term(self, term: object | None) -> Partnership:
+        """Return the same with this term of Eq. 4; None: with its own, if it has one.
+
+        Raises:
+            ValueError: it is a regulariser of another kind.
+        """
+        if term is None:
+            return self
+        if not isinstance(term, Sparsity):
+            raise ValueError(f"{type(term).__name__}: a training with partners takes no other regulariser than Eq. 4's")
+        return Partnership(self.strength, self.kind, preserve=self.preserve, sparsity=term)
 
     def extend(self, module: nn.Module, seed: int) -> nn.Module:
         """Return `module` with partners, as a training with this seed starts; see `extend`."""

@@ -339,17 +339,17 @@ class Workbench:
             **({"objective": _describe_maker(make_objective)} if make_objective and not teacher else {}),
             **self._machine(),
         }
-        term = _combine_terms(partners, regulariser)
+        term = partners.with_term(regulariser) if partners else regulariser
 
         def write_model(folder: Path) -> None:
             begin_step(f"{label}, seed {recipe.seed}", epochs=recipe.epochs)
             # The digests are written last: once they fit, only the optimiser's state remains to be dropped.
             if not _is_fitted(folder):
-                network = model.detector()
+                plain = model.detector()
+                network = partners.extend(plain, recipe.seed) if partners else plain
                 fit(
-                    partners.extend(network, recipe.seed) if partners else network, self.train_set, recipe,
-                    objective=make_objective(network) if make_objective else None, regulariser=term,
-                    validation=self.validation, folder=folder / "fit",
+                    network, self.train_set, recipe, objective=make_objective(network) if make_objective else None,
+                    regulariser=term, validation=self.validation, folder=folder / "fit",
                 )  # fmt: skip
                 for source, target in ((HISTORY, HISTORY), (BEST, BEST), (LAST, DETECTOR)):
                     with files.replace_file(folder / target) as copy:
@@ -391,15 +391,6 @@ class Workbench:
     @staticmethod
     def _machine() -> dict[str, Any]:
         return {"threads": torch.get_num_threads(), "device": _device().type}
-
-
-def _combine_terms(partners: Partnership | None, term: Regulariser | None) -> Regulariser | None:
-    """Return the one regulariser of a training."""
-    if partners is None:
-        return term
-    if term is not None and not isinstance(term, Sparsity):
-        raise ValueError(f"{type(term).__name__}: a training with partners takes no other regulariser than Eq. 4's")
-    return partners.with_sparsity(term)
 
 
 def _describe_maker(make_objective: MakeObjective) -> dict[str, Any]:
