@@ -146,6 +146,15 @@ def test_with_partners_the_student_is_an_ordinary_network_and_the_report_tells_t
     assert "| student, distilled without partners" in report
 
 
+@pytest.mark.slow
+def test_by_dynamic_distillation_the_report_says_its_settings(folder, tmp_path):
+    result = invoke(folder, tmp_path, "--set", "gd_fraction=0.25", epochs=1, step=0.6, distillation="dynamic")
+    assert result.exit_code == 0, result.output
+    assert "dynamic (DKD): λ_g = 1.0, q = 0.25, λ_i = 0.5, K = 50, λ_r = 2.0" in (tmp_path / "report.md").read_text()
+    (distilled,) = (tmp_path / "steps").glob("distil-*/history.jsonl")
+    assert '"status"' in distilled.read_text()
+
+
 # --- input that cannot be used --------------------------------------------------------------------------
 
 

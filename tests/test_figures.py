@@ -48,7 +48,24 @@ def over_strengths():
     return pd.DataFrame({**runs, "map50": [0.6, 0.5, 0.6, 0.4], "near_zero": [0.0, 0.4, 0.0, 0.5]})
 
 
+def draw_valuable_cells():
+    masks = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.6
+    cells = [figures.ValuableCells(*masks, 8), figures.ValuableCells(*masks, 16)]
+    image, truth = tiny.dataset("test", 1)[0]
+    return figures.plot_valuable_cells(image, truth["boxes"], {"before": cells, "after": cells})
+
+
+def instances(count=30):
+    generator = np.random.default_rng(0)
+    return pd.DataFrame({name: generator.uniform(1, 3, count) for name in ("size", "ratio", "weight")})
+
+
 DRAWINGS = {
+    "valuable cells": draw_valuable_cells,
+    "selection": lambda: figures.plot_selection(
+        {"DKD": history(3).assign(selected=0.4), "GD": history(3)}, ("selected", "status")
+    ),
+    "instance weights": lambda: figures.plot_instance_weights(instances()),
     "contact sheet": lambda: figures.draw_contact_sheet(tiny.dataset(), range(7)),
     "detections": draw_detections,
     "gamma": lambda: figures.plot_gamma_histogram({"λ = 0": torch.rand(99), "λ = 0.001": torch.rand(99) / 9}),

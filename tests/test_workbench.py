@@ -339,6 +339,39 @@ def test_a_sparse_training_of_another_strength_is_another_step_and_of_the_benchs
     assert record(other)["settings"]["sparsity"] == {"strength": 1e-2, "method": "proximal"}
 
 
+def test_a_student_is_taught_by_the_channels_that_it_kept_through_two_cuts_and_assistants(done, tmp_path):
+    steps, models = bench(done[0]), done[1]
+    again = steps.prune(models["tuned"], 0.3)
+    by_teacher = steps.distil(again, models["sparse"], how="dynamic")
+    assistant = steps.distil(models["pruned"], models["sparse"], how="dynamic", feature_weight=2.0)
+    by_assistant = steps.distil(again, assistant, how="dynamic")
+    folders = [models["pruned"].folder.name, again.folder.name]
+    told = [record(one)["settings"]["distillation"] for one in (by_teacher, assistant, by_assistant)]
+    assert [one["prunings"] for one in told] == [folders, folders[:1], folders[1:]]
+    assert [one["feature_weight"] for one in told] == [1.0, 2.0, 1.0]
+    assert {"features", "instances", "boxes", "selected", "status"} < set(by_assistant.history())
+    # Fresh weights are no longer those of the teacher: a convolution that is trained along compares them.
+    stranger = steps.distil(models["reset"], models["sparse"], how="dynamic")
+    assert record(stranger)["settings"]["distillation"]["prunings"] is None
+    by_instances = steps.distil(again, models["sparse"], how="instances", count=3)
+    assert {"instance_features", "instance_relations", "instance_classes", "instance_boxes"} < set(
+        by_instances.history()
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"how": "magic"}, "distillation 'magic' is not known; choose one of: bounded, dynamic, instances"),
+        ({"how": "dynamic", "feature_wait": 1}, "distillation dynamic: unknown key 'feature_wait', did you mean"),
+        ({"how": "instances", "count": 0}, "distillation instances: count: Input should be greater than 0"),
+    ],
+)
+def test_a_distillation_that_does_not_exist_is_refused_in_one_line(settings, complaint, done):
+    with pytest.raises(ValueError, match=complaint):
+        bench(done[0]).distil(done[1]["pruned"], done[1]["sparse"], **settings)
+
+
 def test_it_prunes_to_any_target_and_by_any_criterion(done):
     root, models, _ = done
     steps, sparse = bench(root), models["sparse"]

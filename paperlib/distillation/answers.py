@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,6 +117,12 @@ def ask_both(student: nn.Module, teacher: nn.Module, images: Tensor, targets: Ta
     with torch.no_grad():
         teacher_outputs = expert.head_outputs(images.to(next(teacher.parameters()).dtype))
     return Answers(learner, expert, outputs, teacher_outputs, assignment, losses)
+
+
+def digest_plans(plans: Sequence[Cut]) -> str | None:
+    """Return a digest of which channels plans keep, for the identity of a training; None without plans."""
+    text = json.dumps([[plan.kept, plan.carriers] for plan in plans], sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest() if plans else None
 
 
 def match_channels(student: nn.Module, teacher: nn.Module, side: int = 64) -> ChannelAdapter:

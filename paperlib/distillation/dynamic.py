@@ -9,8 +9,6 @@ instance_weight=0, box_weight=0)`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 
 from paperlib.detectors.base import Instances, Targets
 from paperlib.distillation.adapters import ChannelAdapter
-from paperlib.distillation.answers import Answers, Cut, ask_both
+from paperlib.distillation.answers import Answers, Cut, ask_both, digest_plans
 from paperlib.distillation.dynamic_options import DynamicOptions
 from paperlib.distillation.hardness import box_losses, box_weights, start_status, update_status, weighted_mean
 from paperlib.distillation.imitation import imitation_loss
@@ -108,9 +106,7 @@ class DynamicDistillation:
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as plain data, with a digest of the plans."""
-        plans = json.dumps([[plan.kept, plan.carriers] for plan in self.plans], sort_keys=True, default=list)
-        digest = hashlib.sha256(plans.encode()).hexdigest() if self.plans else None
-        return {**self.options.model_dump(mode="json"), "plans": digest}
+        return {**self.options.model_dump(mode="json"), "plans": digest_plans(self.plans)}
 
     def imitation(self) -> ImitationOptions:
         """Return how features are imitated at the present step: q may change over the training."""

@@ -7,16 +7,18 @@ says: the pooled features of these boxes, the distances between them, and the re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import nms, roi_align
 
+from paperlib.detectors.base import HeadResponses, Targets
+from paperlib.distillation.answers import Cut, ask_both, digest_plans
 from paperlib.distillation.imitation import FeatureLevel
-from paperlib.typed_options import Count, Number, Options
+from paperlib.typed_options import Count, Number, Options, check_values
 
 CANDIDATES = 3000
 """Candidates of an image that enter the suppression, those of the largest disagreement."""
@@ -43,6 +45,54 @@ class InstanceOptions(Options):
     """Weight of the cross entropy with the teacher's classes."""
     box_weight: Number = 0.1
     """Weight of the L1 distance from the teacher's regressions."""
+
+
+class InstanceDistillation:
+    """Objective of a student: its own loss, and those of the instances on which it disagrees with its teacher.
+
+    Args:
+        teacher: a detector of one stage, set to evaluation mode and frozen; it runs exactly once per batch.
+        plans: all prunings from the teacher to the student, in order.
+        settings: fields of `InstanceOptions`.
+
+    Raises:
+        ValueError: one line: a setting is unknown or out of its range, or the teacher has two stages.
+    """
+
+    def __init__(self, teacher: nn.Module, *, plans: Sequence[Cut] = (), **settings: Any) -> None:
+        self.options = check_values(InstanceOptions, "instance distillation", **settings)
+        if not hasattr(teacher, "decode"):
+            raise ValueError(f"{type(teacher).__name__}: instance distillation needs a detector of one stage")
+        self.teacher, self.plans = teacher.eval().requires_grad_(False), tuple(plans)
+
+    def __call__(self, student: nn.Module, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Compute one batch's losses: the student's own, and `instance_*`.
+
+        Args:
+            student: a detector in training mode.
+            images: `[B, 3, H, W]` in [0, 1].
+            targets: per image `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C.
+
+        Raises:
+            ValueError: teacher and student are incompatible: they differ in classes, strides, anchors or channels.
+        """
+        answers = ask_both(student, self.teacher, images, targets)
+        answers.responses  # noqa: B018  (it refuses networks that cannot be compared)
+        size = images.shape[2], images.shape[3]
+        both = [(answers.student, answers.outputs), (answers.teacher, answers.teacher_outputs)]
+        found = [detector.decode(outputs, size) for detector, outputs in both]
+        instances = choose_instances(*found, self.options)
+        terms = instance_feature_losses(answers.levels(self.plans), [each["boxes"] for each in instances], self.options)
+        # "Near an instance" is a row that the student's own label assignment gives it.
+        assignment = answers.student.assign_targets(answers.outputs, instances)
+        rows = [detector.head_responses(outputs, assignment) for detector, outputs in both]
+        logits = [_flatten_logits(each) for each in rows]
+        terms |= instance_response_losses(logits, [each.regression for each in rows], self.options)
+        return {**answers.losses, **{f"instance_{name}": loss for name, loss in terms.items()}}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings as plain data, with a digest of the plans."""
+        return {**self.options.model_dump(), "plans": digest_plans(self.plans)}
 
 
 @torch.no_grad()
@@ -114,7 +164,7 @@ def instance_feature_losses(
 
 
 def instance_response_losses(
-    logits: tuple[Tensor, Tensor], regressions: tuple[Tensor, Tensor], options: InstanceOptions | None = None
+    logits: Sequence[Tensor], regressions: Sequence[Tensor], options: InstanceOptions | None = None
 ) -> dict[str, Tensor]:
     """Compute the losses of the responses of the P rows that are assigned to instances.
 
@@ -146,6 +196,12 @@ def choose_level(boxes: Tensor, strides: Tensor) -> Tensor:
     return torch.where(fits.any(1), torch.where(fits, strides, -1).argmax(1), strides.argmin())
 
 
+def _flatten_logits(responses: HeadResponses) -> Tensor:
+    """Return all logits of each positive, `[P, K]`."""
+    count = len(responses.regression)
+    return torch.cat([each.values.reshape(count, -1) for each in responses.instances.logits.values()], 1)
+
+
 def _pool(features: Tensor, boxes: list[Tensor], stride: int, side: int) -> Tensor:
     """Pool the features of boxes by RoIAlign (He et al. 2017): `[B, C, H, W]` to `[N, C, side, side]`."""
     features = features.to(torch.promote_types(features.dtype, torch.float32))
@@ -155,13 +211,8 @@ def _pool(features: Tensor, boxes: list[Tensor], stride: int, side: int) -> Tens
 
 def _relate(features: Tensor) -> Tensor:
     """Return the distances between N instances, `[N, N]`, divided by their mean over the pairs."""
-    distances = _distances(features.flatten(1))
+    vectors = features.flatten(1)
+    # Not by products of matrices: the differences of nearly equal instances would be rounding errors.
+    distances = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
     mean = distances.sum() / (len(features) * (len(features) - 1))
     return distances / mean.clamp_min(torch.finfo(distances.dtype).tiny)
-
-
-def _distances(vectors: Tensor) -> Tensor:
-    squares = (vectors[:, None] - vectors[None]).square().sum(-1)
-    # The root has no gradient at 0: on the diagonal, and between instances that are equal.
-    apart = squares > 0
-    return torch.where(apart, torch.where(apart, squares, 1).sqrt(), 0)

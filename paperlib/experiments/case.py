@@ -22,7 +22,7 @@ from paperlib.progress.report import track_items
 from paperlib.pruning import Sparsity
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe, TrainingOptions
-from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions
+from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions, TeachingOptions
 from paperlib.workbench.steps import Model, Workbench
 
 
@@ -139,6 +139,7 @@ class Case:
             sparsity=Sparsity(chosen.sparsity, chosen.sparsity_method),
             pruning=chosen.select(PruningOptions),
             distillation=chosen.select(DistillationOptions),
+            teaching=chosen.select(TeachingOptions),
             store=store,
         )
 

@@ -14,6 +14,7 @@ from paperlib.figures.comparisons import (
 )
 from paperlib.figures.compression import plot_channel_bars, plot_class_changes, plot_compression_chain, plot_latency
 from paperlib.figures.detections import draw_contact_sheet, draw_detections
+from paperlib.figures.dynamic import ValuableCells, plot_instance_weights, plot_selection, plot_valuable_cells
 from paperlib.figures.explorer import build_explorer, render_explorer, scan_ratios
 from paperlib.figures.mistakes import draw_mistakes, plot_precision_recall
 from paperlib.figures.pruning import (
@@ -50,6 +51,8 @@ __all__ = [
     "plot_sensitivity", "build_explorer", "render_explorer", "scan_ratios",
     # training and distillation
     "plot_assistants", "plot_regression_bound", "plot_training_curves",
+    # dynamic distillation (DKD)
+    "ValuableCells", "plot_instance_weights", "plot_selection", "plot_valuable_cells",
     # detectors side by side
     "compute_shares", "plot_accuracy_over_size", "plot_class_scores", "plot_components", "plot_edge_cases",
     "plot_share_bars", "plot_speed_bars",

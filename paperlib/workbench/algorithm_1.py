@@ -30,6 +30,7 @@ from paperlib.workbench.options import (
     DistillationOptions,
     IterationOptions,
     PruningOptions,
+    TeachingOptions,
 )
 from paperlib.workbench.stages import Compressed, Reason, Role, Stage, channel_counts
 from paperlib.workbench.steps import Model, Workbench
@@ -92,6 +93,7 @@ def make_workbench(
         pruning=settings.select(PruningOptions),
         distillation=settings.select(DistillationOptions),
         partners=Partnership(settings.diversity_weight, settings.diversity) if settings.partners else None,
+        teaching=settings.select(TeachingOptions),
         store=store,
     )
 

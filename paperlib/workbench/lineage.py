@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from paperlib import files
-from paperlib.store.contents import ASIDE
+from paperlib.store.ancestry import step_folder
 from paperlib.training.loop import HISTORY
 
 
@@ -28,18 +28,6 @@ def steps_behind(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]
             step = files.read_json(folder / "step.json")["step"]
             yield folder, step
             pending += [step_folder(folder.parent, parent) for parent in step["parents"]]
-
-
-def step_folder(store: Path, digest: str) -> Path:
-    """Return the folder in which a store keeps the step of a digest.
-
-    Raises:
-        FileNotFoundError: the store has no such step.
-    """
-    found = [path for path in store.glob(f"*-{digest[:16]}") if path.is_dir() and not path.name.startswith(ASIDE)]
-    if not found:
-        raise FileNotFoundError(f"{store}: no finished step {digest[:16]}")
-    return found[0]
 
 
 def training_seconds(folders: Iterable[Path]) -> float:

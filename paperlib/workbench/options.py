@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from paperlib.distillation.dynamic_options import DynamicOptions
+from paperlib.distillation.imitation_methods import choose_method
 from paperlib.training.recipe import Recipe
 from paperlib.typed_options import Count, Fraction, Number, Options, PositiveFraction, PositiveNumber
 
@@ -90,6 +92,36 @@ class PartnerOptions(Options):
     """Weight of that loss."""
 
 
+class DynamicWeights(Options):
+    """The settings of dynamic distillation (DKD) that are worth a try; `DynamicOptions` has them all."""
+
+    gd_weight: Number = 1.0
+    """lambda_g of DKD: weight of the teacher's features in valuable regions."""
+    gd_fraction: PositiveFraction = 0.5
+    """q of DKD: fraction of the cells of foreground and background whose features count."""
+    isd_weight: Number = 0.5
+    """lambda_i of DKD: weight of the classes of the instances on which the teacher is better than the student."""
+    isd_candidates: Annotated[int, Field(ge=0, le=10_000)] = 50
+    """K of DKD: highest scores of the teacher per image without an object, which are instances, too."""
+    tsa_weight: Number = 2.0
+    """lambda_r of DKD: weight of the boxes of these instances, the harder the larger."""
+
+    def dynamic_options(self) -> DynamicOptions:
+        """Return the settings of the objective."""
+        imitation = choose_method("gd", fraction=self.gd_fraction)
+        return DynamicOptions(
+            feature_weight=self.gd_weight, instance_weight=self.isd_weight, box_weight=self.tsa_weight,
+            candidates=self.isd_candidates, imitation=imitation,
+        )  # fmt: skip
+
+
+class TeachingOptions(DynamicWeights):
+    """By which method a student is distilled."""
+
+    distillation: Literal["bounded", "dynamic"] = "bounded"
+    """Method of distillation: soft scores and a bound on boxes (Section 3.2), or dynamic distillation (DKD)."""
+
+
 class IterationOptions(Options):
     """When the iterations of Algorithm 1 stop, and which of their models teach."""
 
@@ -113,7 +145,13 @@ class DeliveryOptions(Options):
 
 
 class CompressionOptions(
-    DeliveryOptions, IterationOptions, PartnerOptions, DistillationOptions, PruningOptions, SparsityOptions
+    DeliveryOptions,
+    IterationOptions,
+    PartnerOptions,
+    TeachingOptions,
+    DistillationOptions,
+    PruningOptions,
+    SparsityOptions,
 ):
     """All options of Algorithm 1 that are not about training."""
 

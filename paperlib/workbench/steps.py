@@ -22,16 +22,17 @@ from paperlib.data.records import Dataset
 from paperlib.data.scenes import SceneDataset
 from paperlib.data.slices import SliceGroup
 from paperlib.detectors import reinitialise_
-from paperlib.distillation.assistants import Distillation
+from paperlib.distillation.methods import KeptChannels, TeachingMethod, choose_options, make_teaching
 from paperlib.distillation.scenes import SceneDistillation
 from paperlib.evaluation.evaluate import Metrics, evaluate
 from paperlib.evaluation.scenes import SceneMetrics
 from paperlib.network_files import family_of, load_network, save_network, transfer_coco_weights
 from paperlib.partners.partnership import Partnership
 from paperlib.progress.report import begin_step, end_step
-from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning, rescale_gamma_
+from paperlib.pruning import PruningPlan, Sparsity, apply_plan, find_carriers, plan_pruning, rescale_gamma_
 from paperlib.pruning.importance import CALIBRATED
 from paperlib.seeding import seeded_rng
+from paperlib.store.ancestry import find_prunings
 from paperlib.store.code_digest import code_of
 from paperlib.store.contents import check_files, read_sealed, seal_record
 from paperlib.store.store import Step, Store, canonical_json
@@ -39,7 +40,7 @@ from paperlib.structure import describe_structure, module_digest
 from paperlib.training.loop import BEST, HISTORY, LAST, fit
 from paperlib.training.objective import Objective, Regulariser
 from paperlib.training.recipe import Recipe
-from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions
+from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions, TeachingOptions
 
 DETECTOR, PLAN, METRICS = "detector.safetensors", "plan.json", "metrics.json"
 FITTED = "fitted.json"
@@ -81,7 +82,7 @@ class Workbench:
         fine_tuning: the recipe of the training after each pruning, and of each distillation.
         sparsity: the term of Eq. 4 that `train_sparse` and sparse fine-tuning add to the loss.
         partners: how every fine-tuning and distillation trains with partners (BPL); None: without.
-        pruning, distillation: options that stay the same from step to step.
+        pruning, distillation, teaching: options that stay the same from step to step.
         store: where finished steps are kept; by default the store that all notebooks share.
     """
 
@@ -94,6 +95,7 @@ class Workbench:
     sparsity: Sparsity
     pruning: PruningOptions = PruningOptions()
     distillation: DistillationOptions = DistillationOptions()
+    teaching: TeachingOptions = TeachingOptions()
     partners: Partnership | None = None
     store: Store | None = None
 
@@ -175,9 +177,15 @@ class Workbench:
         changes = {"regulariser": term, "make_objective": objective, "partners": partners}
         return self._fit(Workbench.train, model, recipe, label, **changes)
 
-    def train_sparse(self, model: Model, label: str = "sparse training", *, sparsity: Sparsity | None = None) -> Model:
-        """Train with the L1 term on scale factors (Eq. 4); `sparsity` replaces the workbench's own term."""
-        return self._fit(Workbench.train_sparse, model, self.recipe, label, regulariser=sparsity or self.sparsity)
+    def train_sparse(
+        self, model: Model, label: str = "sparse training", *, sparsity: Sparsity | None = None, times: float = 1
+    ) -> Model:
+        """Train with the L1 term on scale factors (Eq. 4), `times` as long as the recipe says.
+
+        The argument `sparsity` replaces the workbench's own term.
+        """
+        recipe = _prolong(self.recipe, times)
+        return self._fit(Workbench.train_sparse, model, recipe, label, regulariser=sparsity or self.sparsity)
 
     def fine_tune(
         self, model: Model, label: str = "fine-tune", *, sparse: bool = False, times: float = 1,
@@ -199,27 +207,42 @@ class Workbench:
 
     def distil(
         self, student: Model, teacher: Model, label: str = "distil", *, times: float = 1,
-        partners: Partnership | None = None,
+        partners: Partnership | None = None, how: TeachingMethod | None = None, **changes: Any,
     ) -> Model:  # fmt: skip
-        """Train the student shortly with the answers of the teacher (Eqs. 10-12; for scenes Eq. 9).
+        """Train the student shortly with the answers of the teacher.
 
         Args:
             student, teacher: the models.
             label: how the progress display calls the training.
             times: how many times as long as the recipe says.
             partners: train the student with partners and fuse them (BPL); by default as `self.partners` says.
+            how: `bounded` (Eqs. 10-12; for scenes Eq. 9), `dynamic` (DKD) or `instances` (GID); by default as
+                `self.teaching` says. The last two are for detectors. They compare features: those channels of the
+                teacher that a pruned student has kept, or by a convolution that is trained along, which `instances`
+                does not have.
+            changes: settings of this method other than the workbench's, such as `feature_weight=0` of `dynamic`.
+
+        Raises:
+            ValueError: the method is unknown or not for scenes, or a setting is unknown or out of its range.
         """
-        options = self.distillation
+        method, scenes = how or self.teaching.distillation, isinstance(self.train_set, SceneDataset)
+        usual = {"bounded": self.distillation, "dynamic": self.teaching.dynamic_options()}.get(method)
+        options = choose_options(method, usual, changes, scenes=scenes)
+        prunings = find_prunings(teacher.folder, student.folder) if method != "bounded" else ()
 
         # Called only if the step is not finished: to load the teacher takes time.
-        def make_objective(student: nn.Module) -> Objective:
-            if isinstance(self.train_set, SceneDataset):
-                return SceneDistillation(teacher.detector(), options.soft_weight, options.temperature)
-            return Distillation(teacher.detector(), **vars(options))
+        def make_objective(learner: nn.Module) -> Objective:
+            if scenes:
+                return SceneDistillation(teacher.detector(), vars(options)["soft_weight"], vars(options)["temperature"])
+            plans = None if prunings is None else [KeptChannels.read(folder / PLAN) for folder in prunings]
+            return make_teaching(method, options, learner, teacher.detector(), plans, self.recipe.seed)
 
+        settings = options.model_dump(mode="json")
+        if method != "bounded":
+            settings |= {"method": method, "prunings": prunings and [folder.name for folder in prunings]}
         return self._fit(
             Workbench.distil, student, _prolong(self.fine_tuning, times), label,
-            teacher=teacher, make_objective=make_objective, partners=partners or self.partners,
+            teacher=teacher, make_objective=make_objective, partners=partners or self.partners, taught=settings,
         )  # fmt: skip
 
     def plan(
@@ -256,7 +279,10 @@ class Workbench:
 
         def write_model(folder: Path) -> None:
             plan = self.plan(model, ratio, layers=layers, importance=importance, original=original, **target)
-            save_network(apply_plan(model.detector(), plan, compensate=choices.compensate), folder / DETECTOR)
+            detector = model.detector()
+            save_network(apply_plan(detector, plan, compensate=choices.compensate), folder / DETECTOR)
+            if choices.compensate == "exact":
+                plan = find_carriers(detector, plan)
             files.write_json_atomically(folder / PLAN, plan.to_dict())
 
         settings = {"ratio": ratio, **target, "layers": layers, "image_size": self.recipe.image_size, **vars(choices)}
@@ -330,11 +356,12 @@ class Workbench:
         self, method: Callable[..., Model], model: Model, recipe: Recipe, label: str,
         *, regulariser: Regulariser | None = None, teacher: Model | None = None,
         make_objective: MakeObjective | None = None, partners: Partnership | None = None,
+        taught: dict[str, Any] | None = None,
     ) -> Model:  # fmt: skip
         settings = {
             "recipe": recipe.model_dump(),
             "sparsity": regulariser.describe() if regulariser else None,
-            "distillation": vars(self.distillation) if teacher else None,
+            "distillation": taught,
             **({"partners": partners.describe()} if partners else {}),
             **({"objective": _describe_maker(make_objective)} if make_objective and not teacher else {}),
             **self._machine(),
