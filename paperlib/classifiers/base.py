@@ -69,4 +69,4 @@ class Classifier(nn.Module):
         if not isinstance(targets, Tensor) or targets.dtype != torch.int64 or targets.shape != (len(batch),):
             found = f"{targets.dtype} {list(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
             raise ValueError(f"targets are {found}; {len(batch)} images need one class each, int64 [{len(batch)}]")
-        return {"classes": F.cross_entropy(at_least_float32(self.logits(batch)), targets)}
+        return {"classes": F.cross_entropy(at_least_float32(self.logits(batch)), targets.to(batch.device))}
