@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="List, fetch and check the data sets of Section 4.1.", no_args_is_help=True, rich_markup_mode=None
+    help="List, fetch and check data sets.", no_args_is_help=True, rich_markup_mode=None
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `paperlib data list`.")]
