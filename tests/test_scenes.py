@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from paperlib.data import (
@@ -84,14 +86,18 @@ def test_copies_of_an_image_stay_in_one_split(tmp_path):
         assert {name.replace("b.", "a.") for name in names} == {name for name in names if "a." in name}
 
 
-@pytest.mark.parametrize("size", [(8, 8), (12, 8), (8, 20), (5, 7)], ids=str)
-def test_a_scene_is_scaled_by_its_shorter_side_and_cut_around_its_centre(size):
-    width, height = size
-    # Values grow from left to right and from top to bottom, so the centre's value is known.
-    image = torch.arange(width) * 6 + torch.arange(height)[:, None] * 3
-    square = crop_square(image.expand(3, -1, -1).to(torch.uint8), 8)
-    assert square.shape == (3, 8, 8)
-    assert abs(float(square.double().mean()) - float(image.double().mean())) <= 1.0
+@given(height=st.integers(1, 60), width=st.integers(1, 60), side=st.integers(2, 40))
+def test_a_scene_is_cut_to_the_square_around_its_centre_and_scaled(height, width, side):
+    # Values grow from left to right and from top to bottom, so the mean of a square is that of its centre.
+    image = torch.arange(width) * 3 + torch.arange(height)[:, None]
+    square = crop_square(image.expand(3, -1, -1).to(torch.uint8), side)
+    assert square.shape == (3, side, side)
+    # Half a pixel of the source where the margins are odd, and what rounding to whole values changes.
+    assert abs(float(square.double().mean()) - float(image.double().mean())) <= 2.5
+
+
+def test_a_long_and_narrow_scene_does_not_become_very_large():
+    assert crop_square(torch.zeros(3, 1, 3_000_000, dtype=torch.uint8), 1024).shape == (3, 1024, 1024)
 
 
 def test_squares_keep_pixels_of_their_size_and_remark_on_enlarged_ones(folders, caplog):

@@ -4,9 +4,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="List, fetch and check data sets.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `paperlib data list`.")]
 

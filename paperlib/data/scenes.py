@@ -76,8 +76,8 @@ class SceneDataset(torch.utils.data.Dataset):
     def squares(self, side: int) -> tuple[Tensor, Tensor]:
         """Return all images in squares of `side` pixels; those of the last side stay in memory.
 
-        An image is scaled so that its shorter side measures `side`, and cut around its centre. If any had to be scaled
-        up, one line of the log says how many.
+        An image is cut to the largest square around its centre, which is then scaled. If any had to be scaled up, one
+        line of the log says how many.
 
         Returns:
             Images uint8 `[N, 3, S, S]` and labels int64 `[N]` in 0..C-1.
@@ -114,12 +114,10 @@ class SceneDataset(torch.utils.data.Dataset):
 
 
 def crop_square(image: Tensor, side: int) -> Tensor:
-    """Scale a `[3, H, W]` image so that its shorter side measures `side`; return the square around its centre."""
-    height, width = image.shape[1:]
-    scale = side / min(height, width)
-    size = [max(side, round(height * scale)), max(side, round(width * scale))]
-    scaled = image if size == [height, width] else F.resize(image, size, antialias=True)
-    return F.center_crop(scaled, [side, side])
+    """Return the largest square around the centre of a `[3, H, W]` image, scaled to `side` pixels."""
+    # Cut before it is scaled, because a long and narrow image would become very large.
+    square = F.center_crop(image, [min(image.shape[1:])] * 2)
+    return square if square.shape[1] == side else F.resize(square, [side, side], antialias=True)
 
 
 def _digest(classes: Sequence[str], records: Sequence[SceneRecord]) -> str:
