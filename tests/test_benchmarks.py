@@ -23,6 +23,8 @@ def script(monkeypatch):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)  # some share parts with others
+
     def run_script(name, *arguments, usual=TINY):
         monkeypatch.setattr(sys, "argv", [name, *usual, *arguments])
         runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
@@ -61,6 +63,14 @@ def test_training_prints_images_per_second(run):
     assert [row[1].strip() for row in rows] == ["paperlib", "paperlib, bfloat16"]
     assert all(float(row[3]) > 0 for row in rows)
     assert "without pytorchyolo" in said
+
+
+def test_partners_prints_what_a_step_costs_with_and_without(run):
+    said = run("partners.py", *ONCE, "--batch-size", "2")
+    rows = [line.split("|")[2:-1] for line in said.splitlines() if line.startswith(("| alone", "| partners"))]
+    alone, *together = ([float(cell) for cell in row] for row in rows)
+    assert len(together) == 3 and alone[2:] == [1, 1]
+    assert all(row[0] > 1.5 * alone[0] and row[1] > 0 for row in together)
 
 
 def test_learning_prints_what_is_left_of_map_after_cut_and_fine_tuning(run, tmp_path, monkeypatch):
