@@ -72,7 +72,7 @@ def delivered(folder, tmp_path_factory):
 def test_the_student_comes_as_a_detector_and_as_onnx_with_the_numbers_that_are_told(delivered):
     out, result = delivered
     assert {path.name for path in out.iterdir()} == TIMED | {
-        "student.safetensors", "student.onnx", "table.csv", "metrics.json", "steps"
+        "student.safetensors", "student.onnx", "student.int8.onnx", "table.csv", "metrics.json", "steps"
     }  # fmt: skip
     student, told = load_detector(out / "student.safetensors"), json.loads((out / "metrics.json").read_text())
     last = told["stages"][-1]

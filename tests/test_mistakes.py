@@ -112,7 +112,7 @@ def test_the_command_judges_a_file_and_shows_where_it_goes_wrong(tmp_path):
     assert metrics["map50"] == expected.map50
     assert sum(map(sum, json.loads((tmp_path / "out" / "confusion.json").read_text())["counts"])) >= len(annotations)
     drawn = {path.name for path in (tmp_path / "out").glob("*.png")}
-    assert drawn == {"figure_precision_recall.png", "figure_worst_images.png"}
+    assert drawn == {"figure_confusion.png", "figure_precision_recall.png", "figure_worst_images.png"}
     content["categories"][0]["name"] = "other"
     (tmp_path / "val.json").write_text(json.dumps(content))
     refused = CliRunner().invoke(app, arguments)

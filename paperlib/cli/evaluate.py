@@ -36,7 +36,7 @@ def write_evaluation(model: OpenModel, dataset: Dataset, out: Path, confidence: 
     Args:
         model: open; its file should say its image size and classes.
         dataset: images and ground truth; its classes are those of the model, in the same order.
-        out: gets `metrics.json`, `table_classes.*` and three figures.
+        out: gets `metrics.json`, `confusion.json`, `table_classes.csv` and three figures.
         confidence: replaces what the model's file says.
 
     Raises:
@@ -58,17 +58,19 @@ def write_evaluation(model: OpenModel, dataset: Dataset, out: Path, confidence: 
     files.write_text_atomically(out / "table_classes.csv", tables.render_table(table)["csv"])
     mistakes = find_mistakes(found, dataset, chosen)
     worst = sorted(range(len(dataset)), key=lambda index: -mistakes[index].count)[:WORST]
+    confusions = count_confusions(found, dataset, chosen).tolist()
     figures.use_style()
     drawn = {
         "figure_precision_recall": figures.plot_precision_recall(
             precision_recall_curves(found, dataset), metrics.per_class
         ),
+        # The last row are detections on background, the last column objects that were missed.
+        "figure_confusion": figures.plot_confusion_matrix(confusions, [*dataset.classes, "background"]),
         "figure_worst_images": figures.draw_mistakes(dataset, worst, mistakes),
     }
     for name, figure in drawn.items():
         figures.write_figure(figure, out / f"{name}.png")
-    matrix = count_confusions(found, dataset, chosen)
-    files.write_json_atomically(out / "confusion.json", {"classes": list(dataset.classes), "counts": matrix.tolist()})
+    files.write_json_atomically(out / "confusion.json", {"classes": list(dataset.classes), "counts": confusions})
     typer.echo(tables.to_markdown(table))
     typer.echo(f"mAP50 {100 * metrics.map50:.1f} %, COCO mAP {100 * metrics.map:.1f} %")
     typer.echo(

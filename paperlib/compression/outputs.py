@@ -18,6 +18,7 @@ from paperlib.compression.report import Report
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
 from paperlib.deploy.description import Description
+from paperlib.deploy.int8 import quantise
 from paperlib.deploy.latency import RUNTIMES, export_for_timing, latency
 from paperlib.deploy.onnx import export_onnx
 from paperlib.detectors.files import save_detector
@@ -32,6 +33,7 @@ from paperlib.workbench.options import CompressionOptions
 from paperlib.workbench.stages import Compressed
 from paperlib.workbench.steps import Model, Workbench, weights_digest
 
+INT8 = "student.int8.onnx"
 EXPORT_SECONDS = 15.0
 """Expected time to write one detector as ONNX, for the progress display."""
 REPORT_SECONDS = 10.0
@@ -64,13 +66,16 @@ def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: floa
     frame = evaluate_models(rounds)
     save_detector(student, out / "student.safetensors", use=_describe_student(compressed).to_properties())
     faults = _export_student(request, compressed)
+    int8 = None if faults else _quantise_student(request, compressed)
     files.write_text_atomically(out / "table.csv", tables.render_table(compressed.table)["csv"])
-    files.write_json_atomically(out / "metrics.json", _collect_metrics(compressed, frame))
+    metrics = _collect_metrics(compressed, frame)
+    files.write_json_atomically(out / "metrics.json", metrics | {"int8": int8})
     timing = _measure_timing(request, compressed)
     begin_step("write the report", seconds=REPORT_SECONDS)
     notes = [*faults, *_collect_notes(request, compressed)]
     name = student.build_arguments["name"]
-    report = Report(name, compressed, request.compression, frame, timing, notes, request.trained_detector is not None)
+    trained_before = request.trained_detector is not None
+    report = Report(name, compressed, request.compression, frame, timing, notes, trained_before, int8)
     files.write_text_atomically(out / "report.md", report.render_markdown())
     files.write_text_atomically(out / "report.html", report.render_html())
     provenance = _collect_provenance(request, rounds, time.perf_counter() - began)
@@ -97,7 +102,7 @@ def output_seconds(request: CompressRequest) -> float:
     """Return about how many seconds the outputs take, for the progress display."""
     models = 2  # timed before and after
     timing = models * (EXPORT_SECONDS + len(RUNTIMES) * request.timing_seconds)
-    return EXPORT_SECONDS + timing + REPORT_SECONDS
+    return 2 * EXPORT_SECONDS + timing + REPORT_SECONDS
 
 
 def evaluate_models(rounds: Sequence[Round]) -> pd.DataFrame:
@@ -144,6 +149,19 @@ def _export_student(request: CompressRequest, compressed: Compressed) -> list[st
     return []
 
 
+def _quantise_student(request: CompressRequest, compressed: Compressed) -> dict[str, Any] | None:
+    """Write the student in 8-bit integers; return its size and accuracy, None for detectors of two stages."""
+    source, target = request.out / "student.onnx", request.out / INT8
+    target.unlink(missing_ok=True)
+    if not hasattr(compressed.student, "decode"):
+        return None
+    workbench = compressed.workbench
+    begin_step(f"write {INT8}", seconds=EXPORT_SECONDS)
+    made = quantise(source, target, workbench.train_set, validation=workbench.validation)
+    accuracy = {name: metrics.map50 for name, metrics in (("float32", made.float32), ("int8", made.int8)) if metrics}
+    return {"mb": target.stat().st_size / 1e6, "map50": accuracy, "float_heads": made.float_heads}
+
+
 def _collect_metrics(compressed: Compressed, frame: pd.DataFrame) -> dict[str, Any]:
     stages = [
         {
@@ -172,6 +190,10 @@ def _measure_timing(request: CompressRequest, compressed: Compressed) -> dict[st
     with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
         models = {"before": before, "after": after}
         times = _measure_latencies(compressed.workbench, models, request.timing_seconds, Path(folder))
+    if (file := request.out / INT8).exists():
+        side = compressed.workbench.recipe.image_size
+        measured = latency(after.detector(), side, runtime="onnxruntime", seconds=request.timing_seconds, exported=file)
+        times.append({"model": "after, int8", **asdict(measured)})
     timing = {"of": of, "machine": describe_machine(), "latency": times, **_training_pace(compressed)}
     files.write_json_atomically(path, seal_record(timing))
     return timing

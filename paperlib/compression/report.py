@@ -56,6 +56,7 @@ class Report:
         timing: content of `timing.json`.
         notes: what a reader must know, one sentence each.
         trained_before: whether the given detector was trained already, so that its accuracy is reported.
+        int8: size and accuracy of the student in 8-bit integers; None if there is none.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Report:
     timing: dict[str, Any]
     notes: Sequence[str] = ()
     trained_before: bool = False
+    int8: dict[str, Any] | None = None
 
     def render_markdown(self) -> str:
         """Return the report as Markdown."""
@@ -144,10 +146,24 @@ class Report:
             f"with {abs(gain):.1f} points of mAP {side} the {others[0].name} one."
         )
 
+    def describe_int8(self) -> str:
+        """Return in a sentence what 8-bit integers change; empty if there is no such file."""
+        if self.int8 is None:
+            return ""
+        times = self.latency.set_index(["model", "runtime"])["median_ms"]
+        runtime = "onnxruntime"
+        before, after, int8 = (times[model, runtime] for model in ("before", "after", "after, int8"))
+        accuracy = {name: f"{100 * value:.1f}" for name, value in self.int8["map50"].items()}
+        return (
+            f"`student.int8.onnx` holds the student in 8-bit integers: {self.int8['mb']:.3g} MB, a mAP of "
+            f"{accuracy['int8']} % (the same file in float32: {accuracy['float32']} %), and {int8:.3g} ms instead of "
+            f"{after:.3g} ms in ONNX Runtime, {before / int8:.2g} times as fast as the original in float32."
+        )
+
     def compare_headlines(self) -> list[dict[str, str]]:
         """Return the headline numbers: `what`, `before`, `after`, `change`."""
         old, new = self.teacher, self.student
-        times = self.latency.pivot(index="runtime", columns="model", values="median_ms")
+        times = self.latency.query("model != 'after, int8'").pivot(index="runtime", columns="model", values="median_ms")
         accuracies = [100 * each.metrics.map50 for each in (old, self.delivered)]
         change = f"{_format_points((accuracies[1] - accuracies[0]) / 100)} points"
         accuracy = {"before": f"{accuracies[0]:.1f}", "after": f"{accuracies[1]:.1f} %"}
