@@ -116,3 +116,35 @@ def test_another_number_of_a_class_than_published_is_a_fault(root):
     split_path(SCENE_LAYOUTS["ucmerced"]).unlink()
     result = run()
     assert result.exit_code == 2 and "ucmerced: 9 images of class beach, 10 were published" in result.stdout
+
+
+def check_own(folder):
+    return CliRunner().invoke(app, ["data", "check", f"scenes:{folder}"])
+
+
+def test_own_scenes_are_checked_with_the_split_that_loading_draws(root):
+    result = check_own(root)
+    assert result.exit_code == 0 and "FAULT" not in result.stdout and "remark" not in result.stdout
+    assert ["river", "7", "1", "2", "10"] in [line.split() for line in result.stdout.splitlines()]
+
+
+def test_own_splits_that_share_an_image_are_a_fault(root, tmp_path):
+    for split in ("train", "val"):
+        shutil.copytree(root, tmp_path / "own" / split)
+    shutil.rmtree(tmp_path / "own" / "val" / "river")
+    (tmp_path / "own" / "val" / "lake").mkdir()
+    for number in range(1, PER_CLASS):
+        write_image(tmp_path / "own" / "val" / "beach" / f"beach{number:02d}.tif", 1000 + number)
+    result = check_own(tmp_path / "own" / "{split}")
+    faults = [line for line in result.stdout.splitlines() if line.startswith("FAULT")]
+    assert result.exit_code == 2 and len(faults) == 3
+    assert faults[0].endswith("val/lake: holds no image; put images of its class there, or remove the folder")
+    assert faults[1].endswith("the same picture in train and val: train/beach/beach00.tif, val/beach/beach00.tif")
+    assert faults[2].endswith("class 'river' has no image in split val")
+
+
+def test_own_scenes_that_are_missing_are_one_line(tmp_path):
+    for folder in ("none", "none/{split}"):
+        result = check_own(tmp_path / folder)
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1
+        assert "no such folder of class folders" in result.stderr

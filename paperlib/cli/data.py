@@ -34,13 +34,20 @@ def fetch(name: Name) -> None:
 
 
 @app.command()
-def check(name: Name) -> None:
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `paperlib data list`, or scenes:FOLDER.")],
+) -> None:
     """Read every image and every box, and compare the counts with the published ones. Exit status 2 tells of faults."""
     from paperlib.data import registry
     from paperlib.data.check import check_entry
+    from paperlib.data.check_scenes import check_own_scenes
+    from paperlib.data.scene_folders import SCENES_PREFIX
 
-    entry = registry.find_entry(name)
-    report = check_entry(name, entry, registry.entry_folder(entry))
+    if name.startswith(SCENES_PREFIX):
+        report = check_own_scenes(name)
+    else:
+        entry = registry.find_entry(name)
+        report = check_entry(name, entry, registry.entry_folder(entry))
     typer.echo(report.as_text())
     if report.faults:
         raise typer.Exit(2)

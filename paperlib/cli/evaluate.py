@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from paperlib import figures, files
-from paperlib.data import DATASETS, load_detection_dataset
+from paperlib.data import DATASETS, SCENE_DATASETS, load_detection_dataset
 from paperlib.data.records import Dataset
 from paperlib.deploy.predict import describe_use
 from paperlib.deploy.runtime import OpenModel
@@ -26,7 +26,7 @@ def load_data(place: str, split: str, images: Path | None = None) -> Dataset:
     Raises:
         FileNotFoundError, ValueError: see `paperlib.data.load_dataset`.
     """
-    named = place in DATASETS or ":" in place
+    named = place in (*DATASETS, *SCENE_DATASETS) or ":" in place
     return load_detection_dataset(place if named else f"coco:{place}", split, images)
 
 

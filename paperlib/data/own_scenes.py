@@ -25,12 +25,27 @@ def load_own_scenes(folder: str, split: str) -> SceneDataset:
     """
     if split not in SHARES:
         raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(SHARES)}")
-    roots = {name: Path(folder.replace(SPLIT_MARK, name)) for name in SHARES}
+    roots = split_folders(folder)
     if SPLIT_MARK in folder:
         # Two splits are enough for a training; the one that is asked for must be there.
-        there = [name for name, root in roots.items() if name == split or root.is_dir()]
-        names = {name: scene_names(roots[name]) for name in there}
+        root = Path(folder.replace(SPLIT_MARK, split))
+        names = {name: scene_names(place) for name, place in {**roots, split: root}.items()}
     else:
-        names = draw_scene_splits(scene_names(roots[split]), roots[split])
+        root = roots[""]
+        names = draw_scene_splits(scene_names(root), root)
     classes = common_classes(names, folder)
-    return read_scenes(str(roots[split]), classes, {name: roots[split] / name for name in names[split]})
+    return read_scenes(str(root), classes, {name: root / name for name in names[split]})
+
+
+def split_folders(folder: str) -> dict[str, Path]:
+    """Return the folder of each split that there is, by its name; the name is empty for one folder of all images.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    names = tuple(SHARES) if SPLIT_MARK in folder else ("",)
+    folders = {name: Path(folder.replace(SPLIT_MARK, name)) for name in names}
+    there = {name: path for name, path in folders.items() if path.is_dir()}
+    if not there:
+        raise FileNotFoundError(f"{folder}: no such folder of class folders")
+    return there
