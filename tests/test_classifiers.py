@@ -30,7 +30,7 @@ from paperlib.structure import describe_structure, shapes_only
 SIDE = 32
 SMALL = {
     "resnet50": {"width": 0.125, "depth": 0.2, "stem_stride": 2},
-    "resnet101": {"width": 0.125, "depth": 0.2},
+    "resnet101": {"width": 0.125, "depth": 0.1},
     "vgg16-bn": {"width": 0.125},
     "yolov4-tiny-trunk": {"width": 0.125},
 }
