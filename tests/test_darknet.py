@@ -6,8 +6,9 @@ import torch
 from conftest import YOLOS, same, snapshot
 from torch import Tensor, nn
 
-from paperlib.detectors import build_detector, load_darknet_weights, transfer_coco_weights
+from paperlib.detectors import build_detector, count_darknet_classes, load_darknet_weights, transfer_coco_weights
 from paperlib.detectors.blocks import ConvBlock
+from paperlib.detectors.files import load_detector
 from paperlib.pruning import apply_plan, plan_pruning
 
 WIDE_HEADER = np.array([0, 2, 5, 7, 0], dtype="<i4").tobytes()
@@ -68,14 +69,25 @@ def test_a_darknet_file_fills_every_tensor(tiny_detector, tmp_path, header):
 @pytest.mark.parametrize(
     ("damage", "held"),
     [
-        (lambda content: content[:-4], "{all_but_one} float32 values;"),
-        (lambda content: content + b"\0\0\0\0", "{one_more} float32 values;"),
-        (lambda content: content[:-2], "{all_but_one} float32 values and 2 bytes of another;"),
-        (lambda content: content[:11], "0 float32 values;"),
-        (lambda content: b"", "0 float32 values;"),
-        (lambda content: b"\xff\xff\xff\x7f" * 9, "4 float32 values;"),
+        (lambda content: content[:-4], "{all_but_one} float32 values after a header of 20 bytes (version 0.2)"),
+        (lambda content: content + b"\0\0\0\0", "{one_more} float32 values after a header of 20 bytes (version 0.2)"),
+        (lambda content: content[:-2], "{all_but_one} float32 values and 2 bytes of another after a header of 20"),
+        (lambda content: NARROW_HEADER + content[20:-4], "{all_but_one} float32 values after a header of 16 bytes"),
+        (lambda content: NARROW_HEADER + content[20:] + b"\0\0\0\0", "{one_more} float32 values after a header of 16"),
+        (lambda content: content[:11], "0 float32 values after"),
+        (lambda content: b"", "0 float32 values after"),
+        (lambda content: b"\xff\xff\xff\x7f" * 9, "4 float32 values after"),
     ],
-    ids=["cut", "too-long", "inside-a-value", "inside-the-header", "empty", "another-kind"],
+    ids=[
+        "cut",
+        "too-long",
+        "inside-a-value",
+        "narrow-cut",
+        "narrow-too-long",
+        "inside-the-header",
+        "empty",
+        "another-kind",
+    ],
 )
 def test_a_darknet_file_that_does_not_fit_is_refused_with_both_counts(tiny_detector, tmp_path, damage, held):
     detector, path = tiny_detector(), tmp_path / "tiny.weights"
@@ -84,7 +96,8 @@ def test_a_darknet_file_that_does_not_fit_is_refused_with_both_counts(tiny_detec
     with pytest.raises(ValueError) as caught:
         load_darknet_weights(detector, path)
     held = held.format(all_but_one=count - 1, one_more=count + 1)
-    assert str(caught.value) == f"{path}: holds {held} YoloV4Tiny needs {count}"
+    assert str(caught.value).startswith(f"{path}: holds {held}")
+    assert str(caught.value).endswith(f"; YoloV4Tiny needs {count}")
     assert same(snapshot(detector), before)
 
 
@@ -92,7 +105,7 @@ def test_a_darknet_file_of_other_classes_is_refused_with_both_counts(tiny_detect
     detector, path = tiny_detector(4), tmp_path / "three.weights"
     counts = len(values_of(tiny_detector(3))), len(values_of(detector))
     path.write_bytes(WIDE_HEADER + values_of(tiny_detector(3)).tobytes())
-    with pytest.raises(ValueError, match=f"{counts[0]} float32 values; YoloV4Tiny needs {counts[1]}"):
+    with pytest.raises(ValueError, match=f"{counts[0]} float32 values .*; YoloV4Tiny needs {counts[1]}"):
         load_darknet_weights(detector, path)
     with pytest.raises(FileNotFoundError, match=r"none\.weights"):
         load_darknet_weights(detector, tmp_path / "none.weights")
@@ -122,3 +135,58 @@ def test_transfer_to_a_pruned_detector_is_refused(tiny_detector, tmp_path):
     with pytest.raises(ValueError, match="pruned"):
         transfer_coco_weights(pruned, path)
     assert same(snapshot(pruned), before)
+
+
+# --- files of other classes and of other programs -------------------------------------------------------
+
+COUNT = 32013312
+HEADERS_OF_PORTS = {
+    "no-version-wide": np.array([0, 0, 0, COUNT, 0], dtype="<i4"),
+    "0.1-wide": np.array([0, 1, 0, COUNT, 0], dtype="<i4"),
+    "0.2-narrow": np.array([0, 2, 5, COUNT], dtype="<i4"),
+}
+
+
+@pytest.mark.parametrize("header", HEADERS_OF_PORTS.values(), ids=HEADERS_OF_PORTS)
+def test_a_header_of_another_length_than_its_version_says_is_recognised(tiny_detector, tmp_path, header):
+    source, target = tiny_detector(seed=1), tiny_detector(seed=2)
+    values = values_of(source)
+    values[0] = 0.5  # the first bias of a trained detector, which is never zero
+    path = tmp_path / "port.weights"
+    path.write_bytes(header.tobytes() + values.tobytes())
+    load_darknet_weights(target, path)
+    assert np.array_equal(values_of(target), values)
+
+
+@pytest.mark.parametrize(("name", "classes"), [*((name, 7) for name in YOLOS), ("yolov4-tiny", 1), ("yolov4-tiny", 80)])
+def test_the_number_of_classes_follows_from_the_number_of_values(tiny_detector, tmp_path, name, classes):
+    source = tiny_detector(classes, seed=1, name=name)
+    path, shape = tmp_path / "own.weights", {key: source.build_arguments[key] for key in ("width", "depth")}
+    path.write_bytes(WIDE_HEADER + values_of(source).tobytes())
+    assert count_darknet_classes(path, name, **shape) == classes
+    target = tiny_detector(classes, seed=2, name=name)
+    transfer_coco_weights(target, path)
+    assert same(snapshot(target), snapshot(source))
+    path.write_bytes(path.read_bytes()[:-4])
+    assert count_darknet_classes(path, name, **shape) is None
+
+
+FOREIGN = {
+    "checkpoint.pt": (b"PK\x03\x04" + bytes(99), "is a PyTorch file, .* pl.save_detector"),
+    "yolov3.weights": (b"PK\x03\x04" + bytes(99), "is a PyTorch file"),
+    "old.pth": (b"\x80\x02}q\0.", "is a PyTorch file"),
+    "odd.PTH": (b"anything", "is a PyTorch file"),
+    "keras.h5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+    "network.onnx": (b"\x08\x07", "is an ONNX file"),
+    "yolov4-tiny.cfg": (b"[net]\nbatch=1\n", "is a Darknet configuration"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "kind"), [(name, *rest) for name, rest in FOREIGN.items()], ids=FOREIGN)
+def test_a_file_of_another_program_is_named_and_not_read(tiny_detector, tmp_path, name, content, kind):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (load_detector, lambda file: load_darknet_weights(tiny_detector(), file)):
+        with pytest.raises(ValueError, match=kind) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)

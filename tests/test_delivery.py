@@ -16,6 +16,8 @@ from paperlib.compression.command import read_inputs
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
 from paperlib.deploy.onnx import make_deployable, open_onnx_session
+from paperlib.detectors import build_detector
+from paperlib.detectors.darknet import _slots
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.pairs import find_partners
 from paperlib.partners.extend import partner_gmacs
@@ -179,6 +181,12 @@ def three_classes(folder):
     save_detector(tiny.detector(num_classes=3), folder / "other.safetensors")
 
 
+def five_classes(folder):
+    detector = build_detector("yolov4-tiny", 5, width=OPTIONS["--width"])
+    values = b"".join(tensor.detach().numpy().tobytes() for tensor in _slots(detector))
+    (folder / "five.weights").write_bytes(b"\0\0\0\0\2\0\0\0" + bytes(12) + values)
+
+
 def no_ships(found):
     return [each for each in found if each["category_id"] != 2]
 
@@ -205,6 +213,7 @@ FAULTS = {
     "small-enough": (lambda f: None, {"target_mb": 1000}, "--target-mb 1000: the detector has 0."),
     "no-weights": (lambda f: None, {"weights": "gone.weights"}, "gone.weights: no such"),
     "other-classes": (three_classes, {"weights": "other.safetensors"}, "classes, the detector has 3"),
+    "darknet-of-other-classes": (five_classes, {"weights": "five.weights"}, "five.weights: for 5 classes, "),
     "other-detector": (
         three_classes, {"weights": "other.safetensors", "detector": "yolov4"}, "is a yolov4-tiny, not a yolov4"
     ),

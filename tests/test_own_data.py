@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
+from paperlib.cli.main import app
 from paperlib.data import load_dataset
 from paperlib.data.annotated import settle_boxes
 from paperlib.data.coco_values import turn_box
@@ -275,3 +277,28 @@ def test_no_name_leads_out_of_the_folder_of_images_unless_that_is_wanted(folder,
     assert "out of the folder of images" in said and "--allow-outside" in said and "train.json, image " in said
     if name[0] != "C":  # a drive, which only Windows has
         assert boxes_of(read(folder, content, root=inside, allow_outside=True)) == BOXES
+
+
+# --- paperlib data check FILE ---------------------------------------------------------------------------
+
+
+def check(*arguments):
+    return CliRunner().invoke(app, ["data", "check", *map(str, arguments)])
+
+
+def test_a_check_reads_every_image_and_tells_what_a_training_would_meet(folder):
+    content = with_categories()
+    content["annotations"] += [{"image_id": 1, "category_id": 1, "bbox": [-3, 5, 20, 10]}]
+    path = folder / "train.json"
+    path.write_text(json.dumps(content))
+    refused = check(path)
+    assert refused.exit_code == 2 and "--bad-boxes" in refused.stderr and refused.stderr.count("\n") == 1
+    told = check(path, "--bad-boxes", "clip")
+    assert told.exit_code == 0 and "2 images and 3 boxes" in told.stdout
+    for remark in ("boxes cut at the border of their image: 1", "categories without boxes are left out: 'root'"):
+        assert f"remark  {remark}" in told.stdout
+    assert "the same picture: a.png, b.png" in told.stdout
+    (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:50])
+    broken = check(path, "--bad-boxes", "skip", "--classes", "plane,ship")
+    assert broken.exit_code == 2 and "FAULT  " in broken.stdout and "b.png: the image does not decode" in broken.stdout
+    assert "bad_boxes 'cut': not one of error, clip, skip" in check(path, "--bad-boxes", "cut").stderr

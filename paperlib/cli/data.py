@@ -1,5 +1,6 @@
 """The commands `paperlib data …`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -35,16 +36,27 @@ def fetch(name: Name) -> None:
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `paperlib data list`, or scenes:FOLDER.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name from `paperlib data list`, a COCO file, or scenes:FOLDER.")
+    ],
+    images: Annotated[Path | None, typer.Option(help="Folder of your own images. Default: that of the file.")] = None,
+    bad_boxes: Annotated[str, typer.Option(help="As in `paperlib compress`: error, clip or skip.")] = "error",
+    classes: Annotated[str | None, typer.Option(help="As in `paperlib compress`.")] = None,
+    allow_outside: Annotated[bool, typer.Option("--allow-outside", help="As in `paperlib compress`.")] = False,
 ) -> None:
     """Read every image and every box, and compare the counts with the published ones. Exit status 2 tells of faults."""
-    from paperlib.data import registry
+    from paperlib.data import own, registry
+    from paperlib.data.annotated import make_options
     from paperlib.data.check import check_entry
+    from paperlib.data.check_own import check_own
     from paperlib.data.check_scenes import check_own_scenes
     from paperlib.data.scene_folders import SCENES_PREFIX
 
+    options = make_options(bad_boxes, classes, allow_outside=allow_outside)
     if name.startswith(SCENES_PREFIX):
         report = check_own_scenes(name)
+    elif own.is_own(name) or Path(name).is_file():
+        report = check_own(name if own.is_own(name) else f"{own.COCO_PREFIX}{name}", images, options)
     else:
         entry = registry.find_entry(name)
         report = check_entry(name, entry, registry.entry_folder(entry))

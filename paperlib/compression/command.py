@@ -16,7 +16,14 @@ from paperlib.data.annotated import ReadOptions
 from paperlib.data.own import load_own
 from paperlib.data.records import Dataset
 from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
-from paperlib.detectors import USUAL_SIDE, build_detector, transfer_coco_weights, usual_anchors
+from paperlib.detectors import (
+    COCO_CLASSES,
+    USUAL_SIDE,
+    build_detector,
+    count_darknet_classes,
+    load_darknet_weights,
+    usual_anchors,
+)  # fmt: skip
 from paperlib.detectors.files import load_detector
 from paperlib.progress.display import show_progress
 from paperlib.progress.report import begin_step, expect_work, plan_work
@@ -85,6 +92,9 @@ def read_inputs(request: CompressRequest) -> tuple[Dataset, Dataset]:
     if request.trained_detector:
         check_classes(detector, train)
     else:
+        if request.weights and detector.num_classes not in (COCO_CLASSES, len(train.classes)):
+            held = f"{request.weights}: for {detector.num_classes} classes, {train.name} has {len(train.classes)}"
+            raise ValueError(f"{held}; give weights of these classes or of COCO")
         # Until the data were read, the number of classes was not known.
         detector = build_detector(request.detector, len(train.classes), width=request.width, depth=request.depth)
     size_mb = cost(detector, side).size_mb
@@ -111,7 +121,7 @@ def _load_data(request: CompressRequest) -> tuple[Dataset, Dataset]:
 
 
 def _initial_detector(request: CompressRequest) -> nn.Module:
-    """Load the initial detector, or build it with one class, which is enough for checks that need no data."""
+    """Load the initial detector; or build it for checks that need no data, with as many classes as its weights."""
     if request.weights and not request.weights.is_file():
         raise FileNotFoundError(f"{request.weights}: no such weights file")
     if request.trained_detector:
@@ -119,9 +129,13 @@ def _initial_detector(request: CompressRequest) -> nn.Module:
         if (name := detector.build_arguments["name"]) != request.detector:
             raise ValueError(f"{request.weights}: is a {name}, not a {request.detector}")
         return detector
-    detector = build_detector(request.detector, 1, width=request.width, depth=request.depth)
-    if request.weights:
-        transfer_coco_weights(detector, request.weights)
+    shape = {"width": request.width, "depth": request.depth}
+    if not request.weights:
+        return build_detector(request.detector, 1, **shape)
+    # For a file that fits no number of classes, the detector of COCO's tells by how much it does not.
+    classes = count_darknet_classes(request.weights, request.detector, **shape) or COCO_CLASSES
+    detector = build_detector(request.detector, classes, **shape)
+    load_darknet_weights(detector, request.weights)
     return detector
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from paperlib.data.annotated import BadBoxes
+from paperlib.data.annotated import BadBoxes, split_names
 from paperlib.training.recipe import Decay, Recipe
 from paperlib.typed_options import (
     Count,
@@ -26,14 +26,7 @@ AnyPath = Annotated[Path, Field(strict=False)]
 """A path that may come as text."""
 
 
-def _split_names(names: Any) -> Any:
-    """Return names that come as a text, with commas between them, or as a list, as a tuple."""
-    if isinstance(names, str):
-        names = [name.strip() for name in names.split(",")]
-    return tuple(names) if isinstance(names, list) else names
-
-
-ClassNames = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
+ClassNames = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 
 
 class CompressRequest(CompressionOptions, Recipe):
@@ -61,7 +54,7 @@ class CompressRequest(CompressionOptions, Recipe):
     detector: DetectorName = "yolov4-tiny"
     """Name of the detector, as in `paperlib cost NAME`."""
     weights: AnyPath | None = None
-    """Detector written by pl.save_detector, or a Darknet file of COCO weights. Default: train from scratch."""
+    """Detector written by pl.save_detector, or Darknet weights of COCO's or the data's classes. Default: none."""
     width: WidthFactor = 1.0
     """Factor on the detector's channel counts."""
     depth: DepthFactor = 1.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paperlib import paths
 from paperlib.data import dota, layouts, own, rsod, scene_folders, vhr10
-from paperlib.data.annotated import AS_IT_IS, BadBoxes, ReadOptions
+from paperlib.data.annotated import AS_IT_IS, BadBoxes, ReadOptions, make_options
 from paperlib.data.records import Dataset, Letterboxed, Record
 from paperlib.data.scene_folders import SCENES_PREFIX
 from paperlib.data.scenes import SceneDataset, SceneRecord
@@ -51,7 +51,7 @@ def load_dataset(
     """
     if _is_scenes(name):
         return load_scene_dataset(name, split, root)
-    options = ReadOptions(bad_boxes, None if classes is None else tuple(classes), allow_outside=allow_outside)
+    options = make_options(bad_boxes, classes, allow_outside=allow_outside)
     return load_detection_dataset(name, split, root, options)
 
 

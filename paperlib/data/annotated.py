@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from paperlib.data.class_choice import find_used, renumber_labels, select_named
 from paperlib.data.pictures import Header, read_header
 from paperlib.data.records import Dataset, Record, check_boxes, trim_boxes, turn_boxes
 from paperlib.data.remarks import Remarks
-from paperlib.files import shorten_text
+from paperlib.files import quote_value, shorten_text
 
 BadBoxes = Literal["error", "clip", "skip"]
 Size = tuple[int | None, int | None]
@@ -44,6 +44,25 @@ class ReadOptions:
 
 
 AS_IT_IS = ReadOptions()
+
+
+def make_options(bad_boxes: str, classes: str | Sequence[str] | None, *, allow_outside: bool) -> ReadOptions:
+    """Return the options from what a user gave; `classes` may be one text, with commas between the names.
+
+    Raises:
+        ValueError: `bad_boxes` is none of its values.
+    """
+    for policy in get_args(BadBoxes):
+        if bad_boxes == policy:
+            return ReadOptions(policy, split_names(classes), allow_outside=allow_outside)
+    raise ValueError(f"bad_boxes {quote_value(bad_boxes)}: not one of {', '.join(get_args(BadBoxes))}")
+
+
+def split_names(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return the names of classes that came as a list, or as one text with commas between them."""
+    if isinstance(names, str):
+        return tuple(name.strip() for name in names.split(","))
+    return None if names is None else tuple(names)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import nn
 
 from paperlib.detectors.base import Detector
 from paperlib.detectors.centernet import CenterNet
-from paperlib.detectors.darknet import load_darknet_weights
+from paperlib.detectors.darknet import VALUE_BYTES, count_values, find_header, load_darknet_weights
 from paperlib.detectors.family import Family
 from paperlib.detectors.faster_rcnn import FasterRcnnResNet101
 from paperlib.detectors.yolov3 import YoloV3, YoloV3Spp
@@ -85,20 +85,45 @@ def reinitialise_(detector: nn.Module) -> None:
             initialise()
 
 
-def transfer_coco_weights(detector: Detector, path: str | Path) -> None:
-    """Load official COCO weights into a detector of any number of classes.
-
-    All layers are loaded except the class outputs. In an output convolution the box and objectness channels of each
-    anchor are loaded, and the class channels keep their initial values (a detector of 80 classes loads them too).
+def count_darknet_classes(path: str | Path, name: str, *, width: float = 1.0, depth: float = 1.0) -> int | None:
+    """Return of how many classes a detector is whose values a Darknet file has; None if it fits no number of classes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file does not fit the detector with 80 classes (see `load_darknet_weights`), or the detector
-            has been pruned. The detector is unchanged then.
+        ValueError: another program wrote it.
+    """
+    # The number of values is linear in the number of classes, so that two numbers determine it.
+    shape = {"name": name, "width": width, "depth": depth}
+    one, two = (count_values(FAMILY.build_without_weights(num_classes=classes, **shape)) for classes in (1, 2))
+
+    def count_classes(length: int) -> int | None:
+        values, rest = divmod(length, VALUE_BYTES)
+        more, part = divmod(values - one, max(two - one, 1))
+        return None if rest or part or more < 0 else more + 1
+
+    header = find_header(Path(path), lambda length: count_classes(length) is not None)
+    return None if header is None else count_classes(Path(path).stat().st_size - header)
+
+
+def transfer_coco_weights(detector: Detector, path: str | Path) -> None:
+    """Load Darknet weights, official ones of COCO or those of the detector's own classes, into a detector.
+
+    Of COCO weights all layers are loaded except the class outputs. In an output convolution the box and objectness
+    channels of each anchor are loaded, and the class channels keep their initial values. Weights of as many classes as
+    the detector has are loaded completely.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file fits the detector neither with its own number of classes nor with 80 (see
+            `load_darknet_weights`), or the detector has been pruned. The detector is unchanged then.
     """
     if describe_structure(detector) != describe_structure(FAMILY.build_without_weights(**detector.build_arguments)):
         raise ValueError("official weights fit an unpruned detector only; this one has been pruned")
-    arguments: dict[str, Any] = {**detector.build_arguments, "num_classes": COCO_CLASSES}
+    built = detector.build_arguments
+    if count_darknet_classes(path, built["name"], width=built["width"], depth=built["depth"]) == detector.num_classes:
+        load_darknet_weights(detector, path)
+        return
+    arguments: dict[str, Any] = {**built, "num_classes": COCO_CLASSES}
     source = build_detector(**arguments)
     load_darknet_weights(source, path)
     target = detector.state_dict()
@@ -119,6 +144,7 @@ __all__ = [
     "FAMILY",
     "USUAL_SIDE",
     "build_detector",
+    "count_darknet_classes",
     "load_darknet_weights",
     "reinitialise_",
     "transfer_coco_weights",

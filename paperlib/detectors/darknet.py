@@ -1,13 +1,15 @@
-"""Reader of official Darknet weights files: a short header, then every layer's float32 values in order."""
+"""Reader of Darknet weights files: a short header, then every layer's float32 values in order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from paperlib.detectors.foreign import refuse_foreign
 
 WIDE_HEADER_BYTES, NARROW_HEADER_BYTES = 20, 16
 VALUE_BYTES = 4
@@ -16,24 +18,23 @@ VALUE_BYTES = 4
 def load_darknet_weights(detector: nn.Module, path: str | Path) -> None:
     """Load a Darknet `.weights` file into a detector; the detector is unchanged if the file does not fit.
 
+    Ports of Darknet write a header of another length than its version says; where only that length fits, it is taken.
+
     Args:
         detector: its modules have the order of the official configuration.
         path: the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: file and detector have different numbers of values, both are named; or its values are no weights
-            (NaN, infinite, a negative variance).
+        ValueError: file and detector have different numbers of values, both are named; its values are no weights (NaN,
+            infinite, a negative variance); or another program wrote it.
     """
     path = Path(path)
-    expected = sum(tensor.numel() for tensor in _slots(detector))
-    with path.open("rb") as opened:
-        header = _header_bytes(opened.read(WIDE_HEADER_BYTES))
+    expected = count_values(detector)
     # Before anything is read into memory: the file may be of any size.
-    whole, rest = divmod(max(0, path.stat().st_size - header), VALUE_BYTES)
-    if (whole, rest) != (expected, 0):
-        held = f"{whole} float32 values" + (f" and {rest} bytes of another" if rest else "")
-        raise ValueError(f"{path}: holds {held}; {type(detector).__name__} needs {expected}")
+    header = find_header(path, lambda length: length == VALUE_BYTES * expected)
+    if header is None:
+        raise ValueError(f"{path}: holds {_describe_length(path)}; {type(detector).__name__} needs {expected}")
     values = np.frombuffer(path.read_bytes()[header:], dtype="<f4").astype(np.float32)
     named = list(_named_slots(detector))
     pieces = torch.from_numpy(values).split([tensor.numel() for _, tensor in named])
@@ -57,10 +58,57 @@ def find_fault(name: str, value: Tensor) -> str | None:
     return None
 
 
-def _header_bytes(start: bytes) -> int:
-    """Return the length of the header: three int32 of version and a count of images, 64 bits wide from version 0.2."""
+def count_values(detector: nn.Module) -> int:
+    """Return how many values a Darknet file of this detector has."""
+    return sum(tensor.numel() for tensor in _slots(detector))
+
+
+def find_header(path: Path, fits: Callable[[int], bool]) -> int | None:
+    """Return the length of a file's header in bytes, such that what follows fits; None if nothing does.
+
+    A header has three int32 of version and a count of images, of 64 bits from version 0.2.
+
+    Args:
+        path: the file.
+        fits: whether so many bytes of values can belong to the detector.
+
+    Raises:
+        ValueError: another program wrote the file.
+    """
+    refuse_foreign(path)
+    start, length = _read_start(path), path.stat().st_size
+    usual = _usual_header(start)
+    if fits(length - usual):
+        return usual
+    other = WIDE_HEADER_BYTES + NARROW_HEADER_BYTES - usual
+    # The upper half of a 64-bit count is zero, what a file begins with that lacks it is not: a file that has the
+    # usual header, and was cut or lengthened by one value, is not taken for one with the other header.
+    count_is_wide = start[NARROW_HEADER_BYTES:] == bytes(VALUE_BYTES)
+    return other if fits(length - other) and count_is_wide == (other == WIDE_HEADER_BYTES) else None
+
+
+def _read_start(path: Path) -> bytes:
+    with path.open("rb") as opened:
+        return opened.read(WIDE_HEADER_BYTES)
+
+
+def _version(start: bytes) -> tuple[int, int]:
     major, minor = (int.from_bytes(start[at : at + 4], "little", signed=True) for at in (0, 4))
+    return major, minor
+
+
+def _usual_header(start: bytes) -> int:
+    major, minor = _version(start)
     return WIDE_HEADER_BYTES if 10 * major + minor >= 2 else NARROW_HEADER_BYTES
+
+
+def _describe_length(path: Path) -> str:
+    start = _read_start(path)
+    header = _usual_header(start)
+    count, rest = divmod(max(0, path.stat().st_size - header), VALUE_BYTES)
+    major, minor = _version(start)
+    part = f" and {rest} bytes of another" if rest else ""
+    return f"{count} float32 values{part} after a header of {header} bytes (version {major}.{minor})"
 
 
 def _slots(detector: nn.Module) -> Iterator[Tensor]:

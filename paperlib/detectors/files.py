@@ -18,6 +18,7 @@ from paperlib.detectors import FAMILY
 from paperlib.detectors.base import Detector
 from paperlib.detectors.darknet import find_fault
 from paperlib.detectors.family import Family
+from paperlib.detectors.foreign import refuse_foreign
 from paperlib.files import replace_file
 from paperlib.pairs import require_saveable
 from paperlib.structure import describe_structure
@@ -88,6 +89,7 @@ def read_network(path: str | Path, *families: Family[Any]) -> Any:
     noun = families[0].noun if len(families) == 1 else "network"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such {noun} file")
+    refuse_foreign(path)
     try:
         with safe_open(path, framework="pt") as content:
             metadata = content.metadata() or {}
