@@ -165,8 +165,7 @@ def test_colour_changes_stay_within_their_strength():
     assert math.isclose(out.std((1, 2, 3)).max(), 0, abs_tol=1e-6)
 
 
-@seeds
-@examples
+@pytest.mark.parametrize("seed", range(10))
 def test_what_is_not_visible_is_grey_and_what_is_visible_is_the_picture(seed: int) -> None:
     images = torch.full((4, 3, SIDE, SIDE), 127, dtype=torch.uint8)
     images[:, :, :40, :50] = 255

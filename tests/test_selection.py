@@ -110,6 +110,18 @@ def test_margin_softness_and_split_masks() -> None:
     assert select(teacher, student, selection="correct")[0] == [1, 1, 0]
 
 
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_the_gradient_of_the_instances_agrees_with_finite_differences(kind) -> None:
+    teacher, mask = judged(tensor([1, -0.5], [3, -2], [0, 1]), TRUTH), tensor(1, 0, 0.6)
+
+    def loss(logits: Tensor) -> Tensor:
+        weights = torch.ones_like(logits if kind == "sigmoid" else logits[:, 0]) * 1.7
+        student = replace(judged(logits, TRUTH), logits={"classes": InstanceLogits(logits, torch.arange(3), weights)})
+        return weighted_mean([(mask, instance_losses(student, teacher, kind, temperature=2.0))])
+
+    assert torch.autograd.gradcheck(loss, [LOGITS.clone().requires_grad_()], eps=1e-6, atol=1e-8, rtol=1e-6)
+
+
 @pytest.fixture(scope="module", params=DETECTORS)
 def answers(request):
     return seeded(

@@ -21,7 +21,7 @@ from paperlib.detectors.base import (
 )
 from paperlib.detectors.blocks import at_least_float32, initialise_output_, scaled_width
 from paperlib.detectors.heatmap import draw_peaks, focal_weights, gaussian_radius
-from paperlib.detectors.one_stage import OneStage, best_background, flatten_targets
+from paperlib.detectors.one_stage import OneStage, flatten_targets
 from paperlib.detectors.resnet import RESNET_50, ResNetTrunk, initialise_convolutions_
 from paperlib.detectors.suppression import select_candidates
 
@@ -224,9 +224,8 @@ class CenterNet(OneStage):
         finest = at_least_float32(outputs[0]).sigmoid().amax(1)
         return [F.max_pool2d(finest, stride // STRIDE) for stride in self.feature_strides]
 
-    def find_background(self, outputs: HeadTensors, assignment: Assignment, limit: int) -> tuple[Tensor, Tensor]:
-        """Return image and row of the highest scores without a box (see `paperlib.detectors.base`)."""
-        return best_background(at_least_float32(outputs[0]).sigmoid().amax(1).flatten(1), assignment, limit)
+    def _row_scores(self, outputs: HeadTensors) -> Tensor:
+        return at_least_float32(outputs[0]).sigmoid().amax(1).flatten(1)
 
     def background_responses(
         self, outputs: HeadTensors, assignment: Assignment, places: tuple[Tensor, Tensor]

@@ -34,7 +34,9 @@ from paperlib.detectors.regions import (
     RegionOutputs,
     Shape,
     ShapedAnchors,
+    best_negatives,
     flat_rows,
+    judge_stages,
 )
 from paperlib.detectors.resnet import RESNET_101, STRIDES, ResNetTrunk, initialise_convolutions_
 
@@ -242,9 +244,10 @@ class FasterRcnnResNet101(Detector):
     ) -> dict[str, Any]:
         """Return the positives of both stages, the first's first: their boxes, and what they answer."""
         objects, positive = assignment.objects, assignment.labels > 0
-        chosen = [logits["rpn_objectness"][objects], logits["classes"][positive]]
-        truth = [torch.ones_like(assignment.row[objects]), assignment.labels[positive]]
-        places = torch.arange(len(truth[0]) + len(truth[1]), device=objects.device).split([len(t) for t in truth])
+        answers = {
+            "rpn_objectness": (logits["rpn_objectness"][objects], torch.ones_like(assignment.row[objects])),
+            "classes": (logits["classes"][positive], assignment.labels[positive]),
+        }
         regressions = [pair[:2] for pair in self._regressions(outputs, assignment).values()]
         distances = [F.smooth_l1_loss(*pair, beta=BOX_BETA, reduction="none").sum(1) for pair in regressions]
         anchors = outputs.anchors[assignment.row[objects]]
@@ -253,19 +256,11 @@ class FasterRcnnResNet101(Detector):
             self.rpn.box_coder.decode_single(regressions[0][0], anchors).view(-1, 4),
             self.roi_heads.box_coder.decode_single(regressions[1][0], proposals).view(-1, 4),
         ]
-        instances = Instances(
-            logits={
-                name: InstanceLogits(values, place, values.new_ones(len(values)))
-                for name, values, place in zip(logits, chosen, places, strict=True)
-            },
-            class_losses=torch.cat(
-                [F.cross_entropy(*pair, reduction="none") for pair in zip(chosen, truth, strict=True)]
-            ),
-            box_losses=torch.cat(distances),
-            correct=torch.cat([values.argmax(1) == labels for values, labels in zip(chosen, truth, strict=True)]),
-        )
-        true_boxes = torch.cat([assignment.anchor_boxes, assignment.proposal_boxes])
-        return {"boxes": torch.cat(boxes), "true_boxes": true_boxes, "instances": instances}
+        return {
+            "boxes": torch.cat(boxes),
+            "true_boxes": torch.cat([assignment.anchor_boxes, assignment.proposal_boxes]),
+            "instances": judge_stages(answers, distances),
+        }
 
     def features(self, outputs: RegionOutputs) -> list[FeatureMap]:
         """Return the levels of the pyramid, finest first."""
@@ -287,15 +282,7 @@ class FasterRcnnResNet101(Detector):
     ) -> tuple[Tensor, Tensor]:
         """Return image and place in the sample of the proposals that least look like the background that they are."""
         scores = 1 - self._classified(outputs, assignment)[0].detach().softmax(1)[:, 0]
-        counts = [len(each) for each in assignment.proposals]
-        places = torch.arange(len(scores), device=scores.device).split(counts)
-        scores = scores.masked_fill(assignment.labels > 0, -1.0)
-        images, found = [], []
-        for image, (of_image, place) in enumerate(zip(scores.split(counts), places, strict=True)):
-            best = of_image.topk(min(limit, len(of_image)))
-            found.append(place[best.indices[best.values >= 0]])
-            images.append(torch.full_like(found[-1], image))
-        return torch.cat(images), torch.cat(found)
+        return best_negatives(scores, assignment, limit)
 
     def background_responses(
         self, outputs: RegionOutputs, assignment: RegionAssignment, places: tuple[Tensor, Tensor]

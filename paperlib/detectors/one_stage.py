@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from paperlib.detectors.base import Assignment, Detector, FeatureMap, HeadTensor
 
 
 class OneStage(Detector):
-    """A detector without a second stage; a subclass defines `strides`, `decode` and `_detections`.
+    """A detector without a second stage; a subclass defines `strides`, `decode`, `_row_scores` and `_detections`.
 
     Attributes:
         strides: of each head tensor, in pixels.
@@ -25,6 +27,7 @@ class OneStage(Detector):
     strides: tuple[int, ...]
     sources: tuple[str, ...]
     feature_strides: tuple[int, ...]
+    _row_scores: Callable[[HeadTensors], Tensor]
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -41,6 +44,21 @@ class OneStage(Detector):
             for level, (values, stride, source) in enumerate(levels)
         ]
 
+    @torch.no_grad()
+    def find_background(self, outputs: HeadTensors, assignment: Assignment, limit: int) -> tuple[Tensor, Tensor]:
+        """Return image and row of the up to `limit` highest scores of each image, without positives and ignored rows.
+
+        Args:
+            outputs: from `head_outputs`.
+            assignment: the positives and the ignored rows.
+            limit: the largest number per image.
+        """
+        scores = self._row_scores(outputs).masked_fill(assignment.ignored, -1.0)
+        scores[assignment.image, assignment.row] = -1.0
+        best = scores.topk(min(limit, scores.shape[1]), 1)
+        image, rank = (best.values >= 0).nonzero(as_tuple=True)
+        return image, best.indices[image, rank]
+
     def _level_anchors(self, level: int, like: Tensor) -> Tensor | None:
         return None
 
@@ -50,21 +68,6 @@ class OneStage(Detector):
         found = [tuple(output.shape[2:]) for output in outputs]
         if found != expected:
             raise ValueError(f"head tensors of sizes {found} do not belong to an image of {image_size}")
-
-
-def best_background(scores: Tensor, assignment: Assignment, limit: int) -> tuple[Tensor, Tensor]:
-    """Return image and row of the up to `limit` highest scores of each image, positives and ignored rows left out.
-
-    Args:
-        scores: `[B, R]` in [0, 1].
-        assignment: the positives and the ignored rows.
-        limit: the largest number per image.
-    """
-    scores = scores.detach().masked_fill(assignment.ignored, -1.0)
-    scores[assignment.image, assignment.row] = -1.0
-    best = scores.topk(min(limit, scores.shape[1]), 1)
-    image, rank = (best.values >= 0).nonzero(as_tuple=True)
-    return image, best.indices[image, rank]
 
 
 def flatten_targets(targets: Targets, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import Conv2dNormActivation
 
+from paperlib.detectors.base import InstanceLogits, Instances
 from paperlib.detectors.blocks import at_least_float32, initialise_output_
 from paperlib.detectors.resnet import initialise_convolutions_
 
@@ -124,3 +126,39 @@ def flat_rows(levels: Sequence[Tensor], values: int) -> Tensor:
     # Channels go last, so that the anchors of a cell are the innermost, as in torchvision's list of anchors.
     rows = [level.permute(0, 2, 3, 1).reshape(len(level), -1, values) for level in levels]
     return at_least_float32(torch.cat(rows, 1))
+
+
+def judge_stages(answers: dict[str, tuple[Tensor, Tensor]], box_losses: Sequence[Tensor]) -> Instances:
+    """Judge the positives of both stages, the first's first.
+
+    Args:
+        answers: per stage, by the name of its classification loss, logits `[n, C]` and true classes `[n]`.
+        box_losses: per stage, `[n]`.
+    """
+    logits, losses, correct, first = {}, [], [], 0
+    for name, (values, labels) in answers.items():
+        places = torch.arange(first, first + len(labels), device=labels.device)
+        logits[name] = InstanceLogits(values, places, values.new_ones(len(values)))
+        losses.append(F.cross_entropy(values, labels, reduction="none"))
+        correct.append(values.argmax(1) == labels)
+        first += len(labels)
+    return Instances(logits, torch.cat(losses), torch.cat(list(box_losses)), torch.cat(correct))
+
+
+def best_negatives(scores: Tensor, assignment: RegionAssignment, limit: int) -> tuple[Tensor, Tensor]:
+    """Return image and place in the sample of the up to `limit` best negative proposals of each image.
+
+    Args:
+        scores: `[K]` in [0, 1].
+        assignment: the sample of K proposals.
+        limit: the largest number per image.
+    """
+    counts = [len(each) for each in assignment.proposals]
+    negative = scores.masked_fill(assignment.labels > 0, -1.0)
+    places = torch.arange(len(scores), device=scores.device).split(counts)
+    images, found = [], []
+    for image, (of_image, place) in enumerate(zip(negative.split(counts), places, strict=True)):
+        best = of_image.topk(min(limit, len(of_image)))
+        found.append(place[best.indices[best.values >= 0]])
+        images.append(torch.full_like(found[-1], image))
+    return torch.cat(images), torch.cat(found)

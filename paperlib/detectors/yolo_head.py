@@ -27,7 +27,7 @@ from paperlib.detectors.base import (
     Targets,
 )
 from paperlib.detectors.blocks import at_least_float32, paired_iou
-from paperlib.detectors.one_stage import OneStage, best_background, flatten_targets
+from paperlib.detectors.one_stage import OneStage, flatten_targets
 from paperlib.detectors.suppression import suppress_non_maxima
 
 Anchor = tuple[float, float]
@@ -192,10 +192,9 @@ class Yolo(OneStage):
         tables = [at_least_float32(o.unflatten(1, (-1, 5 + self.num_classes))).sigmoid() for o in outputs]
         return [(table[:, :, 4] * table[:, :, 5:].amax(2)).amax(1) for table in tables]
 
-    def find_background(self, outputs: HeadTensors, assignment: Assignment, limit: int) -> tuple[Tensor, Tensor]:
-        """Return image and row of the highest scores without a box (see `paperlib.detectors.base`)."""
-        table = self._table(outputs).detach().sigmoid()
-        return best_background(table[..., 4] * table[..., 5:].amax(-1), assignment, limit)
+    def _row_scores(self, outputs: HeadTensors) -> Tensor:
+        table = self._table(outputs).sigmoid()
+        return table[..., 4] * table[..., 5:].amax(-1)
 
     def background_responses(
         self, outputs: HeadTensors, assignment: Assignment, places: tuple[Tensor, Tensor]
