@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map_only
 
 from paperlib.pairs import partner_layers
-from paperlib.structure import shallow_copy
+from paperlib.structure import left_tensors, shallow_copy
 
-CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _SHAPE_KEEPING = (nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.Mish, nn.SiLU, nn.Hardswish)
 
 
@@ -33,7 +38,7 @@ class Cost:
     image_size: int
 
 
-def cost(detector: nn.Module, image_size: int = 800) -> Cost:
+def cost(detector: nn.Module, image_size: int = 800, *, example_inputs: Any = None) -> Cost:
     """Count parameters and multiply-accumulates of one `[1, C, image_size, image_size]` pass.
 
     Partners (BPL) are not counted: fusion leaves nothing of them. For what they add to a pass of training see
@@ -41,13 +46,20 @@ def cost(detector: nn.Module, image_size: int = 800) -> Cost:
     If the work of a detector depends on the content of the image, its `counted_method` names a method whose pass is
     counted. Otherwise the pass of the method that its `traced_method` names is counted, or that of `forward`.
 
+    Args:
+        detector: any network.
+        image_size: side in pixels of the square image.
+        example_inputs: a tensor, or a tuple of arguments, for a network that takes anything else than one such image.
+
     Raises:
-        ValueError: the network does not accept an image of that size.
+        ValueError: the network does not accept that input.
     """
     partners = partner_layers(detector)
-    macs = sum(count for name, count in layer_macs(detector, image_size).items() if name not in partners)
+    macs = sum(
+        count for name, count in layer_macs(detector, image_size, example_inputs).items() if name not in partners
+    )
     kept = {name: module for name, module in detector.named_modules() if name not in partners}
-    statistics = sum(2 * m.num_features for m in kept.values() if isinstance(m, nn.BatchNorm2d))
+    statistics = sum(2 * m.num_features for m in kept.values() if isinstance(m, _BatchNorm))
     own = {id(p): p.numel() for m in kept.values() for p in m.parameters(recurse=False)}
     return make_cost(sum(own.values()), statistics, macs, image_size)
 
@@ -57,59 +69,92 @@ def make_cost(parameters: int, statistics: int, macs: int, image_size: int) -> C
     return Cost(parameters, 4 * (parameters + statistics) / 1e6, macs / 1e9, image_size)
 
 
-def layer_macs(detector: nn.Module, image_size: int) -> dict[str, int]:
+def layer_macs(detector: nn.Module, image_size: int, example_inputs: Any = None) -> dict[str, int]:
     """Count the multiply-accumulates of each convolution and linear layer in one pass, by name.
 
     Raises:
-        ValueError: the network does not accept an image of that size.
+        ValueError: the network does not accept that input.
     """
-    positions = kernel_positions(detector, image_size)
+    positions = kernel_positions(detector, image_size, example_inputs)
     # The weight of a grouped convolution is smaller by the number of groups already.
     return {name: detector.get_parameter(f"{name}.weight").numel() * count for name, count in positions.items()}
 
 
-def kernel_positions(detector: nn.Module, image_size: int) -> dict[str, int]:
+def kernel_positions(detector: nn.Module, image_size: int, example_inputs: Any = None) -> dict[str, int]:
     """Count the positions at which each convolution and linear layer applies its kernel in one pass, by name.
 
     The pass runs on the meta device: nothing is computed, so the largest detector takes milliseconds. Images have as
-    many channels as the first convolution reads.
+    many channels as the convolution reads that is executed first. Arguments as for `cost`.
 
     Raises:
-        ValueError: the network does not accept an image of that size.
+        ValueError: the network does not accept that input.
     """
+    if example_inputs is not None:
+        inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+        return _count_positions(detector, inputs, "example_inputs")
+    first = next((m for m in detector.modules() if isinstance(m, nn.Conv2d)), None)
+    dtype = first.weight.dtype if first else None
+    channels = first.in_channels if first else 3
+    image = torch.zeros((1, channels, image_size, image_size), dtype=dtype, device="meta")
+    try:
+        return _count_positions(detector, (image,), f"image_size {image_size}")
+    except _WrongChannelsError as error:
+        # The convolution that is registered first is not the one that reads the image.
+        image = torch.zeros((1, error.channels, image_size, image_size), dtype=dtype, device="meta")
+        return _count_positions(detector, (image,), f"image_size {image_size}")
+
+
+class _WrongChannelsError(Exception):
+    """The first convolution that is executed wants an image of another number of channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(f"an image of {channels} channels")
+        self.channels = channels
+
+
+def _count_positions(detector: nn.Module, inputs: tuple[Any, ...], described: str) -> dict[str, int]:
+    """Run one pass on the meta device and count."""
     meta = _meta_copy(detector)
     positions: dict[str, int] = {}
 
     def count(name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         # A transposed convolution applies its kernel at each input position, an ordinary one at each output position.
-        tensor = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
+        tensor = inputs[0] if isinstance(module, _TRANSPOSED) else output
         channel_axis = 1 if isinstance(module, CONVOLUTIONS) else -1
         positions[name] = positions.get(name, 0) + tensor.numel() // tensor.shape[channel_axis]
+
+    def check_first(module: nn.Conv2d, args: tuple[Tensor]) -> None:
+        channels = inputs[0].shape[1] if isinstance(inputs[0], Tensor) and inputs[0].dim() == 4 else 0
+        wanted, rest = divmod(channels * module.in_channels, args[0].shape[1])
+        if not positions and channels and not rest and wanted != channels:
+            raise _WrongChannelsError(wanted)
 
     for name, module in meta.named_modules():
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             module.register_forward_hook(partial(count, name))
-    first = next((m for m in meta.modules() if isinstance(m, nn.Conv2d)), None)
-    shape = (1, first.in_channels if first else 3, image_size, image_size)
-    dtype = first.weight.dtype if first else None
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_pre_hook(check_first)
     method = getattr(meta, "counted_method", None) or getattr(meta, "traced_method", "forward")
     try:
         with torch.no_grad():
-            getattr(meta, method)(torch.zeros(shape, dtype=dtype, device="meta"))
-    except RuntimeError as error:
-        fault = str(error).splitlines()[0]
-        name = type(detector).__name__
-        raise ValueError(f"image_size {image_size}: {name} does not accept this image size ({fault})") from error
+            getattr(meta, method)(*tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs))
+    except _WrongChannelsError:
+        raise
+    except Exception as error:  # a network of one's own may raise anything
+        fault = (str(error).splitlines() or [type(error).__name__])[0]
+        what = "them" if described == "example_inputs" else "this image size"
+        raise ValueError(f"{described}: {type(detector).__name__} does not accept {what} ({fault})") from error
     return positions
 
 
 def _meta_copy(detector: nn.Module) -> nn.Module:
     """Copy a detector to the meta device, in evaluation mode, without the layers that change no shape."""
-    # deepcopy treats everything in its memo as copied already, so no weight is copied. Layers that keep the shape are
-    # slow on the meta device.
+    # deepcopy treats everything in its memo as copied already, so no weight and no hook is copied. Layers that keep the
+    # shape are slow on the meta device.
     identity = nn.Identity()
-    memo = {}
+    memo: dict[int, Any] = {id(tensor): _meta_tensor(tensor.detach()) for tensor in left_tensors(detector)}
     for module in detector.modules():
+        memo |= {id(hooks): OrderedDict() for hooks in (module._forward_hooks, module._forward_pre_hooks)}
         if isinstance(module, _SHAPE_KEEPING):
             memo[id(module)] = identity
         elif isinstance(module, (*CONVOLUTIONS, nn.Linear)) and not module._modules:
@@ -122,6 +167,7 @@ def _meta_copy(detector: nn.Module) -> nn.Module:
 
 def _meta_layer(layer: nn.Module) -> nn.Module:
     new = shallow_copy(layer)
+    new._forward_hooks, new._forward_pre_hooks = OrderedDict(), OrderedDict()
     for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
         setattr(new, name, _meta_tensor(tensor))
     return new

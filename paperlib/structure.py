@@ -13,12 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
 
 Shape = dict[str, Any]
 Structure = dict[str, Shape]
 """The shape of each layer, by the layer's name (see `describe_structure`)."""
 
+MODULE_FIELDS = frozenset(vars(nn.Module()))
+"""The attributes that torch.nn itself gives to every module."""
 _BYPASS_FIELDS = {"shift", "after"}
 
 
@@ -93,8 +97,8 @@ class Bypass(nn.Module):
 def describe_structure(module: nn.Module) -> Structure:
     """Return the channel counts of every layer of `module` that has channels, by name in `named_modules()`.
 
-    Conv2d and ConvTranspose2d give in, out, groups; Linear gives in, out; batch norm gives channels;
-    ChannelSplit gives sizes; Bypass gives shift (its channel count, 0 without one) and after. The result is
+    Convolutions give in, out, groups; Linear gives in, out; batch norm, instance norm and PReLU per channel give
+    channels; ChannelSplit gives sizes; Bypass gives shift (its channel count, 0 without one) and after. The result is
     JSON-able and is what `reshape_` takes.
     """
     shapes = {name: _shape_of(layer) for name, layer in module.named_modules()}
@@ -151,12 +155,12 @@ def shallow_copy(layer: nn.Module) -> nn.Module:
 
 def _selected_shape(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Shape:
     match layer:
-        case nn.Conv2d() | nn.ConvTranspose2d():
+        case _ConvNd():
             groups = 1 if layer.groups == 1 else len(outputs)
             return {"in": len(inputs), "out": len(outputs), "groups": groups}
         case nn.Linear():
             return {"in": len(inputs), "out": len(outputs)}
-        case _BatchNorm():
+        case _BatchNorm() | _InstanceNorm() | nn.PReLU():
             return {"channels": len(outputs)}
         case ChannelSplit():
             # A channel belongs to the first part that ends beyond its position.
@@ -166,29 +170,37 @@ def _selected_shape(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Shape:
 
 
 def _select_slices(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-    """Copy only the chosen channels of `tensor`, a parameter or buffer of `layer`."""
+    """Copy only the chosen channels of `tensor`, a parameter or buffer of `layer`; its memory format is kept."""
     # The weight of a transposed convolution is [in, out/groups, h, w], any other [out, in/groups, h, w].
-    transposed = isinstance(layer, nn.ConvTranspose2d) and tensor.dim() > 1
+    transposed = isinstance(layer, _ConvTransposeNd) and tensor.dim() > 1
     rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
     tensor, rows, columns = tensor.detach(), rows.to(tensor.device), columns.to(tensor.device)
     if tensor.dim() == 1 or getattr(layer, "groups", 1) > 1 or len(columns) == tensor.shape[1]:
-        return tensor.index_select(0, rows)
+        return tensor.index_select(0, rows).contiguous(memory_format=_memory_format(tensor))
     if tensor.shape[2:].numel() == 1 or not tensor.is_contiguous():
-        return tensor.index_select(0, rows).index_select(1, columns)
+        kept = tensor.index_select(0, rows).index_select(1, columns)
+        return kept.contiguous(memory_format=_memory_format(tensor))
     # The weights of one kernel are contiguous: selecting kernel by kernel copies once and takes half the time.
     selected = (rows[:, None] * tensor.shape[1] + columns).flatten()
     return tensor.flatten(0, 1).index_select(0, selected).unflatten(0, (len(rows), len(columns)))
 
 
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
+
+
 def _shape_of(layer: nn.Module) -> Shape | None:
     """Return the channel counts of one layer; None if it has no channels of its own."""
     match layer:
-        case nn.Conv2d() | nn.ConvTranspose2d():
+        case _ConvNd():
             return {"in": layer.in_channels, "out": layer.out_channels, "groups": layer.groups}
         case nn.Linear():
             return {"in": layer.in_features, "out": layer.out_features}
-        case _BatchNorm():
+        case _BatchNorm() | _InstanceNorm():
             return {"channels": layer.num_features}
+        case nn.PReLU() if layer.num_parameters > 1:
+            return {"channels": layer.num_parameters}
         case ChannelSplit():
             return {"sizes": list(layer.sizes)}
         case Bypass():
@@ -198,12 +210,14 @@ def _shape_of(layer: nn.Module) -> Shape | None:
 
 def _set_counts(layer: nn.Module, shape: Mapping[str, Any]) -> None:
     match layer:
-        case nn.Conv2d() | nn.ConvTranspose2d():
+        case _ConvNd():
             layer.in_channels, layer.out_channels, layer.groups = shape["in"], shape["out"], shape["groups"]
         case nn.Linear():
             layer.in_features, layer.out_features = shape["in"], shape["out"]
-        case _BatchNorm():
+        case _BatchNorm() | _InstanceNorm():
             layer.num_features = shape["channels"]
+        case nn.PReLU():
+            layer.num_parameters = shape["channels"]
         case ChannelSplit():
             layer.sizes = tuple(shape["sizes"])
 
@@ -273,7 +287,7 @@ def _tensor_size(layer: nn.Module, tensor: Tensor, shape: Mapping[str, Any]) -> 
     if tensor.dim() == 1:
         return (shape["channels"] if "channels" in shape else shape["out"],)
     rows, columns = shape["out"], shape["in"]
-    if isinstance(layer, nn.ConvTranspose2d):
+    if isinstance(layer, _ConvTransposeNd):
         rows, columns = columns, rows
     return (rows, columns // shape.get("groups", 1), *tensor.shape[2:])
 
@@ -289,6 +303,27 @@ def _assign_tensor(layer: nn.Module, key: str, tensor: Tensor) -> None:
     if isinstance(old, nn.Parameter):
         tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
     setattr(layer, key, tensor)
+
+
+def shared_tensors(module: nn.Module) -> dict[int, Any]:
+    """Return a memo for `copy.deepcopy` by which a copy of `module` shares its tensors."""
+    return {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers(), *left_tensors(module))}
+
+
+def left_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors that forward methods have left in attributes; `copy.deepcopy` refuses those with a gradient."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if name not in MODULE_FIELDS:
+                yield from _tensors_in(value)
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(part)
 
 
 def module_digest(module: nn.Module) -> str:

@@ -47,7 +47,7 @@ def test_concatenation_keeps_order_and_repeats_channels_that_come_twice() -> Non
     np.testing.assert_array_equal(layers["out"].inputs, np.concatenate([b, a, a]))
 
 
-def test_a_channel_split_gives_prunable_parts_and_a_chunk_gives_fixed_ones() -> None:
+def test_a_channel_split_gives_parts_a_chunk_equal_parts_and_a_constant_size_fixed_ones() -> None:
     class Split(Net):
         def __init__(self) -> None:
             super().__init__(3)
@@ -55,7 +55,7 @@ def test_a_channel_split_gives_prunable_parts_and_a_chunk_gives_fixed_ones() -> 
 
         def body(self, a: Tensor, b: Tensor) -> Tensor:
             _, second = self.split(a)
-            return second + b.chunk(2, 1)[0][:, :1]
+            return second + b.split([2, 2], 1)[0][:, :1]
 
     class Chunk(Net):
         def __init__(self) -> None:
@@ -68,8 +68,10 @@ def test_a_channel_split_gives_prunable_parts_and_a_chunk_gives_fixed_ones() -> 
     outputs = graph.layers["a"].outputs
     parts = [segment.channels.tolist() for segment in graph.segments if segment.layer == "split"]
     assert parts == [outputs[:1].tolist(), outputs[1:].tolist()]
-    assert graph.fixed[outputs].tolist() == [False, True, True, True], "added to a chunk, hence fixed"
-    assert "a" not in trace_channels(Chunk()).prunable
+    assert graph.fixed[outputs].tolist() == [False, True, True, True], "added to a part of constant size"
+    chunked = trace_channels(Chunk())
+    outputs = chunked.layers["a"].outputs
+    assert [part.tolist() for part in chunked.balanced[0]] == [outputs[:2].tolist(), outputs[2:].tolist()]
 
 
 def test_a_depthwise_convolution_passes_channels_on_and_is_pruned_with_its_source() -> None:
@@ -118,18 +120,26 @@ def test_a_convolution_read_before_its_batch_norm_is_not_prunable() -> None:
     assert trace_channels(Peek()).prunable == {}
 
 
-def test_an_unknown_operation_is_refused_only_where_prunable_channels_flow_through_it() -> None:
+def test_an_unknown_operation_holds_what_reaches_it_and_a_note_names_both() -> None:
     class Softmax(Net):
         def body(self, a: Tensor, b: Tensor) -> Tensor:
-            return torch.softmax(a, 1)
+            return torch.softmax(a, 1) + F.relu(self.bn_c(self.c(b)))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.c, self.bn_c = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
 
     class SoftmaxAfterwards(Net):
         def forward(self, x: Tensor) -> Tensor:
             out = self.out(self.bn_a(self.a(x)))
             return torch.softmax(out, 1).reshape(out.shape[0], -1)
 
-    with pytest.raises(ValueError, match="cannot prune through softmax: the effect of softmax"):
-        trace_channels(Softmax())
+    graph = trace_channels(Softmax())
+    assert list(graph.prunable) == ["b"]
+    assert graph.notes == [
+        "a cannot be pruned for softmax at softmax",
+        "c cannot be pruned for add at add",
+    ]
     assert list(trace_channels(SoftmaxAfterwards()).prunable) == ["a"]
 
 

@@ -18,7 +18,8 @@ from torch import fx, nn
 
 from paperlib.costs import layer_macs
 from paperlib.pairs import Convolution, PartneredConv, find_partners
-from paperlib.pruning.fx_ops import classify_node, trace_graph
+from paperlib.pruning.fx_ops import classify_node
+from paperlib.pruning.tracing import trace_graph
 from paperlib.seeding import seeded_rng
 
 START_GAMMA = 0.5

@@ -9,6 +9,8 @@ from math import prod
 
 import numpy as np
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from paperlib.costs import Cost, make_cost
 from paperlib.pairs import partner_layers
@@ -44,7 +46,7 @@ class CostModel:
         in_graph = {id(module.get_submodule(name)) for name in graph.layers}
         others = {name: m for name, m in module.named_modules() if id(m) not in in_graph and name not in partners}
         self.other_parameters = sum(p.numel() for m in others.values() for p in m.parameters(recurse=False))
-        self.other_statistics = sum(2 * m.num_features for m in others.values() if isinstance(m, nn.BatchNorm2d))
+        self.other_statistics = sum(2 * m.num_features for m in others.values() if isinstance(m, _BatchNorm))
         weights = {name: module.get_parameter(f"{name}.weight").numel() for name in others if name in positions}
         self.other_macs = sum(count * positions[name] for name, count in weights.items())
 
@@ -113,10 +115,10 @@ def _unit_costs(layer: nn.Module, kind: str) -> tuple[int, int, int, int]:
     """
     bias = int(getattr(layer, "bias", None) is not None)
     match layer:
-        case nn.Conv2d() | nn.ConvTranspose2d():
+        case _ConvNd():
             return (
                 (0, prod(layer.kernel_size), bias, 0) if kind == "depthwise" else (prod(layer.kernel_size), 0, bias, 0)
             )
         case nn.Linear():
             return 1, 0, bias, 0
-    return {"norm": (0, 0, 2, 2), "bypass": (0, 0, 1, 0)}.get(kind, (0, 0, 0, 0))
+    return {"norm": (0, 0, 2, 2), "bypass": (0, 0, 1, 0), "slope": (0, 0, 1, 0)}.get(kind, (0, 0, 0, 0))

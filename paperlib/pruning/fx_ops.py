@@ -1,65 +1,109 @@
 """The effect of traced operations on channels: the vocabulary of the channel graph.
 
-`trace_graph` records a network with torch.fx, `classify_node` names what each recorded node does to the channel axis,
-and a `GraphWalk` visits the nodes in order.
+`classify_node` names what each recorded node does to the channel axis, and a `GraphWalk` visits the nodes in order. An
+operation that is not listed here is `unknown`: the channels that reach it are held.
 """
 
 import operator
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torchvision.ops import stochastic_depth
 
 from paperlib.structure import Bypass, ChannelSplit
 
+_ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.GELU, nn.ELU, nn.CELU, nn.SELU,
+    nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, nn.Softplus, nn.Softsign,
+    nn.LogSigmoid, nn.Threshold,
+)  # fmt: skip
+_SAME_VALUES = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Upsample,
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity,
+    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
+    nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
+)  # fmt: skip
+_CONSTANT_PADS = (
+    nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d,
+)  # fmt: skip
 _MODULES: list[tuple[tuple[type[nn.Module], ...], str]] = [
-    ((nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh), "activation"),
-    ((nn.GELU, nn.ELU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus), "activation"),
-    ((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, nn.Upsample), "pass_through"),
-    ((nn.Dropout, nn.Dropout2d, nn.Identity), "pass_through"),
+    (_ACTIVATIONS, "activation"),
+    (_SAME_VALUES, "pass_through"),
+    (_CONSTANT_PADS, "pad"),
     ((nn.Linear,), "linear"),
     ((nn.Flatten,), "flatten"),
+    ((nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), "rearrangement"),
     ((ChannelSplit,), "split"),
     ((Bypass,), "bypass"),
 ]
 _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((F.relu, F.relu6, F.leaky_relu, F.silu, F.mish, F.sigmoid, F.tanh, F.gelu), "activation"),
-    **dict.fromkeys((F.elu, F.hardswish, F.hardsigmoid, F.softplus, torch.relu), "activation"),
-    **dict.fromkeys((torch.sigmoid, torch.tanh), "activation"),
+    **dict.fromkeys((F.elu, F.celu, F.selu, F.hardswish, F.hardsigmoid, F.hardtanh, F.softplus), "activation"),
+    **dict.fromkeys((F.softsign, F.logsigmoid, F.hardshrink, F.softshrink, F.threshold), "activation"),
+    **dict.fromkeys((torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.clamp, torch.clip), "activation"),
+    **dict.fromkeys((torch.clamp_min, torch.clamp_max, torch.abs, torch.neg, operator.neg, operator.abs), "activation"),
+    **dict.fromkeys((torch.exp, torch.sqrt, torch.square), "activation"),
     **dict.fromkeys((F.max_pool2d, F.adaptive_max_pool2d, F.adaptive_avg_pool2d, F.interpolate), "pass_through"),
-    **dict.fromkeys((torch.max_pool2d, F.dropout, F.dropout2d), "pass_through"),
-    **dict.fromkeys((operator.add, operator.sub, operator.mul), "arithmetic"),
-    **dict.fromkeys((torch.add, torch.sub, torch.mul), "arithmetic"),
-    # Their sizes are constants in the traced code.
-    **dict.fromkeys((torch.chunk, torch.split), "fixed_size"),
-    torch.cat: "concatenation",
+    **dict.fromkeys((torch.max_pool2d, F.dropout, F.dropout2d, stochastic_depth), "pass_through"),
+    **dict.fromkeys((F.max_pool1d, F.adaptive_avg_pool1d, F.max_pool3d, F.adaptive_avg_pool3d), "pass_through"),
+    **dict.fromkeys((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.upsample), "pass_through"),
+    **dict.fromkeys((operator.add, operator.sub, operator.mul, operator.truediv), "arithmetic"),
+    **dict.fromkeys((operator.iadd, operator.isub, operator.imul, operator.itruediv), "arithmetic"),
+    **dict.fromkeys((torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum), "arithmetic"),
+    **dict.fromkeys((operator.pow, torch.pow), "arithmetic"),
+    **dict.fromkeys((torch.mean, torch.amax, torch.amin, torch.sum, torch.max, torch.min), "reduction"),
+    **dict.fromkeys((torch.permute, torch.transpose, torch.swapaxes), "permutation"),
+    **dict.fromkeys((torch.reshape, torch.unflatten), "view"),
+    **dict.fromkeys((torch.chunk, torch.split), "parts"),
+    **dict.fromkeys((torch.cat, torch.concat), "concatenation"),
+    **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle), "rearrangement"),
+    F.pad: "pad",
     torch.flatten: "flatten",
+    torch.squeeze: "squeeze",
+    torch.unsqueeze: "unsqueeze",
     operator.getitem: "item",
+    operator.floordiv: "size",
 }
 _METHODS: dict[Any, str] = {
-    **dict.fromkeys(("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_"), "activation"),
-    **dict.fromkeys(("contiguous", "clone"), "pass_through"),
-    **dict.fromkeys(("add", "add_", "sub", "sub_", "mul", "mul_"), "arithmetic"),
-    **dict.fromkeys(("chunk", "split"), "fixed_size"),
-    **dict.fromkeys(("size", "dim", "numel"), "opaque"),
+    **dict.fromkeys(("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "clamp", "clamp_"), "activation"),
+    **dict.fromkeys(("clip", "clip_", "clamp_min", "clamp_max", "abs", "abs_", "neg", "exp", "sqrt"), "activation"),
+    **dict.fromkeys(("square", "float", "double", "half"), "activation"),
+    **dict.fromkeys(("contiguous", "clone", "detach"), "pass_through"),
+    **dict.fromkeys(("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "pow", "pow_"), "arithmetic"),
+    **dict.fromkeys(("mean", "amax", "amin", "sum", "max", "min"), "reduction"),
+    **dict.fromkeys(("permute", "transpose", "swapaxes"), "permutation"),
+    **dict.fromkeys(("view", "reshape", "unflatten"), "view"),
+    **dict.fromkeys(("chunk", "split"), "parts"),
+    **dict.fromkeys(("expand", "expand_as"), "expansion"),
+    **dict.fromkeys(("dim", "numel"), "opaque"),
+    "size": "size",
     "flatten": "flatten",
+    "squeeze": "squeeze",
+    "unsqueeze": "unsqueeze",
 }
+_TRAITS = ("dtype", "device", "ndim", "is_cuda", "requires_grad")
 
 
 class GraphWalk:
-    """Visits the nodes of a trace in order; a subclass computes a value for each node in `visit_<kind>`."""
+    """Visits traced nodes in order; a subclass computes a value for each node in `visit_<kind>`."""
 
-    def __init__(self, module: nn.Module, recorded: fx.Graph) -> None:
+    def __init__(self, module: nn.Module, nodes: Iterable[fx.Node]) -> None:
         self.modules = dict(module.named_modules())
-        self.recorded = recorded
+        self.nodes = tuple(nodes)
         self.values: dict[fx.Node, Any] = {}
 
     def visit_all(self, opaque: Container[fx.Node] = ()) -> None:
         """Fill `values`; nodes in `opaque` are not visited and have the value None."""
-        for node in self.recorded.nodes:
+        for node in self.nodes:
             visit = f"visit_{classify_node(node, self.modules)}"
             self.values[node] = None if node in opaque else getattr(self, visit)(node)
 
@@ -75,24 +119,6 @@ class GraphWalk:
         return self.modules[target_name(node)]
 
 
-class _Tracer(fx.Tracer):
-    """Records a module as one node if it inherits its forward method from torch.nn.
-
-    `nn.Mish` is recorded as one node too, even if a subclass computes it in another way.
-    """
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        inherited = type(m).forward.__module__.startswith("torch.nn.")
-        return isinstance(m, ChannelSplit | Bypass | nn.Mish) or (inherited and not isinstance(m, nn.Sequential))
-
-
-def trace_graph(module: nn.Module) -> fx.Graph:
-    """Record the method of `module` that its `traced_method` names, or `forward`."""
-    tracer = _Tracer()
-    tracer.traced_func_name = getattr(module, "traced_method", "forward")
-    return tracer.trace(module)
-
-
 def classify_node(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     """Name the effect of a traced node on channels: the end of the name of a `visit_` method of `GraphWalk`."""
     if node.op == "call_module":
@@ -102,23 +128,30 @@ def classify_node(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     if node.op == "call_function":
         # `x.shape` is traced as getattr(x, "shape").
         if node.target is getattr:
-            return "opaque" if node.args[1] in ("shape", "dtype", "device", "ndim") else "unknown"
+            name = str(node.args[1])
+            return "size" if name == "shape" else "opaque" if name in _TRAITS else "unknown"
         return _FUNCTIONS.get(node.target, "unknown")
-    return "output" if node.op == "output" else "opaque"
+    return "output" if node.op == "output" else "constant" if node.op == "get_attr" else "opaque"
 
 
 def classify_module(module: nn.Module) -> str:
     """Name the effect on channels of a module that is traced as one node."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+    if isinstance(module, _ConvNd):
         if module.groups == 1:
             return "conv"
         depthwise = module.groups == module.in_channels == module.out_channels
-        return "depthwise" if depthwise else "fixed_size"
-    if isinstance(module, nn.BatchNorm2d):
-        return "norm" if module.affine and module.track_running_stats else "unknown"
+        return "depthwise" if depthwise else "unknown"
+    if isinstance(module, _InstanceNorm):
+        # Without parameters of its own it treats each channel alone.
+        return "unknown" if module.affine or module.track_running_stats else "pixel_norm"
+    if isinstance(module, _BatchNorm):
+        # A subclass may hold an activation, as long as that has no parameters per channel.
+        inner = module._modules and any(p.numel() > 1 for child in module.children() for p in child.parameters())
+        return "norm" if module.affine and module.track_running_stats and not inner else "unknown"
     if isinstance(module, nn.PReLU):
-        # With one slope per channel its parameters would have to be pruned too.
-        return "activation" if module.num_parameters == 1 else "unknown"
+        return "activation" if module.num_parameters == 1 else "slope"
+    if getattr(module, "return_indices", False):
+        return "unknown"
     return next((kind for types, kind in _MODULES if isinstance(module, types)), "unknown")
 
 
@@ -141,26 +174,24 @@ def target_name(node: fx.Node) -> str:
 
 def describe_target(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     """Name the operation of a node for a message: the class of a module, or the name of a function or method."""
-    return type(modules[target_name(node)]).__name__ if node.op == "call_module" else target_name(node)
+    if node.op != "call_module":
+        return target_name(node)
+    module = modules[target_name(node)]
+    return f"grouped {type(module).__name__}" if isinstance(module, _ConvNd) else type(module).__name__
 
 
-def joins_channels(node: fx.Node) -> bool:
-    """Tell whether a call of `torch.cat` joins along the channel axis."""
-    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
-    return dim in (1, -3)
+def arguments_of(node: fx.Node, *names: str) -> dict[str, Any]:
+    """Return the arguments of a call of a function or method by name, given the names of those by position."""
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
 
 
-def flattens_channels(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Tell whether `node` turns [B, C, H, W] into [B, C*H*W]."""
-    if node.op == "call_module":
-        flatten: Any = modules[target_name(node)]
-        return (flatten.start_dim, flatten.end_dim) == (1, -1)
-    positional = dict(zip(("input", "start_dim", "end_dim"), node.args, strict=False))
-    given = {"start_dim": 0, "end_dim": -1, **positional, **node.kwargs}
-    return (given["start_dim"], given["end_dim"]) == (1, -1)
+def joins_channels(node: fx.Node, dim: int, ndim: int | None) -> bool:
+    """Tell whether a call of `torch.cat` joins along the channel axis, which is at `dim` of `ndim`."""
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+    return given == dim or (ndim is not None and given == dim - ndim)
 
 
 def kernel_view(module: nn.Module, name: str) -> Tensor:
     """Return the weights of the convolution or linear layer at `name` as a view [out, in, *kernel]."""
     weight = module.get_parameter(f"{name}.weight")
-    return weight.transpose(0, 1) if isinstance(module.get_submodule(name), nn.ConvTranspose2d) else weight
+    return weight.transpose(0, 1) if isinstance(module.get_submodule(name), _ConvTransposeNd) else weight

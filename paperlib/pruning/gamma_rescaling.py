@@ -77,7 +77,7 @@ def _refuse_unscalable(module: nn.Module, graph: ChannelGraph) -> None:
         foreign = layer.kind == "depthwise" or (layer.kind == "norm" and name not in own_norms)
         if foreign and not graph.fixed[layer.inputs].all():
             raise ValueError(f"cannot rescale gamma: {name} does not scale with its input")
-    for node in graph.recorded.nodes:
+    for node in graph.nodes:
         if node not in graph.opaque and not _is_homogeneous(node, modules):
             operation = describe_target(node, modules)
             raise ValueError(f"cannot rescale gamma: {operation} at {node.name} does not scale with its input")

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from paperlib.pairs import PartneredConv
-from paperlib.pruning.fx_ops import classify_node, execute_node, target_name, trace_graph
-from paperlib.structure import Bypass
+from paperlib.pruning.fx_ops import classify_node, execute_node, target_name
+from paperlib.pruning.tracing import trace_graph
+from paperlib.structure import Bypass, shared_tensors
 
 _ADDITIONS = (operator.add, torch.add, "add", "add_")
 _RELUS = (nn.functional.relu, torch.relu, "relu", "relu_")
@@ -106,7 +107,7 @@ def without_blocks(module: nn.Module, bypasses: Mapping[str, Bypass]) -> nn.Modu
     if not bypasses:
         return module
     # deepcopy treats everything in its memo as copied already.
-    memo: dict[int, object] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    memo = shared_tensors(module)
     memo |= {id(module.get_submodule(name)): bypass for name, bypass in bypasses.items()}
     return copy.deepcopy(module, memo)
 

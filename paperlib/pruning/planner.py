@@ -16,11 +16,19 @@ from torch import nn
 
 from paperlib.costs import kernel_positions
 from paperlib.pruning.budget import CostModel, fewest_candidates
-from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, IntArray, Segment, trace_channels
+from paperlib.pruning.channel_graph import (
+    BoolArray,
+    ChannelGraph,
+    IntArray,
+    Segment,
+    explain_unprunable,
+    trace_channels,
+)
 from paperlib.pruning.importance import LAYERWISE, Batches, Scores, score_channels
 from paperlib.pruning.layers import least_important_blocks, make_bypasses, without_blocks
 from paperlib.pruning.partners import merge_partners, name_by_original
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, prunable_outputs
+from paperlib.pruning.tracing import unwrap
 
 
 def plan_pruning(
@@ -37,6 +45,7 @@ def plan_pruning(
     original: nn.Module | None = None,
     round_to: int = 1,
     image_size: int = 800,
+    example_inputs: Any = None,
     keep_floor: float | None = None,
 ) -> PruningPlan:
     """Plan the removal of the least important blocks and channels (Section 3.1; Algorithm 1, lines 12-14).
@@ -63,6 +72,8 @@ def plan_pruning(
             `detector`. Repeated pruning needs it: a tenth of a tenth is a hundredth.
         round_to: the number of kept channels of each of them is rounded up to a multiple of this, or to all.
         image_size: side in pixels of the square image for which multiply-accumulates are counted.
+            Where the network does not accept it, a plan by ratio, size or channels has no costs.
+        example_inputs: a tensor, or a tuple of arguments, for a network that takes anything else than one square image.
         keep_floor: the former name of `min_keep_ratio`.
 
     Raises:
@@ -72,7 +83,8 @@ def plan_pruning(
     target = _single_target(ratio=ratio, size_mb=size_mb, gmacs=gmacs, channels=channels)
     planner = Planner(
         detector, layers=layers, importance=importance, calibration=calibration, min_keep_ratio=min_keep_ratio,
-        original=original, round_to=round_to, image_size=image_size, keep_floor=keep_floor,
+        original=original, round_to=round_to, image_size=image_size, example_inputs=example_inputs,
+        keep_floor=keep_floor,
     )  # fmt: skip
     return planner.make_plan(*target)
 
@@ -99,10 +111,11 @@ class Planner:
     def __init__(
         self, detector: nn.Module, *, layers: int = 0, importance: str = "gamma", calibration: Batches | None = None,
         min_keep_ratio: float = 0.1, original: nn.Module | None = None, round_to: int = 1, image_size: int = 800,
-        keep_floor: float | None = None,
+        example_inputs: Any = None, keep_floor: float | None = None,
     ) -> None:  # fmt: skip
         if keep_floor is not None:
             min_keep_ratio = keep_floor
+        detector, original = unwrap(detector), original if original is None else unwrap(original)
         if not 0 <= min_keep_ratio <= 1:
             raise ValueError(f"min_keep_ratio {min_keep_ratio} is not in [0, 1]")
         if round_to != int(round_to) or round_to < 1:
@@ -114,14 +127,18 @@ class Planner:
         full_graph = trace_channels(detector)
         self.graph = trace_channels(base) if self.blocks else full_graph
         if not self.graph.prunable:
-            raise ValueError(f"{type(detector).__name__} has no prunable channel: no convolution with a batch norm")
+            raise ValueError(explain_unprunable(base, self.graph))
         scores = score_channels(importance, detector, full_graph.prunable | self.graph.prunable, calibration)
         counted, self.scores = merge_partners(detector, self.graph, scores)
         segments = name_by_original(detector, counted.segments)
         originals = name_by_original(original, trace_channels(original).segments) if original is not None else segments
         minimum = _minimum_counts(segments, originals, min_keep_ratio)
         self.ranking = Ranking(counted, self.scores, minimum, round_to)
-        positions = kernel_positions(detector, image_size)
+        self.unknown_costs: ValueError | None = None
+        try:
+            positions = kernel_positions(detector, image_size, example_inputs)
+        except ValueError as error:
+            positions, self.unknown_costs = {}, error
         self.costs = CostModel(base, self.graph, positions, image_size)
         costs_before = CostModel(detector, full_graph, positions, image_size) if self.blocks else self.costs
         nothing = np.zeros_like(full_graph.fixed)
@@ -130,7 +147,11 @@ class Planner:
 
     def make_plan(self, target: str, value: float) -> PruningPlan:
         """Plan for a target by name (`ratio`, `size_mb`, `gmacs` or `channels`) and its value."""
-        ranking = self.ranking
+        ranking, notes = self.ranking, self.graph.notes
+        if self.unknown_costs and target == "gmacs":
+            raise self.unknown_costs
+        if self.unknown_costs:
+            notes = [*notes, f"multiply-accumulates are not known ({self.unknown_costs}); give example_inputs"]
         candidates = self._count_candidates(target, value)
         floored = ranking.apply_floor(candidates)
         removed = ranking.apply_rounding(floored)
@@ -141,9 +162,9 @@ class Planner:
             importance=self.importance,
             blocks=self.blocks,
             layers=self._layer_statistics(ranking.held_layers(candidates, floored), removed),
-            cost_before=self.cost_before,
-            cost_after=self.costs.total_cost(removed),
-            notes=ranking.write_notes(candidates, by_ratio=target == "ratio"),
+            cost_before=None if self.unknown_costs else self.cost_before,
+            cost_after=None if self.unknown_costs else self.costs.total_cost(removed),
+            notes=[*ranking.write_notes(candidates, by_ratio=target == "ratio"), *notes],
         )
 
     def _count_candidates(self, target: str, value: float) -> int:
@@ -196,6 +217,7 @@ class Ranking:
         removed = self.rank < candidates
         for segment, minimum in zip(self.graph.segments, self.minimum, strict=True):
             self._restore(removed, segment.channels, minimum)
+        self._balance(removed)
         return removed
 
     def apply_rounding(self, floored: BoolArray) -> BoolArray:
@@ -209,8 +231,21 @@ class Ranking:
                 kept = int((~removed[segment.channels]).sum())
                 wanted = min(-(-kept // self.round_to) * self.round_to, len(segment.channels))
                 self._restore(removed, segment.channels, wanted)
+            self._balance(removed)
             changed = bool((removed != before).any())
         return removed
+
+    def _balance(self, removed: BoolArray) -> None:
+        """Restore channels until equally many are kept wherever that is needed."""
+        changed = bool(self.graph.balanced)
+        # What is restored in one part may be tied into another, or into another group.
+        while changed:
+            before = removed.copy()
+            for parts in self.graph.balanced:
+                wanted = max(int((~removed[part]).sum()) for part in parts)
+                for part in parts:
+                    self._restore(removed, part, max(wanted, 1))
+            changed = bool((removed != before).any())
 
     def held_layers(self, candidates: int, floored: BoolArray) -> set[str]:
         """Return the convolutions in which only the floor keeps candidates."""

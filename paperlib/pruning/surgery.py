@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from paperlib.pruning.compensation import Compensation
 from paperlib.pruning.fx_ops import classify_module
 from paperlib.pruning.layers import make_bypasses, removable_blocks, without_blocks
 from paperlib.pruning.plan import PruningPlan, removed_channels
-from paperlib.structure import select_channels, shallow_copy
+from paperlib.pruning.tracing import unwrap
+from paperlib.structure import left_tensors, select_channels, shallow_copy
 
 COMPENSATIONS = ("off", "bias", "exact")
 
@@ -44,6 +46,7 @@ def apply_plan(detector: nn.Module, plan: PruningPlan, *, compensate: str = "bia
     """
     if compensate not in COMPENSATIONS:
         raise ValueError(f"compensate {compensate!r} is not known; choose one of: {', '.join(COMPENSATIONS)}")
+    detector = unwrap(detector)
     base = without_blocks(detector, make_bypasses(detector, plan.blocks, shifted=compensate != "off"))
     graph = trace_channels(base)
     removed = removed_channels(graph, plan)
@@ -79,10 +82,11 @@ def mask_plan(detector: nn.Module, plan: PruningPlan, *, keep_beta: bool = False
     Raises:
         ValueError: the plan does not fit the network.
     """
+    detector = unwrap(detector)
     graph = trace_channels(without_blocks(detector, make_bypasses(detector, plan.blocks, shifted=False)))
     removed = removed_channels(graph, plan)
     blocks = removable_blocks(detector) if plan.blocks else {}
-    masked = copy.deepcopy(detector)
+    masked = copy.deepcopy(detector, {id(tensor): tensor.detach() for tensor in left_tensors(detector)})
     masks = {norm: torch.from_numpy(removed[graph.layers[name].outputs]) for name, norm in graph.prunable.items()}
     masks |= {norm: torch.ones((), dtype=torch.bool) for name in plan.blocks for norm in blocks[name].norms}
     for norm, mask in masks.items():
@@ -96,9 +100,22 @@ def _remove_channels(base: nn.Module, graph: ChannelGraph, removed: BoolArray) -
     """Copy `base` without the channel numbers at `removed`."""
     modules = dict(base.named_modules())
     # deepcopy treats everything in its memo as copied already, so each layer is copied once, at its new size.
-    memo = {id(module): shallow_copy(module) for module in modules.values() if classify_module(module) == "activation"}
+    memo: dict[int, Any] = {
+        id(module): shallow_copy(module) for module in modules.values() if classify_module(module) == "activation"
+    }
+    memo |= {id(tensor): tensor.detach() for tensor in left_tensors(base)}
     for name, layer in graph.layers.items():
         inputs = torch.from_numpy(np.flatnonzero(~removed[layer.inputs]))
         outputs = torch.from_numpy(np.flatnonzero(~removed[layer.outputs]))
         memo[id(modules[name])] = select_channels(modules[name], inputs, outputs)
+    _share_again(graph, modules, memo)
     return copy.deepcopy(base, memo)
+
+
+def _share_again(graph: ChannelGraph, modules: dict[str, nn.Module], memo: dict[int, Any]) -> None:
+    """Give layers that shared a parameter the same new one."""
+    new: dict[int, nn.Parameter] = {}
+    for name in graph.layers:
+        for key, parameter in modules[name].named_parameters(recurse=False):
+            layer = memo[id(modules[name])]
+            setattr(layer, key, new.setdefault(id(parameter), getattr(layer, key)))

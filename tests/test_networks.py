@@ -1,0 +1,379 @@
+"""Anyone's network: what is not known is held, all else is pruned exactly, and the network stays as it was."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrizations, prune
+from torchvision.ops import FrozenBatchNorm2d
+
+from paperlib.costs import cost
+from paperlib.pruning import apply_plan, mask_plan, plan_pruning, trace_channels
+from paperlib.structure import describe_structure, reshape_
+
+SIDE = 12
+Body = Callable[["Net", Tensor], Tensor]
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Net(nn.Module):
+    """Two convolutions with batch norm, `body` on the second, and an output layer."""
+
+    def __init__(self, body: Body, out: nn.Module | None = None, **parts: nn.Module) -> None:
+        super().__init__()
+        self.a, self.b = conv(3, 8), conv(8, 8)
+        self.body, self.out = body, out or nn.Conv2d(8, 3, 1)
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.body(self, self.b(self.a(x))))
+
+
+def randomise(net: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.double().eval().modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
+            for tensor in (module.weight, module.bias, module.running_mean):
+                tensor.data.uniform_(-1, 1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+        elif isinstance(module, nn.PReLU):
+            module.weight.data.uniform_(-1, 1, generator=generator)
+    return net
+
+
+def largest_gap(left: nn.Module, right: nn.Module, inputs: Tensor) -> float:
+    with torch.no_grad():
+        return float((left(inputs) - right(inputs)).abs().max())
+
+
+def check_exact(net: nn.Module, prunable: int, inputs: Tensor | None = None, exact: bool = True) -> nn.Module:
+    """Prune `net` and compare; `exact` tells whether constants pass, too, or are refused."""
+    randomise(net)
+    if inputs is None:
+        inputs = torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    plan = plan_pruning(net, 0.4, image_size=SIDE)
+    assert len(plan.kept) == prunable
+    assert plan.channels_kept < plan.channels_total
+    small = apply_plan(net, plan, compensate="off")
+    assert largest_gap(small, mask_plan(net, plan), inputs) < 1e-10
+    if exact:
+        assert (
+            largest_gap(apply_plan(net, plan, compensate="exact"), mask_plan(net, plan, keep_beta=True), inputs) < 1e-9
+        )
+    else:
+        with pytest.raises(ValueError, match="does not reach it as a constant"):
+            apply_plan(net, plan, compensate="exact")
+    small.train()(inputs).sum().backward()
+    return small
+
+
+def pixels(net: Net, x: Tensor) -> Tensor:
+    return x.view(x.size(0), -1)
+
+
+def squeeze_and_excite(net: Net, x: Tensor) -> Tensor:
+    batch, channels, _, _ = x.size()
+    gate = net.up(F.relu(net.down(F.adaptive_avg_pool2d(x, 1).view(batch, channels))))
+    return x * torch.sigmoid(gate).view(batch, channels, 1, 1)
+
+
+def gate_by_convolution(net: Net, x: Tensor) -> Tensor:
+    return x * net.gate(F.relu(net.squeeze(F.adaptive_avg_pool2d(x, 1)))).sigmoid()
+
+
+def shuffle(net: Net, x: Tensor) -> Tensor:
+    batch, channels, height, width = x.size()
+    x = x.view(batch, 2, channels // 2, height, width)
+    return torch.transpose(x, 1, 2).contiguous().view(batch, -1, height, width)
+
+
+def chunked(net: Net, x: Tensor) -> Tensor:
+    parts = list(x.chunk(2, 1))
+    return torch.cat([parts[1], net.extra(parts[0]), parts[0]], 1)
+
+
+def halves(net: Net, x: Tensor) -> Tensor:
+    first, second = torch.split(x, x.shape[1] // 2, dim=1)
+    return torch.cat([second, first], 1)
+
+
+LINEAR = nn.Linear(8 * SIDE * SIDE, 3)
+PASSING: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "view": (lambda: Net(pixels, nn.Linear(8 * SIDE * SIDE, 3)), 2),
+    "reshape": (lambda: Net(lambda n, x: x.reshape(x.shape[0], -1), nn.Linear(8 * SIDE * SIDE, 3)), 2),
+    "mean": (lambda: Net(lambda n, x: x.mean([2, 3]), nn.Linear(8, 3)), 2),
+    "amax": (lambda: Net(lambda n, x: torch.amax(x, (-1, -2), keepdim=True)), 2),
+    "max of one dimension": (lambda: Net(lambda n, x: x.max(3)[0].mean(2), nn.Linear(8, 3)), 2),
+    "squeeze": (lambda: Net(lambda n, x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1), nn.Linear(8, 3)), 2),
+    "unsqueeze": (lambda: Net(lambda n, x: x.unsqueeze(2).squeeze(2)), 2),
+    "clamp": (lambda: Net(lambda n, x: x.clamp(0, 6)), 2),
+    "numbers": (lambda: Net(lambda n, x: (x / 2).abs() * 3), 2),
+    "hard swish by hand": (lambda: Net(lambda n, x: x * F.relu6(x + 3) / 6), 2),
+    "reflection": (lambda: Net(lambda n, x: F.pad(x, (1, 1, 1, 1), mode="reflect")), 2),
+    "replication": (lambda: Net(lambda n, x: n.pad(x), pad=nn.ReplicationPad2d(2)), 2),
+    "permuted": (lambda: Net(lambda n, x: x.permute(0, 2, 3, 1), nn.Linear(8, 3)), 2),
+    "permuted and back": (lambda: Net(lambda n, x: x.permute(0, 2, 3, 1).relu().permute(0, 3, 1, 2)), 2),
+    "functional pools": (lambda: Net(lambda n, x: F.avg_pool2d(F.max_pool2d(x, 2), 2)), 2),
+    "PReLU per channel": (lambda: Net(lambda n, x: n.slope(x), slope=nn.PReLU(8)), 2),
+    "instance norm": (lambda: Net(lambda n, x: n.norm(x), nn.Conv2d(8, 3, 1), norm=nn.InstanceNorm2d(8)), 2),
+    "channel shuffle": (lambda: Net(shuffle), 2),
+    "channel shuffle module": (lambda: Net(lambda n, x: n.mix(x), mix=nn.ChannelShuffle(4)), 2),
+    "pixel unshuffle": (lambda: Net(lambda n, x: F.pixel_unshuffle(x, 2), nn.Conv2d(32, 3, 1)), 2),
+    "pixel shuffle": (lambda: Net(lambda n, x: F.pixel_shuffle(x, 2), nn.Conv2d(2, 3, 1)), 2),
+    "chunk": (lambda: Net(chunked, nn.Conv2d(12, 3, 1), extra=conv(4, 4)), 3),
+    "split by half": (lambda: Net(halves), 2),
+    "spatial slice": (lambda: Net(lambda n, x: x[:, :, 1:-1, ::2]), 2),
+    "linear batch norm": (lambda: Net(pixels, nn.Sequential(LINEAR, nn.BatchNorm1d(3), nn.Linear(3, 2))), 3),
+}
+ONLY_OFF: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "zero padding": (lambda: Net(lambda n, x: n.pad(x), pad=nn.ZeroPad2d(1)), 2),
+    "functional padding": (lambda: Net(lambda n, x: F.pad(x, (1, 1))), 2),
+    "sum pooling": (lambda: Net(lambda n, x: n.pool(x), pool=nn.AvgPool2d(2, divisor_override=1)), 2),
+    "sum": (lambda: Net(lambda n, x: x.sum((2, 3)), nn.Linear(8, 3)), 2),
+    "squeeze and excitation": (lambda: Net(squeeze_and_excite, down=nn.Linear(8, 4), up=nn.Linear(4, 8)), 2),
+    "convolutional gate": (lambda: Net(gate_by_convolution, squeeze=nn.Conv2d(8, 2, 1), gate=nn.Conv2d(2, 8, 1)), 2),
+}
+HELD: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "hard number": (lambda: Net(lambda n, x: x.view(-1, 8 * SIDE * SIDE), nn.Linear(8 * SIDE * SIDE, 3)), "view"),
+    "group norm": (lambda: Net(lambda n, x: n.norm(x), norm=nn.GroupNorm(2, 8)), "GroupNorm"),
+    "channel mean": (lambda: Net(lambda n, x: x * x.mean(1, keepdim=True)), "mean"),
+    "constant split": (lambda: Net(lambda n, x: torch.cat(torch.split(x, [2, 6], 1)[::-1], 1)), "split"),
+    "channel slice": (lambda: Net(lambda n, x: x[:, :4], nn.Conv2d(4, 3, 1)), "getitem"),
+    "functional convolution": (lambda: Net(lambda n, x: F.conv2d(x, n.held.weight), held=nn.Conv2d(8, 8, 1)), "conv2d"),
+    "padded channels": (lambda: Net(lambda n, x: F.pad(x, (0, 0, 0, 0, 2, 2)), nn.Conv2d(12, 3, 1)), "pad"),
+    "gate that is added": (lambda: Net(lambda n, x: x + n.gate(x), gate=nn.Conv2d(8, 8, 1)), "no batch norm"),
+    "grouped": (lambda: Net(lambda n, x: n.two(x), two=nn.Conv2d(8, 8, 3, groups=2)), "grouped Conv2d"),
+    "scale by channel count": (lambda: Net(lambda n, x: x / x.size(1)), "truediv"),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_an_operation_that_keeps_channels_is_pruned_through_exactly(name: str) -> None:
+    make, prunable = PASSING[name]
+    check_exact(make(), prunable)
+
+
+@pytest.mark.parametrize("name", ONLY_OFF)
+def test_where_a_constant_would_not_stay_constant_exact_compensation_is_refused(name: str) -> None:
+    make, prunable = ONLY_OFF[name]
+    check_exact(make(), prunable, exact=False)
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_an_operation_of_unknown_effect_holds_its_channels_and_is_named(name: str) -> None:
+    make, operation = HELD[name]
+    net = make()
+    check_exact(net, prunable=1)
+    assert [note for note in plan_pruning(net, 0.3, image_size=SIDE).notes if "b.0" in note and operation in note]
+
+
+class ActivatedNorm(nn.BatchNorm2d):
+    """Batch norm and activation in one module."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.SiLU()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, self.training))
+
+
+class SamePadding(nn.Conv2d):
+    """A convolution that pads its input itself."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(F.pad(input, (1, 1, 1, 1)), self.weight, self.bias)
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that standardises its weights over all inputs: none of these can be removed."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(input, weight, self.bias)
+
+
+def chain(first: nn.Module, norm: nn.Module, second: nn.Module) -> nn.Module:
+    return nn.Sequential(first, norm, second, nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1))
+
+
+def test_batch_norms_and_convolutions_of_other_classes_are_pruned() -> None:
+    check_exact(chain(nn.Conv2d(3, 8, 3), ActivatedNorm(8), nn.Conv2d(8, 6, 3, padding=1)), 2)
+    check_exact(chain(nn.Conv2d(3, 8, 3), nn.SyncBatchNorm(8), nn.Conv2d(8, 6, 3)), 2)
+    check_exact(chain(nn.Conv2d(3, 8, 3), ActivatedNorm(8), SamePadding(8, 6, 3)), 2)
+    with pytest.raises(ValueError, match="no prunable channel: 0 cannot be pruned for conv2d"):
+        plan_pruning(chain(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), Standardised(8, 6, 3)), 0.3, image_size=SIDE)
+
+
+def test_one_dimensional_networks_are_pruned() -> None:
+    net = nn.Sequential(nn.Conv1d(1, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 4, 3), nn.BatchNorm1d(4))
+    net = nn.Sequential(*net, nn.Flatten(), nn.Linear(4 * 16, 2))
+    inputs = torch.rand(2, 1, 20, dtype=torch.float64)
+    check_exact(net, 2, inputs)
+    assert plan_pruning(net, 0.3, example_inputs=inputs).cost_after is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)), "1 Conv2d, 1 GroupNorm"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), FrozenBatchNorm2d(4)), "FrozenBatchNorm2d has no gamma to learn"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), "for being an output of the network"),
+    ],
+)
+def test_a_network_without_prunable_channels_hears_what_it_has(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_pruning(make(), 0.3, image_size=SIDE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda layer: parametrizations.weight_norm(layer), "a.0 has parametrised weights .*remove_parametrizations"),
+        (lambda layer: parametrizations.spectral_norm(layer), "a.0 has parametrised weights .*remove_parametrizations"),
+        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "a.0 has parametrised weights .*prune.remove"),
+    ],
+)
+def test_parametrised_weights_are_refused_by_name(change: Callable[[nn.Module], object], message: str) -> None:
+    net = Net(lambda n, x: x)
+    change(net.a[0])
+    with pytest.raises(ValueError, match=message):
+        plan_pruning(net, 0.3, image_size=SIDE)
+
+
+class Auxiliary(nn.Module):
+    """A second head that only training calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.aux = conv(3, 8), conv(8, 8), nn.Sequential(conv(8, 6), nn.Conv2d(6, 2, 1))
+        self.out = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = self.a(x)
+        out = self.out(self.b(x))
+        return (out, self.aux(x)) if self.training else out
+
+
+def test_what_only_training_calls_is_cut_with_the_rest() -> None:
+    net = randomise(Auxiliary())
+    plan = plan_pruning(net, 0.4, image_size=SIDE)
+    assert set(plan.kept) == {"a.0", "b.0", "aux.0.0"}
+    small, masked = apply_plan(net, plan, compensate="off"), mask_plan(net, plan)
+    x = torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64)
+    assert largest_gap(small, masked, x) < 1e-10
+    for module in (small, masked):  # batch norms as in evaluation, so that masked channels stay silent
+        module.training = True
+    assert float((small(x)[1] - masked(x)[1]).detach().abs().max()) < 1e-10
+
+
+class Remembers(nn.Module):
+    """Keeps what it has seen, and takes an option."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out, self.seen = conv(3, 8), nn.Conv2d(8, 3, 1), []
+
+    def forward(self, x: Tensor, profile: bool = False) -> Tensor:
+        self.last = self.a(x)
+        self.seen.append(self.last.shape)
+        if profile:
+            raise RuntimeError("not asked for")
+        return self.out(self.last)
+
+
+def test_planning_leaves_the_network_as_it_was() -> None:
+    net = randomise(Remembers()).train()
+    seen_by_hook: list[object] = []
+    net.a.register_forward_hook(lambda module, args, out: seen_by_hook.append(out))
+    net(torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64))
+    before, last = vars(net).copy(), net.last
+    plan = plan_pruning(net, 0.4, image_size=SIDE)
+    small = apply_plan(net, plan, compensate="off")
+    assert len(seen_by_hook) == 1
+    assert net.last is last
+    assert (vars(net), net.seen) == (before, [last.shape])
+    assert all(part.training for part in (*net.modules(), *small.modules()))
+    small(torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64))
+    assert len(seen_by_hook) == 2, "hooks go with the pruned network"
+
+
+def test_shared_weights_and_the_memory_format_survive() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a, self.b, self.out = conv(3, 8), conv(8, 8), conv(8, 8), nn.Conv2d(16, 3, 1)
+            self.b[0].weight = self.a[0].weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.out(torch.cat([self.a(x), self.b(x)], 1))
+
+    small = check_exact(Shared().to(memory_format=torch.channels_last), 3)
+    assert small.a[0].weight is small.b[0].weight
+    assert small.a[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_wrappers_are_unwrapped() -> None:
+    net = randomise(Net(lambda n, x: x))
+    plan = plan_pruning(nn.DataParallel(net), 0.4, image_size=SIDE)
+    assert plan == plan_pruning(net, 0.4, image_size=SIDE)
+    assert type(apply_plan(nn.DataParallel(net), plan)) is Net
+
+
+def test_a_network_that_cannot_be_traced_is_refused_with_the_module_and_the_way_out() -> None:
+    class Depends(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ValueError, match="cannot trace inner .Depends.: .*traced_method"):
+        trace_channels(Net(lambda n, x: n.inner(x), inner=Depends()))
+
+
+class HeadFirst(nn.Module):
+    """Registers its head before its trunk, and turns pixels into channels first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.a = nn.Conv2d(8, 3, 1), conv(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]]
+        return self.out(self.a(torch.cat(parts, 1)))
+
+
+def test_the_convolution_that_is_executed_first_decides_the_channels_of_the_image() -> None:
+    check_exact(HeadFirst(), 1)
+    assert cost(HeadFirst(), SIDE).gmacs == pytest.approx((12 * 8 * 9 + 8 * 3) * (SIDE // 2) ** 2 / 1e9)
+
+
+def test_a_ratio_needs_no_input_and_costs_take_the_given_one() -> None:
+    class Strip(Net):
+        def __init__(self) -> None:
+            super().__init__(lambda n, x: torch.flatten(x, 1), nn.Linear(8 * 4 * 9, 3))
+
+    net = randomise(Strip())
+    inputs = torch.rand(1, 3, 4, 9, dtype=torch.float64)
+    blind, seeing = plan_pruning(net, 0.4), plan_pruning(net, 0.4, example_inputs=inputs)
+    assert blind.kept == seeing.kept
+    assert blind.cost_after is None
+    assert "give example_inputs" in blind.notes[-1]
+    assert seeing.cost_after == cost(apply_plan(net, seeing, compensate="off"), example_inputs=inputs)
+    with pytest.raises(ValueError, match="image_size 800: Strip does not accept this image size"):
+        plan_pruning(net, gmacs=0.001)
+
+
+def test_the_structure_of_pruned_slopes_travels() -> None:
+    net = Net(lambda n, x: n.slope(x), slope=nn.PReLU(8))
+    small = check_exact(net, 2)
+    fresh = Net(lambda n, x: n.slope(x), slope=nn.PReLU(8)).double()
+    reshape_(fresh, describe_structure(small))
+    fresh.load_state_dict(small.state_dict())
+    assert fresh.slope.num_parameters == small.slope.num_parameters < 8
