@@ -81,7 +81,7 @@ def test_targets_that_cannot_be_met_are_refused(arguments: dict, message: str) -
 
 def test_an_image_that_the_network_cannot_take_is_named() -> None:
     with pytest.raises(ValueError, match="image_size 2: Sequential does not accept this image size .*[Kk]ernel size"):
-        plan_pruning(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)), 0.5, image_size=2)
+        plan_pruning(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)), gmacs=1.0, image_size=2)
 
 
 def test_the_smallest_that_is_named_can_be_reached() -> None:
