@@ -171,6 +171,9 @@ def test_each_kind_of_file_is_what_it_says(tmp_path) -> None:
     damaged.write_bytes(classifier.read_bytes().replace(b"paperlib-classifier-1", b"paperlib-classifier-2"))
     with pytest.raises(ValueError, match="'paperlib-detector-1' or 'paperlib-classifier-1'; it is no network of this"):
         load_network(damaged)
+    damaged.write_bytes(classifier.read_bytes().replace(b'num_classes\\": 5', b'num_classes\\": 6'))
+    with pytest.raises(ValueError, match="its structure was edited after it was written"):
+        load_network(damaged)
     with pytest.raises(FileNotFoundError, match="none: no such network file"):
         load_network(tmp_path / "none")
     for save in (save_network, save_detector):
