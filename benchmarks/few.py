@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from paperlib import paths
 from paperlib.data import LAYOUTS, load_dataset
 from paperlib.data.layouts import Layout
-from paperlib.data.records import Record
+from paperlib.data.records import Dataset, Record
+from paperlib.data.tiles import Tiles
 
 RSOD_NAMES = {
     "airplane": "aircraft", "storage tank": "oiltank", "bridge": "overpass", "ground track field": "playground",
@@ -35,10 +37,13 @@ def few_images(root: Path, counts: Counts) -> None:
     (root / "results" / "reported").symlink_to(paths.repository_root() / "results" / "reported")
     (root / "data" / "splits").mkdir(parents=True)
     shutil.copy(paths.repository_root() / "data" / "registry.yaml", root / "data")
-    vhr10 = {split: load_dataset("vhr10", split).records for split in counts}
+    vhr10 = {split: cast(Dataset, load_dataset("vhr10", split)).records for split in counts}
     _keep(root, "vhr10", {split: _most_classes(vhr10[split], count) for split, count in counts.items()})
     dota = [
-        record for split in counts for record in load_dataset("dota", split).full_images.records if len(record.labels)
+        record
+        for split in counts
+        for record in cast(Tiles, load_dataset("dota", split)).full_images.records
+        if len(record.labels)
     ]
     dota.sort(key=lambda record: record.size()[0] * record.size()[1])
     _keep(root, "dota", {split: [record] for split, record in zip(counts, dota, strict=False)})
@@ -60,7 +65,7 @@ def _keep(root: Path, name: str, records: dict[str, list[Record]]) -> None:
     _write_split(root, layout, {split: [record.name for record in chosen] for split, chosen in records.items()})
 
 
-def _stand_in_for_rsod(root: Path, vhr10: dict[str, Sequence[Record]]) -> None:
+def _stand_in_for_rsod(root: Path, vhr10: Mapping[str, Sequence[Record]]) -> None:
     layout, classes, names = LAYOUTS["rsod"], LAYOUTS["vhr10"].classes, {}
     for split, records in vhr10.items():
         for ours, theirs in RSOD_NAMES.items():
@@ -70,7 +75,7 @@ def _stand_in_for_rsod(root: Path, vhr10: dict[str, Sequence[Record]]) -> None:
             image, annotation = layout.image_files(root / "data" / layout.folder, name)
             for file in (image, annotation):
                 file.parent.mkdir(parents=True, exist_ok=True)
-            image.symlink_to(record.image)
+            image.symlink_to(cast(Path, record.image))
             annotation.write_text(_as_voc(theirs, record.boxes[record.labels == label].tolist()), encoding="utf-8")
             names.setdefault(split, []).append(name)
     _write_split(root, layout, names)

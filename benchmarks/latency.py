@@ -48,7 +48,7 @@ def measure(name: str, options: argparse.Namespace) -> pd.DataFrame:
     gmacs = {ratio: pl.cost(variant, options.image_size).gmacs for ratio, variant in variants.items()}
     table = compute_realised_savings(times, gmacs, WHOLE).sort_values("runtime", kind="stable")
     shown = ["detector", "model", "runtime", "gmacs", "ms", "iqr_ms", "macs_saved", "time_saved", "realised"]
-    return table.assign(detector=name)[shown]
+    return pd.DataFrame(table.assign(detector=name), columns=shown)
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def _measured(bench: Workbench, model: Model) -> dict[str, object]:
 
 def main() -> None:
     """Train the requested detectors, one at a time."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--detectors", nargs="+", choices=LONGER, default=list(LONGER))
     parser.add_argument("--image-size", type=int, default=USUAL.image_size, help="side in pixels")
     parser.add_argument("--epochs", type=int, help="epochs of every detector (by default as many as each needs)")

@@ -33,7 +33,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -45,6 +45,7 @@ from paperlib.data import registry
 from paperlib.data.tiles import Tiling
 from paperlib.experiments.case import Splits
 from paperlib.experiments.parameters import NOTEBOOKS, load_profile, profile_path
+from paperlib.experiments.settings import Settings
 from paperlib.store import provenance
 from paperlib.store.results import METRICS
 from paperlib.workbench.lineage import step_folder, steps_behind
@@ -99,7 +100,7 @@ def _gmacs(folder: Path) -> tuple[str, float]:
 
 def full_sets(root: Path) -> dict[str, int]:
     """Return the number of training images of each full data set, by the data digest of the runs on a few images."""
-    rsod = TRAIN * registry.find_entry("rsod").images
+    rsod = TRAIN * (registry.find_entry("rsod").images or 0)
     full = {"vhr10": len(Splits("vhr10").train), "rsod": rsod, "dota": TRAIN * tiles_of_dota(Tiling())}
     usual = {name: os.environ.get(name) for name in ("PAPERLIB_ROOT", "PAPERLIB_DATA")}
     os.environ |= {"PAPERLIB_ROOT": str(root), "PAPERLIB_DATA": str(root / "data")}
@@ -145,12 +146,12 @@ def estimate(
         images: the number of training images of the full data set, by the data digest of a step.
         rates: GMACs per second of a detector at a precision.
     """
-    profiles = {notebook: load_profile(notebook, profile_path(notebook, "paper")) for notebook in made}
+    profiles = {notebook: cast(Settings, load_profile(notebook, profile_path(notebook, "paper"))) for notebook in made}
     seeds, seen = Counter(), set()
     for notebook, steps in made.items():
         seeds |= dict.fromkeys((step["name"] for step in steps), len(profiles[notebook].seeds))
     for notebook, steps in made.items():
-        settings, row = profiles[notebook], Counter()
+        settings, row = profiles[notebook], Counter[str]()
         for step in (step for step in steps if step["name"] not in seen):
             long = step["settings"]["recipe"]["epochs"] == SMALLER["epochs"]
             epochs = settings.epochs if long else settings.fine_tune_epochs
@@ -166,7 +167,7 @@ def estimate(
 
 def main() -> None:
     """Run the notebooks, and print what each adds to the cost of the notebooks above it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     everything = [name for name in NOTEBOOKS if name != "99_claims"]
     parser.add_argument("notebooks", nargs="*", default=everything)
     parser.add_argument("--folder", type=Path, default=paths.store_root() / "paper")
@@ -188,7 +189,7 @@ def main() -> None:
         made[notebook] = list(trainings(results, folder / "store"))
         minutes[notebook] = files.read_json(results / "provenance.json")["wall_seconds"] / 60
     rows = pd.DataFrame(estimate(made, images, partial(rate, rounds=chosen.rounds)))
-    rows.insert(1, "min on few images", rows["notebook"].map(minutes))
+    rows.insert(1, "min on few images", [minutes[name] for name in rows["notebook"]])
     print(rows.to_markdown(index=False, floatfmt=".3g"))
 
 

@@ -12,7 +12,7 @@ trial continues.
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -34,7 +34,7 @@ JUDGING = 1 / 3
 
 def settings(profile: str, changes: list[str]) -> Settings:
     """Return the settings of Table 1 at a scale, with `key=value` changes."""
-    usual = load_profile(NOTEBOOK, profile_path(NOTEBOOK, profile))
+    usual = cast(Settings, load_profile(NOTEBOOK, profile_path(NOTEBOOK, profile)))
     if wrong := [each for each in changes if "=" not in each]:
         raise SystemExit(f"--set: expected KEY=VALUE, found {wrong[0]!r}")
     other: dict[str, Any] = {key: yaml.safe_load(value) for key, value in (each.split("=", 1) for each in changes)}
@@ -65,7 +65,7 @@ def judged(bench: Workbench, name: str, model: Model) -> dict[str, object]:
 
 def main() -> None:
     """Run one trial."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that differ")
     parser.add_argument("--sparse", action="store_true", help="train with Eq. 4's term")

@@ -32,7 +32,7 @@ SIDE = 64
 
 def main() -> None:
     """Time both, in turns, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("detector", nargs="?", default="yolov4")
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=41)
@@ -62,7 +62,7 @@ def _ours(detector: nn.Module, ratio: float, compensate: str) -> float:
 def _theirs(detector: nn.Module, ratio: float) -> float:
     method = getattr(detector, "traced_method", "forward")
     image = torch.zeros(1, 3, SIDE, SIDE)
-    outputs = [m for m in detector.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+    outputs: list[nn.Module] = [m for m in detector.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
 
     def prune() -> None:
         pruner = torch_pruning.pruner.BNScalePruner(
@@ -78,8 +78,8 @@ def _lively(detector: nn.Module) -> nn.Module:
     """Return the detector with widely spread scale factors, as after sparse training."""
     torch.manual_seed(0)
     for norm in trace_channels(detector).prunable.values():
-        nn.init.uniform_(detector.get_submodule(norm).weight, 0.01, 1.0)
-        nn.init.normal_(detector.get_submodule(norm).bias, std=0.1)
+        nn.init.uniform_(detector.get_parameter(f"{norm}.weight"), 0.01, 1.0)
+        nn.init.normal_(detector.get_parameter(f"{norm}.bias"), std=0.1)
     return detector
 
 

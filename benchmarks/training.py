@@ -113,8 +113,8 @@ def pytorchyolo(batch: Batch) -> Contestant:
     """Return the network of PyTorch-YOLOv3, which builds any network in Darknet's format."""
     # It asks imgaug for augmentation only, which is not timed here and does not import beside NumPy 2.
     sys.modules.setdefault("imgaug", ModuleType("imgaug"))
-    from pytorchyolo.models import Darknet
-    from pytorchyolo.utils.loss import compute_loss
+    from pytorchyolo.models import Darknet  # pyright: ignore[reportMissingImports]
+    from pytorchyolo.utils.loss import compute_loss  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "yolov4-tiny.cfg")
@@ -127,8 +127,8 @@ def pytorchyolo(batch: Batch) -> Contestant:
 
 def ultralytics(batch: Batch) -> Contestant:
     """Return Ultralytics' YOLOv3-tiny with its newer head, which is its closest network to YOLOv4-tiny."""
-    from ultralytics.cfg import get_cfg
-    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.cfg import get_cfg  # pyright: ignore[reportMissingImports]
+    from ultralytics.nn.tasks import DetectionModel  # pyright: ignore[reportMissingImports]
 
     network = DetectionModel("yolov3-tiny.yaml", nc=CLASSES, verbose=False)
     network.args = get_cfg()

@@ -117,6 +117,19 @@ def test_how_partners_train_is_part_of_the_step(tmp_path: Path) -> None:
     assert len(longer.history()) == 3, "half as long again as two epochs"
 
 
+@pytest.mark.parametrize("how", ["dynamic", "instances"])
+def test_a_student_with_partners_is_taught_by_any_method(how: str, tmp_path: Path) -> None:
+    workbench = bench(tmp_path)
+    teacher = workbench.build_detector()
+    student = workbench.prune(teacher, 0.4)
+    together = workbench.distil(student, teacher, how=how, partners=Partnership(0.1))
+    alone = workbench.distil(student, teacher, how=how)
+    fused = together.detector()
+    assert not find_partners(fused) and not tiny.equal(fused, alone.detector())
+    assert cost(fused, SIDE) == cost(student.detector(), SIDE)
+    assert set(together.history()) > set(alone.history()), "every loss of the teaching, and the partners' own"
+
+
 def fine_tune(root: Path) -> None:
     loop.SECONDS_BETWEEN_STATES = 0
     workbench = bench(root, fine_tuning=tiny.recipe(epochs=4, ema=0.9))
