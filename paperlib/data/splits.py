@@ -48,11 +48,7 @@ def draw_splits(
     Returns:
         The record names of each split, sorted.
     """
-    groups: dict[bytes, list[Record]] = {}
-    for record in records:
-        groups.setdefault(content(record), []).append(record)
-    order = np.random.default_rng(seed).permutation(len(groups))
-    bundles = [list(groups.values())[i] for i in order]
+    bundles = _shuffle_bundles(records, seed, content)
     boxes = np.array([_counts(bundle, num_classes) for bundle in bundles])
     names = list(shares)
     lacking = np.outer([shares[name] for name in names], boxes.sum(0))
@@ -73,6 +69,15 @@ def draw_splits(
             images[split] -= len(bundles[index])
         remaining &= ~chosen
     return {name: sorted(found) for name, found in result.items()}
+
+
+def _shuffle_bundles(records: Sequence[Record], seed: int, content: Callable[[Record], bytes]) -> list[list[Record]]:
+    """Bundle images of equal content, and return the bundles in a random order."""
+    groups: dict[bytes, list[Record]] = {}
+    for record in records:
+        groups.setdefault(content(record), []).append(record)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    return [list(groups.values())[i] for i in order]
 
 
 def refuse_shared_images(*splits: Images) -> None:
