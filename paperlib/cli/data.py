@@ -37,7 +37,8 @@ def fetch(name: Name) -> None:
 @app.command()
 def check(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A name from `paperlib data list`, a COCO file, or scenes:FOLDER.")
+        str,
+        typer.Argument(metavar="NAME", help="A name from `paperlib data list`, a COCO or YOLO file, scenes:FOLDER."),
     ],
     images: Annotated[Path | None, typer.Option(help="Folder of your own images. Default: that of the file.")] = None,
     bad_boxes: Annotated[str, typer.Option(help="As in `paperlib compress`: error, clip or skip.")] = "error",
@@ -56,7 +57,7 @@ def check(
     if name.startswith(SCENES_PREFIX):
         report = check_own_scenes(name)
     elif own.is_own(name) or Path(name).is_file():
-        report = check_own(name if own.is_own(name) else f"{own.COCO_PREFIX}{name}", images, options)
+        report = check_own(own.name_own(name), images, options)
     else:
         entry = registry.find_entry(name)
         report = check_entry(name, entry, registry.entry_folder(entry))

@@ -36,9 +36,9 @@ class CompressRequest(CompressionOptions, Recipe):
     """
 
     data: AnyPath
-    """Training data: a file in COCO format."""
+    """Training data: a file in COCO format, or a YOLO data.yaml (its split train)."""
     val: AnyPath
-    """Validation data: a file in COCO format, with the same classes."""
+    """Validation data: a file in COCO format, or a YOLO data.yaml (its split val), with the same classes."""
     out: AnyPath
     """Folder to fill; the same command continues in it."""
     images: AnyPath | None = None

@@ -88,7 +88,7 @@ def load_detection_dataset(
     `full_images` of the result is the data set of uncut images.
 
     Args:
-        name: one of `DATASETS`, or `coco:<annotations.json>` for your own data in COCO format. `{split}` in the name
+        name: one of `DATASETS`, or `yolo:<data.yaml>` or `coco:<annotations.json>` for your own. `{split}` in the name
             of a COCO file stands for the split, so that `coco:own/{split}.json` names three files.
         split: `train`, `val` or `test`; a COCO file is one split and is read completely.
         root: the folder of this data set, or of a COCO file's images; by default the data set's folder under
