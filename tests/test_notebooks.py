@@ -56,12 +56,12 @@ def test_a_notebook_is_short_and_defines_nothing(notebook):
     assert not defined
 
 
-def test_a_notebook_begins_with_the_section_of_the_paper_that_it_is_about(notebook):
+def test_a_notebook_begins_with_the_section_or_the_system_that_it_is_about(notebook):
     first = notebook.cells[0]
     assert first.cell_type == "markdown"
     title, section, *_ = first.source.splitlines()
     assert title.startswith("# ")
-    assert re.match(r"\*\*Section \d", section)
+    assert re.match(r"\*\*(Section|Related system) \d", section)
 
 
 def test_a_notebook_is_committed_as_it_ran_from_top_to_bottom(notebook):

@@ -60,6 +60,8 @@ def render_page(results: Sequence[ClaimResult], scale: str) -> str:
     """Return all claims as a Markdown page: first those with a verdict, then those without, and why."""
     measured, not_run = _split_by_verdict(results)
     parts = [f"# The paper's claims at the {scale} scale", count_verdicts(results, scale), f"{HOW_TO_READ} {STAND_IN}"]
+    others = {result.paper.short: result.paper for result in results if result.paper.short}
+    parts += [f"Claims of *{short}* are those of: {paper.title}." for short, paper in others.items()]
     if measured:
         parts += ["## Measured", _measured_table(measured)]
     if not_run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ from paperlib.typed_options import (
     WidthFactor,
     check_values,
 )
-from paperlib.workbench.options import DistillationOptions, IterationOptions
+from paperlib.workbench.options import DistillationOptions, DynamicWeights, IterationOptions
 
 # Full-size detectors take minutes per epoch on two cores; these learn in seconds.
 QUICK: dict[str, dict[str, Any]] = {
@@ -152,6 +152,33 @@ class CpuTiming(Settings):
         return self.trained
 
 
+DynamicRow = Literal[
+    "GD, foreground only", "GD, q = 1", "GD, q = 1/4", "GD, q = 1/8",
+    "ISD, all instances", "ISD, correct instances", "ISD, split masks",
+    "DKD, all boxes alike", "DKD, boxes of the truth", "DKD, smooth L1 by status",
+    "KD", "Eqs. 10–12", "FitNets", "FGFI", "DeFeat", "FGD", "GID", "DKD through the assistant",
+]  # fmt: skip
+"""Rows of the tables of `09_dynamic_distillation` other than the first."""
+
+
+class DynamicDistillation(Distilling, DynamicWeights):
+    """`09_dynamic_distillation` (DKD). The teacher is trained to the end, so that there is something to learn."""
+
+    seeds: Seeds = [0, 1]
+    teacher_times: Annotated[float, Field(ge=1.0, le=10.0)] = 2.0
+    """How many times as many epochs the teacher is trained as in the other notebooks."""
+    fine_tune_epochs: Count = 3
+    ratios: Chain = [0.4, 0.65]
+    """Fraction of the original channels that is removed after each pruning iteration: an assistant, then the student,
+    which must lose several points even after fine-tuning."""
+    longer: Annotated[float, Field(ge=1.0, le=10.0)] = 1.4
+    """How many times as many epochs the control is fine-tuned, so that it takes as long as a distillation."""
+    rows: list[DynamicRow] = ["ISD, all instances", "KD"]
+    """Rows of the other tables that are run."""
+    row_seeds: Count = 1
+    """Number of seeds, the first ones, with which these rows are run."""
+
+
 class Scoreboard(Common):
     """`99_claims`: only the scale can be chosen."""
 
@@ -166,6 +193,7 @@ NOTEBOOKS: dict[str, type[Common]] = {
     "06_pruning_methods": PruningMethods,
     "07_detectors": Detectors,
     "08_cpu_timing": CpuTiming,
+    "09_dynamic_distillation": DynamicDistillation,
     "99_claims": Scoreboard,
 }
 
