@@ -23,3 +23,5 @@ DETECTOR_NAMES = (
     "faster-rcnn-resnet101",
 )
 """The keys of `paperlib.detectors.DETECTORS`, known here without loading torch."""
+CLASSIFIER_NAMES = ("resnet50", "resnet101", "vgg16-bn", "yolov4-tiny-trunk")
+"""The keys of `paperlib.classifiers.CLASSIFIERS`, likewise."""

@@ -6,7 +6,7 @@ Fields are documented by the text below them, which is also the help of their op
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -26,15 +26,23 @@ WidthFactor = Annotated[float, Field(gt=0.0, le=limits.MOST_WIDTH)]
 DepthFactor = Annotated[float, Field(gt=0.0, le=limits.MOST_DEPTH)]
 
 
-def _known_detector(name: str) -> str:
-    if name not in limits.DETECTOR_NAMES:
-        similar = difflib.get_close_matches(name, limits.DETECTOR_NAMES, n=1)
-        hint = f", did you mean {similar[0]!r}?" if similar else ""
-        raise ValueError(f"unknown detector {name[:60]!r}{hint} (known: {', '.join(limits.DETECTOR_NAMES)})")
-    return name
+def _known_name(kind: str, known: tuple[str, ...]) -> Callable[[str], str]:
+    """Return a check that a name is one of those known; the message proposes the most similar one."""
+
+    def check_name(name: str) -> str:
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, n=1)
+            hint = f", did you mean {similar[0]!r}?" if similar else ""
+            raise ValueError(f"unknown {kind} {name[:60]!r}{hint} (known: {', '.join(known)})")
+        return name
+
+    return check_name
 
 
-DetectorName = Annotated[str, AfterValidator(_known_detector)]
+DetectorName = Annotated[str, AfterValidator(_known_name("detector", limits.DETECTOR_NAMES))]
+NetworkName = Annotated[
+    str, AfterValidator(_known_name("detector or classifier", limits.DETECTOR_NAMES + limits.CLASSIFIER_NAMES))
+]
 
 OLD_NAMES = {"keep_floor": "min_keep_ratio", "color": "colour"}
 """Names that are accepted, too, for fields that have another name now."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from paperlib import paths
-from paperlib.data import Dataset, load_detection_dataset
-from paperlib.data.annotated import ReadOptions
+from paperlib.data import Dataset, SceneDataset, load_dataset
 from paperlib.data.own import COCO_PREFIX, SPLIT_MARK, is_own
 from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
-from paperlib.detectors import build_detector, transfer_coco_weights, usual_anchors
+from paperlib.detectors import usual_anchors
 from paperlib.evaluation.evaluate import detect
 from paperlib.experiments.settings import Settings
 from paperlib.files import quote_value
+from paperlib.limits import CLASSIFIER_NAMES
+from paperlib.network_files import family_of, transfer_coco_weights
 from paperlib.progress.report import track_items
 from paperlib.pruning import Sparsity
 from paperlib.store.store import Store
@@ -28,11 +30,11 @@ from paperlib.workbench.steps import Model, Workbench
 
 @dataclass
 class Splits:
-    """The three splits of a data set, each read when it is first needed.
+    """The three splits of a data set, of images with boxes or of scenes, each read when it is first needed.
 
     Raises:
-        ValueError: the name is that of one COCO file, which cannot be three splits; see also `load_detection_dataset`.
-        FileNotFoundError: see `load_detection_dataset`.
+        ValueError: the name is that of one COCO file, which cannot be three splits; see also `load_dataset`.
+        FileNotFoundError: see `load_dataset`.
     """
 
     name: str
@@ -45,24 +47,23 @@ class Splits:
             )
 
     @cached_property
-    def train(self) -> Dataset:
+    def train(self) -> Any:
         """Return the training split."""
-        return load_detection_dataset(self.name, "train")
+        return load_dataset(self.name, "train")
 
     @cached_property
-    def val(self) -> Dataset:
+    def val(self) -> Any:
         """Return the validation split, used to select settings and the confidence of precision and recall."""
         return self._load_other("val")
 
     @cached_property
-    def test(self) -> Dataset:
+    def test(self) -> Any:
         """Return the test split, used only for the final evaluation."""
         return self._load_other("test")
 
-    def _load_other(self, split: str) -> Dataset:
+    def _load_other(self, split: str) -> Any:
         # Files of one's own data may list other categories; a label must mean the same class in each.
-        options = ReadOptions(classes=self.train.classes if is_own(self.name) else None)
-        return load_detection_dataset(self.name, split, options=options)
+        return load_dataset(self.name, split, classes=self.train.classes if is_own(self.name) else None)
 
     def collect_digests(self) -> dict[str, str]:
         """Return the digest of each split."""
@@ -87,12 +88,18 @@ class Case:
         """Fail early if data or weights are missing.
 
         Raises:
-            ValueError: an unknown data set.
+            ValueError: an unknown data set, or one that the network cannot be trained on.
             FileNotFoundError: the data set or the weights are not there.
         """
         # A missing weights file should fail first, because to read the data takes longer.
         self.blueprint  # noqa: B018
-        self.splits.train  # noqa: B018
+        chosen, scenes = self.settings, isinstance(self.splits.train, SceneDataset)
+        if scenes and not self.is_classifier:
+            raise ValueError(
+                f"{chosen.dataset}: its images are scenes without boxes, on which no detector can be trained"
+            )
+        if self.is_classifier and not scenes:
+            raise ValueError(f"{chosen.dataset}: its images have boxes, but {chosen.detector} classifies whole images")
 
     def check_inputs(self) -> None:
         """Read every image, box and weight that training will need, so that a damaged file is found first.
@@ -102,8 +109,8 @@ class Case:
         """
         blueprint = self.blueprint
         if blueprint.weights:
-            detector = build_detector(blueprint.name, 1, width=blueprint.width, depth=blueprint.depth)
-            transfer_coco_weights(detector, blueprint.weights)
+            network = family_of(blueprint.name).build(blueprint.name, 1, **blueprint.build_options())
+            transfer_coco_weights(network, blueprint.weights)
         splits = (self.splits.train, self.splits.val, self.splits.test)
         refuse_shared_images(*splits)
         refuse_shared_pictures(*splits, pictures=_read_pictures)
@@ -121,8 +128,16 @@ class Case:
             raise FileNotFoundError(
                 f"{weights}: no such weights file; paperlib data fetch coco-weights downloads the official ones"
             )
-        anchors = usual_anchors(chosen.detector, scale=chosen.anchor_scale)
-        return Blueprint(chosen.detector, chosen.width, chosen.depth, anchors, weights, chosen.gamma_level)
+        anchors = None if self.is_classifier else usual_anchors(chosen.detector, scale=chosen.anchor_scale)
+        return Blueprint(
+            chosen.detector, chosen.width, chosen.depth, anchors, weights, chosen.gamma_level,
+            **chosen.blueprint_options,
+        )  # fmt: skip
+
+    @property
+    def is_classifier(self) -> bool:
+        """Return whether the network classifies whole images."""
+        return self.settings.detector in CLASSIFIER_NAMES
 
     def make_workbench(self, seed: int, store: Store | None = None) -> Workbench:
         """Return the workbench for one seed, with the usual store or another."""

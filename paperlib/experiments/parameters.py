@@ -13,6 +13,7 @@ from paperlib.paths import repository_root
 from paperlib.typed_options import (
     Count,
     ImageSize,
+    NetworkName,
     Number,
     PositiveFraction,
     PositiveNumber,
@@ -179,6 +180,36 @@ class DynamicDistillation(Distilling, DynamicWeights):
     """Number of seeds, the first ones, with which these rows are run."""
 
 
+class PartnerLearning(Distilling):
+    """`10_partner_learning` (BPL): scenes by a ResNet, and the detector of `03_components`."""
+
+    seeds: Seeds = [0, 1, 2]
+    detector: NetworkName = "yolov4-tiny"
+    """Name of the detector, or of the classifier of scenes."""
+    stem_stride: Literal[2, 4] | None = None
+    """By how much a ResNet reduces the image before its first stage; none: the usual factor, 4."""
+    keep_rate: Ratio = 0.3
+    """Fraction of its filters that every layer of the classifier keeps; 0.3 is that of the paper's 73.97 %."""
+    keep_rates: Annotated[Ratios, Field(min_length=1)] = [0.2, 0.3, 0.5]
+    """Keep rates that are compared with each other."""
+    diversity_weight: Number = 0.01
+    """Weight of the diversity loss; 0.01 in the public code."""
+    ratios: Chain = [0.3, 0.5]
+    """Those of `03_components`, for the detector."""
+    cases: Cases = {
+        "scenes": {
+            "dataset": "toy-scenes", "detector": "resnet50", "width": 0.25, "depth": 0.1, "image_size": 64,
+            "epochs": 12, "fine_tune_epochs": 6, "batch_size": 32, "fine_tune_learning_rate": 5e-3, "ema": 0.0,
+        },
+        "aerial": {},
+    }  # fmt: skip
+
+    @property
+    def blueprint_options(self) -> dict[str, Any]:
+        """Return the stride of the stem, which only a ResNet classifier has."""
+        return {"stem_stride": self.stem_stride}
+
+
 class Scoreboard(Common):
     """`99_claims`: only the scale can be chosen."""
 
@@ -194,6 +225,7 @@ NOTEBOOKS: dict[str, type[Common]] = {
     "07_detectors": Detectors,
     "08_cpu_timing": CpuTiming,
     "09_dynamic_distillation": DynamicDistillation,
+    "10_partner_learning": PartnerLearning,
     "99_claims": Scoreboard,
 }
 

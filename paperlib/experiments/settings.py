@@ -121,6 +121,11 @@ class Settings(TrainingOptions, SurgeryOptions, SparsityOptions, Common):
     validate_every: Count = 7
 
     @property
+    def blueprint_options(self) -> dict[str, Any]:
+        """Return further options of the network to build, beside those that every notebook has."""
+        return {}
+
+    @property
     def has_metrics(self) -> bool:
         """Return whether the models are trained, so that their accuracy means something."""
         return True

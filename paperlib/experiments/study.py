@@ -27,7 +27,7 @@ from paperlib import figures, files, paths
 from paperlib.costs import Cost, cost
 from paperlib.data.slices import SliceGroup
 from paperlib.evaluation.evaluate import Metrics
-from paperlib.experiments import assistants
+from paperlib.experiments import assistants, partners
 from paperlib.experiments.case import Case, cases_of
 from paperlib.experiments.folding import fold_traceback
 from paperlib.experiments.parameters import load_profile, profile_path, validate_settings
@@ -62,14 +62,15 @@ class Run:
     case: str
     seed: int
     model: Model
-    metrics: Metrics | None
+    metrics: Any  # `Metrics` of a detector, `SceneMetrics` of a classifier, None of an untrained network
     cost: Cost
 
     def row(self) -> dict[str, Any]:
         """Return name, case, seed, size, GMACs and, for a trained model, the headline metrics."""
         row = {"model": self.name, "case": self.case, "seed": self.seed}
         row |= {"mb": self.cost.size_mb, "gmacs": self.cost.gmacs}
-        return row | {metric: getattr(self.metrics, metric) for metric in tables.METRICS if self.metrics}
+        found = self.metrics.to_dict() if self.metrics else {}
+        return row | {name: found[name] for name in (*tables.METRICS, *tables.SCENE_METRICS) if name in found}
 
 
 @dataclass
@@ -152,15 +153,17 @@ class Study:
         """Return the first case, in most notebooks the only one."""
         return next(iter(self.cases.values()))
 
-    def run(self, *parts: Experiment) -> dict[int, dict[str, Run]]:
+    def run(self, *parts: Experiment, case: str | None = None) -> dict[int, dict[str, Run]]:
         """Make the models of experiments for every seed, and evaluate each on the test split.
 
-        Each case, seed and experiment is a job; `workers` of them run at a time, each in a process of its own.
+        Each case, seed and experiment is a job; `workers` of them run at a time, each in a process of its own. `case`
+        names the only case that takes part; by default all do.
 
         Returns:
             The runs by seed and by model name, which begins with the name of the case.
         """
-        jobs = [(part, case, seed) for part in parts for case in self.cases for seed in self.settings.seeds]
+        cases = [case] if case else list(self.cases)
+        jobs = [(part, name, seed) for part in parts for name in cases for seed in self.settings.seeds]
         epochs = [self._expected_epochs(part, case) for part, case, _ in jobs]
         plan_work(sum(epochs))
         made = self._find_runs(jobs)
@@ -290,7 +293,7 @@ class Study:
     def _expected_epochs(self, experiment: Experiment, case: str) -> int:
         """Return about how many epochs an experiment trains for one seed."""
         settings = self.cases[case].settings
-        count = assistants.TRAININGS.get(experiment)
+        count = assistants.TRAININGS.get(experiment) or partners.TRAININGS.get(experiment)
         if count is None:  # a reader's own experiment
             return settings.epochs
         return count(settings).epochs(settings.epochs, settings.fine_tune_epochs)

@@ -17,6 +17,13 @@ from paperlib.figures.detections import draw_contact_sheet, draw_detections
 from paperlib.figures.dynamic import ValuableCells, plot_instance_weights, plot_selection, plot_valuable_cells
 from paperlib.figures.explorer import build_explorer, render_explorer, scan_ratios
 from paperlib.figures.mistakes import draw_mistakes, plot_precision_recall
+from paperlib.figures.partners import (
+    draw_twin_block,
+    plot_diversity,
+    plot_fusion_errors,
+    plot_keep_rates,
+    plot_pair_angles,
+)
 from paperlib.figures.pruning import (
     count_channels,
     plot_channels_left,
@@ -53,6 +60,8 @@ __all__ = [
     "plot_assistants", "plot_regression_bound", "plot_training_curves",
     # dynamic distillation (DKD)
     "ValuableCells", "plot_instance_weights", "plot_selection", "plot_valuable_cells",
+    # partner learning
+    "draw_twin_block", "plot_diversity", "plot_fusion_errors", "plot_keep_rates", "plot_pair_angles",
     # detectors side by side
     "compute_shares", "plot_accuracy_over_size", "plot_class_scores", "plot_components", "plot_edge_cases",
     "plot_share_bars", "plot_speed_bars",

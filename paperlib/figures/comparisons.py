@@ -15,27 +15,31 @@ from paperlib.evaluation.metrics import Metrics
 from paperlib.figures.style import COLOURS, DASHES, GREY, MAP_LABEL, make_axes, marker_style, name_rows, offset_marks
 from paperlib.figures.tables import average_by
 
+LABELS = {"map50": MAP_LABEL, "top1": "top-1 accuracy / %"}
 NEAR = 20.0
 """Largest change of mAP in points that is drawn to scale; a larger one would squeeze all others."""
 
 
-def plot_components(runs: pd.DataFrame, models: Sequence[str], reported: Mapping[str, float]) -> Figure:
-    """Plot the mAP of each row of Table 1, and its distance from the first row, seed by seed.
+def plot_components(
+    runs: pd.DataFrame, models: Sequence[str], reported: Mapping[str, float], metric: str = "map50"
+) -> Figure:
+    """Plot the accuracy of each row of Table 1, and its distance from the first row, seed by seed.
 
     Args:
-        runs: columns `model`, `seed`, `mb`, `map50`; one row per model and seed.
+        runs: columns `model`, `seed`, `mb` and that of the metric; one row per model and seed.
         models: rows from top to bottom. A row further than `NEAR` points away is only a number in the right panel.
         reported: by model, the paper's change to its first row in points.
+        metric: `map50` of detectors or `top1` of classifiers.
     """
     height = 0.32 * len(models) + 0.9
     figure, (left, right) = make_axes(1, height, columns=2, sharey=True, width_ratios=(3, 4))
-    accuracy = 100 * runs.pivot(index="seed", columns="model", values="map50")[[*models]]
+    accuracy = 100 * runs.pivot(index="seed", columns="model", values=metric)[[*models]]
     megabytes = average_by(runs, "model", ["mb"])["mb"]
     for row, (name, mean) in enumerate(accuracy.mean().items()):
         left.barh(row, mean, height=0.62, color=COLOURS[0], alpha=0.3)
         _write_note(left, 0, row, f"{mean:.1f}   ({megabytes[name]:.2f} MB)")
     left.set_yticks(range(len(models)), models)
-    left.set(xlabel=MAP_LABEL, xlim=(0, 100), ylim=(len(models) - 0.5, -0.5))
+    left.set(xlabel=LABELS[metric], xlim=(0, 100), ylim=(len(models) - 0.5, -0.5))
     _plot_changes(right, pd.DataFrame(accuracy.sub(accuracy[models[0]], axis=0)), reported)
     handles, labels = right.get_legend_handles_labels()
     entries = dict(zip(labels, handles, strict=True))  # each label once, though every row has drawn it

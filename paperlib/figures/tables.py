@@ -11,8 +11,10 @@ from paperlib import paths
 from paperlib.evaluation.metrics import Metrics
 
 METRICS = ("precision", "recall", "map50", "map")
+SCENE_METRICS = ("top1", "top5")
 COUNTS = ("images", "objects")
 TITLES = {"precision": "P / %", "recall": "R / %", "map50": "mAP / %", "map": "COCO mAP / %"}
+SCENE_TITLES = {"top1": "top-1 / %", "top5": "top-5 / %"}
 NUMBER = re.compile(r"[-−+±]? ?\d+(\.\d+)?(e[-+]\d+)?([ %].*)?|[–-]?|nan")
 """A cell of a column of numbers: it begins with a number, or there is none."""
 
@@ -62,19 +64,21 @@ def average_seeds(runs: pd.DataFrame, models: Sequence[str] | None = None) -> pd
         models: models to show; by default all, in order of appearance.
 
     Returns:
-        `model`, `seeds`, `mb`, `gmacs`, then per metric its mean and `<metric>_sd` (NaN for a single seed).
+        `model`, `seeds`, `mb`, `gmacs`, then per metric its mean and `<metric>_sd` (NaN for a single seed). The metrics
+        are those of detectors, or of classifiers if the runs have these alone.
     """
+    metrics = list(METRICS if "map50" in runs else SCENE_METRICS)
     groups = runs.groupby("model", sort=False)
-    table = average_by(runs, "model", ["mb", "gmacs", *METRICS])
+    table = average_by(runs, "model", ["mb", "gmacs", *metrics])
     table.insert(0, "seeds", groups.size())
-    table = table.join(groups[list(METRICS)].std().add_suffix("_sd"))
+    table = table.join(groups[metrics].std().add_suffix("_sd"))
     return table.loc[list(table.index if models is None else models)].reset_index()
 
 
 def format_averages(table: pd.DataFrame) -> pd.DataFrame:
     """Format a table of `average_seeds` for people: percentages with their spread, sizes rounded."""
     shown = pd.DataFrame({"model": table["model"], "MB": table["mb"].round(2), "GMACs": table["gmacs"].round(3)})
-    for metric, title in TITLES.items():
+    for metric, title in (TITLES if "map50" in table else SCENE_TITLES).items():
         shown[title] = _with_spread(table[metric].tolist(), table[f"{metric}_sd"].tolist())
     return shown
 
