@@ -99,7 +99,8 @@ def test_without_instances_all_losses_are_empty_sums_with_a_gradient() -> None:
     )
     total = torch.stack([loss.double() for loss in losses.values()]).sum()
     total.backward()
-    assert total == 0 and not one.student.grad.any()
+    gradient = one.student.grad
+    assert total == 0 and gradient is not None and not gradient.any()
 
 
 def test_the_gradient_agrees_with_finite_differences_also_between_equal_instances() -> None:

@@ -81,7 +81,7 @@ class InstanceDistillation:
         size = images.shape[2], images.shape[3]
         both = [(answers.student, answers.outputs), (answers.teacher, answers.teacher_outputs)]
         found = [detector.decode(outputs, size) for detector, outputs in both]
-        instances = choose_instances(*found, self.options)
+        instances = choose_instances(found[0], found[1], self.options)
         terms = instance_feature_losses(answers.levels(self.plans), [each["boxes"] for each in instances], self.options)
         # "Near an instance" is a row that the student's own label assignment gives it.
         assignment = answers.student.assign_targets(answers.outputs, instances)

@@ -24,6 +24,7 @@ from paperlib.experiments.assistants import TRAININGS, Models, Trainings
 from paperlib.experiments.parameters import DynamicDistillation, DynamicRow
 from paperlib.experiments.study import Run
 from paperlib.figures.dynamic import ValuableCells, plot_valuable_cells
+from paperlib.figures.tables import average_by
 from paperlib.store.ancestry import find_prunings
 from paperlib.workbench.algorithm_1 import prune_to_ratios
 from paperlib.workbench.steps import PLAN, Model, Workbench
@@ -198,7 +199,7 @@ def compare_hard(metrics: Metrics) -> float:
 def time_trainings(runs: Sequence[Run]) -> pd.DataFrame:
     """Return the time of each model's own training in seconds, over the seeds, and as a multiple of `fine-tuned`."""
     seconds = [(run.name, run.model.history()["seconds"].sum()) for run in runs if not run.name.endswith("pruned")]
-    table = pd.DataFrame(seconds, columns=["model", "seconds"]).groupby("model", sort=False).mean().reset_index()
+    table = average_by(pd.DataFrame(seconds, columns=["model", "seconds"]), "model", ["seconds"]).reset_index()
     reference = table.set_index("model")["seconds"]["fine-tuned"]
     return table.assign(times=(table["seconds"] / reference).round(2), seconds=table["seconds"].round(1))
 

@@ -85,7 +85,7 @@ def plot_instance_weights(instances: pd.DataFrame) -> Figure:
             instances[column], instances["weight"], ".", color=GREY, markersize=3, alpha=0.35, label="an instance"
         )
         groups = pd.qcut(instances[column], BINS, duplicates="drop")
-        means = instances.groupby(groups, observed=True)[[column, "weight"]].mean()
+        means = pd.DataFrame(instances.groupby(groups, observed=True)[[column, "weight"]].mean())
         axis.plot(means[column], means["weight"], "o-", color=COLOURS[1], markersize=4.5, label="mean of a group")
         axis.axhline(1, color=GREY, linewidth=1, linestyle="--")
         axis.set(xlabel=label)
