@@ -14,11 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from paperlib.classifiers import CLASSIFIERS
 from paperlib.cli.main import app
 from paperlib.detectors import DETECTORS, build_detector, load_darknet_weights
 from paperlib.detectors.darknet import _named_slots, _slots
 from paperlib.detectors.files import _checksum, load_detector, save_detector
-from paperlib.limits import DETECTOR_NAMES
+from paperlib.limits import CLASSIFIER_NAMES, DETECTOR_NAMES
 
 FEW = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 HEADER = np.array([0, 2, 5, 0, 0], "<i4").tobytes()
@@ -52,8 +53,9 @@ def refusal(path):
     return line
 
 
-def test_the_names_of_detectors_are_known_without_torch():
+def test_the_names_of_networks_are_known_without_torch():
     assert DETECTOR_NAMES == tuple(DETECTORS)
+    assert CLASSIFIER_NAMES == tuple(CLASSIFIERS)
 
 
 @FEW
