@@ -1,6 +1,7 @@
 """Anyone's network: what is not known is held, all else is pruned exactly, and the network stays as it was."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations, prune
+from torch.utils._pytree import tree_leaves
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn, ssdlite320_mobilenet_v3_large
 from torchvision.ops import FrozenBatchNorm2d
 
 from paperlib.costs import cost
-from paperlib.pruning import apply_plan, mask_plan, plan_pruning, trace_channels
+from paperlib.network_files import load_network, save_network
+from paperlib.pruning import apply_plan, mask_plan, plan_pruning, register_importance, trace_channels
+from paperlib.pruning.wirings import find_wiring
 from paperlib.structure import describe_structure, reshape_
 
 SIDE = 12
@@ -377,3 +382,54 @@ def test_the_structure_of_pruned_slopes_travels() -> None:
     reshape_(fresh, describe_structure(small))
     fresh.load_state_dict(small.state_dict())
     assert fresh.slope.num_parameters == small.slope.num_parameters < 8
+
+
+def test_a_criterion_of_ones_own_ranks_and_is_recorded() -> None:
+    def by_position(module: nn.Module, prunable: dict[str, str]) -> dict[str, Tensor]:
+        return {name: torch.arange(8.0) for name in prunable}
+
+    net = randomise(Net(lambda n, x: x))
+    plan = plan_pruning(net, 0.5, importance=by_position, image_size=SIDE)
+    assert (plan.kept, plan.importance) == ({"a.0": [4, 5, 6, 7], "b.0": [4, 5, 6, 7]}, "by_position")
+    register_importance("position", by_position)
+    assert plan_pruning(net, 0.5, importance="position", image_size=SIDE).kept == plan.kept
+    with pytest.raises(ValueError, match="importance '<lambda>' gives no 8 scores for a.0"):
+        plan_pruning(net, 0.5, importance=lambda module, prunable: {}, image_size=SIDE)
+
+
+def test_ignored_layers_keep_all_their_channels() -> None:
+    net = randomise(Net(lambda n, x: x))
+    plan = plan_pruning(net, 0.5, ignore=["a"], image_size=SIDE)
+    assert (list(plan.kept), plan.channels_total, plan.channels_kept) == (["b.0"], 8, 4)
+    assert apply_plan(net, plan, compensate="exact").a[0].out_channels == 8
+    with pytest.raises(ValueError, match="ignore: nowhere is no layer with channels"):
+        plan_pruning(net, 0.5, ignore=["nowhere"], image_size=SIDE)
+
+
+def test_a_pruned_network_of_ones_own_is_saved_and_loaded_without_pickle(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        return Net(lambda n, x: x).double()
+
+    net = randomise(build())
+    small = apply_plan(net, plan_pruning(net, 0.5, image_size=SIDE), compensate="exact")
+    save_network(small, tmp_path / "small.safetensors")
+    loaded = load_network(tmp_path / "small.safetensors", build=build)
+    assert largest_gap(loaded, small, torch.rand(1, 3, SIDE, SIDE, dtype=torch.float64)) == 0
+    with pytest.raises(ValueError, match="build=..."):
+        load_network(tmp_path / "small.safetensors")
+    with pytest.raises(ValueError, match="build makes another network"):
+        load_network(tmp_path / "small.safetensors", build=lambda: nn.Conv2d(3, 4, 1))
+
+
+@pytest.mark.parametrize("make", [fasterrcnn_mobilenet_v3_large_320_fpn, ssdlite320_mobilenet_v3_large])
+def test_a_detector_of_torchvision_is_pruned_exactly_and_trains(make: Callable[..., nn.Module]) -> None:
+    net = randomise(make(weights=None, weights_backbone=None, num_classes=3))
+    plan = plan_pruning(net, 0.4)
+    assert plan.channels_kept < 0.9 * plan.channels_total
+    small, masked = apply_plan(net, plan, compensate="off"), mask_plan(net, plan)
+    wiring, images = find_wiring(net), torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        pairs = zip(tree_leaves(wiring(small, images)), tree_leaves(wiring(masked, images)), strict=True)
+        assert all(torch.allclose(left, right, rtol=1e-8, atol=1e-10) for left, right in pairs)
+    target = {"boxes": torch.tensor([[5.0, 5, 40, 40]], dtype=torch.float64), "labels": torch.tensor([1])}
+    sum(small.train()([images[0]] * 2, [target] * 2).values()).backward()

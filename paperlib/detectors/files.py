@@ -65,16 +65,28 @@ def write_network(
     require_saveable(network)
     build_arguments = getattr(network, "build_arguments", None)
     if build_arguments is None:
-        raise ValueError(f"{type(network).__name__} was not made by build_{family.noun} or load_{family.noun}")
-    metadata = {
-        "format": family.file_format,
-        "build": json.dumps(build_arguments),
-        "structure": json.dumps(describe_structure(network)),
-    }
+        raise ValueError(
+            f"{type(network).__name__} was not made by build_{family.noun} or load_{family.noun}; save_network keeps "
+            "the weights and the structure of any network"
+        )
+    metadata = {"format": family.file_format, "build": json.dumps(build_arguments)}
+    write_described(network, path, metadata, use=use)
+
+
+def write_described(
+    network: nn.Module, path: str | Path, metadata: dict[str, str], *, use: Mapping[str, str] | None = None
+) -> None:
+    """Write weights, structure and metadata to one file, atomically."""
+    metadata = {**metadata, "structure": json.dumps(describe_structure(network))}
     if use is not None:
         metadata["use"] = json.dumps(dict(use), ensure_ascii=False, sort_keys=True)
-    metadata["seal"] = _checksum(metadata)
-    tensors = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    metadata["seal"] = checksum(metadata)
+    # A tensor that several layers share is written for each of them.
+    seen: set[int] = set()
+    tensors = {}
+    for name, value in network.state_dict().items():
+        tensors[name] = value.contiguous().cpu().clone() if value.data_ptr() in seen else value.contiguous().cpu()
+        seen.add(value.data_ptr())
     with replace_file(Path(path)) as partial:
         partial.write_bytes(_with_sorted_metadata(save(tensors, metadata)))
 
@@ -102,7 +114,7 @@ def read_network(path: str | Path, *families: Family[Any]) -> Any:
             expected = network.state_dict()
             shapes = {name: content.get_slice(name).get_shape() for name in content.keys()}
             _check_shapes(path, shapes, expected, family.noun)
-            if metadata.get("seal") != _checksum(metadata):
+            if metadata.get("seal") != checksum(metadata):
                 raise ValueError(f"{path}: its structure was edited after it was written (the seal does not fit)")
             _check_head(path, network, family)
             # Cloned, because safe_open returns views into the file.
@@ -134,7 +146,7 @@ def read_use(path: str | Path) -> dict[str, str]:
             metadata = content.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({_shorten(error)})") from error
-    if metadata.get("seal") != _checksum(metadata):
+    if metadata.get("seal") != checksum(metadata):
         raise ValueError(f"{path}: what it says of its use was edited after it was written (the seal does not fit)")
     return json.loads(metadata.get("use", "{}"))
 
@@ -185,7 +197,7 @@ def _with_sorted_metadata(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
-def _checksum(metadata: Mapping[str, str]) -> str:
+def checksum(metadata: Mapping[str, str]) -> str:
     """Return a digest that shows edits which leave every tensor's shape alone: of anchors, a split, a class name."""
     texts = [metadata[name] for name in ("build", "structure", "use") if name in metadata]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 from paperlib.pruning.channel_graph import ChannelGraph, Layer, Segment, trace_channels
 from paperlib.pruning.gamma_rescaling import rescale_gamma_
-from paperlib.pruning.importance import IMPORTANCES, score_channels
+from paperlib.pruning.importance import IMPORTANCES, register_importance, score_channels
 from paperlib.pruning.layers import Block, removable_blocks
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, removed_channels
 from paperlib.pruning.planner import plan_pruning, plan_ratios
@@ -31,6 +31,7 @@ __all__ = [
     "mask_plan",
     "plan_pruning",
     "plan_ratios",
+    "register_importance",
     "removable_blocks",
     "removed_channels",
     "scan_cliff",

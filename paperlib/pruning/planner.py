@@ -5,7 +5,8 @@ counts every prunable batch norm channel; tied channels are removed only togethe
 minimum ratio of their channels. Blocks are removed before channels, and N counts the channels that remain then.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Collection, Iterable
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any
@@ -24,7 +25,7 @@ from paperlib.pruning.channel_graph import (
     explain_unprunable,
     trace_channels,
 )
-from paperlib.pruning.importance import LAYERWISE, Batches, Scores, score_channels
+from paperlib.pruning.importance import LAYERWISE, Batches, Criterion, Scores, describe_importance, score_channels
 from paperlib.pruning.layers import least_important_blocks, make_bypasses, without_blocks
 from paperlib.pruning.partners import merge_partners, name_by_original
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, prunable_outputs
@@ -39,13 +40,14 @@ def plan_pruning(
     gmacs: float | None = None,
     channels: int | None = None,
     layers: int = 0,
-    importance: str = "gamma",
+    importance: str | Criterion = "gamma",
     calibration: Batches | None = None,
     min_keep_ratio: float = 0.1,
     original: nn.Module | None = None,
     round_to: int = 1,
     image_size: int = 800,
     example_inputs: Any = None,
+    ignore: Collection[str] = (),
     keep_floor: float | None = None,
 ) -> PruningPlan:
     """Plan the removal of the least important blocks and channels (Section 3.1; Algorithm 1, lines 12-14).
@@ -64,7 +66,8 @@ def plan_pruning(
         layers: number of residual blocks to remove: those whose branch ends in the batch norm of the lowest mean
             |gamma|, whatever the criterion for channels (the paper's second contribution). With `ratio` 0 only they
             are removed.
-        importance: `gamma`, `l1`, `fused`, `l1-layerwise`, `l2-layerwise`, `fpgm`, `hrank` or `taylor`.
+        importance: `gamma`, `l1`, `fused`, `l1-layerwise`, `l2-layerwise`, `fpgm`, `hrank`, `taylor`, a name given to
+            `register_importance`, or a function (see `score_channels`).
         calibration: batches `(images, targets)` for `taylor` and `hrank`; the other criteria take none.
         min_keep_ratio: fraction of their channels, in [0, 1], that convolutions and parts of splits keep at least;
             one channel is always kept.
@@ -74,6 +77,7 @@ def plan_pruning(
         image_size: side in pixels of the square image for which multiply-accumulates are counted.
             Where the network does not accept it, a plan by ratio, size or channels has no costs.
         example_inputs: a tensor, or a tuple of arguments, for a network that takes anything else than one square image.
+        ignore: names of convolutions, or of modules that contain some, that keep all their channels.
         keep_floor: the former name of `min_keep_ratio`.
 
     Raises:
@@ -83,7 +87,7 @@ def plan_pruning(
     target = _single_target(ratio=ratio, size_mb=size_mb, gmacs=gmacs, channels=channels)
     planner = Planner(
         detector, layers=layers, importance=importance, calibration=calibration, min_keep_ratio=min_keep_ratio,
-        original=original, round_to=round_to, image_size=image_size, example_inputs=example_inputs,
+        original=original, round_to=round_to, image_size=image_size, example_inputs=example_inputs, ignore=ignore,
         keep_floor=keep_floor,
     )  # fmt: skip
     return planner.make_plan(*target)
@@ -109,9 +113,10 @@ class Planner:
     """What all plans for one network have in common (arguments as for `plan_pruning`)."""
 
     def __init__(
-        self, detector: nn.Module, *, layers: int = 0, importance: str = "gamma", calibration: Batches | None = None,
+        self, detector: nn.Module, *, layers: int = 0, importance: str | Criterion = "gamma",
+        calibration: Batches | None = None,
         min_keep_ratio: float = 0.1, original: nn.Module | None = None, round_to: int = 1, image_size: int = 800,
-        example_inputs: Any = None, keep_floor: float | None = None,
+        example_inputs: Any = None, ignore: Collection[str] = (), keep_floor: float | None = None,
     ) -> None:  # fmt: skip
         if keep_floor is not None:
             min_keep_ratio = keep_floor
@@ -120,12 +125,12 @@ class Planner:
             raise ValueError(f"min_keep_ratio {min_keep_ratio} is not in [0, 1]")
         if round_to != int(round_to) or round_to < 1:
             raise ValueError(f"round_to {round_to} is not a whole number ≥ 1")
-        self.importance = importance
+        self.importance = describe_importance(importance)
         self.blocks = least_important_blocks(detector, layers)
         # The network that channels are removed from: `detector` without the removed blocks.
         base = without_blocks(detector, make_bypasses(detector, self.blocks, shifted=False))
-        full_graph = trace_channels(detector)
-        self.graph = trace_channels(base) if self.blocks else full_graph
+        full_graph = _without_layers(trace_channels(detector), ignore)
+        self.graph = _without_layers(trace_channels(base), ignore) if self.blocks else full_graph
         if not self.graph.prunable:
             raise ValueError(explain_unprunable(base, self.graph))
         scores = score_channels(importance, detector, full_graph.prunable | self.graph.prunable, calibration)
@@ -289,6 +294,24 @@ class Ranking:
         # How many are kept before each of them is restored; one number may stand for several of the channels.
         before = len(channels) - copies.sum() + np.cumsum(copies[order]) - copies[order]
         removed[numbers[order][before < wanted]] = False
+
+
+def _without_layers(graph: ChannelGraph, ignore: Collection[str]) -> ChannelGraph:
+    """Return the graph in which the convolutions of these names, or inside modules of these names, are not prunable.
+
+    Raises:
+        ValueError: a name is that of no convolution with channels, and of no module that contains one.
+    """
+    fixed = graph.fixed.copy()
+    for name in [ignore] if isinstance(ignore, str) else ignore:
+        layers = [layer for layer in graph.layers if layer == name or layer.startswith(f"{name}.")]
+        if not layers:
+            raise ValueError(f"ignore: {name} is no layer with channels, and no module that contains one")
+        for layer in layers:
+            fixed[graph.layers[layer].outputs] = True
+    prunable = {name: norm for name, norm in graph.prunable.items() if not fixed[graph.layers[name].outputs].all()}
+    segments = [s for s in graph.segments if s.layer in prunable or s.layer not in graph.prunable]
+    return dataclasses.replace(graph, fixed=fixed, prunable=prunable, segments=segments)
 
 
 def _single_target(**targets: float | None) -> tuple[str, float]:

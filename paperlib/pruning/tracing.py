@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import prune
 
+from paperlib.pruning.wirings import find_wiring
 from paperlib.structure import MODULE_FIELDS, Bypass, ChannelSplit, select_channels, shared_tensors
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -211,6 +212,9 @@ def _tracing_copy(module: nn.Module, leaves: Container[int], training: bool) -> 
 
 def _prepare_method(traced: nn.Module, method: str) -> str:
     """Return the name of a method of `traced` that takes only the arguments of `method` without a default."""
+    if wiring := find_wiring(traced):
+        traced.__class__ = type(type(traced).__name__, (type(traced),), {"_traced_call": wiring})
+        return "_traced_call"
     parameters = list(inspect.signature(getattr(traced, method)).parameters.values())
     needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     if len(needed) == len(parameters) or any(p.kind is p.VAR_POSITIONAL for p in needed) or len(needed) not in _CALLS:
