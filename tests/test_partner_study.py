@@ -65,7 +65,7 @@ def test_settings_that_cannot_be_are_refused(changes: dict, message: str) -> Non
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ({"dataset": "toy-scenes"}, "toy-scenes: its images are scenes without boxes; no detector can be trained"),
+        ({"dataset": "toy-scenes"}, "toy-scenes: its images are scenes without boxes, on which no detector"),
         ({"detector": "resnet50"}, "toy-aerial: its images have boxes, but resnet50 classifies whole images"),
     ],
 )
