@@ -344,12 +344,12 @@ def test_a_training_with_partners_saves_what_loads_elsewhere(tmp_path: Path) -> 
 
     code = (
         "import sys, torch; from paperlib.detectors.files import load_detector\n"
-        "torch.save(load_detector(sys.argv[1]).head_outputs(torch.ones(1, 3, 64, 64)), sys.argv[2])"
+        "torch.save(list(load_detector(sys.argv[1]).head_outputs(torch.ones(1, 3, 64, 64))), sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / LAST), str(tmp_path / "outputs.pt")], check=True)
     found = torch.load(tmp_path / "outputs.pt", weights_only=True)
     with torch.no_grad():
-        torch.testing.assert_close(found, fused.head_outputs(torch.ones(1, 3, SIDE, SIDE)))
+        torch.testing.assert_close(found, list(fused.head_outputs(torch.ones(1, 3, SIDE, SIDE))))
 
 
 def test_what_still_has_partners_is_not_saved_exported_or_trained_by_mistake(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -130,7 +131,7 @@ def _initial_detector(request: CompressRequest) -> nn.Module:
         if (name := detector.build_arguments["name"]) != request.detector:
             raise ValueError(f"{request.weights}: is a {name}, not a {request.detector}")
         return detector
-    shape = {"width": request.width, "depth": request.depth}
+    shape: dict[str, Any] = {"width": request.width, "depth": request.depth}
     if not request.weights:
         return build_detector(request.detector, 1, **shape)
     # For a file that fits no number of classes, the detector of COCO's tells by how much it does not.

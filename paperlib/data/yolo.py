@@ -70,7 +70,7 @@ def _read_names(names: Any, path: Path) -> list[str]:
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
         raise ValueError(f"{path}: has no names of the classes; give names: [first, second, …]")
-    texts = [str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in names]
+    texts: list[Any] = [str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in names]
     if wrong := [name for name in texts if not isinstance(name, str)]:
         raise ValueError(f"{path}: names: {quote_value(wrong[0])} is not a text")
     if twice := [name for name in texts if texts.count(name) > 1]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import fx, nn
+from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm3d
 from torch.nn.modules.conv import _ConvNd
 
@@ -349,9 +350,9 @@ class ChannelWalk(GraphWalk):
             return self.visit_unknown(node)
         if node.op == "call_module":
             module = self.module_of(node)
-            factor = next(getattr(module, n) for n in _FACTORS if hasattr(module, n))
+            factor = cast(int, next(getattr(module, n) for n in _FACTORS if hasattr(module, n)))
         else:
-            factor = (*node.args[1:], *node.kwargs.values())[0]
+            factor = cast(int, (*node.args[1:], *node.kwargs.values())[0])
         count, square = len(axis.numbers), factor**2
         if operation == "channelshuffle" and count % factor == 0:
             self._tie_parts(np.split(axis.numbers, factor))
@@ -396,7 +397,7 @@ class ChannelWalk(GraphWalk):
         if axis is None or axis.dim != 1 or not axis.plain:
             return self.visit_unknown(node)
         if target_name(node) == "expand_as":
-            args = axis_sizes(args[0]) if isinstance(args[0], Axis) else None
+            args: Any = axis_sizes(args[0]) if isinstance(args[0], Axis) else None
         args = list(args[0]) if args and len(args) == 1 and isinstance(args[0], list | tuple) else args
         if not args or len(args) != axis.ndim:
             return self.visit_unknown(node)
@@ -431,8 +432,9 @@ class ChannelWalk(GraphWalk):
         if target_name(node) == "chunk":
             return given if isinstance(given, int) else None
         size = given if isinstance(given, Size) else node.kwargs.get("split_size_or_sections", given)
-        equal = isinstance(size, Size) and axis is not None and size.numbers is axis.numbers
-        return size.divisor if equal else None
+        if isinstance(size, Size) and axis is not None and size.numbers is axis.numbers:
+            return size.divisor
+        return None
 
     def visit_concatenation(self, node: fx.Node) -> Axis | None:
         """Join the numbers of all operands."""
@@ -477,7 +479,7 @@ class ChannelWalk(GraphWalk):
 
     def _argument(self, value: Any) -> Any:
         """Return what stands for an argument of a traced call."""
-        return fx.node.map_arg(value, self.values.__getitem__) if not isinstance(value, fx.Node) else self.values[value]
+        return map_arg(value, self.values.__getitem__) if not isinstance(value, fx.Node) else self.values[value]
 
     def _axis_and_arguments(self, node: fx.Node) -> tuple[Axis | None, list[Any]]:
         """Return the tensor that an operation changes, and its other arguments."""

@@ -6,7 +6,7 @@ operation that is not listed here is `unknown`: the channels that reach it are h
 
 import operator
 from collections.abc import Container, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -187,7 +187,7 @@ def arguments_of(node: fx.Node, *names: str) -> dict[str, Any]:
 
 def joins_channels(node: fx.Node, dim: int, ndim: int | None) -> bool:
     """Tell whether a call of `torch.cat` joins along the channel axis, which is at `dim` of `ndim`."""
-    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+    given = cast(int, node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0)))
     return given == dim or (ndim is not None and given == dim - ndim)
 
 

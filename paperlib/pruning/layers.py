@@ -123,7 +123,7 @@ def _make_bypass(module: nn.Module, name: str, block: Block, shifted: bool) -> B
 
 def _branch_constant(module: nn.Module, block: Block) -> Tensor:
     """Compute what the branch emits if the gamma of its last batch norm is 0: [C]."""
-    biases = [module.get_parameter(f"{norm}.bias") for norm in block.norms]
+    biases: list[Tensor] = [module.get_parameter(f"{norm}.bias") for norm in block.norms]
     constant = torch.stack(biases).sum(0).reshape(1, -1, 1, 1)
     modules = dict(module.named_modules())
     for node in block.tail:

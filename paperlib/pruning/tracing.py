@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -125,7 +125,7 @@ class Tracer(fx.Tracer):
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """Iterate over the parts of a chunk, whose number is known."""
         count = _part_count(obj.node)
-        return super().iter(obj) if count is None else iter([obj[i] for i in range(count)])
+        return super().iter(obj) if count is None else iter([cast(Any, obj)[i] for i in range(count)])
 
 
 class _PartsProxy(fx.Proxy):
