@@ -190,7 +190,7 @@ class PartnerLearning(Distilling):
     """By how much a ResNet reduces the image before its first stage; none: the usual factor, 4."""
     keep_rate: Ratio = 0.3
     """Fraction of its filters that every layer of the classifier keeps; 0.3 is that of the paper's 73.97 %."""
-    keep_rates: Annotated[Ratios, Field(min_length=1)] = [0.2, 0.3, 0.5]
+    keep_rates: Annotated[Ratios, Field(min_length=1)] = [0.3, 0.5]
     """Keep rates that are compared with each other."""
     diversity_weight: Number = 0.01
     """Weight of the diversity loss; 0.01 in the public code."""
@@ -198,8 +198,8 @@ class PartnerLearning(Distilling):
     """Those of `03_components`, for the detector."""
     cases: Cases = {
         "scenes": {
-            "dataset": "toy-scenes", "detector": "resnet50", "width": 0.25, "depth": 0.1, "image_size": 64,
-            "epochs": 12, "fine_tune_epochs": 6, "batch_size": 32, "fine_tune_learning_rate": 5e-3, "ema": 0.0,
+            "dataset": "toy-scenes", "detector": "resnet50", "width": 0.25, "depth": 0.1, "image_size": 48,
+            "epochs": 10, "fine_tune_epochs": 4, "batch_size": 32, "fine_tune_learning_rate": 5e-3, "ema": 0.0,
         },
         "aerial": {},
     }  # fmt: skip
