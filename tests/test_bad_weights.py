@@ -18,7 +18,7 @@ from paperlib.classifiers import CLASSIFIERS
 from paperlib.cli.main import app
 from paperlib.detectors import DETECTORS, build_detector, load_darknet_weights
 from paperlib.detectors.darknet import _named_slots, _slots
-from paperlib.detectors.files import _checksum, load_detector, save_detector
+from paperlib.detectors.files import checksum, load_detector, save_detector
 from paperlib.limits import CLASSIFIER_NAMES, DETECTOR_NAMES
 
 FEW = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -38,7 +38,7 @@ def rewrite(path, **metadata):
         found = content.metadata()
         tensors = {name: content.get_tensor(name).clone() for name in content.keys()}
     found |= metadata
-    save_file(tensors, path, metadata=found | {"seal": _checksum(found)})
+    save_file(tensors, path, metadata=found | {"seal": checksum(found)})
 
 
 def refusal(path):

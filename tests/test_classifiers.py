@@ -176,9 +176,8 @@ def test_each_kind_of_file_is_what_it_says(tmp_path) -> None:
         load_network(damaged)
     with pytest.raises(FileNotFoundError, match="none: no such network file"):
         load_network(tmp_path / "none")
-    for save in (save_network, save_detector):
-        with pytest.raises(ValueError, match="^ReLU was not made by build_detector or load_detector"):
-            save(nn.ReLU(), damaged)
+    with pytest.raises(ValueError, match="^ReLU was not made by build_detector or load_detector"):
+        save_detector(nn.ReLU(), damaged)
 
 
 def test_the_trunk_takes_the_official_weights_of_the_detector(tmp_path) -> None:
@@ -198,7 +197,7 @@ def test_the_trunk_takes_the_official_weights_of_the_detector(tmp_path) -> None:
         transfer_coco_weights(small("resnet50"), path)
     with pytest.raises(ValueError, match="official weights fit an unpruned classifier only"):
         transfer_coco_weights(apply_plan(net, plan_pruning(net, 0.5, image_size=SIDE)), path)
-    with pytest.raises(ValueError, match="float32 values; YoloV4Tiny needs"):
+    with pytest.raises(ValueError, match=r"holds \d+ float32 values .*; YoloV4Tiny needs"):
         transfer_coco_weights(build_classifier("yolov4-tiny-trunk", 5, width=0.25), path)
 
 

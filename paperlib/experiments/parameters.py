@@ -198,8 +198,8 @@ class PartnerLearning(Distilling):
     """Those of `03_components`, for the detector."""
     cases: Cases = {
         "scenes": {
-            "dataset": "toy-scenes", "detector": "resnet50", "width": 0.25, "depth": 0.1, "image_size": 48,
-            "epochs": 10, "fine_tune_epochs": 4, "batch_size": 32, "fine_tune_learning_rate": 5e-3, "ema": 0.0,
+            "dataset": "toy-scenes", "detector": "resnet50", "width": 0.25, "depth": 0.1, "image_size": 64,
+            "epochs": 8, "fine_tune_epochs": 3, "batch_size": 32, "fine_tune_learning_rate": 5e-3, "ema": 0.0,
         },
         "aerial": {},
     }  # fmt: skip
