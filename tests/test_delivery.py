@@ -200,7 +200,7 @@ FAULTS = {
     "classes-differ": (damaged("val", "categories", 0, "name", to="car"), {}, "val.json: lists no category '"),
     "no-validation-image": (damaged("val", "images", to=[]), {}, "val.json: lists no images"),
     "no-validation-box": (damaged("val", "annotations", to=[]), {}, "val.json: no boxes, so nothing can be evaluated"),
-    "judged-by-what-it-learned": (lambda f: None, {"val": "train.json"}, "train.json, val: image train-0.png is also in"),
+    "judged-by-what-it-learned": (lambda f: None, {"val": "train.json"}, "val: image train-0.png is also in"),
     "broken-image": (cut_short, {}, "val-1.png: the image does not decode"),
     "unknown-detector": (lambda f: None, {"detector": "yolov9"}, "unknown detector 'yolov9'"),
     "odd-side": (lambda f: None, {"image_size": 65}, "--image-size: Input should be a multiple of 32"),
