@@ -80,6 +80,10 @@ def test_what_cannot_be_quantised_is_named_and_nothing_is_written(model, tmp_pat
     ):
         with pytest.raises(ValueError, match=fault):
             int8.quantise(source, target, images)
+    other = tiny.dataset("val")
+    other.classes = other.classes[::-1]
+    with pytest.raises(ValueError, match="its classes are not those of"):
+        int8.quantise(model, target, tiny.dataset(), validation=other)
     assert not target.exists()
     for arguments in (["none.onnx", "x.onnx", "--data", "toy-aerial"], [str(model), "x.onnx", "--data", "none.json"]):
         refused = CliRunner().invoke(app, ["quantise", *arguments])

@@ -113,7 +113,11 @@ def test_the_command_judges_a_file_and_shows_where_it_goes_wrong(tmp_path):
     assert sum(map(sum, json.loads((tmp_path / "out" / "confusion.json").read_text())["counts"])) >= len(annotations)
     drawn = {path.name for path in (tmp_path / "out").glob("*.png")}
     assert drawn == {"figure_confusion.png", "figure_precision_recall.png", "figure_worst_images.png"}
-    content["categories"][0]["name"] = "other"
+    content["categories"].reverse()  # matched by name, not by place
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["map50"] == expected.map50
+    content["categories"][-1]["name"] = "other"
     (tmp_path / "val.json").write_text(json.dumps(content))
     refused = CliRunner().invoke(app, arguments)
-    assert refused.exit_code == 2 and "has the classes other" in refused.stderr
+    assert refused.exit_code == 2 and f"val.json: lists no category {tiny.CLASSES[0]!r}" in refused.stderr

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
 from paperlib import figures, files
 from paperlib.data import DATASETS, SCENE_DATASETS, load_detection_dataset
+from paperlib.data.annotated import ReadOptions
+from paperlib.data.own import load_own, name_own
 from paperlib.data.records import Dataset
 from paperlib.deploy.predict import describe_use
 from paperlib.deploy.runtime import OpenModel
@@ -20,14 +23,23 @@ WORST = 9
 """How many images with the most mistakes are drawn."""
 
 
-def load_data(place: str, split: str, images: Path | None = None) -> Dataset:
-    """Load data that a user names: a data set of `paperlib data list`, `KIND:PATH`, or a file in COCO format.
+def load_data(place: str, split: str, images: Path | None = None, classes: Sequence[str] | None = None) -> Dataset:
+    """Load data that a user names: a data set of `paperlib data list`, or a file in COCO or YOLO format.
+
+    Args:
+        place: the name or the file.
+        split: `train`, `val` or `test`.
+        images: folder of the images.
+        classes: those of a model. Own data are matched by these names, whatever their order in the file is.
 
     Raises:
         FileNotFoundError, ValueError: see `paperlib.data.load_dataset`.
     """
-    named = place in (*DATASETS, *SCENE_DATASETS) or ":" in place
-    return load_detection_dataset(place if named else f"coco:{place}", split, images)
+    if place in (*DATASETS, *SCENE_DATASETS):
+        return load_detection_dataset(place, split, images)
+    # Objects of a class that the model does not know are refused: left out, they would flatter it.
+    options = ReadOptions(classes=tuple(classes), complete=True) if classes else ReadOptions()
+    return load_own(name_own(place), split, images, options)
 
 
 def write_evaluation(model: OpenModel, dataset: Dataset, out: Path, confidence: float | None) -> None:

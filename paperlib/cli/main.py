@@ -211,7 +211,9 @@ def evaluate(
     from paperlib.cli.evaluate import load_data, write_evaluation
     from paperlib.deploy.runtime import open_model
 
-    write_evaluation(open_model(model, runtime), load_data(data, split, images), out, confidence)
+    opened = open_model(model, runtime)
+    known = opened.description.classes if opened.description else None
+    write_evaluation(opened, load_data(data, split, images, known), out, confidence)
 
 
 @app.command()
@@ -227,9 +229,12 @@ def quantise(
     """Write a detector in 8-bit integers: about a quarter of the size, and faster on processors that have them."""
     from paperlib.cli.evaluate import load_data
     from paperlib.deploy.int8 import quantise
+    from paperlib.deploy.runtime import open_model
 
-    train = load_data(data, "train", images)
-    judged = load_data(val, "val", val_images or images) if val else None
+    description = open_model(model).description
+    known = description.classes if description else None
+    train = load_data(data, "train", images, known)
+    judged = load_data(val, "val", val_images or images, known) if val else None
     made = quantise(model, out, train, validation=judged, count=count)
     size = f"{out}: {out.stat().st_size / 1e6:.3g} MB instead of {model.stat().st_size / 1e6:.3g} MB"
     if made.float32 and made.int8:

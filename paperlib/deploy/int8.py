@@ -63,10 +63,11 @@ def quantise(
 
     Raises:
         FileNotFoundError: there is no such model.
-        ValueError: it is no ONNX file of a one-stage detector, is in 8 bits already, or there is no image.
+        ValueError: it is no ONNX file of a one-stage detector, is in 8 bits already, there is no image, or the
+            validation data have other classes.
     """
     model, target = Path(model), Path(target)
-    side = _check_model(model)
+    side = _check_model(model, validation)
     if not len(images):
         raise ValueError(f"{images.name}: no images, nothing to calibrate with")
     chosen = images.subset(images.spaced_indices(count), images.name)
@@ -87,7 +88,7 @@ def quantise(
     return replace(best, path=target, float32=_judge(model, validation, side))
 
 
-def _check_model(model: Path) -> int:
+def _check_model(model: Path, validation: Dataset | None) -> int:
     """Return the image size of a file that can be quantised."""
     use = open_model(model, "onnxruntime").description
     content = onnx.load(model)
@@ -95,6 +96,8 @@ def _check_model(model: Path) -> int:
         raise ValueError(f"{model}: is in 8-bit integers already")
     if use is None or len(content.graph.output) != 2:
         raise ValueError(f"{model}: is a two-stage detector, which is not quantised")
+    if validation and tuple(validation.classes) != use.classes:
+        raise ValueError(f"{validation.name}: its classes are not those of {model}: {', '.join(use.classes)}")
     return use.image_size
 
 
