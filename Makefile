@@ -10,7 +10,7 @@ BIN := .venv/bin
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 CELL_TIMEOUT := 1200
 
-.PHONY: help reproduce test unit notebooks refresh scoreboard lab lint format clean
+.PHONY: help reproduce test unit notebooks refresh scoreboard site lab lint format clean
 
 help:
 	@echo "make reproduce   set up, then regenerate every figure and table (PROFILE=quick, CORES=all)"
@@ -18,6 +18,7 @@ help:
 	@echo "make lab         set up, then open the notebooks in JupyterLab"
 	@echo "make refresh     copy the outputs of results/quick into the committed notebooks"
 	@echo "make scoreboard  write the verdicts of the committed results into the README"
+	@echo "make site        set up, then build the site into build/site, without network access"
 	@echo "make lint        check style, format, imports between packages, and types"
 	@echo "make format      correct style and format, where a rule can"
 	@echo "make clean       remove .venv and caches; results and finished training steps stay"
@@ -25,7 +26,7 @@ help:
 # The stamp is written only after pip has succeeded, so a failed install is tried again.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs]"
 	@touch $@
 
 reproduce: .venv/.installed
@@ -46,6 +47,10 @@ refresh: reproduce
 
 scoreboard: .venv/.installed
 	$(BIN)/python workflow/scoreboard.py
+
+# A warning is an error: a link that leads nowhere, a page that no other names. Nothing is trained.
+site: .venv/.installed
+	$(BIN)/python -m sphinx -b html -q -W --keep-going docs build/site
 
 lab: .venv/.installed
 	$(BIN)/jupyter lab --KernelManager.transport_encryption=auto notebooks/00_start_here.ipynb
