@@ -1,4 +1,4 @@
-"""Gather what the site shows from the rest of the repository: notebooks as they ran, verdicts, commands, the public face.
+"""Gather what the site shows from the rest of the repository: notebooks, verdicts, commands, public names.
 
 `conf.py` calls `gather_all` before each build. Everything is written into `docs/generated/`, which git ignores.
 """
