@@ -7,12 +7,10 @@ minimum ratio of their channels. Blocks are removed before channels, and N count
 
 import dataclasses
 from collections.abc import Collection, Iterable
-from fractions import Fraction
-from math import ceil, floor
+from math import floor
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from paperlib.costs import kernel_positions
@@ -20,15 +18,14 @@ from paperlib.pruning.budget import CostModel, fewest_candidates
 from paperlib.pruning.channel_graph import (
     BoolArray,
     ChannelGraph,
-    IntArray,
-    Segment,
     explain_unprunable,
     trace_channels,
 )
-from paperlib.pruning.importance import LAYERWISE, Batches, Criterion, Scores, describe_importance, score_channels
+from paperlib.pruning.importance import LAYERWISE, Batches, Criterion, describe_importance, score_channels
 from paperlib.pruning.layers import least_important_blocks, make_bypasses, without_blocks
 from paperlib.pruning.partners import merge_partners, name_by_original
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, prunable_outputs
+from paperlib.pruning.ranking import Ranking, exact_fraction, minimum_counts
 from paperlib.pruning.tracing import unwrap
 
 
@@ -137,7 +134,7 @@ class Planner:
         counted, self.scores = merge_partners(detector, self.graph, scores)
         segments = name_by_original(detector, counted.segments)
         originals = name_by_original(original, trace_channels(original).segments) if original is not None else segments
-        minimum = _minimum_counts(segments, originals, min_keep_ratio)
+        minimum = minimum_counts(segments, originals, min_keep_ratio)
         self.ranking = Ranking(counted, self.scores, minimum, round_to)
         self.unknown_costs: ValueError | None = None
         try:
@@ -179,7 +176,7 @@ class Planner:
             # Their scores are ranks over n, so this is the floor of ratio * n in every layer.
             return int(np.count_nonzero(ranking.values <= value))
         if target == "ratio":
-            return floor(_exact_fraction(value) * ranking.count)
+            return floor(exact_fraction(value) * ranking.count)
 
         def reached_value(candidates: int) -> float:
             removed = ranking.apply_rounding(ranking.apply_floor(candidates))
@@ -200,100 +197,6 @@ class Planner:
                 len(values), low, lower, median, upper, high, name in held, int(saved[0]), int(saved[1])
             )
         return found
-
-
-class Ranking:
-    """The prunable channels of a network in the order of their removal, and what limits it.
-
-    Attributes:
-        values: importance of all N prunable channels, ascending.
-        count: N.
-    """
-
-    def __init__(self, graph: ChannelGraph, scores: Scores, minimum: list[int], round_to: int) -> None:
-        self.graph = graph
-        self.minimum = minimum
-        self.round_to = round_to
-        self.rank, self.values = _rank_channels(graph, scores)
-        self.count = len(self.values)
-
-    def apply_floor(self, candidates: int) -> BoolArray:
-        """Tell for each channel number whether ties and the floor let it be removed, given the number of candidates."""
-        removed = self.rank < candidates
-        for segment, minimum in zip(self.graph.segments, self.minimum, strict=True):
-            self._restore(removed, segment.channels, minimum)
-        self._balance(removed)
-        return removed
-
-    def apply_rounding(self, floored: BoolArray) -> BoolArray:
-        """Tell for each channel number whether it is removed after kept counts are rounded up to `round_to`."""
-        removed = floored.copy()
-        changed = self.round_to > 1
-        # A channel that is restored in one segment may be tied into another, which then has to be rounded again.
-        while changed:
-            before = removed.copy()
-            for segment in self.graph.segments:
-                kept = int((~removed[segment.channels]).sum())
-                wanted = min(-(-kept // self.round_to) * self.round_to, len(segment.channels))
-                self._restore(removed, segment.channels, wanted)
-            self._balance(removed)
-            changed = bool((removed != before).any())
-        return removed
-
-    def _balance(self, removed: BoolArray) -> None:
-        """Restore channels until equally many are kept wherever that is needed."""
-        changed = bool(self.graph.balanced)
-        # What is restored in one part may be tied into another, or into another group.
-        while changed:
-            before = removed.copy()
-            for parts in self.graph.balanced:
-                wanted = max(int((~removed[part]).sum()) for part in parts)
-                for part in parts:
-                    self._restore(removed, part, max(wanted, 1))
-            changed = bool((removed != before).any())
-
-    def held_layers(self, candidates: int, floored: BoolArray) -> set[str]:
-        """Return the convolutions in which only the floor keeps candidates."""
-        under = self.rank < candidates
-        return {name for name, ids in prunable_outputs(self.graph) if (floored[ids] != under[ids]).any()}
-
-    def write_notes(self, candidates: int, *, by_ratio: bool) -> list[str]:
-        """Describe which part of the request cannot be fulfilled; `by_ratio` if a ratio set the candidates."""
-        under = self.rank < candidates
-        emptied_layers = [name for name, ids in prunable_outputs(self.graph) if under[ids].all()]
-        notes = []
-        if emptied_layers:
-            layers = emptied_layers[0]
-            if len(emptied_layers) > 1:
-                names = ", ".join(emptied_layers[:3]) + (", ..." if len(emptied_layers) > 3 else "")
-                layers = f"{len(emptied_layers)} layers ({names})"
-            notes.append(f"the request would remove every channel of {layers}; min_keep_ratio keeps some in each")
-        limit = self._most_removable() if by_ratio else candidates
-        if candidates > limit:
-            notes.append(
-                f"the request would remove {candidates} of {self.count} channels; min_keep_ratio allows removing at "
-                f"most {limit}"
-            )
-        return notes
-
-    def _most_removable(self) -> int:
-        """Count the channels that are removed if all are candidates."""
-        total = sum(len(ids) for _, ids in prunable_outputs(self.graph))
-        return total - self.count_kept(self.apply_rounding(self.apply_floor(self.count)))
-
-    def count_kept(self, removed: BoolArray) -> int:
-        """Count the prunable channels that are kept without the channel numbers at `removed`."""
-        return sum(int((~removed[ids]).sum()) for _, ids in prunable_outputs(self.graph))
-
-    def _restore(self, removed: BoolArray, channels: IntArray, wanted: int) -> None:
-        """Restore the most important of `channels`, with all that is tied to them, until `wanted` are kept."""
-        if len(channels) - np.count_nonzero(removed[channels]) >= wanted:
-            return
-        numbers, copies = np.unique(channels[removed[channels]], return_counts=True)
-        order = np.argsort(-self.rank[numbers], kind="stable")
-        # How many are kept before each of them is restored; one number may stand for several of the channels.
-        before = len(channels) - copies.sum() + np.cumsum(copies[order]) - copies[order]
-        removed[numbers[order][before < wanted]] = False
 
 
 def _without_layers(graph: ChannelGraph, ignore: Collection[str]) -> ChannelGraph:
@@ -324,37 +227,3 @@ def _single_target(**targets: float | None) -> tuple[str, float]:
     if name == "ratio" and not 0 <= value < 1:
         raise ValueError(f"ratio {value} is not in [0, 1)")
     return name, value
-
-
-def _minimum_counts(segments: list[Segment], originals: list[Segment], min_keep_ratio: float) -> list[int]:
-    """Return how many channels each segment keeps at least: a fraction of its channels in the original network."""
-    counts: dict[str, list[int]] = {}
-    for segment in reversed(originals):
-        counts.setdefault(segment.layer, []).append(len(segment.channels))
-    minimum = []
-    for segment in segments:
-        if not counts.get(segment.layer):
-            raise ValueError(f"the original network has no layer {segment.layer} to compare with")
-        # A split has several segments, in the same order in both networks.
-        minimum.append(max(1, ceil(_exact_fraction(min_keep_ratio) * counts[segment.layer].pop())))
-    return minimum
-
-
-def _exact_fraction(value: float) -> Fraction:
-    """Return the decimal number as written: 0.29 of 100 channels is 29, though 0.29 * 100 < 29 in binary."""
-    return Fraction(str(float(value)))
-
-
-def _rank_channels(graph: ChannelGraph, scores: Scores) -> tuple[IntArray, NDArray[np.float64]]:
-    """Return the rank of each channel number in the order of removal, and the sorted scores of all N channels.
-
-    Tied channels share the rank of their most important member; a fixed channel comes after all.
-    """
-    ids = np.concatenate([ids for _, ids in prunable_outputs(graph)])
-    values = np.concatenate([scores[name] for name in graph.prunable])
-    ids, values = ids[~graph.fixed[ids]], values[~graph.fixed[ids]]
-    order = np.argsort(values, kind="stable")
-    rank = np.where(graph.fixed, len(values), -1)
-    np.maximum.at(rank, ids[order], np.arange(len(values)))
-    # Numbers that no batch norm ranks are aliases of a tied channel; they are never looked up.
-    return np.where(rank < 0, len(values), rank), values[order]

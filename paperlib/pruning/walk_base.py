@@ -1,0 +1,141 @@
+"""What the walks that number channels have in common (see `channel_walk`)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import fx, nn
+from torch.fx.node import map_arg
+
+from paperlib.pruning.axes import Axis, BoolArray, IntArray
+from paperlib.pruning.fx_ops import GraphWalk, describe_target
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module that has channels: the number of each of its input and output channels.
+
+    Tied channels have the same number. `norm` is the batch norm that alone reads a convolution's output.
+    """
+
+    kind: str
+    inputs: IntArray
+    outputs: IntArray
+    norm: str | None = None
+
+
+@dataclass
+class Ties:
+    """Channel numbers and pairs of them that are tied."""
+
+    count: int = 0
+    pairs: list[IntArray] = field(default_factory=lambda: [np.empty((2, 0), dtype=np.int64)])
+
+    def new_numbers(self, count: int) -> IntArray:
+        """Return `count` numbers that no channel has."""
+        self.count += count
+        return np.arange(self.count - count, self.count)
+
+    def tie_numbers(self, left: IntArray, right: IntArray) -> None:
+        """Tie channels pairwise."""
+        if left is not right:
+            self.pairs.append(np.stack([left, right]))
+
+    def find_roots(self) -> IntArray:
+        """Return for each number the least one that it is tied to, directly or through others."""
+        roots = np.arange(self.count)
+        pairs = np.concatenate(self.pairs, axis=1)
+        while (roots[pairs[0]] != roots[pairs[1]]).any():
+            ends = roots[pairs]
+            np.minimum.at(roots, ends.ravel(), np.tile(ends.min(axis=0), 2))
+            # Shorten every chain of roots before the next round of pairs.
+            while (roots[roots] != roots).any():
+                roots = roots[roots]
+        return roots
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Channels that must be kept, and why."""
+
+    numbers: IntArray
+    reason: str
+
+
+class WalkBase(GraphWalk):
+    """Gives every tensor its channel numbers; None stands for an opaque value, which holds no prunable channel.
+
+    Attributes:
+        ties, layers: the numbers, and the layers that have them.
+        followers: per convolution or linear layer the batch norms that read it; None stands for any other reader.
+        holds: channels that must be kept.
+        balanced: groups of channels of which equally many must be kept, such as the parts of a chunk.
+        moves: for a node that rearranges channels, where each channel of its result, or of each part, comes from.
+    """
+
+    def __init__(self, module: nn.Module, nodes: Iterable[fx.Node]) -> None:
+        super().__init__(module, nodes)
+        self.root = module
+        self.ties = Ties()
+        self.layers: dict[str, Layer] = {}
+        self.followers: dict[str, set[str | None]] = {}
+        self.holds: list[Hold] = []
+        self.balanced: list[list[IntArray]] = []
+        self.moves: dict[fx.Node, IntArray | tuple[IntArray, ...]] = {}
+
+    def visit_unknown(self, node: fx.Node) -> None:
+        """Hold the channels that reach an operation whose effect is not known."""
+        self._hold(node, f"{describe_target(node, self.modules)} at {node.name}")
+
+    def visit_output(self, node: fx.Node) -> None:
+        """Hold the channels that the network returns."""
+        self._hold(node, "being an output of the network")
+
+    def _hold(self, node: fx.Node, reason: str) -> None:
+        for axis in all_axes(tuple(self.input_values(node))):
+            self.holds.append(Hold(axis.numbers, reason))
+
+    def _consume(self, axis: Axis, node: fx.Node) -> Axis:
+        """Hold the loud channels of a tensor that a layer reads: they cannot be removed."""
+        if axis.loud is not None and axis.loud.any():
+            self.holds.append(Hold(axis.numbers[axis.loud], f"having no batch norm where {node.name} reads them"))
+        return axis
+
+    def _first(self, node: fx.Node) -> Any:
+        """Return the axis of the only operand that has one."""
+        axes = all_axes(tuple(self.input_values(node)))
+        return axes[0] if len(axes) == 1 else self.visit_unknown(node)
+
+    def _argument(self, value: Any) -> Any:
+        """Return what stands for an argument of a traced call."""
+        return map_arg(value, self.values.__getitem__) if not isinstance(value, fx.Node) else self.values[value]
+
+    def _axis_and_arguments(self, node: fx.Node) -> tuple[Axis | None, list[Any]]:
+        """Return the tensor that an operation changes, and its other arguments."""
+        values = [self._argument(value) for value in (*node.args, *node.kwargs.values())]
+        axis = values[0] if values and isinstance(values[0], Axis) else None
+        return axis, values[1:]
+
+    def _known(self, node: fx.Node, axis: Axis | None) -> Axis | None:
+        return self.visit_unknown(node) if axis is None else axis
+
+
+def all_axes(value: Any) -> list[Axis]:
+    """Return the axes in a value, which may be a tuple of them."""
+    if isinstance(value, Axis):
+        return [value]
+    return [axis for part in value for axis in all_axes(part)] if isinstance(value, tuple) else []
+
+
+def pick_item(values: tuple[Any, ...], index: Any) -> Any:
+    """Return an item of a tuple; None if there is none at that index."""
+    try:
+        return values[index]
+    except (IndexError, TypeError):
+        return None
+
+
+def loud_array(axis: Axis) -> BoolArray:
+    """Tell for each channel of an axis whether it is loud."""
+    return np.zeros(len(axis.numbers), dtype=bool) if axis.loud is None else axis.loud

@@ -1,0 +1,124 @@
+"""The part of the walk that visits modules with channels: convolutions, linear layers, norms, splits."""
+
+from dataclasses import replace
+
+import numpy as np
+from torch import fx, nn
+from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm3d
+from torch.nn.modules.conv import _ConvNd
+
+from paperlib.pruning.axes import Axis, BoolArray, IntArray
+from paperlib.pruning.fx_ops import classify_node, target_name
+from paperlib.pruning.walk_base import Hold, Layer, WalkBase
+
+
+class LayerWalk(WalkBase):
+    """Visits the modules that have channels."""
+
+    def _axis(self, node: fx.Node, count: int, ndim: int | None) -> Axis:
+        """Return the axis that `node` reads, or new fixed numbers if it reads an opaque value."""
+        axis = self.input_values(node)[0] if node.all_input_nodes else None
+        if isinstance(axis, Axis):
+            return self._consume(axis, node)
+        numbers = self.ties.new_numbers(count)
+        self.holds.append(Hold(numbers, "being an input"))
+        return Axis(numbers, ndim=ndim)
+
+    def _record(self, node: fx.Node, kind: str, inputs: IntArray, outputs: IntArray) -> None:
+        """Add a layer. At every further call of it, tie its channels to those of the first call."""
+        name = target_name(node)
+        if known := self.layers.get(name):
+            self.ties.tie_numbers(known.inputs, inputs)
+            self.ties.tie_numbers(known.outputs, outputs)
+        else:
+            self.layers[name] = Layer(kind, inputs, outputs)
+
+    def _record_follower(self, node: fx.Node) -> bool:
+        """Note which batch norm, if any, is the only reader of this call of a layer; tell whether there is one."""
+        users = list(node.users)
+        is_norm = len(users) == 1 and classify_node(users[0], self.modules) == "norm"
+        self.followers.setdefault(target_name(node), set()).add(target_name(users[0]) if is_norm else None)
+        return is_norm
+
+    def visit_conv(self, node: fx.Node) -> Axis | None:
+        """Give the outputs of a convolution new numbers."""
+        conv, ndim = self.module_of(node), _layer_dims(self.module_of(node))
+        axis = self._axis(node, conv.in_channels, ndim)
+        if not axis.plain or axis.dim != 1 or len(axis.numbers) != conv.in_channels:
+            return self.visit_unknown(node)
+        outputs = self.ties.new_numbers(conv.out_channels)
+        self._record(node, "conv", axis.numbers, outputs)
+        return Axis(outputs, ndim=ndim, loud=self._loudness(node, outputs))
+
+    def _loudness(self, node: fx.Node, outputs: IntArray) -> BoolArray | None:
+        return None if self._record_follower(node) else np.ones(len(outputs), dtype=bool)
+
+    def visit_depthwise(self, node: fx.Node) -> Axis | None:
+        """Keep the numbers: each output has the number of its only input."""
+        conv = self.module_of(node)
+        axis = self._axis(node, conv.in_channels, _layer_dims(conv))
+        if not axis.plain or axis.dim != 1:
+            return self.visit_unknown(node)
+        self._record(node, "depthwise", axis.numbers, axis.numbers)
+        self._record_follower(node)
+        return replace(axis, loud=None)
+
+    def visit_linear(self, node: fx.Node) -> Axis | None:
+        """Give the outputs of a linear layer new numbers; it may read flattened maps."""
+        linear = self.module_of(node)
+        opaque = self.input_values(node)[0] is None
+        axis = self._axis(node, linear.in_features, None)
+        positions, rest = divmod(linear.in_features, len(axis.numbers))
+        last = axis.ndim is None or axis.dim == axis.ndim - 1
+        fits = axis.groups == 1 and last and (axis.flat or positions == 1)
+        if rest or not (fits or opaque):
+            return self.visit_unknown(node)
+        outputs = self.ties.new_numbers(linear.out_features)
+        self._record(node, "linear", np.repeat(axis.numbers, positions), outputs)
+        loud = self._loudness(node, outputs)
+        # Without batch norm of its own nothing but a gate can remove an output of a linear layer.
+        return Axis(outputs, dim=axis.dim, ndim=None if opaque else axis.ndim, loud=loud)
+
+    def visit_norm(self, node: fx.Node) -> Axis | None:
+        """Keep the numbers; a batch norm silences its outputs once gamma and beta are 0."""
+        norm = self.module_of(node)
+        axis = self._axis(node, norm.num_features, _norm_dims(norm))
+        if not axis.plain or axis.dim != 1 or len(axis.numbers) != norm.num_features:
+            return self.visit_unknown(node)
+        self._record(node, "norm", axis.numbers, axis.numbers)
+        return replace(axis, loud=None)
+
+    def visit_slope(self, node: fx.Node) -> Axis | None:
+        """Keep the numbers through a module that treats each channel alone, such as a PReLU per channel."""
+        axis = self.input_values(node)[0]
+        if axis is None or not axis.plain or axis.dim != 1:
+            return self.visit_unknown(node)
+        self._record(node, classify_node(node, self.modules), axis.numbers, axis.numbers)
+        return axis
+
+    visit_pixel_norm = visit_slope
+
+    def visit_split(self, node: fx.Node) -> tuple[Axis, ...]:
+        """Give each part of a `ChannelSplit` its share of the numbers."""
+        axis = self._axis(node, sum(self.module_of(node).sizes), 4)
+        self._record(node, "split", axis.numbers, axis.numbers)
+        ends = np.cumsum(self.module_of(node).sizes)
+        return tuple(axis.take(slice(*ends_)) for ends_ in zip([0, *ends[:-1]], ends, strict=True))
+
+    def visit_bypass(self, node: fx.Node) -> Axis | None:
+        """Keep the numbers through the replacement of a removed block."""
+        shift = self.module_of(node).shift
+        if shift is None:
+            return self.input_values(node)[0]
+        axis = self._axis(node, len(shift), 4)
+        self._record(node, "bypass", axis.numbers, axis.numbers)
+        return axis
+
+
+def _layer_dims(layer: nn.Module) -> int:
+    assert isinstance(layer, _ConvNd)
+    return len(layer.kernel_size) + 2
+
+
+def _norm_dims(norm: nn.Module) -> int | None:
+    return None if isinstance(norm, BatchNorm1d) else 5 if isinstance(norm, BatchNorm3d) else 4
