@@ -1,9 +1,12 @@
 """Sphinx settings of the site: `make site` builds it, without network access, into `build/site`."""
 
+import re
 import sys
 import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS))
@@ -18,7 +21,7 @@ version = release = PROJECT["version"]
 language = "en"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "sphinx_copybutton"]
-exclude_patterns = ["_templates"]
+exclude_patterns = ["generated/*.md"]  # parts that pages include
 nitpicky = False  # docstrings name types of third-party packages, whose inventories would need the network
 
 # The theme uses the system's fonts and loads nothing from other hosts.
@@ -60,3 +63,13 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 gather.gather_all()
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what autodoc needs to read our docstrings."""
+    app.connect("autodoc-process-docstring", escape_bars, priority=100)
+
+
+def escape_bars(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Escape the bars of an absolute value such as |gamma|, which reStructuredText takes for a substitution."""
+    lines[:] = [re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines]

@@ -5,31 +5,44 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
+import tomllib
+from collections.abc import Iterator
 from importlib.metadata import Distribution
 from pathlib import Path
+from typing import Any
 
 import nbformat
+import typer
+from typer.testing import CliRunner
+
+import paperlib
+from paperlib.claims.findings import FOUND, REAL_SCALES
+from paperlib.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "docs" / "generated"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXPLORERS = ROOT / "build" / "site-extra"
 """Pages that are copied to the site as they are."""
 MATHJAX = "tex-svg-full.js"
-SCALES = ("paper", "laptop")
-"""The scales whose executed notebooks may be committed, best first."""
+ALL_SCALES = (*REAL_SCALES, "quick")
 WIDGET = "application/vnd.jupyter.widget-view+json"
-FOUND = "what-we-found"
-"""The tag of the generated cell of each notebook."""
 
 
 def gather_all() -> None:
     """Bring `docs/generated/` up to date; files that have not changed keep their time, so that builds stay short."""
     for folder in (GENERATED / "notebooks", EXPLORERS):
         folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for path in NOTEBOOKS:
         gather_notebook(path)
+    write_if_new(GENERATED / "notebook_table.md", list_notebooks())
+    write_if_new(GENERATED / "cost_table.md", list_costs())
+    write_if_new(GENERATED / "packages.md", list_packages())
+    write_if_new(GENERATED / "commands.md", describe_commands())
+    write_if_new(GENERATED / "public_names.md", list_public_names())
 
 
 def find_mathjax(package: Distribution) -> Path:
@@ -46,7 +59,7 @@ def find_mathjax(package: Distribution) -> Path:
 
 def find_best_run(name: str) -> tuple[str, Path]:
     """Return the best scale at which a notebook's results are committed, and the executed notebook."""
-    for scale in SCALES:
+    for scale in REAL_SCALES:
         executed = ROOT / "results" / scale / name / f"{name}.ipynb"
         if executed.is_file():
             return scale, executed
@@ -65,6 +78,9 @@ def gather_notebook(path: Path) -> None:
             hide_plumbing(cell)
             cell.outputs = [embed_explorer(output, path.stem, scale) for output in cell.outputs]
     insert_finding(ran, today)
+    for cell in ran.cells:
+        if cell.cell_type == "markdown":
+            cell.source = adapt_links(cell.source)
     ran.cells[0].source += f"\n\n{describe_run(path.stem, scale)}"
     ran.metadata.pop("widgets", None)
     write_if_new(GENERATED / "notebooks" / path.name, nbformat.writes(ran))
@@ -96,6 +112,87 @@ def insert_finding(ran: nbformat.NotebookNode, today: nbformat.NotebookNode) -> 
     if found and FOUND not in {tag for cell in ran.cells for tag in cell.metadata.get("tags", [])}:
         places = [i for i, cell in enumerate(ran.cells) if cell.source.startswith("## Summary")]
         ran.cells[places[0] : places[0]] = found
+
+
+def list_notebooks() -> str:
+    """Return the table of notebooks: section, question, and the scale at which the site shows each."""
+    rows = ["| notebook | section | question | shown at |", "| --- | --- | --- | --- |"]
+    for path in NOTEBOOKS:
+        title, section = nbformat.read(path, as_version=4).cells[0].source.splitlines()[:2]
+        where = re.match(r"\*\*(?:Section )?(.*?)\.?\*\*", section)
+        link = f"[{path.stem}](/generated/notebooks/{path.name})"
+        rows.append(
+            f"| {link} | {where[1] if where else ''} | {title.removeprefix('# ')} | {find_best_run(path.stem)[0]} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def list_costs() -> str:
+    """Return what each profile costs, from its second line."""
+    rows = ["| notebook | quick | laptop | paper |", "| --- | --- | --- | --- |"]
+    for path in NOTEBOOKS:
+        cells = [
+            read_cost(ROOT / "notebooks" / "profiles" / scale / f"{path.stem}.yaml") for scale in reversed(ALL_SCALES)
+        ]
+        rows.append(f"| `{path.stem}` | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def read_cost(profile: Path) -> str:
+    """Return the cost that a profile states; a dash if there is none."""
+    if not profile.is_file():
+        return "–"
+    return profile.read_text(encoding="utf-8").splitlines()[1].removeprefix("# Cost: about ")
+
+
+def list_packages() -> str:
+    """Return the packages of `paperlib` in the order of their layers, each with the first line of its docstring."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    [layers] = [contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers"]
+    rows = ["| layer | package | content |", "| --- | --- | --- |"]
+    for number, layer in enumerate(layers):
+        for name in re.findall(r"\w+", layer):
+            place = ROOT / "paperlib" / name
+            source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+            words = (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
+            rows.append(f"| {len(layers) - number} | `{name}` | {' '.join(words.split())} |")
+    return "\n".join(rows) + "\n"
+
+
+def describe_commands() -> str:
+    """Return the help of every command, as `--help` prints it."""
+    group = typer.main.get_command(app)
+    parts = []
+    for name in walk_commands(group, "paperlib"):
+        asked = CliRunner().invoke(app, [*name.split()[1:], "--help"], prog_name="paperlib", env={"COLUMNS": "92"})
+        parts.append(f"## {name}\n\n```text\n{asked.stdout.strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def walk_commands(group: Any, name: str) -> Iterator[str]:
+    """Yield the full name of every command, without groups."""
+    for word, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from walk_commands(command, f"{name} {word}")
+        else:
+            yield f"{name} {word}"
+
+
+def list_public_names() -> str:
+    """Return the directives that document every name of `paperlib.__all__`, by package."""
+    groups: dict[str, list[str]] = {}
+    for name in paperlib.__all__:
+        thing = getattr(paperlib, name)
+        kind = "autoclass" if isinstance(thing, type) else "autofunction"
+        package = ".".join(thing.__module__.split(".")[:2])
+        groups.setdefault(package, []).append(f"```{{eval-rst}}\n.. {kind}:: {thing.__module__}.{name}\n```\n")
+    return "\n".join(f"## {package}\n\n" + "\n".join(parts) for package, parts in groups.items())
+
+
+def adapt_links(text: str) -> str:
+    """Return a notebook's text with links that lead somewhere on the site; other files are only named."""
+    text = re.sub(r"\]\(\.\./results/\w+/claims\.md\)", "](/reference/scoreboard.md)", text)
+    return re.sub(r"\[([^]]+)\]\((?:\.\./)?((?:results/[\w/]+|[\w/]+\.\w+))\)", r"\1 (`\2`)", text)
 
 
 def describe_run(name: str, scale: str) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from paperlib import paths
-from paperlib.claims import notebook, readme, scoreboard
+from paperlib.claims import findings, notebook, readme, scoreboard
 from paperlib.claims.schema import Claims, claims_path, load_claims
 from paperlib.claims.verdicts import STUDENT_95, Verdict, decide_verdict, evaluate_claims
 from paperlib.cli.main import app
@@ -375,3 +375,24 @@ def test_the_review_finishes_with_a_certificate_that_names_what_it_read_and_no_t
 
 def test_the_list_stands_beside_the_notebooks():
     assert claims_path().parent.name == "notebooks" and claims_path().is_file()
+
+
+def test_a_sentence_about_results_is_refused_once_its_verdicts_change_or_a_number_is_missing(results, monkeypatch):
+    settings = {"seeds": [0, 1], "dataset": "vhr10", "image_size": 416, "epochs": 18}
+    results(table_1(0.03, 0.032), scale="laptop", settings=settings)
+    said = {"03_components": {"sentence": "A gain of {takd-gain}, {SCP|map50}.", "rests_on": {"takd-gain": "holds"}}}
+    monkeypatch.setattr(
+        findings.files,
+        "read_yaml",
+        lambda path: said if path.name == "findings.yaml" else yaml.safe_load(path.read_text()),
+    )
+    block = findings.render_finding("03_components")
+    assert "A gain of +3.1 points, 90 % interval +2.5 to +3.7, 51.0 %." in block
+    assert "| +2.7 | +3.1 ± 0.14 (2 seeds) | +2.5 to +3.7 | > 0 | holds |" in block
+    said["03_components"]["rests_on"]["takd-gain"] = "undecided"
+    with pytest.raises(ValueError, match="findings.yaml: 03_components: takd-gain is now “holds”; write another"):
+        findings.render_finding("03_components")
+    said["03_components"] = {"sentence": "{nothing|map50}"}
+    with pytest.raises(ValueError, match="no claim and no model 'nothing|map50'"):
+        findings.render_finding("03_components")
+    assert "has not been run on real data yet" in findings.render_finding("07_detectors")

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 import yaml
 
+from paperlib.claims.findings import FOUND, render_finding
 from paperlib.experiments.parameters import NOTEBOOKS
 from paperlib.experiments.study import PARAMETERS
 
@@ -82,6 +83,14 @@ def test_a_notebook_checks_the_one_cell_that_ends_it(notebook):
     [output] = checked.outputs
     assert list(output.data) == ["text/plain"] and re.search(r"\d|True", output.data["text/plain"])
     assert not re.search(r"\d\.\d{4}", str(output.data)), "more digits than all machines agree on"
+
+
+def test_a_notebook_concludes_with_what_the_best_committed_results_show(path):
+    notebook = read(path)
+    [found] = [index for index, cell in enumerate(notebook.cells) if FOUND in cell.metadata.get("tags", [])]
+    assert notebook.cells[found].source == render_finding(path.stem), "bring it up to date: make scoreboard"
+    assert notebook.cells[found + 1].source.startswith("## Summary")
+    assert not any(cell.source.startswith("## What we found") for cell in notebook.cells[:found])
 
 
 def test_the_parameters_cell_says_what_the_quick_profile_says(path):

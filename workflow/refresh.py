@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 
 from paperlib.paths import repository_root, results_root
+from paperlib.store.results import INSERTED
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -18,17 +19,22 @@ def refresh_notebook(notebook: Path, executed: Path) -> None:
     """Rewrite `notebook` with the outputs of `executed`, which must have been made from it."""
     source = nbformat.read(notebook, as_version=4)
     ran = nbformat.read(executed, as_version=4)
-    cells = [cell for cell in ran.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    if [cell.source for cell in cells] != [cell.source for cell in source.cells]:
+    targets, cells = _made_cells(source), _made_cells(ran)
+    if [cell.source for cell in cells] != [cell.source for cell in targets]:
         sys.exit(f"{executed} was made from another {notebook.name}; run make reproduce first")
     count = 0
-    for cell, done in zip(source.cells, cells, strict=True):
+    for cell, done in zip(targets, cells, strict=True):
         if cell.cell_type == "code":
             count += 1
             cell.execution_count = count
             cell.outputs = [_scrubbed(out, count) for out in done.outputs if not _is_transient(out)]
     source.metadata.pop("papermill", None)
     nbformat.write(source, notebook)
+
+
+def _made_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """Return the cells that were written by people."""
+    return [cell for cell in notebook.cells if INSERTED.isdisjoint(cell.metadata.get("tags", []))]
 
 
 def _is_transient(output: nbformat.NotebookNode) -> bool:

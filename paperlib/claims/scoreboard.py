@@ -113,10 +113,11 @@ def _format_reported(result: ClaimResult) -> str:
     """Return the paper's number; of a paper without public numbers, that there is none."""
     if not result.paper.has_numbers:
         return "no number is public"
-    return _format_number(result.claim.reported, result.claim.unit)
+    return format_number(result.claim.reported, result.claim.unit)
 
 
-def _format_number(value: float | None, unit: Unit) -> str:
+def format_number(value: float | None, unit: Unit) -> str:
+    """Return a number in its unit; a dash for None."""
     if value is None:
         return "–"
     text = {"points": f"{value:+.1f}", "%": f"{value:.1f} %", "times": f"{value:.3g} ×"}[unit]
@@ -128,4 +129,4 @@ def _format_measured(result: ClaimResult) -> str:
         return "–"
     seeds = len(result.values)
     spread = "" if result.spread is None else f" ± {result.spread:.2g}"
-    return f"{_format_number(result.mean, result.claim.unit)}{spread} ({seeds} seed{'s' * (seeds > 1)})"
+    return f"{format_number(result.mean, result.claim.unit)}{spread} ({seeds} seed{'s' * (seeds > 1)})"

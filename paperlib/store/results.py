@@ -22,6 +22,8 @@ METRICS = "metrics.json"
 """The file that a notebook writes last; it says that the notebook is done."""
 SCOREBOARD = "99_claims"
 """The notebook that reads the results of the others."""
+INSERTED = frozenset({"injected-parameters", "what-we-found"})
+"""The tags of cells that change no result: the parameters that papermill writes, and the block on the claims."""
 SCRATCH = "scratch"
 """The folder, in the place of a scale, of results whose settings are not those of a profile."""
 
@@ -157,14 +159,14 @@ def require_scale_fits(scale: Path) -> None:
 
 
 def digest_source(notebook: Path) -> str:
-    """Return the digest of the cells of a notebook, without outputs and without what papermill inserts.
+    """Return the digest of the cells of a notebook, without outputs and without what is inserted into it.
 
     Raises:
         ValueError: it is not a notebook; names the file.
     """
     content = files.read_json(notebook)
     try:
-        kept = [cell for cell in content["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
+        kept = [cell for cell in content["cells"] if INSERTED.isdisjoint(cell["metadata"].get("tags", []))]
         sources = [[cell["cell_type"], "".join(cell["source"])] for cell in kept]
     except (TypeError, KeyError, AttributeError):
         raise ValueError(f"{notebook}: not a Jupyter notebook") from None
