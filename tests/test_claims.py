@@ -300,7 +300,7 @@ def test_the_readme_shows_the_results_that_are_committed_and_their_verdicts():
     root = paths.repository_root()
     text = (root / "README.md").read_text(encoding="utf-8")
     assert readme.update_blocks(text) == text, "bring it up to date: make scoreboard"
-    assert {found[2] for found in readme.BLOCK.finditer(text)} == {"ablation", "scoreboard"}
+    assert {found[2] for found in readme.BLOCK.finditer(text)} == {"ablation", "claims"}
     page = scoreboard.render_page(evaluate_claims("laptop"), "laptop")
     assert (root / "results" / "laptop" / scoreboard.PAGE).read_text(encoding="utf-8") == page
     with pytest.raises(ValueError, match="marks no place"):

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import paperlib
 from paperlib.cli import reproduce
 from paperlib.cli.main import app
 from paperlib.experiments.parameters import load_profile
@@ -98,14 +99,25 @@ def test_every_profile_says_its_promise_its_cost_and_its_command(path):
     assert yaml.safe_load(path.read_text()).get("profile", "quick") == path.parent.name
 
 
-def test_every_command_in_the_readme_exists():
-    text = (ROOT / "README.md").read_text()
-    quoted = re.findall(r"```[^\n]*\n(.*?)```|`([^`\n]+)`", text, re.S)
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if "generated" not in path.parts)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_every_command_and_every_public_name_in_the_documentation_exists(page):
+    quoted = re.findall(r"```[^\n]*\n(.*?)```|`([^`\n]+)`", page.read_text(), re.S)
     code = "\n".join(block or inline for block, inline in quoted)
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"^\s*make ([a-z]+)", code, re.M)) <= targets
     commands = set(typer.main.get_command(app).commands)
     assert set(re.findall(r"^\s*paperlib ([a-z]+)", code, re.M)) <= commands
+    assert set(re.findall(r"\bpl\.([A-Za-z]\w*)", code)) <= set(paperlib.__all__)
+
+
+def test_the_readme_is_short_and_its_links_lead_to_files():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    links = re.findall(r"\]\(([^):#]+)\)", text)
+    assert links and not [link for link in links if not (ROOT / link).exists()]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the README shows of the committed results: Table 1 beside the paper's, and the verdicts on its claims."""
+"""What the README shows of the committed results: Table 1 beside the paper's, and how many of its claims hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paperlib.experiments.settings import Settings
 from paperlib.figures import tables
 from paperlib.store.results import CERTIFICATE, METRICS, require_fit
 
-BLOCK = re.compile(r"(<!-- (ablation|scoreboard): ([a-z]+) -->\n).*?(<!-- end of the \2 -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (ablation|claims): ([a-z]+) -->\n).*?(<!-- end of the \2 -->)", re.DOTALL)
 """Where a README shows the results of a scale; the text between the two lines is generated."""
 NOTEBOOK = "03_components"
 ROWS = {
@@ -72,15 +72,15 @@ def update_blocks(text: str) -> str:
     """
     if not BLOCK.search(text):
         raise ValueError("the README marks no place for results")
-    parts = {"ablation": render_ablation, "scoreboard": scoreboard.render_excerpt}
+    parts = {"ablation": render_ablation, "claims": scoreboard.render_count}
     return BLOCK.sub(lambda found: f"{found[1]}\n{parts[found[2]](found[3])}\n\n{found[4]}", text)
 
 
 def refresh_readme(path: Path) -> None:
     """Bring the results in a README up to date, and with them `claims.md` of the scales whose verdicts it shows."""
     text = path.read_text(encoding="utf-8")
-    for scale in {found[3] for found in BLOCK.finditer(text) if found[2] == "scoreboard"}:
-        # The excerpt links to this page, so both must show the same verdicts.
+    for scale in {found[3] for found in BLOCK.finditer(text) if found[2] == "claims"}:
+        # The sentence links to this page, so both must show the same verdicts.
         scoreboard.write_page(scale)
     files.write_text_atomically(path, update_blocks(text))
 

@@ -1,4 +1,4 @@
-"""The verdicts on the papers' claims as text: in the terminal, as a page, as an excerpt for the README."""
+"""The verdicts on the papers' claims as text: in the terminal, as a page, and counted for the README."""
 
 from __future__ import annotations
 
@@ -70,20 +70,10 @@ def render_page(results: Sequence[ClaimResult], scale: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def render_excerpt(scale: str) -> str:
-    """Return how many claims have which verdict at a scale, the measured ones, and why the others were not run."""
-    results = evaluate_claims(scale)
-    measured, not_run = _split_by_verdict(results)
-    link = f"[results/{scale}/{PAGE}](results/{scale}/{PAGE}) lists all. {STAND_IN}"
-    parts = [f"{count_verdicts(results, scale)} {link}"]
-    if measured:
-        parts.append(_measured_table(measured))
-    if not_run:
-        # A claim that no scale measures has a long reason of its own.
-        reasons = Counter(one.reason if one.claim.measure else "not measured at any scale" for one in not_run)
-        counts = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-        parts.append(f"Not run, with the number of claims: {counts}.")
-    return "\n\n".join(parts)
+def render_count(scale: str) -> str:
+    """Return how many claims have which verdict at a scale, with a link to all of them."""
+    counts = count_verdicts(evaluate_claims(scale), scale)
+    return f"{counts} [results/{scale}/{PAGE}](results/{scale}/{PAGE}) lists all."
 
 
 def write_page(scale: str) -> list[ClaimResult]:
