@@ -1,9 +1,11 @@
 """Compare the time of planning and pruning a full-size detector with Torch-Pruning, in one run.
 
     python benchmarks/surgery.py yolov4
+    python benchmarks/surgery.py --curve
 
 Prints the median seconds of both and their ratio. Both rank |gamma| over all layers and remove the same fraction
 of channels. Torch-Pruning prunes in place, so it gets a copy whose time is not counted; our own copy is counted.
+With `--curve` it times paperlib alone, on residual networks of up to 1,000 convolutions.
 """
 
 from __future__ import annotations
@@ -37,7 +39,11 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--compensate", default="bias", choices=("off", "bias", "exact"))
+    parser.add_argument("--curve", action="store_true", help="time networks of growing depth instead")
     options = parser.parse_args()
+    if options.curve:
+        print_curve(options.ratio, options.compensate)
+        return
     detector = _lively(build_detector(options.detector, COCO_CLASSES)).eval()
     rivals = {
         "paperlib": lambda: _ours(detector, options.ratio, options.compensate),
@@ -53,6 +59,38 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format))
     print(f"ours / theirs: {ours / theirs:.2f}")
+
+
+def print_curve(ratio: float, compensate: str, rounds: int = 5) -> None:
+    """Print the time of planning and cutting for networks of 124 to 1,000 convolutions of 64 channels."""
+    rows = []
+    for count in (124, 250, 500, 1000):
+        network = _lively(_Tower(count)).eval()
+        times = [_ours(network, ratio, compensate) for _ in range(1 + rounds)][1:]
+        middle = statistics.median(times)
+        rows.append({"convolutions": count, "median / s": middle, "ms per convolution": 1000 * middle / count})
+    print(f"$ python {' '.join(sys.argv)}")
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format))
+
+
+class _Tower(nn.Module):
+    """A residual network: every second convolution ends a block."""
+
+    def __init__(self, convolutions: int, width: int = 64) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width))
+        self.out = nn.Conv2d(width, 1, 1)
+        layers = [
+            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)) for _ in range(convolutions)
+        ]
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map images to a map of one channel."""
+        x = self.stem(x)
+        for first, second in zip(self.layers[::2], self.layers[1::2], strict=False):
+            x = x + second(first(x).relu())
+        return self.out(x)
 
 
 def _ours(detector: nn.Module, ratio: float, compensate: str) -> float:

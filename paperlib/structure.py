@@ -310,6 +310,11 @@ def shared_tensors(module: nn.Module) -> dict[int, Any]:
     return {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers(), *left_tensors(module))}
 
 
+def copy_network(module: nn.Module) -> nn.Module:
+    """Copy a network; tensors that its forward methods have left in attributes are shared with the copy."""
+    return copy.deepcopy(module, {id(tensor): tensor.detach() for tensor in left_tensors(module)})
+
+
 def left_tensors(module: nn.Module) -> Iterator[Tensor]:
     """Yield the tensors that forward methods have left in attributes; `copy.deepcopy` refuses those with a gradient."""
     for part in module.modules():

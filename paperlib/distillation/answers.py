@@ -16,6 +16,8 @@ from paperlib.detectors.base import FeatureMap, HeadResponses, Instances, Target
 from paperlib.distillation.adapters import ChannelAdapter, ChannelCut, pair_levels, select_teacher_channels
 from paperlib.distillation.imitation import FeatureLevel
 
+_NEEDED = ("head_outputs", "assign_targets", "compute_losses", "head_responses", "features")
+
 
 class Cut(Protocol):
     """What a pruning kept (see `paperlib.pruning.PruningPlan`)."""
@@ -107,10 +109,16 @@ def ask_both(student: nn.Module, teacher: nn.Module, images: Tensor, targets: Ta
         teacher: a detector in evaluation mode; it may have another precision.
         images: `[B, 3, H, W]` in [0, 1].
         targets: per image `boxes` `[N, 4]` xyxy pixels and `labels` `[N]` in 1..C.
+
+    Raises:
+        ValueError: one of them lacks a method that distillation needs.
     """
     # Both follow the protocol of `paperlib.detectors.base`, which `nn.Module` does not declare.
     learner: Any = student
     expert: Any = teacher
+    for detector in (student, teacher):
+        if missing := [name for name in _NEEDED if not hasattr(detector, name)]:
+            raise ValueError(f"{type(detector).__name__} has no {', '.join(missing)}, which distillation needs")
     outputs = learner.head_outputs(images)
     assignment = learner.assign_targets(outputs, targets)
     losses = learner.compute_losses(outputs, assignment)

@@ -22,7 +22,8 @@ from torch.nn.modules.conv import _ConvNd
 from paperlib.pruning.axes import Axis, BoolArray, IntArray
 from paperlib.pruning.channel_walk import ChannelWalk, Hold, Layer
 from paperlib.pruning.fx_ops import target_name
-from paperlib.pruning.tracing import refuse_parametrised, trace_graph
+from paperlib.pruning.tracing import refuse_parametrised
+from paperlib.pruning.value_tracing import record_network
 
 __all__ = ["BoolArray", "ChannelGraph", "IntArray", "Layer", "Segment", "trace_channels"]
 
@@ -70,19 +71,24 @@ class ChannelGraph:
         ]
 
 
-def trace_channels(module: nn.Module) -> ChannelGraph:
+def trace_channels(module: nn.Module, example_inputs: Any = None) -> ChannelGraph:
     """Trace the channel graph of `module` through the method that its `traced_method` names, or `forward`.
 
     If that does not reach all layers in evaluation mode, as those of auxiliary heads, it is traced in training mode,
     too.
 
+    Args:
+        module: the network.
+        example_inputs: a tensor, or a tuple of arguments. Needed only by a network that takes no square image and
+            whose code asks for the sizes of tensors in a way that torch.fx cannot follow.
+
     Raises:
         ValueError: the network cannot be traced, or a weight is computed from others (`weight_norm`, for instance).
     """
     refuse_parametrised(module)
-    nodes = tuple(trace_graph(module).nodes)
+    nodes = tuple(record_network(module, example_inputs=example_inputs).nodes)
     if _missed_layers(module, nodes):
-        nodes += _training_nodes(module)
+        nodes += _training_nodes(module, example_inputs)
     walk = ChannelWalk(module, nodes)
     walk.visit_all()
     return _build_graph(walk)
@@ -113,10 +119,10 @@ def _missed_layers(module: nn.Module, nodes: tuple[fx.Node, ...]) -> list[str]:
     return [name for name, each in missed.items() if isinstance(each, _ConvNd | nn.Linear | _BatchNorm)]
 
 
-def _training_nodes(module: nn.Module) -> tuple[fx.Node, ...]:
+def _training_nodes(module: nn.Module, example_inputs: Any) -> tuple[fx.Node, ...]:
     """Trace what the network computes in training mode; nothing if that cannot be traced."""
     try:
-        return tuple(trace_graph(module, training=True).nodes)
+        return tuple(record_network(module, training=True, example_inputs=example_inputs).nodes)
     except ValueError:
         return ()
 

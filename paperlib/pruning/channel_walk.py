@@ -54,7 +54,8 @@ class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
         values = [self._argument(value) for value in node.args[:2]]
         axes = [value for value in values if isinstance(value, Axis)]
         if not axes and len(values) == 2:
-            return combine_sizes(target_name(node).lstrip("i"), *values)
+            found = combine_sizes(target_name(node).lstrip("i"), *values)
+            return self.visit_unknown(node) if found is None else found
         if not axes or len(values) < 2 or not all(isinstance(value, Axis | int | float) for value in values):
             return self.visit_unknown(node)
         widest = max(axes, key=lambda axis: len(axis.numbers))

@@ -126,14 +126,16 @@ class Planner:
         self.blocks = least_important_blocks(detector, layers)
         # The network that channels are removed from: `detector` without the removed blocks.
         base = without_blocks(detector, make_bypasses(detector, self.blocks, shifted=False))
-        full_graph = _without_layers(trace_channels(detector), ignore)
-        self.graph = _without_layers(trace_channels(base), ignore) if self.blocks else full_graph
+        full_graph = _without_layers(trace_channels(detector, example_inputs), ignore)
+        self.graph = _without_layers(trace_channels(base, example_inputs), ignore) if self.blocks else full_graph
         if not self.graph.prunable:
             raise ValueError(explain_unprunable(base, self.graph))
         scores = score_channels(importance, detector, full_graph.prunable | self.graph.prunable, calibration)
         counted, self.scores = merge_partners(detector, self.graph, scores)
         segments = name_by_original(detector, counted.segments)
-        originals = name_by_original(original, trace_channels(original).segments) if original is not None else segments
+        originals = segments
+        if original is not None:
+            originals = name_by_original(original, trace_channels(original, example_inputs).segments)
         minimum = minimum_counts(segments, originals, min_keep_ratio)
         self.ranking = Ranking(counted, self.scores, minimum, round_to)
         self.unknown_costs: ValueError | None = None

@@ -14,12 +14,14 @@ from paperlib.pruning.fx_ops import classify_module
 from paperlib.pruning.layers import make_bypasses, removable_blocks, without_blocks
 from paperlib.pruning.plan import PruningPlan, removed_channels
 from paperlib.pruning.tracing import unwrap
-from paperlib.structure import left_tensors, select_channels, shallow_copy
+from paperlib.structure import copy_network, left_tensors, select_channels, shallow_copy
 
 COMPENSATIONS = ("off", "bias", "exact")
 
 
-def apply_plan(detector: nn.Module, plan: PruningPlan, *, compensate: str = "bias") -> nn.Module:
+def apply_plan(
+    detector: nn.Module, plan: PruningPlan, *, compensate: str = "bias", example_inputs: Any = None
+) -> nn.Module:
     """Return a new network without what `plan` removes (Section 3.1, Fig. 2); `detector` is untouched.
 
     Args:
@@ -36,6 +38,7 @@ def apply_plan(detector: nn.Module, plan: PruningPlan, *, compensate: str = "bia
             borders included; costs at most one channel per consumer (V channels if called with V sets of constants),
             so that the count may no longer be a multiple of `round_to`.
             In both cases a removed block leaves a shift of one value per channel behind, and that is exact.
+        example_inputs: those of `plan_pruning`, if it needed some to trace the network (see `trace_channels`).
 
     Returns:
         A network of the same class; training mode and requires_grad are kept.
@@ -48,7 +51,7 @@ def apply_plan(detector: nn.Module, plan: PruningPlan, *, compensate: str = "bia
         raise ValueError(f"compensate {compensate!r} is not known; choose one of: {', '.join(COMPENSATIONS)}")
     detector = unwrap(detector)
     base = without_blocks(detector, make_bypasses(detector, plan.blocks, shifted=compensate != "off"))
-    graph = trace_channels(base)
+    graph = trace_channels(base, example_inputs)
     removed = removed_channels(graph, plan)
     if compensate == "off":
         return _remove_channels(base, graph, removed)
@@ -73,7 +76,9 @@ def find_carriers(detector: nn.Module, plan: PruningPlan) -> PruningPlan:
 
 
 @torch.no_grad()
-def mask_plan(detector: nn.Module, plan: PruningPlan, *, keep_beta: bool = False) -> nn.Module:
+def mask_plan(
+    detector: nn.Module, plan: PruningPlan, *, keep_beta: bool = False, example_inputs: Any = None
+) -> nn.Module:
     """Copy `detector` at full size and set gamma (and beta, unless `keep_beta`) of what `plan` removes to 0.
 
     A removed block is masked in the batch norm that ends its branch. The reference for surgery: in evaluation mode
@@ -83,10 +88,11 @@ def mask_plan(detector: nn.Module, plan: PruningPlan, *, keep_beta: bool = False
         ValueError: the plan does not fit the network.
     """
     detector = unwrap(detector)
-    graph = trace_channels(without_blocks(detector, make_bypasses(detector, plan.blocks, shifted=False)))
+    base = without_blocks(detector, make_bypasses(detector, plan.blocks, shifted=False))
+    graph = trace_channels(base, example_inputs)
     removed = removed_channels(graph, plan)
     blocks = removable_blocks(detector) if plan.blocks else {}
-    masked = copy.deepcopy(detector, {id(tensor): tensor.detach() for tensor in left_tensors(detector)})
+    masked = copy_network(detector)
     masks = {norm: torch.from_numpy(removed[graph.layers[name].outputs]) for name, norm in graph.prunable.items()}
     masks |= {norm: torch.ones((), dtype=torch.bool) for name in plan.blocks for norm in blocks[name].norms}
     for norm, mask in masks.items():

@@ -58,10 +58,10 @@ def trace_graph(module: nn.Module, *, training: bool = False) -> fx.Graph:
     Raises:
         ValueError: torch.fx cannot follow the network; the module in which it stopped is named.
     """
-    leaves = {id(layer) for layer in module.modules() if layer is not module and _is_leaf(layer)}
+    leaves = {id(layer) for layer in leaf_modules(module)}
     tracer = Tracer(leaves)
     traced = _tracing_copy(module, leaves, training)
-    method = _prepare_method(traced, getattr(module, "traced_method", "forward"))
+    method = prepare_method(traced, getattr(module, "traced_method", "forward"))
     tracer.traced_func_name = method
     try:
         with warnings.catch_warnings():
@@ -69,6 +69,11 @@ def trace_graph(module: nn.Module, *, training: bool = False) -> fx.Graph:
             return tracer.trace(traced)
     except Exception as error:
         raise ValueError(_describe_failure(module, tracer, error)) from error
+
+
+def leaf_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the parts of a network that are recorded as one node."""
+    return (layer for layer in module.modules() if layer is not module and _is_leaf(layer))
 
 
 def refuse_parametrised(module: nn.Module) -> None:
@@ -164,7 +169,8 @@ def computes_like_its_class(layer: nn.Module) -> bool:
     """
     counts = [getattr(layer, name, 0) for name in ("in_channels", "in_features", "out_channels", "out_features")]
     inputs, outputs = max(counts[:2]), max(counts[2:])
-    if getattr(layer, "groups", 1) != 1 or min(inputs, outputs) < 2:
+    groups = getattr(layer, "groups", 1)
+    if groups != 1 and not groups == inputs == outputs or min(inputs, outputs) < 2:
         return False
     kept_in, kept_out = torch.arange(0, inputs, 2), torch.arange(0, outputs, 2)
     try:
@@ -210,17 +216,21 @@ def _tracing_copy(module: nn.Module, leaves: Container[int], training: bool) -> 
     return memo[id(module)]
 
 
-def _prepare_method(traced: nn.Module, method: str) -> str:
-    """Return the name of a method of `traced` that takes only the arguments of `method` without a default."""
+def prepare_method(traced: nn.Module, method: str, count: int = 0) -> str:
+    """Return the name of a method of `traced` that takes only the arguments of `method` without a default.
+
+    It takes the first `count` arguments if these are more.
+    """
     if wiring := find_wiring(traced):
         traced.__class__ = type(type(traced).__name__, (type(traced),), {"_traced_call": wiring})
         return "_traced_call"
     parameters = list(inspect.signature(getattr(traced, method)).parameters.values())
-    needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    if len(needed) == len(parameters) or any(p.kind is p.VAR_POSITIONAL for p in needed) or len(needed) not in _CALLS:
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = max(count, sum(p.default is p.empty and p.kind not in optional for p in parameters))
+    if needed == len(parameters) or needed not in _CALLS or not needed:
         return method
     kind = type(traced)
-    members = {"_traced_original": getattr(kind, method), "_traced_call": _CALLS[len(needed)]}
+    members = {"_traced_original": getattr(kind, method), "_traced_call": _CALLS[needed]}
     traced.__class__ = type(kind.__name__, (kind,), members)
     return "_traced_call"
 
@@ -230,6 +240,6 @@ def _describe_failure(module: nn.Module, tracer: Tracer, error: Exception) -> st
     place = f"{name} ({type(module.get_submodule(name)).__name__})" if name else type(module).__name__
     fault = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return (
-        f"cannot trace {place}: {fault}; name a method that torch.fx can follow in `traced_method` of "
-        f"{type(module).__name__}"
+        f"cannot trace {place}: {fault}; give example_inputs, or name a method that torch.fx can "
+        f"follow in `traced_method` of {type(module).__name__}"
     )

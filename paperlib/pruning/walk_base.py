@@ -8,7 +8,7 @@ import numpy as np
 from torch import fx, nn
 from torch.fx.node import map_arg
 
-from paperlib.pruning.axes import Axis, BoolArray, IntArray
+from paperlib.pruning.axes import Axis, BoolArray, IntArray, Size
 from paperlib.pruning.fx_ops import GraphWalk, describe_target
 
 
@@ -85,8 +85,11 @@ class WalkBase(GraphWalk):
         self.moves: dict[fx.Node, IntArray | tuple[IntArray, ...]] = {}
 
     def visit_unknown(self, node: fx.Node) -> None:
-        """Hold the channels that reach an operation whose effect is not known."""
-        self._hold(node, f"{describe_target(node, self.modules)} at {node.name}")
+        """Hold the channels that reach an operation whose effect is not known, or whose number does."""
+        reason = f"{describe_target(node, self.modules)} at {node.name}"
+        self._hold(node, reason)
+        counted = [value.numbers for value in self.input_values(node) if isinstance(value, Size)]
+        self.holds += [Hold(numbers, reason) for numbers in counted if numbers is not None]
 
     def visit_output(self, node: fx.Node) -> None:
         """Hold the channels that the network returns."""

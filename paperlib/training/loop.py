@@ -14,7 +14,8 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from paperlib.pairs import find_partners
 from paperlib.progress.report import is_due, report_epoch, report_part, track_items
 from paperlib.seeding import derive_seed, seeded_rng
 from paperlib.store.code_digest import code_digest
-from paperlib.structure import module_digest, tensors_digest
+from paperlib.structure import copy_network, module_digest, tensors_digest
 from paperlib.training.batches import count_batches, draw_batches
 from paperlib.training.batchnorm import gamma_statistics, recalibrate_batch_norm_
 from paperlib.training.objective import LossModule, Objective, Regulariser, own_loss, split_state, trained_parameters
@@ -59,14 +60,17 @@ class History:
     Attributes:
         epochs: one row per epoch: losses, learning rate, gamma statistics, and metrics where it was validated.
         folder: holds `history.jsonl`, `last.safetensors` and, with a validation set, `best.safetensors`.
+        network: the one that was trained, with the weights of the last epoch.
     """
 
     epochs: pd.DataFrame
     folder: Path
+    network: nn.Module = field(repr=False, compare=False)
 
     def best(self) -> nn.Module:
         """Load the network of the epoch with the best validation: the highest mAP50, or top-1 accuracy of scenes."""
-        return load_network(self.folder / BEST)
+        own = not hasattr(self.network, "build_arguments")
+        return load_network(self.folder / BEST, build=partial(copy_network, self.network) if own else None)
 
 
 def fit(
@@ -291,7 +295,7 @@ class _Training:
         self.detector.eval()
         save_network(self._convert_for_saving(self.detector), self.folder / LAST)
         self.accelerator.free_memory()
-        return History(pd.DataFrame(self.rows), self.folder)
+        return History(pd.DataFrame(self.rows), self.folder, self.detector)
 
     def _compute_identity(self) -> str:
         """Return a digest of all that decides the final weights, so that two trainings are never confused."""
