@@ -27,6 +27,7 @@ from paperlib.detectors import (
 )  # fmt: skip
 from paperlib.detectors.files import load_detector
 from paperlib.progress.display import show_progress
+from paperlib.progress.processes import keep_memory
 from paperlib.progress.report import begin_step, expect_work, plan_work
 from paperlib.store.store import Store
 from paperlib.workbench.algorithm_1 import make_workbench, most_epochs, run_algorithm_1, train_controls
@@ -54,6 +55,7 @@ def run_compression(request: CompressRequest) -> int:
         ValueError, FileNotFoundError: a fault of data, weights or options, before any training.
     """
     began = time.perf_counter()
+    keep_memory()
     if request.threads:
         torch.set_num_threads(request.threads)
     try:

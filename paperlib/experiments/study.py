@@ -33,7 +33,7 @@ from paperlib.experiments.folding import fold_traceback
 from paperlib.experiments.parameters import load_profile, profile_path, validate_settings
 from paperlib.experiments.settings import Settings
 from paperlib.figures import tables
-from paperlib.progress.processes import run_jobs
+from paperlib.progress.processes import keep_memory, run_jobs
 from paperlib.progress.report import expect_work, plan_work
 from paperlib.store.code_digest import notebook_code
 from paperlib.store.provenance import make_certificate
@@ -129,7 +129,8 @@ class Study:
         return f"{reason}: the results go to {place}, which no claim reads."
 
     def prepare_run(self) -> None:
-        """Set the number of threads, and fail early if data or weights are missing (see `begin`)."""
+        """Set threads and memory of the process, and fail early if data or weights are missing (see `begin`)."""
+        keep_memory()
         torch.set_num_threads(self.settings.threads)
         for case in self.cases.values():
             case.require_inputs()
