@@ -137,7 +137,7 @@ def test_a_detection_below_the_confidence_is_not_drawn():
 def test_the_share_near_zero_that_a_panel_states_is_of_all_channels_below_the_limit():
     values = torch.tensor([0.0, 0.0099, 0.01, 0.5])
     figure = figures.plot_gamma_panels({"λ = 0": values, "λ = 1": torch.zeros(3)})
-    assert [axis.get_title("right") for axis in figure.axes] == ["50.0 % below 0.01", "100.0 % below 0.01"]
+    assert [axis.texts[0].get_text() for axis in figure.axes] == ["50.0 % below 0.01", "100.0 % below 0.01"]
 
 
 def test_photographs_within_an_svg_are_jpeg_and_drawings_stay_exact(tmp_path):

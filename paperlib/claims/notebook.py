@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from functools import cached_property
 from math import isfinite
@@ -37,6 +38,8 @@ PANELS = {
     "%": "share / %",
 }
 """Label of the axis of each unit."""
+LABEL_LENGTH = 88
+"""Characters of a claim that fit beside the axis."""
 
 
 class Review(Study):
@@ -118,12 +121,18 @@ def _plot_panel(axis: Axes, unit: str, rows: Sequence[ClaimResult]) -> None:
         # An infinite bound ends at the edge of the panel.
         axis.fill_betweenx([height - 0.4, height + 0.4], max(left, low), min(right, high), linewidth=0, **CRITERION)
     axis.set_xlim(left, right)
-    axis.set_yticks(range(len(rows)), [row.claim.id for row in rows])
+    axis.set_yticks(range(len(rows)), [_name_claim(row) for row in rows], fontsize=6.5)
     # Reversed, so that the first claim is at the top.
     axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axis.grid(visible=False, axis="y")
     if rows and unit == "points":
         axis.axvline(0, color=GREY, linewidth=1)
+
+
+def _name_claim(result: ClaimResult) -> str:
+    """Return the section and the beginning of a claim, by which the tables list it, too."""
+    section = f"{result.paper.short} {result.claim.section}".strip()
+    return textwrap.shorten(f"{section}: {result.claim.claim}", LABEL_LENGTH, placeholder=" …")
 
 
 def _add_legend(figure: Figure) -> None:

@@ -12,10 +12,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from paperlib.evaluation.metrics import Metrics
-from paperlib.figures.style import COLOURS, DASHES, GREY, MAP_LABEL, make_axes, marker_style, name_rows, offset_marks
+from paperlib.figures.style import (
+    COLOURS,
+    DASHES,
+    GREY,
+    LABELS,
+    MAP_LABEL,
+    make_axes,
+    marker_style,
+    name_rows,
+    offset_marks,
+    plot_rows,
+)
 from paperlib.figures.tables import average_by
 
-LABELS = {"map50": MAP_LABEL, "top1": "top-1 accuracy / %"}
 NEAR = 20.0
 """Largest change of mAP in points that is drawn to scale; a larger one would squeeze all others."""
 
@@ -152,7 +162,8 @@ def plot_speed_bars(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
         speedup = table[table["runtime"] == runtime].set_index("model")["speedup"].loc[list(labels)]
         rows = np.arange(len(labels)) + height * (number - (len(runtimes) - 1) / 2)
         drawn = axis.barh(rows, speedup, height=0.9 * height, color=COLOURS[number], alpha=0.75, label=runtime)
-        axis.bar_label(drawn, fmt="%.1f", padding=3, fontsize=7.5)
+        # A number has a background of its own, so that no line runs through it.
+        axis.bar_label(drawn, fmt="%.1f", padding=3, fontsize=7.5, bbox={"color": "white", "pad": 0.6}, zorder=4)
     cheaper = 1 / (1 - table.groupby("model")["macs_saved"].first().loc[list(labels)])
     dashed = {"color": GREY, "linewidth": 1.5, "linestyle": "--"}
     for row, value in enumerate(cheaper):
@@ -167,18 +178,16 @@ def plot_speed_bars(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
 
 
 def _plot_changes(axis: Axes, changes: pd.DataFrame, reported: Mapping[str, float]) -> None:
-    """Plot differences from the first column in points: one row per column, a dot for each seed, the paper's beside."""
+    """Plot differences from the first column in points: one row per column, with its seeds; the paper's beside."""
     near = changes.loc[:, changes.mean().abs() < NEAR]
     seen = [-1.0, 1.0, *reported.values(), *near.to_numpy().ravel()]
     low, high = min(seen) - 0.7, max(seen) + 0.7
+    # The first row is the reference, so it has no change.
+    drawn = {name: changes[name].tolist() if row and name in near else [] for row, name in enumerate(changes)}
+    plot_rows(axis, drawn, 0, "mean and standard deviation; small dots: seeds")
     for row, name in enumerate(changes):
-        mean = changes[name].mean()
         if name not in near:
-            _write_note(axis, low, row, f"← {mean:+.1f}".replace("-", "−"))
-        elif row:
-            heights = row + offset_marks(len(changes), 0.2)
-            axis.plot(changes[name], heights, "o", color=COLOURS[0], markersize=4.5, label="a seed")
-            axis.plot(mean, row, "|", color=COLOURS[1], markersize=15, markeredgewidth=2, label="mean")
+            _write_note(axis, low, row, f"← {changes[name].mean():+.1f}".replace("-", "−"))
         if name in reported:
             look = {"color": GREY, "markerfacecolor": "white", "markersize": 5.5, "label": "the paper's"}
             axis.plot(reported[name], row, "D", **look)

@@ -100,8 +100,10 @@ def plot_latency(times: pd.DataFrame) -> Figure:
         rows = np.arange(len(runtimes)) + offset
         axis.barh(rows, median, height=0.32, color=colour, label=model)
         axis.errorbar(median, rows, xerr=shown["iqr_ms"] / 2, fmt="none", ecolor=GREY, elinewidth=1.2)
-        for row, value in zip(rows, median, strict=True):
-            axis.annotate(f"{value:.3g}", (value, row), (8, 0), textcoords="offset points", va="center", fontsize=8)
+        # The number stands beyond the line of the spread, which would run through it.
+        for row, value, reach in zip(rows, median, shown["iqr_ms"] / 2, strict=True):
+            place = (value + reach, row)
+            axis.annotate(f"{value:.3g}", place, (5, 0), textcoords="offset points", va="center", fontsize=8)
     name_rows(axis, runtimes)
     axis.margins(x=0.12)
     axis.set(xlabel="median time of one image / ms", title="Latency")

@@ -48,7 +48,8 @@ def build_explorer(plans: Sequence[PruningPlan], accuracy: Mapping[float, float]
 
     Args:
         plans: result of `scan_ratios`.
-        accuracy: mAP by ratio of the models that were trained, both as fractions; dots in the drawing.
+        accuracy: by ratio of the models that were fine-tuned, the fraction of the unpruned model's mAP that they have;
+            dots in the drawing.
         start: first position of the slider, in percent.
     """
     import ipywidgets  # noqa: PLC0415  # here, so that figures can be drawn without Jupyter

@@ -12,7 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor, nn
 
-from paperlib.figures.style import COLOURS, GREY, MAP_LABEL, MARKERS, line_style, make_axes
+from paperlib.figures.style import (
+    COLOURS,
+    GREY,
+    MAP_LABEL,
+    MARKERS,
+    STATES,
+    line_style,
+    make_axes,
+    plot_rows,
+    plot_seeds,
+)
 from paperlib.figures.tables import average_by
 from paperlib.pruning import SensitivityScan
 
@@ -30,11 +40,9 @@ def plot_ratio_curves(table: pd.DataFrame, unpruned: pd.Series, baseline: float)
         baseline: `map50` of the model that was trained without Eq. 4.
     """
     figure, (left, right) = make_axes(1, 2.7, columns=2)
-    for number, (state, rows) in enumerate(table.groupby("state", sort=False)):
-        points = pd.DataFrame(100 * rows.groupby("ratio")["map50"].agg(["mean", "min", "max"]))
-        percent = 100 * points.index
-        left.plot(percent, points["mean"], marker=MARKERS[number], markersize=4, label=str(state), clip_on=False)
-        left.fill_between(percent, points["min"], points["max"], alpha=0.2)
+    percent = table.assign(ratio=100 * table["ratio"])
+    for state, number in STATES.items():
+        plot_seeds(left, pd.DataFrame(percent[percent["state"] == state]), "ratio", "map50", number, state)
     before = unpruned.astype(float).to_dict()
     left.axhline(100 * before["map50"], color=GREY, linestyle="--", linewidth=1, label="unpruned")
     left.axhline(100 * baseline, color=GREY, linestyle=":", linewidth=1.4, label="trained without Eq. 4")
@@ -73,21 +81,19 @@ def plot_criteria(runs: pd.DataFrame, models: Sequence[str], references: Sequenc
     """
     figure, [axis] = make_axes(0.8, 0.36 * len(models) + 1.2)
     accuracy = {name: (100 * rows["map50"]).tolist() for name, rows in runs.groupby("model")}
+    states = {"pruned": {name: accuracy[f"{name} pruned"] for name in models}}
+    states["fine-tuned"] = {name: accuracy[name] for name in models}
     for row, name in enumerate(models):
-        states = {"pruned": (row - 0.16, accuracy[f"{name} pruned"]), "fine-tuned": (row + 0.16, accuracy[name])}
-        means = [fmean(values) for _, values in states.values()]
-        axis.plot(means, [height for height, _ in states.values()], color=GREY, linestyle="-", linewidth=1)
-        for number, (state, (height, values)) in enumerate(states.items()):
-            look = {"color": COLOURS[1 - number], "linestyle": "none", "clip_on": False}
-            axis.plot(means[number], height, marker="|", markersize=9, markeredgewidth=2, **look)
-            # Only the first row enters the legend.
-            label = None if row else state
-            axis.plot(values, [height] * len(values), marker=MARKERS[number], markersize=4.5, label=label, **look)
+        ends = [fmean(values[name]) for values in states.values()]
+        axis.plot(ends, [row - 0.16, row + 0.16], color=GREY, linestyle="-", linewidth=1)
+    for (state, values), shift in zip(states.items(), (-0.16, 0.16), strict=True):
+        plot_rows(axis, values, STATES[state], state, shift)
     for number, name in enumerate(references, 2):
         axis.axvline(fmean(accuracy[name]), linewidth=1, label=name, **line_style(number))
     size = average_by(runs, "model", ["mb"])["mb"]
     axis.set_yticks(range(len(models)), [f"{name}  ({size[name]:.2f} MB)" for name in models])
-    axis.set(xlabel=f"{MAP_LABEL}   (bar: mean, dot: one seed)", xlim=(0, 100), ylim=(len(models) - 0.5, -0.5))
+    label = f"{MAP_LABEL}   (bars: standard deviation, dots: seeds)"
+    axis.set(xlabel=label, xlim=(0, 100), ylim=(len(models) - 0.5, -0.5))
     axis.grid(visible=False, axis="y")
     axis.legend(ncols=4, loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, columnspacing=1.2, handlelength=1.5)
     return figure
@@ -139,7 +145,9 @@ def plot_channels_left(channels: pd.DataFrame) -> Figure:
     """
     original, *others = channels.columns[1:]
     named = len(channels) <= MAX_NAMED_LAYERS
-    figure, [axis] = make_axes(1, 2.9 if named else 2.5)
+    names = [name.removesuffix(".conv") for name in channels["layer"]]
+    # Long names, which stand below the axes, need height of their own.
+    figure, [axis] = make_axes(1, 2.2 + 0.055 * max(map(len, names)) if named else 2.5)
     positions = np.arange(len(channels))
     axis.bar(positions, channels[original], width=0.86 if named else 1.0, color="#dddddd", label=original)
     for number, name in enumerate(others):
@@ -148,7 +156,7 @@ def plot_channels_left(channels: pd.DataFrame) -> Figure:
         axis.step(edges, heights, where="pre", label=name, **line_style(number))
     axis.set(ylabel="channels", xlabel="convolution, from input to output", xlim=(-0.7, len(channels) - 0.3))
     if named:
-        axis.set_xticks(positions, [name.removesuffix(".conv") for name in channels["layer"]], rotation=60, ha="right")
+        axis.set_xticks(positions, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7.5)
     figure.legend(loc="outside upper left", ncols=len(others) + 1)
     axis.grid(visible=False, axis="x")
     return figure

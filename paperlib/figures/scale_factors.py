@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -18,16 +19,17 @@ def plot_gamma_histogram(gammas: Mapping[str, Tensor]) -> Figure:
     Args:
         gammas: by title, |gamma| of all prunable channels, `[C]`.
     """
-    # A few extreme channels would squeeze all others into the first bins.
+    # A few extreme channels would squeeze all others into the first bins. They are left out, and counted in the label.
     top = max(float(values.quantile(0.995)) for values in gammas.values())
     figure, [axis] = make_axes(0.62, 2.6)
-    bins = np.linspace(0, top, 60).tolist()
     for number, (name, values) in enumerate(gammas.items()):
-        shown = values.clamp(max=top).numpy()
-        axis.hist(shown, bins=bins, histtype="stepfilled", alpha=0.25, color=COLOURS[number])
-        axis.hist(shown, bins=bins, histtype="step", **line_style(number), label=name)
+        beyond = int((values > top).sum())
+        label = f"{name} ({beyond} beyond)" if beyond else name
+        look = {"bins": 60, "binrange": (0, top), "element": "step", "alpha": 0.25}
+        sns.histplot(x=values.numpy(), ax=axis, label=label, legend=False, **look, **line_style(number))
     title = "Scale factors of all prunable channels"
-    axis.set(xlabel=r"$|\gamma|$", ylabel="channels", title=title, xlim=(0, top))
+    # The axis starts left of 0, so that the first bin, the channels near zero, is seen whole.
+    axis.set(xlabel=r"$|\gamma|$", ylabel="channels", title=title, xlim=(-0.02 * top, top))
     axis.legend()
     return figure
 
@@ -41,7 +43,7 @@ def plot_gamma_panels(gammas: Mapping[str, Tensor], near_zero: float = 0.01) -> 
     """
     columns = 2 if len(gammas) == 4 else min(3, len(gammas))
     rows = -(-len(gammas) // columns)
-    figure, axes = make_axes(1, 0.7 + 1.4 * rows, rows, columns, sharex=True, sharey=True)
+    figure, axes = make_axes(1, 0.7 + 1.55 * rows, rows, columns, sharex=True, sharey=True)
     top = max(float(values.max()) for values in gammas.values())
     bins = near_zero * np.arange(np.floor(top / near_zero) + 2)
     for axis, (name, values) in zip(axes, gammas.items(), strict=False):
@@ -49,9 +51,11 @@ def plot_gamma_panels(gammas: Mapping[str, Tensor], near_zero: float = 0.01) -> 
         axis.stairs(counts, bins, fill=True, color=COLOURS[0])
         axis.stairs(counts[:1], bins[:2], fill=True, color=COLOURS[1])
         note = f"{100 * (values < near_zero).float().mean():.1f} % below {near_zero:g}"
-        axis.set_title(note, loc="right", color=COLOURS[1], fontsize=9, fontweight="normal")
-        # The axis starts below 1, so that a bin with a single channel is visible.
-        axis.set(title=name, yscale="log", xlim=(0, bins[-1]), ylim=(0.7, None))
+        # A line of its own: beside the title there is no room in a narrow panel.
+        axis.set_title(name, pad=16)
+        axis.annotate(note, (0, 1), (0, 4), "axes fraction", "offset points", color=COLOURS[1], fontsize=8.5)
+        # The axes start left of 0 and below 1, so that the first bin, and a bin with a single channel, are seen whole.
+        axis.set(yscale="log", xlim=(-0.02 * bins[-1], bins[-1]), ylim=(0.7, None))
         axis.yaxis.set_major_formatter("{x:g}")
     for axis in axes[len(gammas) :]:
         axis.set_axis_off()

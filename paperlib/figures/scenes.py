@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import seaborn as sns
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paperlib.data import SceneDataset
@@ -16,8 +16,6 @@ from paperlib.figures.style import PAGE_WIDTH, make_axes
 
 EXAMPLE_SIDE = 96
 """Side of an example in pixels."""
-DARK_CELL = 0.5
-"""Share from which a cell is so dark that its number is written in white."""
 GAP = 3
 """Pixels between two examples."""
 
@@ -37,27 +35,17 @@ def plot_confusion_matrix(confusion: Sequence[Sequence[int]], classes: Sequence[
     many = len(classes) > 20
     width = 1 if many else 0.75
     figure, (axis,) = make_axes(width, 0.95 * width * PAGE_WIDTH)
-    drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    _write_shares(axis, shares, least=0.05 if many else 0.01, size=4 if many else 6.5)
-    size = 5.5 if many else 7.5
-    axis.set_xticks(range(len(classes)), classes, rotation=90, fontsize=size)
-    axis.set_yticks(range(len(classes)), classes, fontsize=size)
-    axis.set_xlabel("predicted class")
-    axis.set_ylabel("true class")
-    axis.tick_params(length=0)
+    percent = 100 * shares
+    written = np.where(shares >= (0.05 if many else 0.01), np.char.mod("%.0f", percent), "")
+    sns.heatmap(
+        percent, ax=axis, cmap="Blues", vmin=0, vmax=100, square=True, annot=written, fmt="",
+        annot_kws={"fontsize": 4 if many else 6.5}, xticklabels=classes, yticklabels=classes,
+        cbar_kws={"label": "share of the true class / %", "shrink": 0.5, "aspect": 30, "pad": 0.01},
+    )  # fmt: skip
+    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.tick_params(length=0, labelsize=5.5 if many else 7.5)
     axis.grid(visible=False)
-    axis.spines[:].set_visible(False)
-    bar = figure.colorbar(drawn, shrink=0.5, aspect=30, pad=0.01, format=lambda share, _: f"{100 * share:.0f}")
-    bar.set_label("share of the true class / %")
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]  (declared as a spine or a collection of these)
     return figure
-
-
-def _write_shares(axis: Axes, shares: np.ndarray, least: float, size: float) -> None:
-    for row, column in np.argwhere(shares >= least):
-        share = shares[row, column]
-        colour = "white" if share > DARK_CELL else "black"
-        axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=size, color=colour)
 
 
 def draw_scene_sheet(dataset: SceneDataset, per_class: int = 6) -> Figure:

@@ -14,13 +14,12 @@ import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
-
-from paperlib.figures.tables import average_by
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which readers with any colour vision can tell apart."""
@@ -29,11 +28,15 @@ DASHES = (
 )  # fmt: skip
 """Dash patterns, which tell lines apart in grey print, too."""
 MARKERS = "os^DvPX*"
+STATES = {"pruned": 1, "fine-tuned": 0}
+"""Number of the colour and mark of a pruned network before and after fine-tuning, the same in every figure."""
 GREY = "#555555"
 """Colour of references that other values are compared with."""
 PAGE_WIDTH = 7.2
 """Width of a page in inches."""
 MAP_LABEL = "mAP at IoU 0.5 / %"
+LABELS = {"map50": MAP_LABEL, "top1": "top-1 accuracy / %"}
+"""Label of the axis of each score."""
 STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 200,
@@ -115,10 +118,37 @@ def offset_marks(count: int, reach: float) -> NDArray[np.float64]:
 
 
 def plot_seeds(axis: Axes, runs: pd.DataFrame, x: str, y: str, number: int, label: str) -> None:
-    """Plot a line through the means of column `y` (a fraction, shown in percent), and a small dot for each seed."""
-    mean = average_by(runs, x, [y], sort=True)[y]
-    axis.plot(mean.index, 100 * mean, linestyle=DASHES[number], label=label, clip_on=False, **marker_style(number))
-    axis.plot(runs[x], 100 * runs[y], linestyle="none", alpha=0.5, clip_on=False, **marker_style(number, 3))
+    """Plot a line through the means of column `y` (a fraction, shown in percent), and what the seeds scatter.
+
+    Bars span one standard deviation on either side of a mean, and each seed is a small dot; one seed has neither.
+    """
+    percent = pd.DataFrame({x: runs[x], y: 100 * runs[y]})
+    look = {"linestyle": DASHES[number], "clip_on": False, **marker_style(number)}
+    sns.lineplot(percent, x=x, y=y, ax=axis, label=label, errorbar="sd", err_style="bars", legend=False, **look)
+    if runs[x].duplicated().any():
+        axis.plot(percent[x], percent[y], linestyle="none", alpha=0.5, clip_on=False, **marker_style(number, 3))
+
+
+def plot_rows(axis: Axes, values: Mapping[str, Sequence[float]], number: int, label: str, shift: float = 0.0) -> None:
+    """Plot a row for each name: the mean of its values, one standard deviation as a bar, and a dot for each value.
+
+    Args:
+        axis: its rows are the names, from 0 on.
+        values: by row, one value for each seed.
+        number: of the colour and mark.
+        label: in the legend.
+        shift: distance from the middle of the row, so that several calls fit beside each other.
+    """
+    colour, marker, size = (marker_style(number)[part] for part in ("color", "marker", "markersize"))
+    points = [(row + shift, value) for row, name in enumerate(values) for value in values[name]]
+    frame = pd.DataFrame(points, columns=["row", "value"])
+    look = {"color": colour, "orient": "y", "native_scale": True, "ax": axis, "clip_on": False}
+    sns.pointplot(
+        frame, x="value", y="row", errorbar="sd", linestyle="none", marker=marker, markersize=size, label=label,
+        legend=False, err_kws={"linewidth": 1.2}, **look,
+    )  # fmt: skip
+    if len(frame) > len(values):
+        sns.stripplot(frame, x="value", y="row", jitter=False, size=3, alpha=0.5, legend=False, zorder=3, **look)
 
 
 def write_figure(figure: Figure, path: Path) -> None:

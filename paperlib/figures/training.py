@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean
 
 import pandas as pd
+import seaborn as sns
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from paperlib.distillation.losses import bounded_regression_loss
-from paperlib.figures.style import COLOURS, GREY, MAP_LABEL, MARKERS, make_axes, plot_seeds
+from paperlib.figures.style import COLOURS, GREY, LABELS, MAP_LABEL, MARKERS, line_style, make_axes
 from paperlib.figures.tables import average_by
 
+LEAST_SPAN = 10.0
+"""Points of mAP that an axis of accuracy spans at least."""
 
-def plot_training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Plot total loss and validation mAP per epoch.
+
+def plot_training_curves(histories: Mapping[str, pd.DataFrame], distilled: Collection[str] = ()) -> Figure:
+    """Plot total loss and validation accuracy per epoch.
 
     Args:
-        histories: by model, columns `epoch`, `loss`, `map50` (NaN for an epoch without validation).
+        histories: by model, columns `epoch`, `loss`, and `map50` or `top1` (NaN for an epoch without validation).
+        distilled: models that were distilled. The terms of the teacher belong to their loss, so it has axes of its own.
     """
-    figure, (left, right) = make_axes(1, 2.8, columns=2)
-    for name, rows in histories.items():
-        left.plot(rows["epoch"], rows["loss"], label=name)
-        validated = rows.dropna(subset="map50")
-        right.plot(validated["epoch"], 100 * validated["map50"], marker="o", markersize=3.5, label=name)
-    for axis in (left, right):
+    titles = ["Training loss", *["Loss of distillation"] * bool(distilled), "Validation"]
+    figure, axes = make_axes(1, 2.8, columns=len(titles))
+    score = "top1" if all("top1" in rows for rows in histories.values()) else "map50"
+    for number, (name, rows) in enumerate(histories.items()):
+        look = {"label": name, **line_style(number)}
+        axes[int(name in distilled)].plot(rows["epoch"], rows["loss"], **look)
+        validated = rows.dropna(subset=score)
+        axes[-1].plot(validated["epoch"], 100 * validated[score], marker="o", markersize=3.5, **look)
+    for axis, title in zip(axes, titles, strict=True):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.set(xlabel="epoch", ylabel="loss", title="Training loss")
-    right.set(xlabel="epoch", ylabel=MAP_LABEL, title="Validation", ylim=(0, 100))
+        axis.set(xlabel="epoch", ylabel="loss", title=title)
+    axes[-1].set(ylabel=LABELS[score], ylim=(0, 100))
     # Below the axes, because the curves of a training from scratch run through every corner.
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=3)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=3)
     return figure
 
 
@@ -66,11 +76,8 @@ def plot_assistants(runs: pd.DataFrame, chains: Mapping[str, Sequence[str]]) -> 
     counts = {name: count for count, name in enumerate(chains)}
     students = pd.DataFrame(runs[runs["model"].isin(list(counts))])
     students["assistants"] = [counts[name] for name in students["model"]]
-    plot_seeds(left, students, "assistants", "map50", 0, "distilled")
-    control = 100 * runs.loc[runs["model"] == "SCP", "map50"].mean()
-    left.axhline(control, color=GREY, linestyle="--", linewidth=1, label="fine-tuned only (SCP)")
+    _plot_students(left, students, runs.loc[runs["model"] == "SCP", "map50"].tolist())
     left.set_xticks(range(len(chains)), [f"{count}\n{name}" for name, count in counts.items()])
-    left.set(xlabel="assistants", ylabel=MAP_LABEL, title="The student (small dots: seeds)")
     means = average_by(runs, "model", ["mb", "map50"])
     for number, (name, models) in enumerate(chains.items()):
         chain = means.loc[list(models)]
@@ -80,3 +87,20 @@ def plot_assistants(runs: pd.DataFrame, chains: Mapping[str, Sequence[str]]) -> 
     for axis in (left, right):
         axis.legend()
     return figure
+
+
+def _plot_students(axis: Axes, students: pd.DataFrame, undistilled: Sequence[float]) -> None:
+    """Plot the students' accuracy, without a line between them: their order is no trend where the seeds scatter."""
+    percent = students.assign(map50=100 * students["map50"])
+    repeated = bool(percent["assistants"].duplicated().any())
+    look = {"x": "assistants", "y": "map50", "color": COLOURS[0], "native_scale": True, "ax": axis}
+    sns.pointplot(percent, errorbar="sd", linestyle="none", markersize=5, label="distilled", legend=False, **look)
+    if repeated:
+        sns.stripplot(percent, jitter=False, size=3.5, alpha=0.5, legend=False, zorder=3, **look)
+    control = 100 * fmean(undistilled)
+    axis.axhline(control, color=GREY, linestyle="--", linewidth=1, label="fine-tuned only (SCP)")
+    # At least ten points high, so that the noise of a seed does not fill the axis.
+    seen = [*percent["map50"], control]
+    middle, reach = (min(seen) + max(seen)) / 2, max(max(seen) - min(seen), LEAST_SPAN) / 2 + 1
+    title = "The student (bars: standard deviation)" if repeated else "The student (one seed)"
+    axis.set(xlabel="assistants", ylabel=MAP_LABEL, title=title, ylim=(middle - reach, middle + reach))
