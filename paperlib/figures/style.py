@@ -30,6 +30,8 @@ DASHES = (
 MARKERS = "os^DvPX*"
 STATES = {"pruned": 1, "fine-tuned": 0}
 """Number of the colour and mark of a pruned network before and after fine-tuning, the same in every figure."""
+SPREAD = {"linewidth": 1.2, "linestyle": "-"}
+"""Look of a bar that spans the standard deviation."""
 GREY = "#555555"
 """Colour of references that other values are compared with."""
 PAGE_WIDTH = 7.2
@@ -124,7 +126,18 @@ def plot_seeds(axis: Axes, runs: pd.DataFrame, x: str, y: str, number: int, labe
     """
     percent = pd.DataFrame({x: runs[x], y: 100 * runs[y]})
     look = {"linestyle": DASHES[number], "clip_on": False, **marker_style(number)}
-    sns.lineplot(percent, x=x, y=y, ax=axis, label=label, errorbar="sd", err_style="bars", legend=False, **look)
+    sns.lineplot(
+        percent,
+        x=x,
+        y=y,
+        ax=axis,
+        label=label,
+        errorbar="sd",
+        err_style="bars",
+        err_kws={"elinewidth": 1.2},
+        legend=False,
+        **look,
+    )
     if runs[x].duplicated().any():
         axis.plot(percent[x], percent[y], linestyle="none", alpha=0.5, clip_on=False, **marker_style(number, 3))
 
@@ -145,10 +158,11 @@ def plot_rows(axis: Axes, values: Mapping[str, Sequence[float]], number: int, la
     look = {"color": colour, "orient": "y", "native_scale": True, "ax": axis, "clip_on": False}
     sns.pointplot(
         frame, x="value", y="row", errorbar="sd", linestyle="none", marker=marker, markersize=size, label=label,
-        legend=False, err_kws={"linewidth": 1.2}, **look,
+        legend=False, err_kws=SPREAD, **look,
     )  # fmt: skip
     if len(frame) > len(values):
         sns.stripplot(frame, x="value", y="row", jitter=False, size=3, alpha=0.5, legend=False, zorder=3, **look)
+    axis.set_ylabel("")  # seaborn writes the name of the column
 
 
 def write_figure(figure: Figure, path: Path) -> None:

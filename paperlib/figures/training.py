@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from paperlib.distillation.losses import bounded_regression_loss
-from paperlib.figures.style import COLOURS, GREY, LABELS, MAP_LABEL, MARKERS, line_style, make_axes
+from paperlib.figures.style import COLOURS, GREY, LABELS, MAP_LABEL, MARKERS, SPREAD, line_style, make_axes
 from paperlib.figures.tables import average_by
 
 LEAST_SPAN = 10.0
@@ -94,7 +94,10 @@ def _plot_students(axis: Axes, students: pd.DataFrame, undistilled: Sequence[flo
     percent = students.assign(map50=100 * students["map50"])
     repeated = bool(percent["assistants"].duplicated().any())
     look = {"x": "assistants", "y": "map50", "color": COLOURS[0], "native_scale": True, "ax": axis}
-    sns.pointplot(percent, errorbar="sd", linestyle="none", markersize=5, label="distilled", legend=False, **look)
+    sns.pointplot(
+        percent, errorbar="sd", linestyle="none", markersize=5, err_kws=SPREAD, label="distilled",
+        legend=False, **look,
+    )  # fmt: skip
     if repeated:
         sns.stripplot(percent, jitter=False, size=3.5, alpha=0.5, legend=False, zorder=3, **look)
     control = 100 * fmean(undistilled)
