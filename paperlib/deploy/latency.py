@@ -208,7 +208,7 @@ def make_selection_timer(network: OneStage, images: Tensor, threads: int) -> Tim
     # A detector whose head outputs are ready: only the selection remains of its forward pass.
     ready = copy.copy(network.detector)
     ready.head_outputs = lambda batch: outputs
-    ready.decode = lambda outputs, image_size: decoded
+    ready.decode = lambda *args, **options: decoded
     return _timer(lambda: ready(images), threads)
 
 
