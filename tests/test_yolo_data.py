@@ -57,6 +57,9 @@ FORMS = {
     "a-list": {"train": "list.txt"},
     "path-elsewhere": {"path": "/data/on/another/machine"},
     "path-here": {"path": "."},
+    "made-on-colab": {"train": "/content/data/images/train"},
+    "made-on-windows": {"train": "C:\\data\\images\\train"},
+    "names-by-text": {"names": {"0": "ship", "1": "plane"}, "nc": 2},
 }
 
 
@@ -74,6 +77,7 @@ FAULTS = {
     "no-names": ({"names": None}, None, "data.yaml: has no names of the classes"),
     "no-split": ({"train": None}, None, "data.yaml: has no train: a folder of images"),
     "gap-in-names": ({"names": {0: "ship", 2: "plane"}}, None, "names: the keys are not 0 to 1"),
+    "count-of-names": ({"nc": 3}, None, "data.yaml: nc is 3, but there are 2 names"),
     "name-twice": ({"names": ["ship", "ship"]}, None, "names: 'ship' is given 2 times"),
     "no-folder": ({"train": "images/gone"}, None, "train 'images/gone': no such folder or list"),
     "no-images": ({"train": "labels"}, None, "train 'labels' holds no images"),
@@ -100,6 +104,20 @@ def test_what_is_wrong_is_one_line_that_says_where(folder, change, labels, fault
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         read(inner, {**CONTENT, **change})
     assert fault in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_image_that_two_entries_name_is_read_once(folder):
+    dataset = read(folder, {**CONTENT, "train": ["images/train", "images/train/deep"]})
+    assert (
+        len(dataset) == 3 and "images listed twice, read once: 1 (first: 'images/train/deep/b.jpg')" in dataset.remarks
+    )
+
+
+def test_of_a_file_of_keypoints_the_boxes_are_read(folder):
+    for name in ("a", "deep/b"):
+        write_labels(folder, f"train/{name}.txt", "0 0.5 0.5 0.25 0.5 0.4 0.4 0.6 0.6\n")
+    dataset = read(folder, {**CONTENT, "kpt_shape": [2, 2]})
+    np.testing.assert_allclose(dataset.records[0].boxes, [[30, 10, 50, 30]], atol=1e-4)
 
 
 def test_no_image_is_read_out_of_the_folder_unless_that_is_wanted(folder, tmp_path_factory):

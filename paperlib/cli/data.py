@@ -1,11 +1,28 @@
 """The commands `paperlib data …`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from paperlib import limits
+
 app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=True, rich_markup_mode=None)
+
+Source = Annotated[
+    str,
+    typer.Argument(metavar="SOURCE", help="A COCO file, a YOLO data.yaml, or a folder in any known format."),
+]
+Target = Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to make.")]
+FormatName = Literal["coco", "yolo", "voc", "dota"]
+ImageFiles = Annotated[
+    Literal["copy", "link", "keep"],
+    typer.Option(help="copy them; link: a second name of the same file; keep: leave them where they are (COCO only)."),
+]
+Images = Annotated[Path | None, typer.Option(help="Folder of your own images. Default: as the annotations imply.")]
+BadBoxes = Annotated[str, typer.Option(help="As in `paperlib compress`: error, clip or skip.")]
+Classes = Annotated[str | None, typer.Option(help="As in `paperlib compress`.")]
+AllowOutside = Annotated[bool, typer.Option("--allow-outside", help="As in `paperlib compress`.")]
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `paperlib data list`.")]
 
@@ -38,14 +55,19 @@ def fetch(name: Name) -> None:
 def check(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="A name from `paperlib data list`, a COCO or YOLO file, scenes:FOLDER."),
+        typer.Argument(
+            metavar="NAME", help="A name from `paperlib data list`, your own data as in `compress`, or scenes:FOLDER."
+        ),
     ],
-    images: Annotated[Path | None, typer.Option(help="Folder of your own images. Default: that of the file.")] = None,
-    bad_boxes: Annotated[str, typer.Option(help="As in `paperlib compress`: error, clip or skip.")] = "error",
-    classes: Annotated[str | None, typer.Option(help="As in `paperlib compress`.")] = None,
-    allow_outside: Annotated[bool, typer.Option("--allow-outside", help="As in `paperlib compress`.")] = False,
+    images: Images = None,
+    bad_boxes: BadBoxes = "error",
+    classes: Classes = None,
+    allow_outside: AllowOutside = False,
+    image_size: Annotated[
+        int, typer.Option(min=32, max=limits.LARGEST_SIDE, help="Side in pixels at which boxes of own data are judged.")
+    ] = 416,
 ) -> None:
-    """Read every image and every box, and compare the counts with the published ones. Exit status 2 tells of faults."""
+    """Read every image and box; compare published counts, or describe your own data. Exit status 2 tells of faults."""
     from paperlib.data import own, registry
     from paperlib.data.annotated import make_options
     from paperlib.data.check import check_entry
@@ -56,11 +78,63 @@ def check(
     options = make_options(bad_boxes, classes, allow_outside=allow_outside)
     if name.startswith(SCENES_PREFIX):
         report = check_own_scenes(name)
-    elif own.is_own(name) or Path(name).is_file():
-        report = check_own(own.name_own(name), images, options)
+    elif name not in registry.load_registry() and own.is_own_place(name):
+        report = check_own(own.name_own(name), images, options, image_size)
     else:
         entry = registry.find_entry(name)
         report = check_entry(name, entry, registry.entry_folder(entry))
     typer.echo(report.as_text())
     if report.faults:
         raise typer.Exit(2)
+
+
+@app.command()
+def convert(
+    source: Source,
+    target: Target,
+    to: Annotated[FormatName, typer.Option(help="The format to write.")],
+    image_files: ImageFiles = "copy",
+    images: Images = None,
+    bad_boxes: BadBoxes = "error",
+    classes: Classes = None,
+    allow_outside: AllowOutside = False,
+) -> None:
+    """Write your own data, all splits of them, in another format into a new folder."""
+    from paperlib.data import own
+    from paperlib.data.annotated import make_options
+    from paperlib.data.convert import convert_data
+
+    options = make_options(bad_boxes, classes, allow_outside=allow_outside)
+    _show(*convert_data(own.name_own(source), target, to, image_files, images, options))
+
+
+@app.command()
+def split(
+    source: Source,
+    target: Target,
+    fractions: Annotated[
+        tuple[float, float, float], typer.Option(metavar="TRAIN VAL TEST", help="They add up to 1.")
+    ] = (0.7, 0.15, 0.15),
+    seed: Annotated[int, typer.Option(min=0, help="Of the random distribution.")] = 0,
+    to: Annotated[FormatName | None, typer.Option(help="The format to write. Default: that of the source.")] = None,
+    image_files: ImageFiles = "copy",
+    images: Images = None,
+    bad_boxes: BadBoxes = "error",
+    classes: Classes = None,
+    allow_outside: AllowOutside = False,
+) -> None:
+    """Distribute your own data over train, val and test: stratified by class, equal pictures together."""
+    from paperlib.data import own
+    from paperlib.data.annotated import make_options
+    from paperlib.data.convert import split_data
+
+    options = make_options(bad_boxes, classes, allow_outside=allow_outside)
+    name = own.name_own(source)
+    written = to or name.partition(":")[0]
+    _show(*split_data(name, target, written, image_files, images, options, fractions, seed))
+
+
+def _show(text: str, remarks: list[str]) -> None:
+    for remark in remarks:
+        typer.echo(f"paperlib: {remark}", err=True)
+    typer.echo(text)

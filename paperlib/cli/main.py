@@ -69,6 +69,8 @@ def _flush_output() -> None:
 CLASSES = "Number of classes of the head."
 SIDE = "Side of the square input in pixels."
 WIDTH = "Factor on the number of channels."
+DATA = "A COCO file, a YOLO data.yaml, a folder in COCO, YOLO, Pascal VOC or DOTA format, or a name such as vhr10."
+IMAGES = "Folder of the images. Default: where the annotations imply."
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -194,9 +196,11 @@ def predict(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A detector: .safetensors or .onnx.")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A COCO file, or a name such as vhr10.")],
-    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which split of a data set by name.")] = "test",
-    images: Annotated[Path | None, typer.Option(help="Folder of the images. Default: that of the COCO file.")] = None,
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option(help="Which split of data that have some.")
+    ] = "test",
+    images: Annotated[Path | None, typer.Option(help=IMAGES)] = None,
     out: Annotated[Path, typer.Option(help="Folder to fill.")] = Path("evaluation"),
     confidence: Annotated[
         float | None,
@@ -220,9 +224,9 @@ def evaluate(
 def quantise(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A file of `paperlib export` or `compress`.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
-    data: Annotated[str, typer.Option(help="Training data for calibration: a COCO file, or a name such as vhr10.")],
+    data: Annotated[str, typer.Option(help="Training data for calibration: " + DATA)],
     val: Annotated[str | None, typer.Option(help="Validation data, which judge the result: as --data.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images. Default: that of the COCO file.")] = None,
+    images: Annotated[Path | None, typer.Option(help=IMAGES)] = None,
     val_images: Annotated[Path | None, typer.Option(help="Folder of the validation images.")] = None,
     count: Annotated[int, typer.Option(min=1, max=limits.LARGEST_COUNT, help="Number of calibration images.")] = 64,
 ) -> None:

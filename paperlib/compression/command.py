@@ -14,7 +14,7 @@ from paperlib.compression.outputs import Round, output_seconds, write_outputs
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
 from paperlib.data.annotated import ReadOptions
-from paperlib.data.own import load_own, name_own
+from paperlib.data.own import find_own_splits, load_own, name_own
 from paperlib.data.records import Dataset
 from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
 from paperlib.detectors import (
@@ -113,13 +113,18 @@ def read_inputs(request: CompressRequest) -> tuple[Dataset, Dataset]:
 def _load_data(request: CompressRequest) -> tuple[Dataset, Dataset]:
     """Load both data sets; the classes of the training data are those of the validation data, matched by name."""
     options = ReadOptions(request.bad_boxes, request.classes, allow_outside=request.allow_outside)
-    train = load_own(name_own(str(request.data)), "train", request.images, options)
-    same = request.data == request.val
+    name = name_own(str(request.data))
+    if request.val is None and "val" not in find_own_splits(name):
+        remedy = f"give it, or distribute the images: --data {request.data}#80/20/0"
+        raise ValueError(f"--val is missing, and {request.data} has no split of validation images; {remedy}")
+    train = load_own(name, "train", request.images, options)
+    validation = request.data if request.val is None else request.val
+    same = request.data == validation
     train.name = f"{request.data}, train" if same else str(request.data)
     # Without a choice by the user, a class that the training data lack is a fault of the validation data.
     options = replace(options, classes=train.classes, complete=request.classes is None)
-    val = load_own(name_own(str(request.val)), "val", request.val_images or request.images, options)
-    val.name = f"{request.val}, val" if same else str(request.val)
+    val = load_own(name_own(str(validation)), "val", request.val_images or request.images, options)
+    val.name = f"{validation}, val" if same else str(validation)
     check_data(train, val, may_lack=request.classes or ())
     return train, val
 

@@ -36,9 +36,9 @@ class CompressRequest(CompressionOptions, Recipe):
     """
 
     data: AnyPath
-    """Training data: a file in COCO format, or a YOLO data.yaml (its split train)."""
-    val: AnyPath
-    """Validation data: a file in COCO format, or a YOLO data.yaml (its split val), with the same classes."""
+    """Training data: a COCO file, a YOLO data.yaml, or a folder in COCO, YOLO, Pascal VOC or DOTA format (train)."""
+    val: AnyPath | None = None
+    """Validation data of the same classes, in any format (the split val). Default: the split val of the data."""
     out: AnyPath
     """Folder to fill; the same command continues in it."""
     images: AnyPath | None = None

@@ -32,8 +32,9 @@ def load_dataset(
     """Load one split of a data set: with boxes, or of scenes.
 
     Args:
-        name: one of `DATASETS` or `SCENE_DATASETS`, or your own data: `coco:<annotations.json>` (see
-            `load_detection_dataset`) or `scenes:<folder of class folders>` (see `own_scenes.load_own_scenes`).
+        name: one of `DATASETS` or `SCENE_DATASETS`, or your own data: `coco:`, `yolo:`, `voc:` or `dota:` and
+            a path (see `load_detection_dataset`), or `scenes:<folder of class folders>` (see
+            `own_scenes.load_own_scenes`).
         split: `train`, `val` or `test`.
         root: the folder of this data set; by default its folder under `PAPERLIB_DATA`.
         bad_boxes: for your own data: what becomes of a box that has no area or is not inside its image: `error`
@@ -88,11 +89,13 @@ def load_detection_dataset(
     `full_images` of the result is the data set of uncut images.
 
     Args:
-        name: one of `DATASETS`, or `yolo:<data.yaml>` or `coco:<annotations.json>` for your own. `{split}` in the name
-            of a COCO file stands for the split, so that `coco:own/{split}.json` names three files.
-        split: `train`, `val` or `test`; a COCO file is one split and is read completely.
-        root: the folder of this data set, or of a COCO file's images; by default the data set's folder under
-            `PAPERLIB_DATA`, or the folder of the COCO file.
+        name: one of `DATASETS`, or for your own `coco:<annotations.json>`, `yolo:<data.yaml>`, `voc:<folder>` or
+            `dota:<folder>`. `{split}` in the name of a COCO file stands for the split, so that `coco:own/{split}.json`
+            names three files. After a `#` may stand the split to read whatever `split` says (`voc:own#trainval`), or
+            fractions: data that are one split are distributed by a fixed seed (`coco:all.json#70/15/15`).
+        split: `train`, `val` or `test`; a COCO file or a folder without splits is one split and is read completely.
+        root: the folder of this data set, or of your own images; by default the data set's folder under
+            `PAPERLIB_DATA`, or where the annotations imply.
         options: how your own data are read; see `load_dataset`.
 
     Raises:

@@ -77,6 +77,7 @@ class Annotated:
         place: names the image in messages, after the annotation file.
         stated: the size that the annotation states.
         turned: bool `[N]`: boxes around turned ones, which may stick out by any length.
+        are_shares: the boxes are shares of the displayed image's width and height, not pixels.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Annotated:
     place: str
     stated: Size = (None, None)
     turned: np.ndarray | None = None
+    are_shares: bool = False
 
 
 def build_dataset(
@@ -155,10 +157,13 @@ def settle_boxes(
 
 def _make_record(image: Annotated, source: Path, options: ReadOptions, remarks: Remarks) -> Record:
     header = read_header(image.file)
-    as_stored = _check_size(image.stated, header, image.file, source)
+    # A folder of data says nothing itself: its annotation of the image does.
+    stated_by = source / image.place if source.is_dir() else source
+    as_stored = _check_size(image.stated, header, image.file, stated_by)
     size = header.stored_size() if as_stored else header.size
+    boxes = image.boxes * [*size, *size] if image.are_shares else image.boxes
     try:
-        boxes, good = settle_boxes(image.boxes, size, options.bad_boxes, image.place, remarks, image.turned)
+        boxes, good = settle_boxes(boxes, size, options.bad_boxes, image.place, remarks, image.turned)
     except ValueError as error:
         raise ValueError(f"{source}, {error}") from None
     if as_stored:

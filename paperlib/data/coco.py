@@ -21,7 +21,7 @@ from paperlib.data.coco_values import (
     read_size,
     turn_box,
 )  # fmt: skip
-from paperlib.data.image_names import ImageFinder
+from paperlib.data.image_names import ImageFinder, is_file
 from paperlib.data.records import Dataset
 from paperlib.data.remarks import Remarks
 from paperlib.files import quote_value, read_json, shorten_text
@@ -40,8 +40,9 @@ NORMALISED = (
 
 
 def load_coco(
-    annotations: Path, images: Path | None = None, options: ReadOptions = AS_IT_IS, *, learn: bool = True
-) -> Dataset:
+    annotations: Path, images: Path | Sequence[Path] | None = None, options: ReadOptions = AS_IT_IS,
+    *, learn: bool = True,
+) -> Dataset:  # fmt: skip
     """Read a COCO file; its categories, in the order of their ids, become classes 1..C.
 
     Crowd regions (`iscrowd`) are left out, because they mark areas, not objects. A picture is displayed as its EXIF
@@ -51,7 +52,8 @@ def load_coco(
 
     Args:
         annotations: the JSON file.
-        images: the folder to which its file names are relative; by default the folder of the JSON file.
+        images: the folder to which its file names are relative, or several, of which the one with the first image
+            counts; by default the folder of the JSON file.
         options: what becomes of bad boxes, and which classes are read.
         learn: the data are for training: a category without boxes is no class.
 
@@ -61,11 +63,11 @@ def load_coco(
             or category that is not listed, a box without area or outside its image, an image that does not open, has
             another size than is stated or lies outside of the folder. One line names the file, the place and the fault.
     """
-    folder = images if images is not None else annotations.parent
+    folders = [images] if isinstance(images, Path) else list(images or [annotations.parent])
     if not annotations.is_file():
         raise FileNotFoundError(f"{annotations}: no such file")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of images")
+    if not folders[0].is_dir():
+        raise FileNotFoundError(f"{folders[0]}: no such folder of images")
     remarks = Remarks()
     constants: list[str] = []
     content = _checked(read_json(annotations, constants=constants), annotations)
@@ -83,6 +85,8 @@ def load_coco(
         if found:
             objects[as_id(entry["image_id"])].append(found)
     _remark_repeated(content["annotations"], remarks)
+    first = content["images"][0]["file_name"]
+    folder = next((each for each in folders if is_file(each / first)), folders[0])
     finder = ImageFinder(folder, annotations, allow_outside=options.allow_outside, remarks=remarks)
     listed = [_annotated(image, objects[image["id"]], finder, annotations) for image in content["images"]]
     name = f"coco:{annotations.name}"

@@ -45,7 +45,7 @@ class ImageFinder:
         for spelling in _spellings(name):
             if not self._allow_outside and _leaves(spelling):
                 raise ValueError(f"{place}: leads out of the folder of images, {self._folder}; {REMEDY}")
-            if _is_file(file := self._folder / spelling):
+            if is_file(file := self._folder / spelling):
                 if not self._allow_outside and not file.resolve().is_relative_to(self._resolved):
                     raise ValueError(f"{place}: is a link out of the folder of images, {self._folder}; {REMEDY}")
                 self._check_unique(file, name, place)
@@ -78,9 +78,10 @@ def _leaves(name: str) -> bool:
     return absolute or PurePosixPath(os.path.normpath(name)).parts[:1] == ("..",)
 
 
-def _is_file(file: Path) -> bool:
+def is_file(file: Path) -> bool:
+    """Return whether there is such a file; False also for a name that no file can have."""
     try:
         return file.is_file()
     except (OSError, ValueError):
-        # A name that is too long for the file system, or has a zero character.
+        # It is too long for the file system, or has a zero character.
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paperlib.data.own import SPLIT_MARK
+from paperlib.data.coco_folder import SPLIT_MARK
 from paperlib.data.scene_folders import common_classes, read_scenes, scene_names
 from paperlib.data.scenes import SceneDataset
 from paperlib.data.splits import SHARES, draw_scene_splits

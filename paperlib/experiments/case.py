@@ -12,7 +12,7 @@ from torch import Tensor
 
 from paperlib import paths
 from paperlib.data import Dataset, SceneDataset, load_dataset
-from paperlib.data.own import COCO_PREFIX, SPLIT_MARK, is_own
+from paperlib.data.own import SPLIT_MARK, find_own_splits, is_own
 from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
 from paperlib.detectors import usual_anchors
 from paperlib.evaluation.evaluate import detect
@@ -33,17 +33,18 @@ class Splits:
     """The three splits of a data set, of images with boxes or of scenes, each read when it is first needed.
 
     Raises:
-        ValueError: the name is that of one COCO file, which cannot be three splits; see also `load_dataset`.
+        ValueError: the name is that of own data of one split, which cannot be three; see also `load_dataset`.
         FileNotFoundError: see `load_dataset`.
     """
 
     name: str
 
     def __post_init__(self) -> None:
-        if self.name.startswith(COCO_PREFIX) and SPLIT_MARK not in self.name:
+        if is_own(self.name) and SPLIT_MARK not in self.name and not find_own_splits(self.name):
             raise ValueError(
                 f"parameters: dataset {quote_value(self.name)} would be train, val and test at once; "
-                f"give each its file, with {SPLIT_MARK} in the name: {COCO_PREFIX}own/{SPLIT_MARK}.json"
+                f"give each its file, with {SPLIT_MARK} in the name: coco:own/{SPLIT_MARK}.json, or distribute the "
+                f"images by a fixed seed: {self.name}#70/15/15"
             )
 
     @cached_property
