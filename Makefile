@@ -10,7 +10,7 @@ BIN := .venv/bin
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 CELL_TIMEOUT := 1200
 
-.PHONY: help reproduce test unit notebooks refresh scoreboard site lab lint format clean
+.PHONY: help reproduce test unit notebooks refresh scoreboard site site-check lab lint format clean
 
 help:
 	@echo "make reproduce   set up, then regenerate every figure and table (PROFILE=quick, CORES=all)"
@@ -19,6 +19,7 @@ help:
 	@echo "make refresh     copy the outputs of results/quick into the committed notebooks"
 	@echo "make scoreboard  write the verdicts of the committed results into the README"
 	@echo "make site        set up, then build the site into build/site, without network access"
+	@echo "make site-check  open every page of it in headless Chromium: light, dark, phone"
 	@echo "make lint        check style, format, imports between packages, and types"
 	@echo "make format      correct style and format, where a rule can"
 	@echo "make clean       remove .venv and caches; results and finished training steps stay"
@@ -51,6 +52,10 @@ scoreboard: .venv/.installed
 # A warning is an error: a link that leads nowhere, a page that no other names. Nothing is trained.
 site: .venv/.installed
 	$(BIN)/python -m sphinx -b html -q -W --keep-going docs build/site
+
+# Opens every page in headless Chromium, which must be installed.
+site-check: site
+	$(BIN)/python docs/check_site.py build/site
 
 lab: .venv/.installed
 	$(BIN)/jupyter lab --KernelManager.transport_encryption=auto notebooks/00_start_here.ipynb

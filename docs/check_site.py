@@ -1,6 +1,6 @@
 """Open every page of the built site in headless Chromium, in the light, in the dark and as wide as a phone.
 
-    python docs/check_site.py build/site [--shots FOLDER]
+    python docs/check_site.py build/site [--shots FOLDER] [--only TEXT]
 
 A page fails if it writes an error to the console, asks another host for anything, leaves a formula unset, or is wider
 than its window. Exit status 1 if a page fails. Chromium or Chrome must be on the path.
@@ -35,7 +35,9 @@ WIDTHS = """(() => {
   const unset = document.querySelectorAll("div.math, span.math").length && !document.querySelector("mjx-container");
   return JSON.stringify({wide, unset: Boolean(unset)});
 })()"""
-TIMEOUT = 60.0
+TALLEST = 5000
+"""Pixels of a page that a picture shows."""
+TIMEOUT = 300.0
 """Seconds that a page may take."""
 
 
@@ -91,9 +93,11 @@ class Browser:
         """Return the value of an expression in the page, which must be a JSON text."""
         return json.loads(self.ask("Runtime.evaluate", expression=expression)["result"]["value"])
 
-    def shoot(self, path: Path) -> None:
-        """Write a picture of the full page as PNG."""
-        shot = self.ask("Page.captureScreenshot", captureBeyondViewport=True, format="png")
+    def shoot(self, path: Path, width: int) -> None:
+        """Write a picture of the page as PNG, down to `TALLEST` pixels."""
+        height = min(TALLEST, self.evaluate("JSON.stringify(document.documentElement.scrollHeight)"))
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        shot = self.ask("Page.captureScreenshot", captureBeyondViewport=True, format="png", clip=clip)
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def close(self) -> None:
@@ -133,12 +137,13 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-def check_site(site: Path, program: str, shots: Path | None) -> int:
+def check_site(site: Path, program: str, shots: Path | None, only: str = "") -> int:
     """Check every page in every view, print the faults, and return how many pages have some."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     host = f"http://127.0.0.1:{server.server_port}"
     pages = [path.relative_to(site) for path in sorted(site.rglob("*.html")) if "_static" not in path.parts]
+    pages = [page for page in pages if only in page.as_posix()]
     failed = 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         browser = Browser(program, Path(folder))
@@ -150,7 +155,7 @@ def check_site(site: Path, program: str, shots: Path | None) -> int:
                 for fault in faults:
                     print(f"{page} ({name}): {fault}")
                 if shots:
-                    browser.shoot(shots / f"{page.with_suffix('').as_posix().replace('/', '-')}-{name}.png")
+                    browser.shoot(shots / f"{page.with_suffix('').as_posix().replace('/', '-')}-{name}.png", view[0])
         browser.close()
     server.shutdown()
     print(f"{len(pages)} pages in {len(VIEWS)} views, {failed} with faults")
@@ -161,10 +166,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("site", type=Path)
     parser.add_argument("--shots", type=Path)
+    parser.add_argument("--only", default="", help="check only pages whose path contains this text")
     chosen = parser.parse_args()
     found = next((path for path in map(shutil.which, PROGRAMS) if path), None)
     if found is None:
         sys.exit("neither Chromium nor Chrome is on the path; the pages were not opened")
     if chosen.shots:
         chosen.shots.mkdir(parents=True, exist_ok=True)
-    sys.exit(1 if check_site(chosen.site, found, chosen.shots) else 0)
+    sys.exit(1 if check_site(chosen.site, found, chosen.shots, chosen.only) else 0)
