@@ -8,6 +8,7 @@ than its window. Exit status 1 if a page fails. Chromium or Chrome must be on th
 
 import argparse
 import base64
+import contextlib
 import functools
 import http.server
 import json
@@ -35,7 +36,7 @@ WIDTHS = """(() => {
   const unset = document.querySelectorAll("div.math, span.math").length && !document.querySelector("mjx-container");
   return JSON.stringify({wide, unset: Boolean(unset)});
 })()"""
-TALLEST = 5000
+TALLEST = 3000
 """Pixels of a page that a picture shows."""
 TIMEOUT = 300.0
 """Seconds that a page may take."""
@@ -146,17 +147,17 @@ def check_site(site: Path, program: str, shots: Path | None, only: str = "") -> 
     pages = [page for page in pages if only in page.as_posix()]
     failed = 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        browser = Browser(program, Path(folder))
-        for page in pages:
-            for name, view in VIEWS.items():
-                browser.open(f"{host}/{page.as_posix()}", view)
-                faults = find_faults(browser, host)
-                failed += bool(faults)
-                for fault in faults:
-                    print(f"{page} ({name}): {fault}")
-                if shots:
-                    browser.shoot(shots / f"{page.with_suffix('').as_posix().replace('/', '-')}-{name}.png", view[0])
-        browser.close()
+        with contextlib.closing(Browser(program, Path(folder))) as browser:
+            for page in pages:
+                for name, view in VIEWS.items():
+                    browser.open(f"{host}/{page.as_posix()}", view)
+                    faults = find_faults(browser, host)
+                    failed += bool(faults)
+                    for fault in faults:
+                        print(f"{page} ({name}): {fault}")
+                    if shots:
+                        shot = f"{page.with_suffix('').as_posix().replace('/', '-')}-{name}.png"
+                        browser.shoot(shots / shot, view[0])
     server.shutdown()
     print(f"{len(pages)} pages in {len(VIEWS)} views, {failed} with faults")
     return failed

@@ -32,6 +32,7 @@ html_css_files = ["site.css"]
 html_extra_path = [str(gather.EXPLORERS)]
 html_copy_source = False
 html_show_sourcelink = False
+html_show_copyright = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#00588f", "color-brand-content": "#00588f"},
     "dark_css_variables": {"color-brand-primary": "#7cc4f5", "color-brand-content": "#7cc4f5"},
