@@ -5,7 +5,9 @@ import sys
 import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
+from pydantic import BaseModel
 from sphinx.application import Sphinx
 
 DOCS = Path(__file__).resolve().parent
@@ -53,7 +55,7 @@ nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "exclude-members": "__init__, __new__"}
+autodoc_default_options = {"members": True, "exclude-members": "__init__, __new__, model_config"}
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -68,9 +70,27 @@ gather.gather_all()
 
 def setup(app: Sphinx) -> None:
     """Connect what autodoc needs to read our docstrings."""
-    app.connect("autodoc-process-docstring", escape_bars, priority=100)
+    app.connect("autodoc-process-docstring", adapt_docstring, priority=100)
+    app.connect("autodoc-process-signature", shorten_signature)
 
 
-def escape_bars(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Escape the bars of an absolute value such as |gamma|, which reStructuredText takes for a substitution."""
+def adapt_docstring(app: Sphinx, what: str, name: str, thing: Any, options: object, lines: list[str]) -> None:
+    """Escape what reStructuredText or napoleon would misread, and list the options of a class of settings."""
+    # |gamma| is an absolute value, no substitution.
     lines[:] = [re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
+    if what == "property" and lines:
+        # Napoleon takes what stands before a colon for the type.
+        lines[0] = lines[0].replace(": ", " – ")
+    if what == "class" and issubclass(thing, BaseModel):
+        for field, about in thing.model_fields.items():
+            words = " ".join((about.description or "").split())
+            lines += ["", f"- `{field}` = `{about.get_default(call_default_factory=True)!r}`: {words}"]
+
+
+def shorten_signature(
+    app: Sphinx, what: str, name: str, thing: Any, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Return the signature that is shown: the options of a class of settings are listed below it."""
+    if what == "class" and issubclass(thing, BaseModel):
+        return "(*, option=value, …)", None
+    return signature, returned

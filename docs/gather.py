@@ -32,6 +32,23 @@ ALL_SCALES = (*REAL_SCALES, "quick")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
+PACKAGES = [
+    f"paperlib.{name}"
+    for name in (
+        "data",
+        "detectors",
+        "classifiers",
+        "training",
+        "pruning",
+        "distillation",
+        "partners",
+        "evaluation",
+        "costs",
+    )
+]
+"""The packages with which the page of public names begins."""
+
+
 def gather_all() -> None:
     """Bring `docs/generated/` up to date; files that have not changed keep their time, so that builds stay short."""
     for folder in (GENERATED / "notebooks", EXPLORERS):
@@ -186,13 +203,14 @@ def list_public_names() -> str:
         kind = "autoclass" if isinstance(thing, type) else "autofunction"
         package = ".".join(thing.__module__.split(".")[:2])
         groups.setdefault(package, []).append(f"```{{eval-rst}}\n.. {kind}:: {thing.__module__}.{name}\n```\n")
-    return "\n".join(f"## {package}\n\n" + "\n".join(parts) for package, parts in groups.items())
+    order = sorted(groups, key=lambda package: PACKAGES.index(package) if package in PACKAGES else len(PACKAGES))
+    return "\n".join(f"## {package}\n\n" + "\n".join(groups[package]) for package in order)
 
 
 def adapt_links(text: str) -> str:
     """Return a notebook's text with links that lead somewhere on the site; other files are only named."""
     text = re.sub(r"\]\(\.\./results/\w+/claims\.md\)", "](/reference/scoreboard.md)", text)
-    return re.sub(r"\[([^]]+)\]\((?:\.\./)?((?:results/[\w/]+|[\w/]+\.\w+))\)", r"\1 (`\2`)", text)
+    return re.sub(r"\[([^]]+)\]\((?:\.\./)?(results/[\w/]+|\w[\w/]*\.\w+)\)", r"\1 (`\2`)", text)
 
 
 def describe_run(name: str, scale: str) -> str:
