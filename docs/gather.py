@@ -94,6 +94,11 @@ def gather_notebook(path: Path) -> None:
         else:
             hide_plumbing(cell)
             cell.outputs = [embed_explorer(output, path.stem, scale) for output in cell.outputs]
+    if any("injected-parameters" in cell.metadata.get("tags", []) for cell in ran.cells):
+        # The values of the profile follow those of the quick scale, which did not count in this run.
+        for cell in ran.cells:
+            if "parameters" in cell.metadata.get("tags", []):
+                cell.metadata.tags.append("hide-input")
     insert_finding(ran, today)
     for cell in ran.cells:
         if cell.cell_type == "markdown":
