@@ -26,6 +26,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext
 exclude_patterns = ["generated/*.md"]  # parts that pages include
 nitpicky = False  # docstrings name types of third-party packages, whose inventories would need the network
 
+highlight_language = "none"  # blocks without a language are commands
+
 # The theme uses the system's fonts and loads nothing from other hosts.
 html_theme = "furo"
 html_title = "paperlib"
