@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import paperlib
 from paperlib.claims.findings import FOUND, REAL_SCALES
 from paperlib.cli.main import app
+from paperlib.pruning.fx_ops import list_operations
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "docs" / "generated"
@@ -60,6 +61,46 @@ def gather_all() -> None:
     write_if_new(GENERATED / "packages.md", list_packages())
     write_if_new(GENERATED / "commands.md", describe_commands())
     write_if_new(GENERATED / "public_names.md", list_public_names())
+    write_if_new(GENERATED / "operations.md", write_operations(list_operations()))
+
+
+EFFECTS = {
+    "conv": "pruned if a norm follows; otherwise only its inputs are",
+    "grouped": "pruned; each group keeps equally many inputs and outputs",
+    "depthwise": "pruned with what it reads; whole groups go",
+    "linear": "loses inputs; outputs go if BatchNorm1d follows, or at a gate",
+    "norm": "pruned; its gamma ranks the channels",
+    "group_norm": "pruned; whole groups go, so that the statistics of the others stay",
+    "pixel_norm": "followed",
+    "slope": "pruned with what it reads",
+    "activation": "followed",
+    "pass_through": "followed",
+    "pad": "followed; a pad of channels holds them",
+    "arithmetic": "operands are tied; a gate (a product) needs no batch norm of its own",
+    "reduction": "followed over pixels; over channels it holds them",
+    "permutation": "followed",
+    "view": "followed where it names channels by `x.shape[1]` or -1; a number in their place holds them",
+    "flatten": "followed",
+    "squeeze": "followed",
+    "unsqueeze": "followed",
+    "expansion": "followed over pixels",
+    "item": "slices of pixels are followed; slices of channels hold what their numbers count (see below)",
+    "narrow": "as a slice",
+    "parts": "parts keep equally many channels; sizes may be read from an attribute (see below)",
+    "split": "pruned; its sizes change",
+    "concatenation": "followed",
+    "rearrangement": "followed; channels that become pixels go together",
+    "bypass": "followed",
+    "size": "followed",
+    "opaque": "has no channels",
+}
+"""What happens to the channels at each kind of operation."""
+
+
+def write_operations(operations: dict[str, list[str]]) -> str:
+    """Return the table of the operations that pruning follows."""
+    rows = [f"| {EFFECTS[kind]} | {', '.join(names)} |" for kind, names in operations.items()]
+    return "\n".join(["| what happens to channels | operations |", "| --- | --- |", *rows, ""])
 
 
 def find_mathjax(package: Distribution) -> Path:

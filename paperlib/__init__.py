@@ -43,6 +43,7 @@ __all__ = [
     "open_model",
     "plan_pruning",
     "predict",
+    "register_importance",
     "save_detector",
     "save_network",
 ]
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
     from paperlib.partners.extend import extend
     from paperlib.partners.fuse import fuse
     from paperlib.partners.partnership import Partnership
-    from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning
+    from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning, register_importance
     from paperlib.training.loop import History, fit
     from paperlib.training.recipe import Recipe
     from paperlib.workbench.algorithm_1 import compress
@@ -94,7 +95,7 @@ else:
         "paperlib.partners.extend": ("extend",),
         "paperlib.partners.fuse": ("fuse",),
         "paperlib.partners.partnership": ("Partnership",),
-        "paperlib.pruning": ("PruningPlan", "Sparsity", "apply_plan", "plan_pruning"),
+        "paperlib.pruning": ("PruningPlan", "Sparsity", "apply_plan", "plan_pruning", "register_importance"),
         "paperlib.training.loop": ("History", "fit"),
         "paperlib.training.recipe": ("Recipe",),
         "paperlib.workbench.algorithm_1": ("compress",),

@@ -151,18 +151,29 @@ def _meta_copy(detector: nn.Module) -> nn.Module:
     """Copy a detector to the meta device, in evaluation mode, without the layers that change no shape."""
     # deepcopy treats everything in its memo as copied already, so no weight and no hook is copied. Layers that keep the
     # shape are slow on the meta device.
-    identity = nn.Identity()
     memo: dict[int, Any] = {id(tensor): _meta_tensor(tensor.detach()) for tensor in left_tensors(detector)}
     for module in detector.modules():
         memo |= {id(hooks): OrderedDict() for hooks in (module._forward_hooks, module._forward_pre_hooks)}
         if isinstance(module, _SHAPE_KEEPING):
-            memo[id(module)] = identity
+            memo[id(module)] = _Unchanged(module)
         elif isinstance(module, (*CONVOLUTIONS, nn.Linear)) and not module._modules:
             memo[id(module)] = _meta_layer(module)
         else:
             own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
             memo |= {id(tensor): _meta_tensor(tensor) for tensor in own}
     return copy.deepcopy(detector, memo).eval()
+
+
+class _Unchanged(nn.Identity):
+    """Returns its input, for a layer that keeps shapes; code that reads the layer's attributes finds them."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        vars(self)["layer"] = layer
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(vars(self)["layer"], name)
+        return _meta_tensor(value) if isinstance(value, Tensor) else value
 
 
 def _meta_layer(layer: nn.Module) -> nn.Module:

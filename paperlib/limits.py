@@ -25,3 +25,5 @@ DETECTOR_NAMES = (
 """The keys of `paperlib.detectors.DETECTORS`, known here without loading torch."""
 CLASSIFIER_NAMES = ("resnet50", "resnet101", "vgg16-bn", "yolov4-tiny-trunk")
 """The keys of `paperlib.classifiers.CLASSIFIERS`, likewise."""
+IMPORTANCE_NAMES = ("gamma", "l1", "fused", "l1-layerwise", "l2-layerwise", "fpgm", "hrank", "taylor")
+"""The keys of `paperlib.pruning.IMPORTANCES`, likewise."""

@@ -98,8 +98,9 @@ def describe_structure(module: nn.Module) -> Structure:
     """Return the channel counts of every layer of `module` that has channels, by name in `named_modules()`.
 
     Convolutions give in, out, groups; Linear gives in, out; batch norm, instance norm and PReLU per channel give
-    channels; ChannelSplit gives sizes; Bypass gives shift (its channel count, 0 without one) and after. The result is
-    JSON-able and is what `reshape_` takes.
+    channels; GroupNorm gives channels, groups; ChannelSplit gives sizes; Bypass gives shift (its channel count, 0
+    without one) and after. A module whose code counts channels by attributes that pruning has changed gives attributes.
+    The result is JSON-able and is what `reshape_` takes.
     """
     shapes = {name: _shape_of(layer) for name, layer in module.named_modules()}
     return {name: shape for name, shape in shapes.items() if shape is not None}
@@ -117,16 +118,28 @@ def reshape_(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> N
             its layer. Nothing has been changed then.
     """
     bypasses = _new_bypasses(module, structure)
-    present = {name for name in describe_structure(module) if not _is_inside(name, bypasses)}
-    structure = {name: shape for name, shape in structure.items() if name not in bypasses}
+    in_code = {name: shape["attributes"] for name, shape in structure.items() if _names_attributes(shape)}
+    present = {
+        name
+        for name, shape in describe_structure(module).items()
+        if not _is_inside(name, bypasses) and not _names_attributes(shape)
+    }
+    structure = {name: shape for name, shape in structure.items() if name not in bypasses and name not in in_code}
     if unknown := sorted(structure.keys() - present):
         raise ValueError(f"structure names layers that do not exist: {', '.join(unknown)}")
-    if missing := sorted(present - structure.keys()):
+    # Files written before group norms could be pruned do not name them.
+    norms = {name for name in present if isinstance(module.get_submodule(name), nn.GroupNorm)}
+    if missing := sorted(present - structure.keys() - norms):
         raise ValueError(f"structure does not name these layers: {', '.join(missing)}")
     for name, shape in structure.items():
         _check_shape(name, module.get_submodule(name), shape)
+    modules = dict(module.named_modules())
+    for name, values in in_code.items():
+        _check_code_sizes(name, modules.get(name), values)
     for name, shape in structure.items():
         _resize_layer(module.get_submodule(name), shape)
+    for name, values in in_code.items():
+        set_code_sizes(modules[name], values)
     for name, bypass in bypasses.items():
         module.set_submodule(name, bypass, strict=True)
 
@@ -134,13 +147,19 @@ def reshape_(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> N
 def select_channels(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> nn.Module:
     """Copy `layer` with only the channels at the given positions (ascending int64 vectors).
 
-    For a depthwise convolution, a batch norm, a split and a bypass, `inputs` and `outputs` are the same positions.
+    For a depthwise convolution, a batch norm, a split and a bypass, `inputs` and `outputs` are the same positions. A
+    grouped convolution keeps equally many channels in each group, unless it `cuts_whole_groups`.
     """
     new = shallow_copy(layer)
     for key, tensor in _channel_tensors(layer).items():
         _assign_tensor(new, key, _select_slices(layer, tensor, inputs, outputs))
     _set_counts(new, _selected_shape(layer, inputs, outputs))
     return new
+
+
+def cuts_whole_groups(conv: _ConvNd) -> bool:
+    """Tell whether a convolution loses whole groups: each has a single input or output, as in a depthwise one."""
+    return conv.groups > 1 and conv.groups in (conv.in_channels, conv.out_channels)
 
 
 def shallow_copy(layer: nn.Module) -> nn.Module:
@@ -156,12 +175,15 @@ def shallow_copy(layer: nn.Module) -> nn.Module:
 def _selected_shape(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Shape:
     match layer:
         case _ConvNd():
-            groups = 1 if layer.groups == 1 else len(outputs)
+            whole = cuts_whole_groups(layer)
+            groups = len(outputs) * layer.groups // layer.out_channels if whole else layer.groups
             return {"in": len(inputs), "out": len(outputs), "groups": groups}
         case nn.Linear():
             return {"in": len(inputs), "out": len(outputs)}
         case _BatchNorm() | _InstanceNorm() | nn.PReLU():
             return {"channels": len(outputs)}
+        case nn.GroupNorm():
+            return {"channels": len(outputs), "groups": len(outputs) * layer.num_groups // layer.num_channels}
         case ChannelSplit():
             # A channel belongs to the first part that ends beyond its position.
             part = torch.bucketize(inputs.cpu(), torch.tensor(layer.sizes).cumsum(0), right=True)
@@ -175,7 +197,10 @@ def _select_slices(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Te
     transposed = isinstance(layer, _ConvTransposeNd) and tensor.dim() > 1
     rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
     tensor, rows, columns = tensor.detach(), rows.to(tensor.device), columns.to(tensor.device)
-    if tensor.dim() == 1 or getattr(layer, "groups", 1) > 1 or len(columns) == tensor.shape[1]:
+    groups = getattr(layer, "groups", 1)
+    if tensor.dim() > 1 and groups > 1 and not cuts_whole_groups(layer):
+        return _select_in_groups(tensor, groups, rows, columns)
+    if tensor.dim() == 1 or groups > 1 or len(columns) == tensor.shape[1]:
         return tensor.index_select(0, rows).contiguous(memory_format=_memory_format(tensor))
     if tensor.shape[2:].numel() == 1 or not tensor.is_contiguous():
         kept = tensor.index_select(0, rows).index_select(1, columns)
@@ -185,9 +210,54 @@ def _select_slices(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Te
     return tensor.flatten(0, 1).index_select(0, selected).unflatten(0, (len(rows), len(columns)))
 
 
+def _select_in_groups(tensor: Tensor, groups: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """Copy the kernels [R, C / groups, ...] at the given rows and columns, equally many of each group."""
+    grouped = tensor.unflatten(0, (groups, -1))
+    firsts = torch.arange(groups, device=tensor.device)[:, None]
+    own_rows = rows.view(groups, -1) - firsts * grouped.shape[1]
+    own_columns = columns.view(groups, -1) - firsts * grouped.shape[2]
+    kept = grouped[firsts[:, :, None], own_rows[:, :, None], own_columns[:, None, :]]
+    return kept.flatten(0, 1).contiguous(memory_format=_memory_format(tensor))
+
+
 def _memory_format(tensor: Tensor) -> torch.memory_format:
     last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
+
+
+def set_code_sizes(module: nn.Module, values: Mapping[str, Any]) -> None:
+    """Set attributes by which the code of a module counts channels; `describe_structure` names them from then on.
+
+    Args:
+        module: the module.
+        values: for each attribute a number, or the numbers of a list or tuple.
+    """
+    for name, value in values.items():
+        setattr(module, name, type(getattr(module, name))(value) if isinstance(value, list) else value)
+    module.sizes_in_code = sorted({*vars(module).get("sizes_in_code", ()), *values})  # pyright: ignore
+
+
+def _names_attributes(shape: Any) -> bool:
+    return isinstance(shape, Mapping) and "attributes" in shape
+
+
+def _code_sizes(module: nn.Module) -> Shape | None:
+    values = {name: getattr(module, name) for name in vars(module).get("sizes_in_code", ())}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {"attributes": plain} if plain else None
+
+
+def _check_code_sizes(name: str, module: nn.Module | None, values: Any) -> None:
+    """Check that `values` fit the attributes of a module."""
+    fits = module is not None and isinstance(values, Mapping)
+    for attribute, value in values.items() if fits else ():
+        present = getattr(module, attribute, None)
+        given = value if isinstance(value, list) else [value]
+        old = present if isinstance(present, list | tuple) else [present]
+        counts = all(type(n) is int and n > 0 for n in (*given, *old)) and len(given) == len(old)
+        fits = fits and counts and isinstance(value, list) == isinstance(present, list | tuple)
+    if not fits:
+        raise ValueError(f"structure of {name}: the module has no such sizes: {values}")
 
 
 def _shape_of(layer: nn.Module) -> Shape | None:
@@ -199,13 +269,15 @@ def _shape_of(layer: nn.Module) -> Shape | None:
             return {"in": layer.in_features, "out": layer.out_features}
         case _BatchNorm() | _InstanceNorm():
             return {"channels": layer.num_features}
+        case nn.GroupNorm():
+            return {"channels": layer.num_channels, "groups": layer.num_groups}
         case nn.PReLU() if layer.num_parameters > 1:
             return {"channels": layer.num_parameters}
         case ChannelSplit():
             return {"sizes": list(layer.sizes)}
         case Bypass():
             return {"shift": 0 if layer.shift is None else len(layer.shift), "after": layer.after_name}
-    return None
+    return _code_sizes(layer)
 
 
 def _set_counts(layer: nn.Module, shape: Mapping[str, Any]) -> None:
@@ -216,15 +288,21 @@ def _set_counts(layer: nn.Module, shape: Mapping[str, Any]) -> None:
             layer.in_features, layer.out_features = shape["in"], shape["out"]
         case _BatchNorm() | _InstanceNorm():
             layer.num_features = shape["channels"]
+        case nn.GroupNorm():
+            layer.num_channels, layer.num_groups = shape["channels"], shape["groups"]
         case nn.PReLU():
             layer.num_parameters = shape["channels"]
         case ChannelSplit():
             layer.sizes = tuple(shape["sizes"])
 
 
+def _has_channels(layer: nn.Module) -> bool:
+    return _shape_of(layer) is not None and _code_sizes(layer) is None
+
+
 def _new_bypasses(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> dict[str, Bypass]:
     """Make a bypass for each block of `module` that `structure` replaces by one."""
-    blocks = {name: block for name, block in module.named_modules() if name and _shape_of(block) is None}
+    blocks = {name: block for name, block in module.named_modules() if name and not _has_channels(block)}
     return {
         name: _new_bypass(name, blocks[name], shape)
         for name, shape in structure.items()
@@ -245,7 +323,7 @@ def _new_bypass(name: str, block: nn.Module, shape: Mapping[str, Any]) -> Bypass
 def _copy_activation(block: nn.Module, name: str) -> nn.Module:
     """Copy the module of that name. The copy does not work in place, because other modules read its input too."""
     found = dict(block.named_modules()).get(name)
-    if not name or found is None or _shape_of(found) is not None:
+    if not name or found is None or _has_channels(found):
         raise ValueError(f"{name!r} is not an activation of the block")
     found = copy.deepcopy(found)
     if getattr(found, "inplace", False):
@@ -271,7 +349,7 @@ def _check_shape(name: str, layer: nn.Module, shape: Mapping[str, Any]) -> None:
         raise ValueError(f"structure of {name}: {dict(shape)} are not all positive whole numbers")
     if isinstance(layer, ChannelSplit) and len(counts) != len(layer.sizes):
         raise ValueError(f"structure of {name}: {len(counts)} split sizes, the layer has {len(layer.sizes)}")
-    if "groups" in shape and (shape["in"] % shape["groups"] or shape["out"] % shape["groups"]):
+    if "groups" in shape and any(shape[key] % shape["groups"] for key in shape.keys() - {"groups"}):
         raise ValueError(f"structure of {name}: {shape['groups']} groups do not divide its channels")
 
 

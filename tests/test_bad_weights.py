@@ -19,7 +19,8 @@ from paperlib.cli.main import app
 from paperlib.detectors import DETECTORS, build_detector, load_darknet_weights
 from paperlib.detectors.darknet import _named_slots, _slots
 from paperlib.detectors.files import checksum, load_detector, save_detector
-from paperlib.limits import CLASSIFIER_NAMES, DETECTOR_NAMES
+from paperlib.limits import CLASSIFIER_NAMES, DETECTOR_NAMES, IMPORTANCE_NAMES
+from paperlib.pruning import IMPORTANCES
 
 FEW = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 HEADER = np.array([0, 2, 5, 0, 0], "<i4").tobytes()
@@ -53,7 +54,8 @@ def refusal(path):
     return line
 
 
-def test_the_names_of_networks_are_known_without_torch():
+def test_names_of_networks_and_criteria_are_known_without_torch():
+    assert IMPORTANCE_NAMES == tuple(IMPORTANCES)
     assert DETECTOR_NAMES == tuple(DETECTORS)
     assert CLASSIFIER_NAMES == tuple(CLASSIFIERS)
 

@@ -26,7 +26,7 @@ from paperlib.partners.fuse import fuse
 from paperlib.partners.partnership import Partnership
 from paperlib.partners.published_flops import count_resnet_macs
 from paperlib.pruning import Sparsity, apply_plan, mask_plan, plan_pruning, trace_channels
-from paperlib.pruning.importance import score_channels
+from paperlib.pruning.criteria import score_channels
 from paperlib.pruning.layers import removable_blocks
 from paperlib.structure import describe_structure
 from paperlib.training.loop import LAST, fit

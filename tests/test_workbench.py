@@ -1,6 +1,7 @@
 """The steps of the paper, remembered."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -127,6 +128,32 @@ def test_another_seed_or_setting_is_another_step(done):
     others.append(bench(root, pruning=PruningOptions(compensate="off")).prune(models["sparse"], 0.5))
     assert not names & {model.folder.name for model in others}
     assert len({model.digest for model in others}) == len(others)
+
+
+CRITERION = """
+def by_position(module, prunable):
+    return {name: range(FIRST, FIRST + len(module.get_submodule(name).weight)) for name in prunable}
+"""
+
+
+def test_the_source_of_a_criterion_of_ones_own_belongs_to_the_step(done, tmp_path, monkeypatch):
+    root, models, _ = done
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def prune(name, first):
+        (tmp_path / f"{name}.py").write_text(f"FIRST = {first}\n{CRITERION}")
+        return bench(root, pruning=PruningOptions(importance=f"{name}:by_position")).prune(models["sparse"], 0.3)
+
+    first, same, other = prune("criteria_a", 0), prune("criteria_a", 0), prune("criteria_b", 1)
+    assert first == same != other
+    assert first.plan().importance == "criteria_a:by_position"
+    module = importlib.import_module("criteria_a")
+    by_function = bench(root).prune(models["sparse"], 0.3, importance=module.by_position)
+    assert by_function.plan().kept == first.plan().kept
+    with pytest.raises(ValueError, match="importance 'gama' is not known; choose one of: gamma, l1"):
+        PruningOptions(importance="gama")
+    with pytest.raises(ValueError, match="importance 'criteria_a:nothing' cannot be imported"):
+        PruningOptions(importance="criteria_a:nothing")
 
 
 def test_the_chain_of_steps_gives_smaller_detectors_that_know_their_parents(done):

@@ -38,7 +38,34 @@ class CspBlock(nn.Module):
         return torch.cat([entry, merged], 1), merged
 
 
-class YoloV4Tiny(Yolo):
+class TinyTrunk(nn.Module):
+    """The first 15 convolutions of YOLOv4-tiny, which its detector and a classifier have under the same names."""
+
+    def add_trunk(self, width: float) -> None:
+        """Add the layers; `width` multiplies their channel counts."""
+        c32, c64, c512 = (scaled_width(c, width) for c in (32, 64, 512))
+        self.stem1 = ConvBlock(3, c32, 3, stride=2)
+        self.stem2 = ConvBlock(c32, c64, 3, stride=2)
+        self.block1 = CspBlock(c64)
+        self.block2 = CspBlock(2 * c64)
+        self.block3 = CspBlock(4 * c64)
+        self.pool = nn.MaxPool2d(2, 2)
+        self.neck = ConvBlock(8 * c64, c512, 3)
+
+    def run_trunk(self, batch: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the outputs of the three blocks and of the last convolution, and the detail of the third block.
+
+        Their strides are 4, 8, 16 and 32; the detail is what the finer head reads, at stride 16.
+        """
+        outputs, x, detail = [], self.stem2(self.stem1(batch)), batch
+        for block in (self.block1, self.block2, self.block3):
+            x, detail = block(x)
+            outputs.append(x)
+            x = self.pool(x)
+        return [*outputs, self.neck(x)], detail
+
+
+class YoloV4Tiny(TinyTrunk, Yolo):
     """YOLOv4-tiny: three cross-stage blocks, two heads at strides 32 and 16.
 
     Modules have the order of the official configuration, which is also the order of its weights file.
@@ -61,14 +88,8 @@ class YoloV4Tiny(Yolo):
 
     def __init__(self, num_classes: int, *, width: float = 1.0, anchors: Sequence[Anchor] | None = None) -> None:
         super().__init__(num_classes, anchors)
-        c32, c64, c128, c256, c512 = (scaled_width(c, width) for c in (32, 64, 128, 256, 512))
-        self.stem1 = ConvBlock(3, c32, 3, stride=2)
-        self.stem2 = ConvBlock(c32, c64, 3, stride=2)
-        self.block1 = CspBlock(c64)
-        self.block2 = CspBlock(2 * c64)
-        self.block3 = CspBlock(4 * c64)
-        self.pool = nn.MaxPool2d(2, 2)
-        self.neck = ConvBlock(8 * c64, c512, 3)
+        c64, c128, c256, c512 = (scaled_width(c, width) for c in (64, 128, 256, 512))
+        self.add_trunk(width)
         self.squeeze = ConvBlock(c512, c256, 1)
         self.coarse = ConvBlock(c256, c512, 3)
         self.coarse_out = YoloHead(c512, 3, num_classes)
@@ -79,10 +100,7 @@ class YoloV4Tiny(Yolo):
 
     def head_outputs(self, batch: Tensor) -> HeadTensors:
         """Compute raw head tensors `[B, 3*(5+C), H/s, W/s]`, s = 32, 16, of a `[B, 3, H, W]` batch."""
-        x = self.stem2(self.stem1(batch))
-        x = self.pool(self.block1(x)[0])
-        x = self.pool(self.block2(x)[0])
-        x, detail = self.block3(x)
-        x = self.squeeze(self.neck(self.pool(x)))
+        outputs, detail = self.run_trunk(batch)
+        x = self.squeeze(outputs[-1])
         fine = torch.cat([self.upsample(self.lateral(x)), detail], 1)
         return self._read_heads((self.coarse, self.coarse_out, x), (self.fine, self.fine_out, fine))

@@ -1,8 +1,9 @@
 """Sparse channel pruning (Section 3.1) of any `nn.Module`: sparse training, a plan, and the surgery."""
 
 from paperlib.pruning.channel_graph import ChannelGraph, Layer, Segment, trace_channels
+from paperlib.pruning.criteria import register_importance, score_channels
 from paperlib.pruning.gamma_rescaling import rescale_gamma_
-from paperlib.pruning.importance import IMPORTANCES, register_importance, score_channels
+from paperlib.pruning.importance import IMPORTANCES
 from paperlib.pruning.layers import Block, removable_blocks
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, removed_channels
 from paperlib.pruning.planner import plan_pruning, plan_ratios

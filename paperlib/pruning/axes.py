@@ -83,7 +83,7 @@ def combine_sizes(operation: str, left: Any, right: Any) -> Size | None:
 
 def normalise_dim(dim: Any, ndim: int | None) -> int | None:
     """Return a dimension counted from the first; None if that is not known."""
-    if type(dim) is not int or (dim < 0 and ndim is None):
+    if not isinstance(dim, int) or (dim < 0 and ndim is None):
         return None
     return dim + ndim if dim < 0 and ndim is not None else dim
 
@@ -177,29 +177,27 @@ def view_axis(axis: Axis, sizes: Sequence[Any]) -> Axis | None:
     return None
 
 
-def index_axis(axis: Axis, index: Any) -> Axis | None:
-    """Return the axis after a slice of other dimensions than the channels."""
+def index_parts(axis: Axis, index: Any) -> list[Any] | None:
+    """Return the parts of an index, one for each dimension and for each new one; None if it is not a plain index."""
     parts = list(index) if isinstance(index, tuple) else [index]
     if axis.ndim is None or not axis.plain or not all(_is_plain_index(part) for part in parts):
         return None
-    if Ellipsis in [part for part in parts if not isinstance(part, slice)]:
-        at = parts.index(Ellipsis)
-        missing = axis.ndim - sum(part is not None for part in parts) + 1
-        parts[at : at + 1] = [slice(None)] * missing
-    source = dim = 0
-    position = None
+    given = sum(part is not None and part is not Ellipsis for part in parts)
+    at = next((i for i, part in enumerate(parts) if part is Ellipsis), len(parts))
+    parts[at : at + 1] = [slice(None)] * (axis.ndim - given)
+    return parts
+
+
+def index_axis(axis: Axis, parts: Sequence[Any]) -> tuple[Axis, Any]:
+    """Return the axis after an index (see `index_parts`), with all its channels, and what selects among these."""
+    source = dim = position = 0
+    chosen: Any = slice(None)
     for part in parts:
-        if part is None:
-            dim += 1
-            continue
-        if source == axis.dim:
-            if part != slice(None):
-                return None
-            position = dim
-        dim += isinstance(part, slice)
-        source += 1
-    position = dim + axis.dim - source if position is None else position
-    return replace(axis, dim=position, ndim=dim + axis.ndim - source)
+        if part is not None and source == axis.dim:
+            chosen, position = part, dim
+        source += part is not None
+        dim += part is None or isinstance(part, slice)
+    return replace(axis, dim=position, ndim=dim), chosen
 
 
 def shuffled(count: int, groups: int) -> IntArray:
@@ -235,4 +233,4 @@ def _counts_channels(size: Any, axis: Axis, divisor: int) -> bool:
 def _is_plain_index(part: Any) -> bool:
     if isinstance(part, slice):
         return all(end is None or isinstance(end, int | Size) for end in (part.start, part.stop, part.step))
-    return part is None or part is Ellipsis or type(part) is int
+    return part is None or part is Ellipsis or isinstance(part, int | Size) and not isinstance(part, bool)

@@ -41,6 +41,8 @@ class CostModel:
             for name, layer in graph.layers.items()
         ]
         self.per_pair, self.per_output, self.extras, self.statistics = np.array(unit_costs, dtype=np.int64).T
+        groups = [getattr(module.get_submodule(name), "groups", 1) for name in graph.layers]
+        self.groups = np.where(self.per_pair > 0, groups, 1)
         self.positions = np.array([positions.get(name, 0) for name in graph.layers], dtype=np.int64)
         # Layers outside the channel graph never change: their cost is a constant.
         in_graph = {id(module.get_submodule(name)) for name in graph.layers}
@@ -78,7 +80,7 @@ class CostModel:
         # Sums over the segment of each layer in the concatenated arrays.
         inputs = np.add.reduceat(~removed[self.inputs], self.input_starts, dtype=np.int64)
         outputs = np.add.reduceat(~removed[self.outputs], self.output_starts, dtype=np.int64)
-        weights = inputs * outputs * self.per_pair + outputs * self.per_output
+        weights = inputs * outputs * self.per_pair // self.groups + outputs * self.per_output
         return weights, weights + outputs * self.extras, outputs * self.statistics
 
 
@@ -116,9 +118,11 @@ def _unit_costs(layer: nn.Module, kind: str) -> tuple[int, int, int, int]:
     bias = int(getattr(layer, "bias", None) is not None)
     match layer:
         case _ConvNd():
-            return (
-                (0, prod(layer.kernel_size), bias, 0) if kind == "depthwise" else (prod(layer.kernel_size), 0, bias, 0)
-            )
+            if kind == "depthwise":
+                return 0, layer.in_channels // layer.groups * prod(layer.kernel_size), bias, 0
+            return prod(layer.kernel_size), 0, bias, 0
         case nn.Linear():
             return 1, 0, bias, 0
-    return {"norm": (0, 0, 2, 2), "bypass": (0, 0, 1, 0), "slope": (0, 0, 1, 0)}.get(kind, (0, 0, 0, 0))
+    return {"norm": (0, 0, 2, 2), "group_norm": (0, 0, 2, 0), "bypass": (0, 0, 1, 0), "slope": (0, 0, 1, 0)}.get(
+        kind, (0, 0, 0, 0)
+    )

@@ -5,8 +5,9 @@ shortcut ties the numbers of its operands; concatenation and `ChannelSplit` rear
 entries and input slices that carry the number of a removed channel are removed with it.
 
 An operation whose effect is not known holds the channels that reach it: they are never removed, and a note says so.
-The sizes of `torch.split` and the bounds of slices `x[:, a:b]` are such constants in the traced code that cannot be
-changed from outside. Use `ChannelSplit` instead.
+Numbers in the code, such as `torch.split(x, 16, 1)`, cannot be changed from outside: they hold what they count. Those
+that the code reads from an attribute change with the channels (see `code_sizes`), as do halves, chunks and
+`ChannelSplit`.
 """
 
 from collections import Counter
@@ -21,6 +22,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from paperlib.pruning.axes import Axis, BoolArray, IntArray
 from paperlib.pruning.channel_walk import ChannelWalk, Hold, Layer
+from paperlib.pruning.code_sizes import Place
 from paperlib.pruning.fx_ops import target_name
 from paperlib.pruning.tracing import refuse_parametrised
 from paperlib.pruning.value_tracing import record_network
@@ -49,6 +51,8 @@ class ChannelGraph:
         moves: for a node that rearranges channels, where each channel of its result, or of each part, comes from.
         nodes: the traced computation; what only training computes comes last.
         opaque: those of them whose channels are not followed; nothing prunable flows through them.
+        code_sizes: for each number in the code that changes with channels: these channels, and how many times as large
+            the number is.
         held: for each convolution with a batch norm that cannot be pruned at all, the reason.
     """
 
@@ -61,6 +65,7 @@ class ChannelGraph:
     nodes: tuple[fx.Node, ...]
     opaque: frozenset[fx.Node]
     held: dict[str, str]
+    code_sizes: dict[Place, tuple[IntArray, int]]
 
     @property
     def notes(self) -> list[str]:
@@ -134,6 +139,7 @@ def _build_graph(walk: ChannelWalk) -> ChannelGraph:
         if name not in norm_of and followers != {None} and walk.layers[name].kind != "depthwise":
             walk.holds.append(Hold(walk.layers[name].outputs, "having other readers than one batch norm"))
     _tie_shared_weights(walk)
+    sizes = walk.settle_sizes()
     roots = walk.ties.find_roots()
     fixed = np.zeros(len(roots), dtype=bool)
     for hold in walk.holds:
@@ -147,6 +153,7 @@ def _build_graph(walk: ChannelWalk) -> ChannelGraph:
     return ChannelGraph(
         layers, fixed, prunable, _segments(walk, layers, prunable), balanced, walk.moves, walk.nodes,
         frozenset(_opaque_nodes(walk)), _reasons(walk, layers, norm_of.keys() - prunable.keys(), roots),
+        {place: (roots[use.numbers], use.size.divisor) for place, use in sizes.items()},
     )  # fmt: skip
 
 

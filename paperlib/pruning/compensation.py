@@ -7,7 +7,9 @@ kernels, one for each set of constants.
 """
 
 from collections import Counter
+from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,17 +43,19 @@ class Compensation:
     @torch.no_grad()
     def __init__(self, module: nn.Module, graph: ChannelGraph, removed: BoolArray, *, exact: bool) -> None:
         self.module, self.graph = module, graph
-        self.constants = find_constants(module, graph, removed)
-        by_carrier = [name for name in self.constants if exact and self._needs_carrier(name)]
+        self.consumers = _find_consumers(module, graph, find_constants(module, graph, removed, exact=exact))
+        by_carrier = [each for each in self.consumers if exact and self._needs_carrier(each)]
         self.lost = {}
-        for name in self.constants:
-            lost = self._lost_kernels(name, removed) if name in by_carrier else self._lost_bias(name, removed)
+        for each in self.consumers:
+            lost = self._lost_kernels(each, removed) if each in by_carrier else self._lost_bias(each, removed)
             if lost.any():
-                self.lost[name] = lost
-        self.by_carrier = [name for name in by_carrier if name in self.lost]
-        for name in self.lost:
-            if name not in by_carrier and self._lacks_bias(name):
-                raise ValueError(f"{name} has neither batch norm nor bias to shift; use compensate='off' or 'exact'")
+                self.lost[each] = lost
+        self.by_carrier = [each for each in by_carrier if each in self.lost]
+        for each in self.lost:
+            if each not in by_carrier and self._lacks_bias(each):
+                raise ValueError(
+                    f"{each.name} has neither batch norm nor bias to shift; use compensate='off' or 'exact'"
+                )
         self.carriers = self._balance_carriers(self._choose_carriers(removed), removed)
         self.removed = removed & ~self.carriers
 
@@ -65,57 +69,49 @@ class Compensation:
         """Write the compensation into the network from which the channels at `removed` have been removed."""
         if self.carriers.any():
             self._isolate_carriers(pruned)
-        for name, lost in self.lost.items():
-            outputs = positions_of(~self.removed[self.graph.layers[name].outputs])
-            if name in self.by_carrier:
-                self._fill_carrier_weights(pruned, name, lost[:, outputs])
+        for each, lost in self.lost.items():
+            kept = ~self.removed[each.outputs]
+            if each in self.by_carrier:
+                self._fill_carrier_weights(pruned, each, lost[:, positions_of(kept)])
             else:
-                self._shift_bias(pruned, name, lost[outputs])
+                self._shift_bias(pruned, each, lost[positions_of(kept)])
 
     def _isolate_carriers(self, pruned: nn.Module) -> None:
         """Make the carriers emit only their constants, which no consumer reads yet."""
         for name, norm in self.graph.prunable.items():
             carriers = self._carrier_positions(self.graph.layers[name].outputs)
             pruned.get_parameter(f"{norm}.weight")[carriers] = 0.0
-        for name in self.constants:
-            kernel_view(pruned, name)[:, self._carrier_positions(self.graph.layers[name].inputs)] = 0.0
+        for each in self.consumers:
+            each.kernels(pruned)[:, self._carrier_positions(each.inputs)] = 0.0
 
     def _carrier_positions(self, numbers: IntArray) -> Tensor:
         """Return the positions of the carriers among those of `numbers` that are kept."""
         return positions_of(self.carriers[numbers[~self.removed[numbers]]])
 
-    def _removed_constants(self, name: str, removed: BoolArray) -> Tensor:
-        """Return the constant of each input, 0 for an input that is kept: [V, in]."""
-        constants = self.constants[name]
-        mask = torch.from_numpy(removed[self.graph.layers[name].inputs]).to(constants.device)
-        return torch.where(mask, constants, 0.0)
-
-    def _lost_kernels(self, name: str, removed: BoolArray) -> Tensor:
+    def _lost_kernels(self, each: "_Consumer", removed: BoolArray) -> Tensor:
         """Return the kernels by which a consumer turned the removed constants into outputs: [V, out, *kernel]."""
-        constants = self._removed_constants(name, removed)
-        kernels = kernel_view(self.module, name)
+        constants, kernels = each.removed_constants(removed), each.kernels(self.module)
         flat = kernels.reshape(*kernels.shape[:2], -1)
         return (constants[:, None, None] @ flat).reshape(-1, len(kernels), *kernels.shape[2:])
 
-    def _lost_bias(self, name: str, removed: BoolArray) -> Tensor:
+    def _lost_bias(self, each: "_Consumer", removed: BoolArray) -> Tensor:
         """Return the sum of these kernels over their positions, averaged over the V sets of constants: [out]."""
-        constants = self._removed_constants(name, removed)
-        kernels = kernel_view(self.module, name)
+        constants, kernels = each.removed_constants(removed), each.kernels(self.module)
         flat = kernels.reshape(len(kernels), -1)
         return flat @ constants.mean(0).repeat_interleave(flat.shape[1] // constants.shape[1])
 
     def _choose_carriers(self, removed: BoolArray) -> BoolArray:
         """Choose few, strong removed channels, whose constants span all those that each consumer has lost."""
-        spans = {name: _Span(self.constants[name], self.graph.layers[name].inputs, removed) for name in self.by_carrier}
+        spans = [_Span(each.constants, each.inputs, removed) for each in self.by_carrier]
         carriers = np.zeros_like(removed)
         while spans:
             # The channel that serves most consumers at once; among equals the one with the lowest number.
-            votes = Counter(number for span in spans.values() for number in span.strong_channels())
+            votes = Counter(number for span in spans for number in span.strong_channels())
             best = min(votes, key=lambda number: (-votes[number], number))
             carriers[best] = True
-            for span in spans.values():
+            for span in spans:
                 span.add_carrier(best)
-            spans = {name: span for name, span in spans.items() if not span.complete}
+            spans = [span for span in spans if not span.complete]
         return carriers
 
     def _balance_carriers(self, carriers: BoolArray, removed: BoolArray) -> BoolArray:
@@ -129,35 +125,77 @@ class Compensation:
                     kept[part[~kept[part]][: wanted - int(kept[part].sum())]] = True
         return kept & removed
 
-    def _needs_carrier(self, name: str) -> bool:
-        consumer = self.module.get_submodule(name)
-        several = len(self.constants[name]) > 1
-        padded = isinstance(consumer, _ConvTransposeNd) or pads_with_zeros(consumer)
-        return self._lacks_bias(name) or several or padded
+    def _needs_carrier(self, each: "_Consumer") -> bool:
+        layer = self.module.get_submodule(each.name)
+        padded = isinstance(layer, _ConvTransposeNd) or pads_with_zeros(layer)
+        return self._lacks_bias(each) or len(each.constants) > 1 or padded
 
-    def _lacks_bias(self, name: str) -> bool:
-        return self.graph.layers[name].norm is None and self.module.get_submodule(name).bias is None
+    def _lacks_bias(self, each: "_Consumer") -> bool:
+        return self._shifted_norm(each) is None and self.module.get_submodule(each.name).bias is None
 
-    def _fill_carrier_weights(self, pruned: nn.Module, name: str, lost: Tensor) -> None:
+    def _shifted_norm(self, each: "_Consumer") -> str | None:
+        """Return the norm after a consumer whose running mean can take up a shift, if there is one."""
+        norm = self.graph.layers[each.name].norm
+        means = norm and getattr(self.module.get_submodule(norm), "running_mean", None)
+        return norm if means is not None else None
+
+    def _fill_carrier_weights(self, pruned: nn.Module, each: "_Consumer", lost: Tensor) -> None:
         """Set weights that turn the carriers' constants into all that was lost, for every set of constants."""
-        inputs = self.graph.layers[name].inputs
-        constants = self.constants[name][:, positions_of(self.carriers[inputs])]
+        constants = each.constants[:, positions_of(self.carriers[each.inputs])]
         # The least-squares solution with the smallest weights; in float64, because constants may be nearly dependent.
         solution = torch.linalg.pinv(constants.double(), rtol=_rounding_error(constants))
-        kernels = kernel_view(pruned, name)
+        kernels = each.kernels(pruned)
         weights = torch.tensordot(solution, lost.double(), 1).movedim(0, 1)
-        kernels[:, self._carrier_positions(inputs)] = weights.to(kernels.dtype)
+        kernels[:, self._carrier_positions(each.inputs)] = weights.to(kernels.dtype)
 
-    def _shift_bias(self, pruned: nn.Module, name: str, shift: Tensor) -> None:
-        consumer = pruned.get_submodule(name)
-        norm = self.graph.layers[name].norm
-        if isinstance(consumer, _ConvTransposeNd):
+    def _shift_bias(self, pruned: nn.Module, each: "_Consumer", shift: Tensor) -> None:
+        layer: Any = pruned.get_submodule(each.name)
+        norm = self._shifted_norm(each)
+        if isinstance(layer, _ConvTransposeNd):
             # Each weight reaches only one in stride x stride output positions.
-            shift = shift / prod(consumer.stride)
-        if norm is None:
-            pruned.get_parameter(f"{name}.bias").add_(shift)
-        else:
-            pruned.get_buffer(f"{norm}.running_mean").sub_(shift)
+            shift = shift / prod(layer.stride)
+        values = layer.bias if norm is None else pruned.get_buffer(f"{norm}.running_mean")
+        own = values.unflatten(0, (getattr(layer, "groups", 1), -1))[each.group]
+        own.add_(shift, alpha=1 if norm is None else -1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Consumer:
+    """A layer that has lost inputs, or one group of a grouped convolution.
+
+    Attributes:
+        name: name of the layer.
+        group: index of the group.
+        inputs, outputs: the channel numbers that it reads and writes.
+        constants: [V, in], the constant of each input, for V calls that differ.
+    """
+
+    name: str
+    group: int
+    inputs: IntArray
+    outputs: IntArray
+    constants: Tensor
+
+    def kernels(self, module: nn.Module) -> Tensor:
+        """Return its weights in `module`, before or after pruning, as a view [out, in, *kernel]."""
+        return kernel_view(module, self.name, self.group)
+
+    def removed_constants(self, removed: BoolArray) -> Tensor:
+        """Return the constant of each input, 0 for an input that is kept: [V, in]."""
+        mask = torch.from_numpy(removed[self.inputs]).to(self.constants.device)
+        return torch.where(mask, self.constants, 0.0)
+
+
+def _find_consumers(module: nn.Module, graph: ChannelGraph, constants: dict[str, Tensor]) -> list[_Consumer]:
+    """Return the layers that read constants, each group of a convolution by itself."""
+    found = []
+    for name, values in constants.items():
+        layer, count = graph.layers[name], getattr(module.get_submodule(name), "groups", 1)
+        groups = zip(
+            np.split(layer.inputs, count), np.split(layer.outputs, count), values.chunk(count, dim=1), strict=True
+        )
+        found += [_Consumer(name, group, *parts) for group, parts in enumerate(groups)]
+    return found
 
 
 class _Span:

@@ -1,5 +1,7 @@
 """What removed channels emit: a constant each, wherever a consumer reads them (see `compensation`)."""
 
+from collections import ChainMap
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,25 +13,30 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from paperlib.pruning.axes import BoolArray
 from paperlib.pruning.channel_graph import ChannelGraph
-from paperlib.pruning.fx_ops import GraphWalk, arguments_of, execute_node, target_name
+from paperlib.pruning.constant_rows import FRACTION, RowWalk
+from paperlib.pruning.fx_ops import arguments_of, execute_node, target_name
 from paperlib.pruning.tracing import has_own_forward
 from paperlib.structure import shallow_copy
 
+_IDLE = ("contiguous", "clone", "detach", "dropout", "dropout2d", "stochastic_depth")
+_IDLE_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_AVERAGE_MODULES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _AVERAGE_POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
 
 
-def find_constants(module: nn.Module, graph: ChannelGraph, removed: BoolArray) -> dict[str, Tensor]:
+def find_constants(module: nn.Module, graph: ChannelGraph, removed: BoolArray, *, exact: bool) -> dict[str, Tensor]:
     """Return per consumer with removed inputs the constant at each input, [V, in], for V calls that differ.
 
     Args:
         module: the network before its channels are removed; it is only read.
         graph: its channels.
         removed: for each channel number, whether it is removed.
+        exact: whether the border of a padded plane counts as a further call, or is left out.
 
     Raises:
         ValueError: a removed channel is not constant where it is consumed.
     """
-    walk = _ConstantWalk(module, graph, removed)
+    walk = _ConstantWalk(module, graph, removed, exact=exact)
     with torch.no_grad():
         walk.visit_all(graph.opaque)
     return {name: torch.stack(constants) for name, constants in walk.seen.items()}
@@ -44,14 +51,11 @@ def pads_with_zeros(layer: Any) -> bool:
     return max(layer.kernel_size) > 1 if layer.padding == "same" else max(layer.padding) > 0
 
 
-class _ConstantWalk(GraphWalk):
-    """Computes what removed channels emit, as [1, C, 1, 1] vectors; NaN marks a channel that is not constant.
+class _ConstantWalk(RowWalk):
+    """Computes what removed channels emit; see `RowWalk` for the form."""
 
-    Tensors of any shape are represented so: operations on pixels leave a constant as it is.
-    """
-
-    def __init__(self, module: nn.Module, graph: ChannelGraph, removed: BoolArray) -> None:
-        super().__init__(module, graph.nodes)
+    def __init__(self, module: nn.Module, graph: ChannelGraph, removed: BoolArray, *, exact: bool) -> None:
+        super().__init__(module, graph.nodes, exact=exact)
         self.root, self.graph, self.removed = module, graph, removed
         self.norms = set(graph.prunable.values())
         self.seen: dict[str, list[Tensor]] = {}
@@ -61,21 +65,23 @@ class _ConstantWalk(GraphWalk):
         removed = positions_of(self.removed[self.graph.layers[name].inputs])
         if x is None or len(removed) == 0:
             return
-        constants = x.flatten()
-        if constants[removed].isnan().any():
+        if x[:, removed].isnan().any():
             raise ValueError(
-                f"{name}: a removed channel does not reach it as a constant (zero padding in a depthwise convolution, "
-                "an average pooling or a gate on the way); use compensate='off'"
+                f"{name}: a removed channel does not reach it as a constant (a gate, a sum over pixels, or the border "
+                "of a padded plane on the way); use compensate='off'"
             )
         known = self.seen.setdefault(name, [])
-        if not any(torch.equal(other[removed], constants[removed]) for other in known):
-            known.append(constants)
+        for constants in x.flatten(1):
+            if not any(torch.equal(other[removed], constants[removed]) for other in known):
+                known.append(constants)
 
     def visit_conv(self, node: fx.Node) -> Tensor:
         """Record what the convolution reads; its outputs vary."""
         conv = self.module_of(node)
-        self._record_constants(node, self._input(node))
+        self._record_constants(node, self._raw_input(node))
         return _varying(conv.weight, conv.out_channels)
+
+    visit_grouped = visit_conv
 
     def visit_linear(self, node: fx.Node) -> Tensor:
         """Record what the linear layer reads; its outputs vary."""
@@ -85,19 +91,22 @@ class _ConstantWalk(GraphWalk):
         return _varying(linear.weight, linear.out_features)
 
     def visit_depthwise(self, node: fx.Node) -> Tensor:
-        """Multiply each constant by the sum of its kernel."""
+        """Multiply each constant by the sum of its kernel; several inputs of one group are added."""
         conv, x = self.module_of(node), self._input(node)
         if x is None:
             return _varying(conv.weight, conv.out_channels)
-        gain = conv.weight.flatten(1).sum(1).reshape(1, -1, 1, 1)
+        gains = conv.weight.flatten(2).sum(2).unflatten(0, (conv.groups, -1))
+        gains = gains.transpose(1, 2) if isinstance(conv, _ConvTransposeNd) else gains
+        planes = x.reshape(conv.groups, -1, 1)
         bias = 0.0 if conv.bias is None else conv.bias.reshape(1, -1, 1, 1)
-        # Padding changes the border of a plane, unless the plane is zero too.
-        uneven = pads_with_zeros(conv) or isinstance(conv, _ConvTransposeNd)
-        return torch.where((x != 0) & uneven, torch.nan, x * gain) + bias
+        # Padding changes the border of a plane, differently in each channel, unless the plane is zero, too.
+        uneven = (self.exact and pads_with_zeros(conv)) or isinstance(conv, _ConvTransposeNd)
+        varies = ((planes != 0) & uneven).any(1, keepdim=True)
+        return torch.where(varies, torch.nan, gains @ planes).reshape(1, -1, 1, 1) + bias
 
     def visit_norm(self, node: fx.Node) -> Tensor:
         """Apply the batch norm; the gamma of a removed channel counts as zero, so that its input does not matter."""
-        norm, x, name = self.module_of(node), self._input(node), target_name(node)
+        norm, x, name = self.module_of(node), self._pointwise_input(node), target_name(node)
         if x is None:
             return _varying(norm.weight, norm.num_features)
         own = positions_of(self.removed[self.graph.layers[name].outputs]) if name in self.norms else None
@@ -105,6 +114,19 @@ class _ConstantWalk(GraphWalk):
             return self._execute_norm(norm, x, own)
         out = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         if own is not None:
+            out[:, own, 0, 0] = norm.bias[own]
+        return out
+
+    def visit_group_norm(self, node: fx.Node) -> Tensor:
+        """Apply the norm to constant planes, which have the same statistics as their constants alone."""
+        norm, x, name = self.module_of(node), self._input(node), target_name(node)
+        if x is None:
+            return _varying(norm.weight, len(norm.weight))
+        groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else len(norm.weight)
+        # Of two pixels, because torch refuses the statistics of a single value.
+        out = F.group_norm(x.expand(-1, -1, 2, -1), groups, norm.weight, norm.bias, norm.eps)[:, :, :1]
+        if name in self.norms:
+            own = positions_of(self.removed[self.graph.layers[name].outputs])
             out[0, own, 0, 0] = norm.bias[own]
         return out
 
@@ -112,27 +134,35 @@ class _ConstantWalk(GraphWalk):
         """Run a batch norm that does more than that, such as an activation; at its mean it emits beta."""
         if removed is not None and norm.running_mean is not None:
             x = x.clone()
-            x[0, removed, 0, 0] = norm.running_mean[removed]
+            x[:, removed, 0, 0] = norm.running_mean[removed]
         varying = x.isnan()
         return shallow_copy(norm).eval()(x).masked_fill(varying, torch.nan)
 
     def visit_activation(self, node: fx.Node) -> Tensor | None:
         """Apply the activation."""
-        x = self._input(node)
+        x = self._pointwise_input(node)
         if x is None:
             return None
         varying = x.isnan()  # before the activation, which may work in place
-        return self._execute(node).masked_fill_(varying, torch.nan)
+        values = ChainMap({node.all_input_nodes[0]: x}, self.values)
+        return execute_node(node, self.modules, values).masked_fill_(varying, torch.nan)
 
     visit_bypass = visit_activation
     visit_slope = visit_activation
 
     def visit_pass_through(self, node: fx.Node) -> Tensor | None:
         """Keep the constants, unless an average counts padding or divides by another number than it adds."""
-        x = self._input(node)
-        if x is not None and self._averages_unevenly(node):
-            return torch.where(x != 0, torch.nan, x)
-        return None if x is None else x.clone()
+        x = self._raw_input(node) if self._keeps_pixels(node) else self._input(node)
+        pool = self._average_pool(node)
+        if x is None or pool is None:
+            return None if x is None else x.clone()
+        divisor = pool.get("divisor_override")
+        if divisor is not None:
+            x = x * (prod(_sizes(pool["kernel_size"], pool["dims"])) / divisor)
+        uneven = divisor is not None or pool["count_include_pad"]
+        bent = uneven and (any(_sizes(pool.get("padding", 0), pool["dims"])) or pool.get("ceil_mode", False))
+        # Near the border it is a fraction of the constant, the same in all channels: half of it stands for them all.
+        return self._add_region(node, x, x / 2, f"{FRACTION} {node.name}") if bent else x.clone()
 
     visit_permutation = visit_pass_through
     visit_flatten = visit_pass_through
@@ -140,17 +170,22 @@ class _ConstantWalk(GraphWalk):
     visit_unsqueeze = visit_pass_through
     visit_expansion = visit_pass_through
 
-    def _averages_unevenly(self, node: fx.Node) -> bool:
+    def _keeps_pixels(self, node: fx.Node) -> bool:
+        """Tell whether an operation moves no value to another pixel."""
         if node.op == "call_module":
-            given = vars(self.module_of(node))
-            average = isinstance(self.module_of(node), nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d)
-        else:
-            names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-            given = {"count_include_pad": True, **arguments_of(node, *names)}
-            average = target_name(node) in _AVERAGE_POOLS
-        padding = given.get("padding", 0)
-        padded = any(padding) if isinstance(padding, tuple | list) else bool(padding)
-        return average and (padded and given["count_include_pad"] or given.get("divisor_override") is not None)
+            return isinstance(self.module_of(node), _IDLE_MODULES)
+        return target_name(node) in _IDLE
+
+    def _average_pool(self, node: fx.Node) -> dict[str, Any] | None:
+        """Return the settings of an average pooling with a kernel, and how many dimensions it has."""
+        if node.op == "call_module":
+            module = self.module_of(node)
+            dims = next((i for i, kind in enumerate(_AVERAGE_MODULES, 1) if isinstance(module, kind)), None)
+            return {**vars(module), "dims": dims} if dims else None
+        names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+        given = {"count_include_pad": True, **arguments_of(node, *names)}
+        name = target_name(node)
+        return {**given, "dims": _AVERAGE_POOLS.index(name) + 1} if name in _AVERAGE_POOLS else None
 
     def visit_pixel_norm(self, node: fx.Node) -> Tensor | None:
         """Turn every constant into zero, the mean of which is taken away."""
@@ -167,7 +202,10 @@ class _ConstantWalk(GraphWalk):
         else:
             given = {"mode": "constant", **arguments_of(node, "input", "pad", "mode", "value")}
             mode, value = given["mode"], given.get("value") or 0.0
-        return torch.where(x != value, torch.nan, x) if mode == "constant" else x.clone()
+        if mode != "constant":
+            return x.clone()
+        x = self._pointwise_input(node)
+        return self._add_region(node, x, torch.full_like(x[:1], value), node.name)
 
     def visit_reduction(self, node: fx.Node) -> Any:
         """Keep the constants through a mean or maximum; a sum depends on the number of pixels."""
@@ -180,7 +218,7 @@ class _ConstantWalk(GraphWalk):
 
     def visit_view(self, node: fx.Node) -> Tensor | None:
         """Keep the constants, in the order after a channel shuffle."""
-        x = self._input(node)
+        x = self._raw_input(node)
         return x if x is None or node not in self.graph.moves else x[:, self.graph.moves[node]]
 
     def visit_rearrangement(self, node: fx.Node) -> Tensor | None:
@@ -193,39 +231,43 @@ class _ConstantWalk(GraphWalk):
 
     def visit_split(self, node: fx.Node) -> tuple[Tensor | None, ...]:
         """Split the constants."""
-        split, x = self.module_of(node), self._input(node)
+        split, x = self.module_of(node), self._raw_input(node)
         return (None,) * len(split.sizes) if x is None else split(x)
 
     def visit_parts(self, node: fx.Node) -> tuple[Tensor | None, ...]:
         """Give each part its constants."""
-        x = self._input(node)
+        x = self._raw_input(node)
         return tuple(None if x is None else x[:, part] for part in self.graph.moves[node])
 
     def visit_item(self, node: fx.Node) -> Any:
-        """Return one part, or the constants that a slice of pixels has."""
+        """Return one part, or the constants that a slice has."""
         value: Any = self.input_values(node)[0]
         index: Any = node.args[1]
-        return value[index] if isinstance(value, tuple) else value
+        return value[index] if isinstance(value, tuple) else self.visit_view(node)
+
+    def visit_narrow(self, node: fx.Node) -> Tensor | None:
+        """Return the constants of the channels that a slice chooses."""
+        return self.visit_view(node)
 
     def visit_concatenation(self, node: fx.Node) -> Tensor | None:
         """Join the constants."""
         tensors: Any = node.args[0] if node.args else node.kwargs["tensors"]
-        parts = [self.values[tensor] for tensor in tensors]
+        parts = self._aligned(list(tensors), pointwise=False)
         return None if any(part is None for part in parts) else torch.cat(parts, dim=1)
 
     def visit_arithmetic(self, node: fx.Node) -> Tensor | None:
         """Combine the constants; a product with zero is zero, whatever the other factor is."""
-        values = self.input_values(node)
+        sources = node.all_input_nodes
+        values = self._aligned(sources)
         if any(value is None for value in values):
             return None
-        out, name = self._execute(node), target_name(node)
-        factors = values if "mul" in name else values[:1] if "div" in name and values[0] is self._operand(node) else []
+        name = target_name(node)
+        out = execute_node(node, self.modules, ChainMap(dict(zip(sources, values, strict=True)), self.values))
+        dividends = values[:1] if "div" in name and sources[0] is node.args[0] else []
+        factors = values if "mul" in name else dividends
         for factor in factors:
             out = torch.where(factor == 0, 0.0, out)
         return out
-
-    def _operand(self, node: fx.Node) -> Any:
-        return self.values.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
 
     def visit_constant(self, node: fx.Node) -> Tensor:
         """Return a parameter or buffer that is one number."""
@@ -242,11 +284,9 @@ class _ConstantWalk(GraphWalk):
     visit_opaque = visit_output
     visit_size = visit_output
 
-    def _input(self, node: fx.Node) -> Any:
-        return next(iter(self.input_values(node)), None)
 
-    def _execute(self, node: fx.Node) -> Tensor:
-        return execute_node(node, self.modules, self.values)
+def _sizes(value: Any, dims: int) -> list[int]:
+    return list(value) if isinstance(value, tuple | list) else [value] * dims
 
 
 def positions_of(mask: BoolArray) -> Tensor:

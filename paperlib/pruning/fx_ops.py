@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torchvision.ops import stochastic_depth
 
-from paperlib.structure import Bypass, ChannelSplit
+from paperlib.structure import Bypass, ChannelSplit, cuts_whole_groups
 
 _ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.GELU, nn.ELU, nn.CELU, nn.SELU,
@@ -64,6 +64,7 @@ _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((torch.permute, torch.transpose, torch.swapaxes), "permutation"),
     **dict.fromkeys((torch.reshape, torch.unflatten), "view"),
     **dict.fromkeys((torch.chunk, torch.split), "parts"),
+    torch.narrow: "narrow",
     **dict.fromkeys((torch.cat, torch.concat), "concatenation"),
     **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle), "rearrangement"),
     F.pad: "pad",
@@ -86,11 +87,16 @@ _METHODS: dict[Any, str] = {
     **dict.fromkeys(("expand", "expand_as"), "expansion"),
     **dict.fromkeys(("dim", "numel"), "opaque"),
     "size": "size",
+    "narrow": "narrow",
     "flatten": "flatten",
     "squeeze": "squeeze",
     "unsqueeze": "unsqueeze",
 }
 _TRAITS = ("dtype", "device", "ndim", "is_cuda", "requires_grad")
+
+
+NORMS = ("norm", "group_norm")
+"""Kinds of layers that silence a channel once its gamma and beta are 0."""
 
 
 class GraphWalk:
@@ -104,8 +110,11 @@ class GraphWalk:
     def visit_all(self, opaque: Container[fx.Node] = ()) -> None:
         """Fill `values`; nodes in `opaque` are not visited and have the value None."""
         for node in self.nodes:
-            visit = f"visit_{classify_node(node, self.modules)}"
-            self.values[node] = None if node in opaque else getattr(self, visit)(node)
+            self.values[node] = None if node in opaque else self.visit(node)
+
+    def visit(self, node: fx.Node) -> Any:
+        """Return the value of one node."""
+        return getattr(self, f"visit_{classify_node(node, self.modules)}")(node)
 
     def input_values(self, node: fx.Node) -> list[Any]:
         """Return the values of the nodes that `node` reads, in the order of its arguments."""
@@ -134,16 +143,38 @@ def classify_node(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     return "output" if node.op == "output" else "constant" if node.op == "get_attr" else "opaque"
 
 
+def list_operations() -> dict[str, list[str]]:
+    """Return the names of the modules, functions and methods that are followed, by their kind."""
+    found: dict[str, set[str]] = {
+        "conv": {"Conv1d … Conv3d", "ConvTranspose1d … 3d"},
+        "grouped": {"convolutions with groups"},
+        "depthwise": {"convolutions with one input or output per group"},
+        "norm": {"BatchNorm1d … 3d", "SyncBatchNorm", "their subclasses"},
+        "group_norm": {"GroupNorm", "InstanceNorm1d … 3d with affine=True"},
+        "pixel_norm": {"InstanceNorm1d … 3d"},
+        "slope": {"PReLU per channel"},
+        "activation": {"PReLU"},
+    }
+    for types, kind in _MODULES:
+        found.setdefault(kind, set()).update(each.__name__ for each in types)
+    for function, kind in _FUNCTIONS.items():
+        found.setdefault(kind, set()).add(getattr(function, "__name__", str(function)).strip("_"))
+    for method, kind in _METHODS.items():
+        found.setdefault(kind, set()).add(method.rstrip("_"))
+    return {kind: sorted(names, key=str.lower) for kind, names in found.items()}
+
+
 def classify_module(module: nn.Module) -> str:
     """Name the effect on channels of a module that is traced as one node."""
     if isinstance(module, _ConvNd):
         if module.groups == 1:
             return "conv"
-        depthwise = module.groups == module.in_channels == module.out_channels
-        return "depthwise" if depthwise else "unknown"
+        return "depthwise" if cuts_whole_groups(module) else "grouped"
     if isinstance(module, _InstanceNorm):
-        # Without parameters of its own it treats each channel alone.
-        return "unknown" if module.affine or module.track_running_stats else "pixel_norm"
+        # It treats each channel alone, and with parameters of its own it can silence one, as a batch norm can.
+        return "unknown" if module.track_running_stats else "group_norm" if module.affine else "pixel_norm"
+    if isinstance(module, nn.GroupNorm):
+        return "group_norm" if module.affine else "unknown"
     if isinstance(module, _BatchNorm):
         # A subclass may hold an activation, as long as that has no parameters per channel.
         inner = module._modules and any(p.numel() > 1 for child in module.children() for p in child.parameters())
@@ -176,8 +207,7 @@ def describe_target(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     """Name the operation of a node for a message: the class of a module, or the name of a function or method."""
     if node.op != "call_module":
         return target_name(node)
-    module = modules[target_name(node)]
-    return f"grouped {type(module).__name__}" if isinstance(module, _ConvNd) else type(module).__name__
+    return type(modules[target_name(node)]).__name__
 
 
 def arguments_of(node: fx.Node, *names: str) -> dict[str, Any]:
@@ -191,7 +221,8 @@ def joins_channels(node: fx.Node, dim: int, ndim: int | None) -> bool:
     return given == dim or (ndim is not None and given == dim - ndim)
 
 
-def kernel_view(module: nn.Module, name: str) -> Tensor:
-    """Return the weights of the convolution or linear layer at `name` as a view [out, in, *kernel]."""
-    weight = module.get_parameter(f"{name}.weight")
-    return weight.transpose(0, 1) if isinstance(module.get_submodule(name), _ConvTransposeNd) else weight
+def kernel_view(module: nn.Module, name: str, group: int = 0) -> Tensor:
+    """Return the weights of one group of the convolution or linear layer at `name` as a view [out, in, *kernel]."""
+    layer, weight = module.get_submodule(name), module.get_parameter(f"{name}.weight")
+    weight = weight.unflatten(0, (getattr(layer, "groups", 1), -1))[group]
+    return weight.transpose(0, 1) if isinstance(layer, _ConvTransposeNd) else weight

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from paperlib.pruning.channel_graph import ChannelGraph, trace_channels
-from paperlib.pruning.fx_ops import classify_node, describe_target, kernel_view, target_name
+from paperlib.pruning.fx_ops import NORMS, classify_node, describe_target, kernel_view, target_name
 
 _HOMOGENEOUS_MODULES = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
 _HOMOGENEOUS_CALLS = (F.relu, F.leaky_relu, torch.relu, "relu", "relu_")
@@ -49,9 +49,11 @@ def rescale_gamma_(module: nn.Module, level: float = 0.5) -> None:
             norm = graph.prunable[name]
             for parameter in (module.get_parameter(f"{norm}.weight"), module.get_parameter(f"{norm}.bias")):
                 parameter *= _to_tensor(factors[layer.outputs], parameter)
-        if layer.kind in ("conv", "linear"):
-            kernels = kernel_view(module, name)
-            kernels /= _to_tensor(factors[layer.inputs], kernels).view(1, -1, *[1] * (kernels.dim() - 2))
+        if layer.kind in ("conv", "grouped", "linear"):
+            groups = getattr(module.get_submodule(name), "groups", 1)
+            for group, inputs in enumerate(np.split(layer.inputs, groups)):
+                kernels = kernel_view(module, name, group)
+                kernels /= _to_tensor(factors[inputs], kernels).view(1, -1, *[1] * (kernels.dim() - 2))
 
 
 def _channel_factors(module: nn.Module, graph: ChannelGraph, level: float) -> NDArray[np.float64]:
@@ -74,7 +76,7 @@ def _refuse_unscalable(module: nn.Module, graph: ChannelGraph) -> None:
     own_norms = set(graph.prunable.values())
     for name, layer in graph.layers.items():
         # A depthwise convolution or a second batch norm adds a constant that is not scaled with its input.
-        foreign = layer.kind == "depthwise" or (layer.kind == "norm" and name not in own_norms)
+        foreign = layer.kind in ("depthwise", "pixel_norm") or (layer.kind in NORMS and name not in own_norms)
         if foreign and not graph.fixed[layer.inputs].all():
             raise ValueError(f"cannot rescale gamma: {name} does not scale with its input")
     for node in graph.nodes:

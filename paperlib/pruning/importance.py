@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from paperlib.pairs import find_partners
 
 Scores = dict[str, NDArray[np.float64]]
 """Per prunable convolution, one number for each output channel; the lowest are pruned first."""
-Criterion = Callable[..., Mapping[str, Any]]
-"""A criterion of one's own: see `score_channels`."""
 Batches = Iterable[tuple[Any, Any]]
 """Pairs `(images, targets)` for which a detector in training mode returns a dict of losses."""
 
@@ -150,78 +149,10 @@ IMPORTANCES: dict[str, Callable[..., Scores]] = {
     "hrank": hrank_importance,
     "taylor": taylor_importance,
 }
-_BUILT_IN = frozenset(IMPORTANCES)
-_REGISTERED: dict[str, Criterion] = {}
 CALIBRATED = ("hrank", "taylor")
 """Criteria that need data."""
 LAYERWISE = ("l1-layerwise", "l2-layerwise", "fpgm", "hrank")
 """Criteria that rank each layer separately: a ratio takes the same fraction of every layer, rounded down."""
-
-
-def register_importance(name: str, criterion: Criterion) -> None:
-    """Make a criterion known by a name, which plans then record; see `score_channels` for its arguments.
-
-    Raises:
-        ValueError: the name is that of a criterion of this package.
-    """
-    if name in _BUILT_IN:
-        raise ValueError(f"importance {name!r} is a criterion of this package; choose another name")
-    _REGISTERED[name] = criterion
-
-
-def _scores_of_function(
-    criterion: Criterion, module: nn.Module, prunable: Mapping[str, str], calibration: Batches | None
-) -> Scores:
-    """Call a criterion of one's own and check what it returns."""
-    name = describe_importance(criterion)
-    found = criterion(module, prunable) if calibration is None else criterion(module, prunable, calibration)
-    scores = {}
-    for layer, norm in prunable.items():
-        count = len(module.get_parameter(f"{norm}.weight"))
-        if layer not in found or np.shape(torch.as_tensor(found[layer]).detach().cpu()) != (count,):
-            raise ValueError(f"importance {name!r} gives no {count} scores for {layer}")
-        scores[layer] = _to_float64(torch.as_tensor(found[layer]))
-        if not np.isfinite(scores[layer]).all():
-            raise ValueError(f"importance {name!r} of {layer} is not finite")
-    return scores
-
-
-def describe_importance(importance: str | Criterion) -> str:
-    """Return the name of a criterion."""
-    return importance if isinstance(importance, str) else getattr(importance, "__name__", type(importance).__name__)
-
-
-def score_channels(
-    importance: str | Criterion, module: nn.Module, prunable: Mapping[str, str], calibration: Batches | None = None
-) -> Scores:
-    """Return the scores of a criterion for the convolutions of `prunable` (-> their batch norms).
-
-    Args:
-        importance: the name of a criterion, or a function `(module, prunable)`, or `(module, prunable, calibration)` if
-            batches are given, that returns one score per output channel of each convolution, by its name.
-        module: the network.
-        prunable: convolution -> batch norm, by name.
-        calibration: batches for a criterion that needs data.
-
-    Raises:
-        ValueError: no such criterion; calibration batches are missing, or given to a criterion that needs only the
-            weights; or a score is not finite (diverged training).
-    """
-    importance = _REGISTERED.get(importance, importance) if isinstance(importance, str) else importance
-    if callable(importance):
-        return _scores_of_function(importance, module, prunable, calibration)
-    if importance not in IMPORTANCES:
-        raise ValueError(f"importance {importance!r} is not known; choose one of: {', '.join(IMPORTANCES)}")
-    if importance in CALIBRATED and calibration is None:
-        raise ValueError(f"importance {importance!r} needs calibration: batches of (images, targets)")
-    if importance not in CALIBRATED and calibration is not None:
-        raise ValueError(f"importance {importance!r} takes no calibration: it uses only the weights")
-    data = () if calibration is None else (calibration,)
-    scores = IMPORTANCES[importance](module, prunable, *data)
-    for name, values in scores.items():
-        if not np.isfinite(values).all():
-            raise ValueError(f"importance {importance!r} of {name} is not finite; did the training diverge?")
-    return scores
 
 
 def _total_loss(module: nn.Module, images: Any, targets: Any) -> Tensor:
@@ -245,10 +176,11 @@ def _rank_in_layers(scores: Scores) -> Scores:
 
 
 def output_filters(module: nn.Module, name: str) -> Tensor:
-    """Return a view of the weights of the convolution at `name` with one entry per output channel, [C_out, ...]."""
+    """Return the weights of the convolution at `name` with one entry per output channel, [C_out, ...]."""
     conv: Any = module.get_submodule(name)
-    transposed = isinstance(conv, nn.ConvTranspose2d) and conv.groups == 1
-    return conv.weight.transpose(0, 1) if transposed else conv.weight
+    if not isinstance(conv, _ConvTransposeNd):
+        return conv.weight
+    return conv.weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _filter_rows(module: nn.Module, name: str) -> Tensor:
@@ -257,7 +189,9 @@ def _filter_rows(module: nn.Module, name: str) -> Tensor:
 
 def _folded_rows(module: nn.Module, name: str, norm_name: str) -> Tensor:
     norm: Any = module.get_submodule(norm_name)
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    scale = norm.weight.double()
+    if getattr(norm, "running_var", None) is not None:
+        scale = scale / (norm.running_var.double() + norm.eps).sqrt()
     return scale.view(-1, 1) * _filter_rows(module, name).double()
 
 

@@ -137,7 +137,8 @@ def removed_channels(graph: ChannelGraph, plan: PruningPlan) -> BoolArray:
         if removed[segment.channels].all():
             raise ValueError(f"the plan leaves no channel in a part of {segment.layer}")
     for parts in graph.balanced:
-        if len({int((~removed[part]).sum()) for part in parts}) > 1:
+        counts = {int((~removed[part]).sum()) for part in parts}
+        if len(counts) > 1 or 0 in counts:
             names = sorted(name for name, ids in prunable_outputs(graph) if np.isin(ids, np.concatenate(parts)).any())
             raise ValueError(f"the plan does not keep equally many channels in the equal parts of {', '.join(names)}")
     return removed

@@ -6,7 +6,7 @@ minimum ratio of their channels. Blocks are removed before channels, and N count
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from math import floor
 from typing import Any
 
@@ -18,10 +18,13 @@ from paperlib.pruning.budget import CostModel, fewest_candidates
 from paperlib.pruning.channel_graph import (
     BoolArray,
     ChannelGraph,
+    Segment,
     explain_unprunable,
     trace_channels,
 )
-from paperlib.pruning.importance import LAYERWISE, Batches, Criterion, describe_importance, score_channels
+from paperlib.pruning.criteria import Criterion, describe_importance, score_channels
+from paperlib.pruning.importance import LAYERWISE, Batches
+from paperlib.pruning.layer_names import match_layers, spread_values
 from paperlib.pruning.layers import least_important_blocks, make_bypasses, without_blocks
 from paperlib.pruning.partners import merge_partners, name_by_original
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, prunable_outputs
@@ -31,7 +34,7 @@ from paperlib.pruning.tracing import unwrap
 
 def plan_pruning(
     detector: nn.Module,
-    ratio: float | None = None,
+    ratio: float | Mapping[str, float] | None = None,
     *,
     size_mb: float | None = None,
     gmacs: float | None = None,
@@ -44,6 +47,8 @@ def plan_pruning(
     round_to: int = 1,
     image_size: int = 800,
     example_inputs: Any = None,
+    ratios: Mapping[str, float] | None = None,
+    min_keep: Mapping[str, int] | None = None,
     ignore: Collection[str] = (),
     keep_floor: float | None = None,
 ) -> PruningPlan:
@@ -56,6 +61,7 @@ def plan_pruning(
     Args:
         detector: any network that `trace_channels` can read.
         ratio: fraction of the prunable channels to remove, in [0, 1). Exactly one of this and the next three is given.
+            A mapping is the same as `ratios`, with 0 for the layers that it does not name.
         size_mb: largest size of the pruned network (`Cost.size_mb`), without compensation; of an extended network, as
             it will be after fusion.
         gmacs: largest cost of one pass of it (`Cost.gmacs`), without compensation.
@@ -64,7 +70,7 @@ def plan_pruning(
             |gamma|, whatever the criterion for channels (the paper's second contribution). With `ratio` 0 only they
             are removed.
         importance: `gamma`, `l1`, `fused`, `l1-layerwise`, `l2-layerwise`, `fpgm`, `hrank`, `taylor`, a name given to
-            `register_importance`, or a function (see `score_channels`).
+            `register_importance`, `module:function`, or a function (see `score_channels`).
         calibration: batches `(images, targets)` for `taylor` and `hrank`; the other criteria take none.
         min_keep_ratio: fraction of their channels, in [0, 1], that convolutions and parts of splits keep at least;
             one channel is always kept.
@@ -74,18 +80,24 @@ def plan_pruning(
         image_size: side in pixels of the square image for which multiply-accumulates are counted.
             Where the network does not accept it, a plan by ratio, size or channels has no costs.
         example_inputs: a tensor, or a tuple of arguments, for a network that takes anything else than one square image.
-        ignore: names of convolutions, or of modules that contain some, that keep all their channels.
+        ratios: fractions for single layers, each of which loses its own least important channels; the target counts
+            only the others. A key is the name of a convolution, or of a module that contains some, or a glob for either
+            (`layer1.*`). Of several that name a layer, the last decides.
+        min_keep: numbers of channels that single layers keep at least; keys as in `ratios`.
+        ignore: such names of layers that keep all their channels.
         keep_floor: the former name of `min_keep_ratio`.
 
     Raises:
         ValueError: an argument is out of its range; the target cannot be reached (the message names the least cost
             that can); nothing in the network can be pruned; or `original` lacks one of its layers.
     """
+    if isinstance(ratio, Mapping):
+        ratio, ratios = 0.0, {**ratio, **(ratios or {})}
     target = _single_target(ratio=ratio, size_mb=size_mb, gmacs=gmacs, channels=channels)
     planner = Planner(
         detector, layers=layers, importance=importance, calibration=calibration, min_keep_ratio=min_keep_ratio,
-        original=original, round_to=round_to, image_size=image_size, example_inputs=example_inputs, ignore=ignore,
-        keep_floor=keep_floor,
+        original=original, round_to=round_to, image_size=image_size, example_inputs=example_inputs, ratios=ratios,
+        min_keep=min_keep, ignore=ignore, keep_floor=keep_floor,
     )  # fmt: skip
     return planner.make_plan(*target)
 
@@ -113,7 +125,8 @@ class Planner:
         self, detector: nn.Module, *, layers: int = 0, importance: str | Criterion = "gamma",
         calibration: Batches | None = None,
         min_keep_ratio: float = 0.1, original: nn.Module | None = None, round_to: int = 1, image_size: int = 800,
-        example_inputs: Any = None, ignore: Collection[str] = (), keep_floor: float | None = None,
+        example_inputs: Any = None, ratios: Mapping[str, float] | None = None,
+        min_keep: Mapping[str, int] | None = None, ignore: Collection[str] = (), keep_floor: float | None = None,
     ) -> None:  # fmt: skip
         if keep_floor is not None:
             min_keep_ratio = keep_floor
@@ -137,7 +150,8 @@ class Planner:
         if original is not None:
             originals = name_by_original(original, trace_channels(original, example_inputs).segments)
         minimum = minimum_counts(segments, originals, min_keep_ratio)
-        self.ranking = Ranking(counted, self.scores, minimum, round_to)
+        _raise_minimum(minimum, counted.segments, _checked_counts(min_keep or {}, counted))
+        self.ranking = Ranking(counted, self.scores, minimum, round_to, _checked_ratios(ratios or {}, counted))
         self.unknown_costs: ValueError | None = None
         try:
             positions = kernel_positions(detector, image_size, example_inputs)
@@ -161,8 +175,8 @@ class Planner:
         removed = ranking.apply_rounding(floored)
         return PruningPlan(
             kept={name: np.flatnonzero(~removed[ids]).tolist() for name, ids in prunable_outputs(self.graph)},
-            threshold=float(ranking.values[candidates]),
-            ratio=float(value) if target == "ratio" else candidates / ranking.count,
+            threshold=ranking.threshold(candidates),
+            ratio=float(value) if target == "ratio" and not ranking.named else ranking.share(candidates),
             importance=self.importance,
             blocks=self.blocks,
             layers=self._layer_statistics(ranking.held_layers(candidates, floored), removed),
@@ -209,14 +223,34 @@ def _without_layers(graph: ChannelGraph, ignore: Collection[str]) -> ChannelGrap
     """
     fixed = graph.fixed.copy()
     for name in [ignore] if isinstance(ignore, str) else ignore:
-        layers = [layer for layer in graph.layers if layer == name or layer.startswith(f"{name}.")]
-        if not layers:
-            raise ValueError(f"ignore: {name} is no layer with channels, and no module that contains one")
-        for layer in layers:
+        for layer in match_layers(name, graph.layers, "ignore"):
             fixed[graph.layers[layer].outputs] = True
     prunable = {name: norm for name, norm in graph.prunable.items() if not fixed[graph.layers[name].outputs].all()}
     segments = [s for s in graph.segments if s.layer in prunable or s.layer not in graph.prunable]
     return dataclasses.replace(graph, fixed=fixed, prunable=prunable, segments=segments)
+
+
+def _checked_ratios(ratios: Mapping[str, float], graph: ChannelGraph) -> dict[str, float]:
+    """Return the ratio of each layer that has one of its own."""
+    for name, ratio in ratios.items():
+        if not 0 <= ratio < 1:
+            raise ValueError(f"ratios: {ratio} of {name} is not in [0, 1)")
+    return spread_values(ratios, graph.layers, graph.prunable, "ratios")
+
+
+def _checked_counts(min_keep: Mapping[str, int], graph: ChannelGraph) -> dict[str, int]:
+    """Return the least number of kept channels of each layer that has one of its own."""
+    for name, count in min_keep.items():
+        if count != int(count) or count < 1:
+            raise ValueError(f"min_keep: {count} of {name} is not a whole number ≥ 1")
+    return spread_values(min_keep, graph.layers, graph.prunable, "min_keep")
+
+
+def _raise_minimum(minimum: list[int], segments: list[Segment], counts: Mapping[str, int]) -> None:
+    """Raise the numbers of channels that layers keep at least, in place, but not above all of them."""
+    for i, segment in enumerate(segments):
+        wanted = min(counts.get(segment.layer, 0), len(segment.channels))
+        minimum[i] = max(minimum[i], wanted)
 
 
 def _single_target(**targets: float | None) -> tuple[str, float]:

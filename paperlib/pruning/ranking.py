@@ -1,7 +1,9 @@
 """The order in which channels are removed, and what limits it: ties, floors, equal parts (Section 3.1)."""
 
+from collections.abc import Mapping
 from fractions import Fraction
-from math import ceil
+from math import ceil, floor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,21 +12,39 @@ from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, IntArray, Se
 from paperlib.pruning.importance import Scores
 from paperlib.pruning.plan import prunable_outputs
 
+_UNRANKED = -2
+
 
 class Ranking:
     """The prunable channels of a network in the order of their removal, and what limits it.
 
     Attributes:
         values: importance of all N prunable channels, ascending.
-        count: N.
+        count: N, without the layers that have a ratio of their own.
+        named: these layers, with their ratios.
     """
 
-    def __init__(self, graph: ChannelGraph, scores: Scores, minimum: list[int], round_to: int) -> None:
+    def __init__(
+        self, graph: ChannelGraph, scores: Scores, minimum: list[int], round_to: int, named: Mapping[str, float]
+    ) -> None:
         self.graph = graph
         self.minimum = minimum
         self.round_to = round_to
-        self.rank, self.values = _rank_channels(graph, scores)
+        self.named = named
+        self.rank, self.values = _rank_channels(graph, scores, named)
         self.count = len(self.values)
+        for parts in graph.balanced:
+            self.rank = _rank_rows(self.rank, parts, self.count)
+
+    def threshold(self, candidates: int) -> float:
+        """Return the importance of the least important channel that is no candidate; 0 if there is none."""
+        return float(self.values[candidates]) if candidates < self.count else 0.0
+
+    def share(self, candidates: int) -> float:
+        """Return the fraction of all prunable channels that are candidates."""
+        named = [self.graph.layers[name].outputs for name in self.named]
+        chosen = sum(int((self.rank[ids] < 0).sum()) for ids in named)
+        return (candidates + chosen) / (self.count + sum(len(ids) for ids in named))
 
     def apply_floor(self, candidates: int) -> BoolArray:
         """Tell for each channel number whether ties and the floor let it be removed, given the number of candidates."""
@@ -105,6 +125,21 @@ class Ranking:
         removed[numbers[order][before < wanted]] = False
 
 
+def _rank_rows(rank: NDArray[Any], parts: list[IntArray], never: int) -> NDArray[Any]:
+    """Give the least important channels of equal parts their mean rank, and the next ones theirs, and so on.
+
+    Parts that must keep equally many channels, such as the groups of a convolution, would otherwise keep as many as
+    the part in which most are important. The rank `never` is that of a fixed channel, and holds those beside it, too.
+    """
+    numbers = [np.unique(part) for part in parts]
+    if len({len(part) for part in numbers}) > 1 or all(np.array_equal(part, numbers[0]) for part in numbers):
+        return rank
+    ranked = rank.astype(np.float64)
+    rows = np.stack([part[np.argsort(rank[part], kind="stable")] for part in numbers])
+    ranked[rows] = np.where((rank[rows] >= never).any(0), never, rank[rows].mean(0))
+    return ranked
+
+
 def minimum_counts(segments: list[Segment], originals: list[Segment], min_keep_ratio: float) -> list[int]:
     """Return how many channels each segment keeps at least: a fraction of its channels in the original network."""
     counts: dict[str, list[int]] = {}
@@ -124,16 +159,31 @@ def exact_fraction(value: float) -> Fraction:
     return Fraction(str(float(value)))
 
 
-def _rank_channels(graph: ChannelGraph, scores: Scores) -> tuple[IntArray, NDArray[np.float64]]:
+def _rank_channels(
+    graph: ChannelGraph, scores: Scores, named: Mapping[str, float]
+) -> tuple[IntArray, NDArray[np.float64]]:
     """Return the rank of each channel number in the order of removal, and the sorted scores of all N channels.
 
-    Tied channels share the rank of their most important member; a fixed channel comes after all.
+    Tied channels share the rank of their most important member; a fixed channel comes after all. In a layer with a
+    ratio of its own, that fraction of the channels comes before all others (rank -1), and the rest after all.
     """
     ids = np.concatenate([ids for _, ids in prunable_outputs(graph)])
     values = np.concatenate([scores[name] for name in graph.prunable])
-    ids, values = ids[~graph.fixed[ids]], values[~graph.fixed[ids]]
+    sizes = [len(ids) for _, ids in prunable_outputs(graph)]
+    own = np.repeat([name in named for name in graph.prunable], sizes)
+    free = ~graph.fixed[ids] & ~own
+    ids, values = ids[free], values[free]
     order = np.argsort(values, kind="stable")
-    rank = np.where(graph.fixed, len(values), -1)
+    rank = np.where(graph.fixed, len(values), _UNRANKED)
     np.maximum.at(rank, ids[order], np.arange(len(values)))
+    for name, ratio in named.items():
+        least = floor(exact_fraction(ratio) * len(scores[name]))
+        positions = np.where(_positions(scores[name]) < least, -1, len(values))
+        np.maximum.at(rank, graph.layers[name].outputs, positions)
     # Numbers that no batch norm ranks are aliases of a tied channel; they are never looked up.
-    return np.where(rank < 0, len(values), rank), values[order]
+    return np.where(rank == _UNRANKED, len(values), rank), values[order]
+
+
+def _positions(values: NDArray[np.float64]) -> IntArray:
+    """Return the position of each value in ascending order."""
+    return values.argsort(kind="stable").argsort(kind="stable")

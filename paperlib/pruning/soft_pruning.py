@@ -60,7 +60,8 @@ class SoftPruning:
             lost[kept[name]] = False
             filters[lost] = 0.0
             # The mean of what such a filter emits is 0 now; so its batch norm emits beta, as surgery expects.
-            module.get_buffer(f"{norm}.running_mean")[lost] = 0.0
+            if getattr(module.get_submodule(norm), "running_mean", None) is not None:
+                module.get_buffer(f"{norm}.running_mean")[lost] = 0.0
 
     def penalty(self, module: nn.Module) -> Tensor:
         """Return 0: the loss has no further term."""

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, trace_channels
+from paperlib.pruning.code_sizes import write_sizes
 from paperlib.pruning.compensation import Compensation
-from paperlib.pruning.fx_ops import classify_module
+from paperlib.pruning.fx_ops import NORMS, classify_module
 from paperlib.pruning.layers import make_bypasses, removable_blocks, without_blocks
 from paperlib.pruning.plan import PruningPlan, removed_channels
 from paperlib.pruning.tracing import unwrap
@@ -81,6 +83,7 @@ def mask_plan(
 ) -> nn.Module:
     """Copy `detector` at full size and set gamma (and beta, unless `keep_beta`) of what `plan` removes to 0.
 
+    Unless `keep_beta`, further norms and depthwise convolutions that such a channel passes add nothing to it, either.
     A removed block is masked in the batch norm that ends its branch. The reference for surgery: in evaluation mode
     it computes what the pruned network computes.
 
@@ -95,10 +98,15 @@ def mask_plan(
     masked = copy_network(detector)
     masks = {norm: torch.from_numpy(removed[graph.layers[name].outputs]) for name, norm in graph.prunable.items()}
     masks |= {norm: torch.ones((), dtype=torch.bool) for name in plan.blocks for norm in blocks[name].norms}
-    for norm, mask in masks.items():
-        masked.get_parameter(f"{norm}.weight")[mask] = 0.0
-        if not keep_beta:
-            masked.get_parameter(f"{norm}.bias")[mask] = 0.0
+    if not keep_beta:
+        passed = {name: layer for name, layer in graph.layers.items() if layer.kind in (*NORMS, "depthwise")}
+        masks |= {name: torch.from_numpy(removed[layer.outputs]) for name, layer in passed.items()}
+    for name, mask in masks.items():
+        layer = masked.get_submodule(name)
+        if not isinstance(layer, _ConvNd):
+            masked.get_parameter(f"{name}.weight")[mask] = 0.0
+        if not keep_beta and layer.bias is not None:
+            masked.get_parameter(f"{name}.bias")[mask] = 0.0
     return masked
 
 
@@ -115,7 +123,10 @@ def _remove_channels(base: nn.Module, graph: ChannelGraph, removed: BoolArray) -
         outputs = torch.from_numpy(np.flatnonzero(~removed[layer.outputs]))
         memo[id(modules[name])] = select_channels(modules[name], inputs, outputs)
     _share_again(graph, modules, memo)
-    return copy.deepcopy(base, memo)
+    pruned = copy.deepcopy(base, memo)
+    kept = {place: int((~removed[ids]).sum()) * times for place, (ids, times) in graph.code_sizes.items()}
+    write_sizes(pruned, {place: size for place, size in kept.items() if removed[graph.code_sizes[place][0]].any()})
+    return pruned
 
 
 def _share_again(graph: ChannelGraph, modules: dict[str, nn.Module], memo: dict[int, Any]) -> None:

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import prune
 
+from paperlib.pruning.code_sizes import Place, mark_sizes
 from paperlib.pruning.wirings import find_wiring
 from paperlib.structure import MODULE_FIELDS, Bypass, ChannelSplit, select_channels, shared_tensors
 
@@ -213,6 +214,10 @@ def _tracing_copy(module: nn.Module, leaves: Container[int], training: bool) -> 
         inner |= {name: OrderedDict() for name in _HOOKS}
         inner["_modules"] = {name: memo.get(id(child), child) for name, child in part._modules.items()}
         vars(memo[id(part)]).update(inner, **own, training=training)
+    computed_with: set[Place] = set()
+    for name, part in module.named_modules():
+        if id(part) not in leaves:
+            mark_sizes(memo[id(part)], name, computed_with)
     return memo[id(module)]
 
 

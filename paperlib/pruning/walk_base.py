@@ -1,14 +1,16 @@
 """What the walks that number channels have in common (see `channel_walk`)."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import fx, nn
-from torch.fx.node import map_arg
+from torch.fx.node import map_aggregate
 
 from paperlib.pruning.axes import Axis, BoolArray, IntArray, Size
+from paperlib.pruning.code_sizes import CodeSize, Place
 from paperlib.pruning.fx_ops import GraphWalk, describe_target
 
 
@@ -63,6 +65,15 @@ class Hold:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class SizeUse:
+    """Channels that an operation counts by a number in the code."""
+
+    node: fx.Node
+    numbers: IntArray
+    size: CodeSize
+
+
 class WalkBase(GraphWalk):
     """Gives every tensor its channel numbers; None stands for an opaque value, which holds no prunable channel.
 
@@ -71,6 +82,7 @@ class WalkBase(GraphWalk):
         followers: per convolution or linear layer the batch norms that read it; None stands for any other reader.
         holds: channels that must be kept.
         balanced: groups of channels of which equally many must be kept, such as the parts of a chunk.
+        size_uses: the channels that numbers in the code count.
         moves: for a node that rearranges channels, where each channel of its result, or of each part, comes from.
     """
 
@@ -82,6 +94,7 @@ class WalkBase(GraphWalk):
         self.followers: dict[str, set[str | None]] = {}
         self.holds: list[Hold] = []
         self.balanced: list[list[IntArray]] = []
+        self.size_uses: dict[Place, list[SizeUse]] = {}
         self.moves: dict[fx.Node, IntArray | tuple[IntArray, ...]] = {}
 
     def visit_unknown(self, node: fx.Node) -> None:
@@ -105,6 +118,11 @@ class WalkBase(GraphWalk):
             self.holds.append(Hold(axis.numbers[axis.loud], f"having no batch norm where {node.name} reads them"))
         return axis
 
+    def _tie_parts(self, parts: list[IntArray]) -> None:
+        """Tie the channels of all parts, by their positions."""
+        for part in parts[1:]:
+            self.ties.tie_numbers(parts[0], part)
+
     def _first(self, node: fx.Node) -> Any:
         """Return the axis of the only operand that has one."""
         axes = all_axes(tuple(self.input_values(node)))
@@ -112,7 +130,36 @@ class WalkBase(GraphWalk):
 
     def _argument(self, value: Any) -> Any:
         """Return what stands for an argument of a traced call."""
-        return map_arg(value, self.values.__getitem__) if not isinstance(value, fx.Node) else self.values[value]
+        return map_aggregate(value, self._plain_value)
+
+    def _plain_value(self, leaf: Any) -> Any:
+        if isinstance(leaf, fx.Node):
+            return self.values[leaf]
+        return leaf.plain if isinstance(leaf, CodeSize) else leaf
+
+    def _use_size(self, node: fx.Node, size: CodeSize, numbers: IntArray) -> None:
+        """Note that a number in the code counts these channels."""
+        self.size_uses.setdefault(size.place, []).append(SizeUse(node, numbers, size))
+
+    def settle_sizes(self) -> dict[Place, SizeUse]:
+        """Balance the channels that each number in the code counts; hold them if it counts anything else.
+
+        Returns:
+            one use of each number that can change.
+        """
+        used = Counter((use.node, place) for place, uses in self.size_uses.items() for use in uses)
+        found = ((node, place, count) for node in self.nodes for place, count in _count_places(node).items())
+        others = {place for node, place, count in found if count > used[node, place]}
+        settled = {}
+        for place, uses in self.size_uses.items():
+            sizes = {(use.size.divisor, use.size.plain) for use in uses}
+            if len(sizes) == 1 and place not in others | uses[0].size.computed_with:
+                self.balanced.append([use.numbers for use in uses])
+                settled[place] = uses[0]
+            else:
+                name = ".".join(place[:2])
+                self.holds += [Hold(use.numbers, f"the number {name.lstrip('.')} in the code") for use in uses]
+        return settled
 
     def _axis_and_arguments(self, node: fx.Node) -> tuple[Axis | None, list[Any]]:
         """Return the tensor that an operation changes, and its other arguments."""
@@ -122,6 +169,19 @@ class WalkBase(GraphWalk):
 
     def _known(self, node: fx.Node, axis: Axis | None) -> Axis | None:
         return self.visit_unknown(node) if axis is None else axis
+
+
+def _count_places(node: fx.Node) -> Counter[Place]:
+    """Return how often the number at each place is among the arguments of a node."""
+    found: Counter[Place] = Counter()
+
+    def note_place(leaf: Any) -> Any:
+        if isinstance(leaf, CodeSize):
+            found[leaf.place] += 1
+        return leaf
+
+    map_aggregate((node.args, node.kwargs), note_place)
+    return found
 
 
 def all_axes(value: Any) -> list[Axis]:

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm3d
 from torch.nn.modules.conv import _ConvNd
 
 from paperlib.pruning.axes import Axis, BoolArray, IntArray
-from paperlib.pruning.fx_ops import classify_node, target_name
+from paperlib.pruning.fx_ops import NORMS, classify_node, target_name
 from paperlib.pruning.walk_base import Hold, Layer, WalkBase
 
 
@@ -36,7 +36,7 @@ class LayerWalk(WalkBase):
     def _record_follower(self, node: fx.Node) -> bool:
         """Note which batch norm, if any, is the only reader of this call of a layer; tell whether there is one."""
         users = list(node.users)
-        is_norm = len(users) == 1 and classify_node(users[0], self.modules) == "norm"
+        is_norm = len(users) == 1 and classify_node(users[0], self.modules) in NORMS
         self.followers.setdefault(target_name(node), set()).add(target_name(users[0]) if is_norm else None)
         return is_norm
 
@@ -47,21 +47,32 @@ class LayerWalk(WalkBase):
         if not axis.plain or axis.dim != 1 or len(axis.numbers) != conv.in_channels:
             return self.visit_unknown(node)
         outputs = self.ties.new_numbers(conv.out_channels)
-        self._record(node, "conv", axis.numbers, outputs)
+        self._record(node, classify_node(node, self.modules), axis.numbers, outputs)
         return Axis(outputs, ndim=ndim, loud=self._loudness(node, outputs))
 
     def _loudness(self, node: fx.Node, outputs: IntArray) -> BoolArray | None:
         return None if self._record_follower(node) else np.ones(len(outputs), dtype=bool)
 
     def visit_depthwise(self, node: fx.Node) -> Axis | None:
-        """Keep the numbers: each output has the number of its only input."""
+        """Give the outputs of each group the number of its inputs, which are tied: the group goes as a whole."""
         conv = self.module_of(node)
         axis = self._axis(node, conv.in_channels, _layer_dims(conv))
-        if not axis.plain or axis.dim != 1:
+        if not axis.plain or axis.dim != 1 or len(axis.numbers) != conv.in_channels:
             return self.visit_unknown(node)
-        self._record(node, "depthwise", axis.numbers, axis.numbers)
+        by_group = axis.numbers.reshape(conv.groups, -1)
+        self._tie_parts(list(by_group.T))
+        outputs = np.repeat(by_group[:, 0], conv.out_channels // conv.groups)
+        self._record(node, "depthwise", axis.numbers, outputs)
         self._record_follower(node)
-        return replace(axis, loud=None)
+        return replace(axis, numbers=outputs, loud=None)
+
+    def visit_grouped(self, node: fx.Node) -> Axis | None:
+        """Give the outputs of a grouped convolution new numbers; every group keeps equally many of each."""
+        found = self.visit_conv(node)
+        if found is not None:
+            layer, groups = self.layers[target_name(node)], self.module_of(node).groups
+            self.balanced += [np.split(layer.inputs, groups), np.split(layer.outputs, groups)]
+        return found
 
     def visit_linear(self, node: fx.Node) -> Axis | None:
         """Give the outputs of a linear layer new numbers; it may read flattened maps."""
@@ -86,6 +97,18 @@ class LayerWalk(WalkBase):
         if not axis.plain or axis.dim != 1 or len(axis.numbers) != norm.num_features:
             return self.visit_unknown(node)
         self._record(node, "norm", axis.numbers, axis.numbers)
+        return replace(axis, loud=None)
+
+    def visit_group_norm(self, node: fx.Node) -> Axis | None:
+        """Tie the channels of each group: the statistics of the others stay as they are if it goes as a whole."""
+        norm = self.module_of(node)
+        count = norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
+        axis = self._axis(node, count, None)
+        if not axis.plain or axis.dim != 1 or len(axis.numbers) != count:
+            return self.visit_unknown(node)
+        if isinstance(norm, nn.GroupNorm):
+            self._tie_parts(list(axis.numbers.reshape(norm.num_groups, -1).T))
+        self._record(node, "group_norm", axis.numbers, axis.numbers)
         return replace(axis, loud=None)
 
     def visit_slope(self, node: fx.Node) -> Axis | None:

@@ -7,10 +7,11 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from paperlib.distillation.dynamic_options import DynamicOptions
 from paperlib.distillation.imitation_methods import choose_method
+from paperlib.limits import IMPORTANCE_NAMES
 from paperlib.training.recipe import Recipe
 from paperlib.typed_options import Count, Fraction, Number, Options, PositiveFraction, PositiveNumber
 
@@ -50,6 +51,18 @@ class SparsityOptions(Options):
     """How the L1 term is minimised: by Adam (the paper) or by a proximal step after it."""
 
 
+def _check_importance(name: str) -> str:
+    if name not in IMPORTANCE_NAMES:
+        # Loaded only here, because the help of the command line needs no torch.
+        from paperlib.pruning.criteria import find_criterion
+
+        find_criterion(name)
+    return name
+
+
+ImportanceName = Annotated[str, AfterValidator(_check_importance)]
+
+
 class SurgeryOptions(Options):
     """What every pruned network keeps (Section 3.1)."""
 
@@ -64,8 +77,9 @@ class SurgeryOptions(Options):
 class PruningOptions(SurgeryOptions):
     """How channels are chosen and removed."""
 
-    importance: Literal["gamma", "l1", "fused", "l1-layerwise", "l2-layerwise", "fpgm", "hrank", "taylor"] = "gamma"
-    """Criterion that ranks the channels; gamma is the paper's."""
+    importance: ImportanceName = "gamma"
+    """Criterion that ranks the channels: gamma (the paper's), l1, fused, l1-layerwise, l2-layerwise, fpgm, hrank,
+    taylor, or module:function for one's own."""
     calibration_images: Count = 64
     """Training images from which the criteria taylor and hrank compute their scores."""
 

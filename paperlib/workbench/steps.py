@@ -30,7 +30,7 @@ from paperlib.network_files import family_of, load_network, save_network, transf
 from paperlib.partners.partnership import Partnership
 from paperlib.progress.report import begin_step, end_step
 from paperlib.pruning import PruningPlan, Sparsity, apply_plan, find_carriers, plan_pruning, rescale_gamma_
-from paperlib.pruning.importance import CALIBRATED
+from paperlib.pruning.criteria import Criterion, criterion_digest, describe_importance, needs_calibration
 from paperlib.seeding import seeded_rng
 from paperlib.store.ancestry import find_prunings
 from paperlib.store.code_digest import code_of
@@ -246,23 +246,24 @@ class Workbench:
         )  # fmt: skip
 
     def plan(
-        self, model: Model, ratio: float | None = None, *, layers: int = 0, importance: str | None = None,
+        self, model: Model, ratio: float | None = None, *, layers: int = 0, importance: str | Criterion | None = None,
         original: Model | None = None, **target: Any,
     ) -> PruningPlan:  # fmt: skip
         """Return the plan by which `prune` would prune, for the same arguments."""
-        choices, calibration = self._choices(importance), None
-        if choices.importance in CALIBRATED:
+        choices, calibration = self.pruning, None
+        importance = importance or choices.importance
+        if needs_calibration(importance):
             calibration = self._calibration(choices.calibration_images)
         with seeded_rng(self.recipe.seed):  # a detector of two stages draws its proposals
             return plan_pruning(
                 model.detector().to(_device()), ratio, **target, layers=layers,
-                importance=choices.importance, calibration=calibration, min_keep_ratio=choices.min_keep_ratio,
+                importance=importance, calibration=calibration, min_keep_ratio=choices.min_keep_ratio,
                 original=original.detector() if original else None, round_to=choices.round_to,
                 image_size=self.recipe.image_size,
             )  # fmt: skip
 
     def prune(
-        self, model: Model, ratio: float | None = None, *, layers: int = 0, importance: str | None = None,
+        self, model: Model, ratio: float | None = None, *, layers: int = 0, importance: str | Criterion | None = None,
         original: Model | None = None, **target: Any,
     ) -> Model:  # fmt: skip
         """Remove the least important channels and blocks (Section 3.1); no training.
@@ -271,11 +272,11 @@ class Workbench:
             model: the model to prune.
             ratio: fraction of its prunable channels to remove. Exactly one of this and `target` is given.
             layers: number of residual blocks to remove first.
-            importance: the criterion, if not the one of the workbench's options.
+            importance: the criterion, by name or as a function, if not the one of the workbench's options.
             original: the model that the smallest share of channels to keep refers to; by default `model`.
             target: the `size_mb`, `gmacs` or `channels` to reach (see `plan_pruning`).
         """
-        choices = self._choices(importance)
+        choices, importance = self.pruning, importance or self.pruning.importance
 
         def write_model(folder: Path) -> None:
             plan = self.plan(model, ratio, layers=layers, importance=importance, original=original, **target)
@@ -286,10 +287,13 @@ class Workbench:
             files.write_json_atomically(folder / PLAN, plan.to_dict())
 
         settings = {"ratio": ratio, **target, "layers": layers, "image_size": self.recipe.image_size, **vars(choices)}
+        settings["importance"] = describe_importance(importance)
+        if criterion := criterion_digest(importance):
+            settings["criterion"] = criterion
         parents = (model, original) if original else (model,)
         # Most criteria look at the weights alone; those that are calibrated depend on images, and so on the data.
         data = None
-        if choices.importance in CALIBRATED:
+        if needs_calibration(importance):
             settings |= {"seed": self.recipe.seed, "batch_size": self.recipe.batch_size, **self._machine()}
             data = self.train_set
         digest = data.digest if data else ""
@@ -392,9 +396,6 @@ class Workbench:
         made = self._model(kind, method, settings, parents, write_model, uses=uses, data=data)
         end_step(recipe.epochs)
         return made
-
-    def _choices(self, importance: str | None) -> PruningOptions:
-        return self.pruning.model_copy(update={"importance": importance}) if importance else self.pruning
 
     def _calibration(self, images: int) -> Iterator[tuple[Tensor, Any]]:
         """Yield batches of training images, not augmented, spread evenly over the data set."""

@@ -1,0 +1,148 @@
+"""Criteria of importance by name, and those of users: how a plan gets the scores of channels."""
+
+import functools
+import hashlib
+import inspect
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from paperlib.pruning.importance import CALIBRATED, IMPORTANCES, Batches, Scores
+
+Criterion = Callable[..., Mapping[str, Any]]
+"""A criterion of one's own: see `score_channels`."""
+_REGISTERED: dict[str, Criterion] = {}
+
+
+def register_importance(name: str, criterion: Criterion) -> None:
+    """Make a criterion known by a name, which plans then record; see `score_channels` for its arguments.
+
+    Raises:
+        ValueError: the name is that of a criterion of this package, or holds a colon.
+    """
+    if name in IMPORTANCES:
+        raise ValueError(f"importance {name!r} is a criterion of this package; choose another name")
+    if ":" in name or not name:
+        raise ValueError(f"importance {name!r}: a name is not empty and has no colon, which means module:function")
+    if not callable(criterion):
+        raise ValueError(f"importance {name!r}: {type(criterion).__name__} is no function")
+    _REGISTERED[name] = criterion
+
+
+def find_criterion(importance: str | Criterion) -> Criterion:
+    """Return the function of a criterion: of this package, registered, or named as `module:function`.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if callable(importance):
+        return importance
+    if importance in IMPORTANCES or importance in _REGISTERED:
+        return IMPORTANCES.get(importance) or _REGISTERED[importance]
+    known = ", ".join([*IMPORTANCES, *_REGISTERED])
+    if ":" not in importance:
+        raise ValueError(f"importance {importance!r} is not known; choose one of: {known}; or give module:function")
+    if os.getcwd() not in sys.path:
+        # An installed command does not look for modules where it is started; last, so that nothing is hidden.
+        sys.path.append(os.getcwd())
+    try:
+        found = pkgutil.resolve_name(importance)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"importance {importance!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ValueError(f"importance {importance!r} is no function but {type(found).__name__}")
+    return found
+
+
+def describe_importance(importance: str | Criterion) -> str:
+    """Return the name of a criterion."""
+    if isinstance(importance, str):
+        return importance
+    function = importance.func if isinstance(importance, functools.partial) else importance
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def needs_calibration(importance: str | Criterion) -> bool:
+    """Tell whether a criterion needs data: `taylor`, `hrank`, and functions of one's own with three arguments."""
+    if isinstance(importance, str) and importance in IMPORTANCES:
+        return importance in CALIBRATED
+    given = inspect.signature(find_criterion(importance)).parameters.values()
+    return sum(each.default is each.empty and each.kind <= each.POSITIONAL_OR_KEYWORD for each in given) > 2
+
+
+def criterion_digest(importance: str | Criterion) -> str | None:
+    """Return the SHA-256 of the source of a criterion of one's own; None for one of this package.
+
+    The source is the whole module in which it is defined, so that its helpers count, or, in a notebook, the cell's
+    function. The arguments of `functools.partial` and the attributes of an object count, too.
+
+    Raises:
+        ValueError: the source cannot be read.
+    """
+    if isinstance(importance, str) and importance in IMPORTANCES:
+        return None
+    criterion = find_criterion(importance)
+    settings: Any = vars(criterion) if not inspect.isfunction(criterion) and hasattr(criterion, "__dict__") else {}
+    if isinstance(criterion, functools.partial):
+        settings, criterion = [criterion.args, criterion.keywords], criterion.func
+    defined = criterion if inspect.isfunction(criterion) else type(criterion)
+    module = inspect.getmodule(defined)
+    try:
+        source = inspect.getsource(module if getattr(module, "__file__", None) and module is not None else defined)
+    except (OSError, TypeError) as error:
+        name = describe_importance(importance)
+        raise ValueError(f"importance {name!r}: its source cannot be read; define it in a file") from error
+    return hashlib.sha256(f"{defined.__qualname__} {settings!r} {source}".encode()).hexdigest()
+
+
+def score_channels(
+    importance: str | Criterion, module: nn.Module, prunable: Mapping[str, str], calibration: Batches | None = None
+) -> Scores:
+    """Return the scores of a criterion for the convolutions of `prunable` (-> their batch norms).
+
+    Args:
+        importance: the name of a criterion, or a function `(module, prunable)`, or `(module, prunable, calibration)` if
+            batches are given, that returns one score per output channel of each convolution, by its name.
+        module: the network.
+        prunable: convolution -> batch norm, by name.
+        calibration: batches for a criterion that needs data.
+
+    Raises:
+        ValueError: no such criterion; calibration batches are missing, or given to a criterion that needs only the
+            weights; or a score is not finite (diverged training).
+    """
+    criterion, name = find_criterion(importance), describe_importance(importance)
+    if calibration is None and needs_calibration(importance):
+        raise ValueError(f"importance {name!r} needs calibration: batches of (images, targets)")
+    if not isinstance(importance, str) or importance not in IMPORTANCES:
+        return _scores_of_function(criterion, name, module, prunable, calibration)
+    if importance not in CALIBRATED and calibration is not None:
+        raise ValueError(f"importance {importance!r} takes no calibration: it uses only the weights")
+    data = () if calibration is None else (calibration,)
+    scores = IMPORTANCES[importance](module, prunable, *data)
+    for layer, values in scores.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"importance {importance!r} of {layer} is not finite; did the training diverge?")
+    return scores
+
+
+def _scores_of_function(
+    criterion: Criterion, name: str, module: nn.Module, prunable: Mapping[str, str], calibration: Batches | None
+) -> Scores:
+    """Call a criterion of one's own and check what it returns."""
+    found = criterion(module, prunable) if calibration is None else criterion(module, prunable, calibration)
+    scores = {}
+    for layer, norm in prunable.items():
+        count = len(module.get_parameter(f"{norm}.weight"))
+        if layer not in found or np.shape(torch.as_tensor(found[layer]).detach().cpu()) != (count,):
+            raise ValueError(f"importance {name!r} gives no {count} scores for {layer}")
+        scores[layer] = torch.as_tensor(found[layer]).detach().cpu().double().numpy()
+        if not np.isfinite(scores[layer]).all():
+            raise ValueError(f"importance {name!r} of {layer} is not finite")
+    return scores
