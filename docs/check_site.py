@@ -118,6 +118,8 @@ def find_faults(browser: Browser, host: str) -> list[str]:
         elif event["method"] == "Runtime.consoleAPICalled" and given["type"] == "error":
             faults.append(f"console: {[each.get('value') for each in given['args']]}")
         elif event["method"] == "Log.entryAdded" and given["entry"]["level"] == "error":
+            if given["entry"].get("url", "").endswith("/favicon.ico"):
+                continue  # the browser asks for it, not the page
             faults.append(f"log: {given['entry']['text']} {given['entry'].get('url', '')}")
         elif event["method"] == "Network.requestWillBeSent":
             address = given["request"]["url"]
