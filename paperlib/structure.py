@@ -198,7 +198,7 @@ def _select_slices(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Te
     rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
     tensor, rows, columns = tensor.detach(), rows.to(tensor.device), columns.to(tensor.device)
     groups = getattr(layer, "groups", 1)
-    if tensor.dim() > 1 and groups > 1 and not cuts_whole_groups(layer):
+    if tensor.dim() > 1 and isinstance(layer, _ConvNd) and groups > 1 and not cuts_whole_groups(layer):
         return _select_in_groups(tensor, groups, rows, columns)
     if tensor.dim() == 1 or groups > 1 or len(columns) == tensor.shape[1]:
         return tensor.index_select(0, rows).contiguous(memory_format=_memory_format(tensor))

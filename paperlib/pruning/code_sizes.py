@@ -16,7 +16,7 @@ class Place(NamedTuple):
 
     module: str
     attribute: str
-    index: int | None = None
+    item: int | None = None
 
 
 class CodeSize(int):
@@ -85,12 +85,12 @@ def write_sizes(network: nn.Module, sizes: dict[Place, int]) -> None:
     by_module: dict[str, dict[str, Any]] = {}
     for place, size in sizes.items():
         values = by_module.setdefault(place.module, {})
-        if place.index is None:
+        if place.item is None:
             values[place.attribute] = size
         else:
             items = values.setdefault(
                 place.attribute, list(getattr(network.get_submodule(place.module), place.attribute))
             )
-            items[place.index] = size
+            items[place.item] = size
     for name, values in by_module.items():
         set_code_sizes(network.get_submodule(name), values)

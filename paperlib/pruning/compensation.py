@@ -154,7 +154,7 @@ class Compensation:
         if isinstance(layer, _ConvTransposeNd):
             # Each weight reaches only one in stride x stride output positions.
             shift = shift / prod(layer.stride)
-        values = layer.bias if norm is None else pruned.get_buffer(f"{norm}.running_mean")
+        values: Any = layer.bias if norm is None else pruned.get_buffer(f"{norm}.running_mean")
         own = values.unflatten(0, (getattr(layer, "groups", 1), -1))[each.group]
         own.add_(shift, alpha=1 if norm is None else -1)
 

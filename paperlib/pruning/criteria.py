@@ -52,7 +52,7 @@ def find_criterion(importance: str | Criterion) -> Criterion:
         # An installed command does not look for modules where it is started; last, so that nothing is hidden.
         sys.path.append(os.getcwd())
     try:
-        found = pkgutil.resolve_name(importance)
+        found: Any = pkgutil.resolve_name(importance)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"importance {importance!r} cannot be imported: {error}") from error
     if not callable(found):

@@ -24,7 +24,7 @@ class PartWalk(WalkBase):
         if isinstance(value, tuple) and isinstance(index, int | slice):
             return pick_item(value, index)
         parts = index_parts(value, index) if isinstance(value, Axis) else None
-        if parts is None:
+        if parts is None or not isinstance(value, Axis):
             return self.visit_unknown(node)
         axis, chosen = index_axis(value, parts)
         return axis if chosen == slice(None) else self._choose_channels(node, axis, chosen)
@@ -45,8 +45,9 @@ class PartWalk(WalkBase):
         start, length = args[1:]
         if start == 0 and length is not None:
             return self._choose_channels(node, axis, slice(0, length))
-        known = isinstance(start, int) and isinstance(length, int) and start > 0
-        return self._choose_channels(node, axis, slice(start, start + length)) if known else self.visit_unknown(node)
+        if isinstance(start, int) and isinstance(length, int) and start > 0:
+            return self._choose_channels(node, axis, slice(start, start + length))
+        return self.visit_unknown(node)
 
     def _choose_channels(self, node: fx.Node, axis: Axis, chosen: Any) -> Axis | None:
         """Return some of the channels of a tensor, as an index or a slice chooses them.
@@ -62,8 +63,8 @@ class PartWalk(WalkBase):
             return self.visit_unknown(node)
         start, stop = self._bound(node, axis, chosen.start, 0), self._bound(node, axis, chosen.stop, count)
         step = 1 if chosen.step is None else chosen.step
-        positions = np.arange(count)[start:stop:step] if isinstance(step, int) else []
-        if start is None or stop is None or len(positions) == 0:
+        positions = np.arange(count)[start : stop : step if isinstance(step, int) else 1]
+        if start is None or stop is None or not isinstance(step, int) or len(positions) == 0:
             return self.visit_unknown(node)
         # A group of one part: of that one channel at least must be kept, so that the slice does not become empty.
         self.balanced.append([axis.numbers[positions]])
@@ -81,7 +82,7 @@ class PartWalk(WalkBase):
         if isinstance(given, int):
             self._hold_up_to(node, axis, given)
             return given if given >= 0 else max(len(axis.numbers) + given, 0)
-        if isinstance(given, Size) and given.numbers is not None and np.array_equal(given.numbers, axis.numbers):
+        if isinstance(given, Size) and _counts(given, axis):
             self.balanced.append(np.split(axis.numbers, given.divisor))
             return len(axis.numbers) // given.divisor
         return None
@@ -171,7 +172,7 @@ class PartWalk(WalkBase):
         if target_name(node) == "chunk":
             return given if isinstance(given, int) else None
         size = node.kwargs.get("split_size", node.kwargs.get("split_size_or_sections", given))
-        if isinstance(size, Size) and axis is not None and np.array_equal(size.numbers, axis.numbers):
+        if isinstance(size, Size) and axis is not None and _counts(size, axis):
             return size.divisor
         return None
 
@@ -191,3 +192,8 @@ class PartWalk(WalkBase):
         if any(part.loud is not None for part in parts):
             loud = np.concatenate([loud_array(part) for part in parts])
         return replace(first, numbers=np.concatenate([part.numbers for part in parts]), loud=loud)
+
+
+def _counts(size: Size, axis: Axis) -> bool:
+    """Tell whether a size counts the channels of an axis."""
+    return size.numbers is not None and np.array_equal(size.numbers, axis.numbers)

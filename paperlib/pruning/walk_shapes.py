@@ -1,6 +1,6 @@
 """The part of the walk that visits operations on the shape of a tensor: views, permutations, means, expansions."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import fx
@@ -43,7 +43,7 @@ class ShapeWalk(WalkBase):
         """Drop or keep the dimensions over which a mean, sum or maximum is computed."""
         axes = all_axes(tuple(self.input_values(node)))
         if len(axes) == 2 and target_name(node) in ("max", "min"):
-            return self.visit_arithmetic(node)
+            return cast(Any, self).visit_arithmetic(node)
         given = arguments_of(node, "input", "dim", "keepdim")
         if not axes or len(node.all_input_nodes) > 1 or "dim" not in given:
             return self.visit_unknown(node)
