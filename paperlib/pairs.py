@@ -5,44 +5,72 @@ Knows only torch. Pruning and file formats must recognise such a pair, so it is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
+TWIN = "partner"
+"""Name of the partner that has the shape of its original; partners of other shapes have other names."""
 SAMPLE_IMAGES, SAMPLE_SIDE = 8, 32
 
 
 class PartneredConv(nn.Module):
-    """Two convolutions of the same shape on one input, each with its batch norm, and the sum of their outputs.
+    """A convolution and its partners on one input, each with its batch norm, and the sum of their outputs.
 
     It replaces the convolution; the place of the batch norm, `norm_name`, holds an `nn.Identity` meanwhile.
 
     Args:
         conv, norm: the convolution and its batch norm, as the network had them.
-        partner, partner_norm: the second convolution, without a bias, and its own batch norm.
+        partners: name -> another convolution, without a bias, and its own batch norm. Its kernel is centred on that of
+            `conv` and no larger. A single one of the same shape is called `TWIN`.
         norm_name: name of the batch norm in the network that was extended.
 
     Attributes:
+        partner, partner_norm: the twin, where there is one.
+        partner_names: names of the partners; the batch norm of each is called `<name>_norm`.
         sample: a small part of the last training batch that came in, [b, C, h, w]; for `diversity(..., "output")`.
     """
 
+    partner: Convolution
+    partner_norm: nn.BatchNorm2d
+
     def __init__(
-        self, conv: Convolution, norm: nn.BatchNorm2d, partner: Convolution, partner_norm: nn.BatchNorm2d,
+        self, conv: Convolution, norm: nn.BatchNorm2d, partners: Mapping[str, tuple[Convolution, nn.BatchNorm2d]],
         norm_name: str,
     ) -> None:  # fmt: skip
         super().__init__()
         self.conv, self.norm = conv, norm
-        self.partner, self.partner_norm = partner, partner_norm
+        for name, (partner, partner_norm) in partners.items():
+            self.add_module(name, partner)
+            self.add_module(f"{name}_norm", partner_norm)
+        self.partner_names = tuple(partners)
         self.norm_name = norm_name
         self.sample: Tensor | None = None
         self.training = conv.training
 
+    def branches(self) -> list[tuple[Convolution, nn.BatchNorm2d]]:
+        """Return each convolution with its batch norm, the original first."""
+        partners = [(getattr(self, name), getattr(self, f"{name}_norm")) for name in self.partner_names]
+        return [(self.conv, self.norm), *partners]
+
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C_in, H, W] to the sum of both normalised outputs, [B, C_out, H', W']."""
+        """Map [B, C_in, H, W] to the sum of all normalised outputs, [B, C_out, H', W']."""
         # A tracer of torch.fx hands over a stand-in that is no tensor.
         if self.training and torch.is_grad_enabled() and isinstance(x, Tensor):
             self.sample = x[:SAMPLE_IMAGES, :, :SAMPLE_SIDE, :SAMPLE_SIDE].detach().clone()
-        return self.norm(self.conv(x)) + self.partner_norm(self.partner(x))
+        total = self.norm(self.conv(x))
+        for partner, partner_norm in self.branches()[1:]:
+            total = total + partner_norm(partner(x))
+        return total
+
+
+def centre_kernels(filters: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
+    """Pad kernels [..., h, w] with zeros on all sides to `kernel_size`, from which they differ by even numbers."""
+    rows, columns = ((full - side) // 2 for full, side in zip(kernel_size, filters.shape[-2:], strict=True))
+    return F.pad(filters, (columns, columns, rows, rows))
 
 
 def find_partners(module: nn.Module) -> dict[str, PartneredConv]:
@@ -52,7 +80,8 @@ def find_partners(module: nn.Module) -> dict[str, PartneredConv]:
 
 def partner_layers(module: nn.Module) -> set[str]:
     """Return the names of the layers that fusion takes out of `module`: each partner and its batch norm."""
-    return {f"{name}.{layer}" for name in find_partners(module) for layer in ("partner", "partner_norm")}
+    partners = [f"{name}.{partner}" for name, pair in find_partners(module).items() for partner in pair.partner_names]
+    return {name for partner in partners for name in (partner, f"{partner}_norm")}
 
 
 class AbsorbedNorm(nn.Identity):

@@ -153,7 +153,13 @@ def test_the_regulariser_adds_the_gradient_of_its_penalty() -> None:
     torch.testing.assert_close([kernel.grad for kernel in kernels[1:]], list(expected[1:]))
     assert all(p.grad is None for p in net.parameters() if p.ndim == 1)
     assert float(regulariser.penalty(net)) == pytest.approx(0.1 * level(net))
-    assert regulariser.describe() == {"strength": 0.1, "kind": "orthogonal", "preserve": True, "sparsity": None}
+    assert regulariser.describe() == {
+        "strength": 0.1,
+        "kind": "orthogonal",
+        "preserve": True,
+        "shape": "twin",
+        "sparsity": None,
+    }
 
 
 def test_feature_maps_of_several_processes_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:

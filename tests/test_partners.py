@@ -21,7 +21,7 @@ from paperlib.detectors.files import load_detector, save_detector
 from paperlib.network_files import family_of
 from paperlib.pairs import PartneredConv, find_partners
 from paperlib.partners.diversity import diversity
-from paperlib.partners.extend import extend, partner_gmacs, skipped_convolutions
+from paperlib.partners.extend import PartnerShape, extend, partner_gmacs, skipped_convolutions
 from paperlib.partners.fuse import fuse
 from paperlib.partners.partnership import Partnership
 from paperlib.partners.published_flops import count_resnet_macs
@@ -81,10 +81,48 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("norms", [True, False])
-def test_fusion_is_exact_for_every_kind_of_convolution(shape: dict[str, object], norms: bool) -> None:
+def test_fusion_is_exact_for_every_kind_of_convolution(shape: dict[str, object]) -> None:
     net = liven(extend(nn.Sequential(block(6, 12, **shape)), kernels=(1, 3, 4, 5, 7)), seed=1)
-    assert difference(net, fuse(net, norms=norms)) < EXACT
+    for norms in (True, False):
+        assert difference(net, fuse(net, norms=norms)) < EXACT
+
+
+WIDE = [
+    *({"kernel": k, "stride": s, "padding": p} for k, s, p in ((3, 1, 1), (3, 2, 1), (5, 2, 2), (3, 1, 3), (7, 1, 3))),
+    {"kernel": 3, "dilation": 2, "padding": 2},
+    {"kernel": 5, "groups": 3, "padding": "same", "bias": True},
+    {"kernel": 3, "groups": 6, "dilation": 3, "padding": 4, "padding_mode": "reflect"},
+    {"kernel": 3, "stride": 2, "groups": 3, "dilation": 2, "padding": 2, "output_padding": 1, "transposed": True},
+]
+
+
+@pytest.mark.parametrize("shape", WIDE, ids=str)
+def test_rows_and_columns_are_fused_into_the_middle_of_the_kernel(shape: dict[str, object]) -> None:
+    """The branches of ACNet: on the same pixels as the middle row and column of the square kernel."""
+    net = liven(nn.Sequential(block(6, 12, **shape)))
+    fresh = extend(net, kernels=(3, 5, 7), shape="asymmetric")
+    assert torch.equal(outputs_of(fresh), outputs_of(net))
+    extended, side = liven(fresh, seed=1), shape["kernel"]
+    pair = find_partners(extended)["0.0"]
+    assert [conv.kernel_size for conv, _ in pair.branches()] == [(side, side), (1, side), (side, 1)]
+    for norms in (True, False):
+        assert difference(extended, fuse(extended, norms=norms)) < EXACT
+    with torch.no_grad():  # by definition: the square kernel plus, in its middle, the row and the column
+        for norm in (pair.norm, pair.row_norm, pair.column_norm):
+            norm.reset_parameters()
+        added = fuse(extended, norms=False)[0][0].weight - pair.conv.weight / (1 + pair.norm.eps) ** 0.5
+    cross = torch.zeros(side, side, dtype=torch.bool)
+    cross[side // 2], cross[:, side // 2] = True, True
+    assert ((added.abs().sum((0, 1)) > 1e-12) == cross).all()
+
+
+def test_where_rows_and_columns_do_not_fit_there_are_none_and_the_reason_is_given() -> None:
+    net = nn.Sequential(
+        block(3, 4, 3, padding=1), block(4, 4, 3), block(4, 4, 4, padding=2), block(4, 4, padding="valid")
+    )
+    reason = "its padding is less than half its kernel, or its kernel has no centre"
+    assert skipped_convolutions(net, (3, 4), "asymmetric") == {"1.0": reason, "2.0": reason, "3.0": reason}
+    assert not skipped_convolutions(net, (3, 4))
 
 
 DETECTORS = {"yolov4-tiny": {}, "yolov3": {"depth": 0.25}, "centernet-resnet50": {"depth": 0.3}}
@@ -199,6 +237,15 @@ def test_misuse_is_refused_in_one_line() -> None:
         Partnership().before_step(net, 0.1)
     with pytest.raises(ValueError, match="^0.0 has seen no training batch yet"):
         diversity(extend(net), "output")
+    with pytest.raises(ValueError, match="^partners of shape 'round' are not known; choose one of: twin, asymmetric$"):
+        extend(net, shape="round")
+    message = "^diversity 'orthogonal' compares kernels of one shape; asymmetric partners need kind 'none'$"
+    with pytest.raises(ValueError, match=message):
+        Partnership(shape="asymmetric")
+    branched = extend(nn.Sequential(block(3, 4, padding=1)), shape="asymmetric")
+    message = "^the partners of 0.0 are not of its shape, which diversity 'public' compares; choose none$"
+    with pytest.raises(ValueError, match=message):
+        Partnership(kind="public").before_step(branched, 0.1)
 
 
 def prunable(net: nn.Module) -> int:
@@ -222,9 +269,12 @@ def test_each_fused_detector_has_as_many_prunable_channels_as_before(name: str) 
     assert prunable(fuse(extended)) == prunable(net) > 0
 
 
-@pytest.mark.parametrize("name", ["yolov3", "yolov4", "centernet-resnet50"])
-def test_blocks_are_removed_from_an_extended_network_as_from_the_fused_one(name: str) -> None:
-    net = liven(extend(tiny.quick(name, 3)), seed=4)
+BLOCKS = [("yolov3", "twin"), ("yolov4", "asymmetric"), ("centernet-resnet50", "twin")]
+
+
+@pytest.mark.parametrize(("name", "shape"), BLOCKS)
+def test_blocks_are_removed_from_an_extended_network_as_from_the_fused_one(name: str, shape: PartnerShape) -> None:
+    net = liven(extend(tiny.quick(name, 3), shape=shape), seed=4)
     for norm in net.get_submodule(next(iter(removable_blocks(net)))).modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.weight.data *= 0.1
@@ -238,18 +288,22 @@ def test_blocks_are_removed_from_an_extended_network_as_from_the_fused_one(name:
     assert plan.cost_before == cost(fuse(net), SIDE)
 
 
-def test_the_criterion_fused_ranks_by_the_norm_of_the_fused_filter() -> None:
-    net = liven(extend(nn.Sequential(block(3, 4), block(4, 4), nn.Conv2d(4, 2, 1))), seed=5)
+@pytest.mark.parametrize("shape", ["twin", "asymmetric"])
+def test_the_criterion_fused_ranks_by_the_norm_of_the_fused_filter(shape: PartnerShape) -> None:
+    blocks = block(3, 4, padding=1), block(4, 4, padding=1)
+    net = liven(extend(nn.Sequential(*blocks, nn.Conv2d(4, 2, 1)), shape=shape), seed=5)
     pair = net[0][0]
     with torch.no_grad():  # the first channel cancels
-        pair.partner.weight[0] = -pair.conv.weight[0]
-        for tensors in (pair.norm, pair.partner_norm):
-            tensors.weight[0], tensors.running_var[0] = 1.0, 1.0
+        for conv, norm in pair.branches():
+            conv.weight[0] = 0.0
+            norm.weight[0], norm.running_var[0] = 1.0, 1.0
+        pair.conv.weight[0, :, 1] = 0.5
+        pair.branches()[1][0].weight[0, :, 1 if shape == "twin" else 0] = -0.5
     folded = fuse(net, norms=False)
     expected = [folded[index][0].weight.flatten(1).norm(dim=1) for index in (0, 1)]
     scores = score_channels("fused", net, trace_channels(net).prunable)
     for index, norms in enumerate(expected):
-        for part in ("conv", "partner"):
+        for part in ("conv", *pair.partner_names):
             torch.testing.assert_close(torch.from_numpy(scores[f"{index}.0.{part}"]), norms)
     assert scores["0.0.conv"][0] == 0
     assert 0 not in plan_pruning(net, 0.13, importance="fused", image_size=SIDE).kept["0.0.conv"]
@@ -292,11 +346,11 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_convolution_is_extended_and_pruned_with_its_partner(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "shape"), [*product(KINDS, ["twin"]), *product(list(KINDS)[:4], ["asymmetric"])])
+def test_every_kind_of_convolution_is_extended_and_pruned_with_its_partners(kind: str, shape: PartnerShape) -> None:
     torch.manual_seed(0)
     net = liven(nn.Sequential(block(3, 8, padding=1), *KINDS[kind], block(8, 8, 1), nn.Conv2d(8, 2, 1)))
-    fresh = extend(net, kernels=(3, 4, 5))
+    fresh = extend(net, kernels=(3, 4, 5), shape=shape)
     assert len(find_partners(fresh)) == 2 and torch.equal(outputs_of(fresh), outputs_of(net))
     extended = liven(fresh, seed=6)
     plan = plan_pruning(extended, 0.4, image_size=SIDE)
@@ -304,6 +358,9 @@ def test_every_kind_of_convolution_is_extended_and_pruned_with_its_partner(kind:
     assert 0 < plan.channels_kept < plan.channels_total
     assert difference(mask_plan(extended, plan, keep_beta=True), pruned) < SURGERY
     assert difference(pruned, fuse(pruned)) < EXACT
+    for name, pair in find_partners(extended).items():  # a plan names no layer of which all channels stay
+        kept = [plan.kept.get(f"{name}.{part}") for part in ("conv", *pair.partner_names)]
+        assert kept == kept[:1] * len(kept), "partners lose the channels of their original"
 
 
 @pytest.mark.parametrize(("name", "options"), DETECTORS.items(), ids=DETECTORS)

@@ -194,6 +194,8 @@ class PartnerLearning(Distilling):
     """Keep rates that are compared with each other."""
     diversity_weight: Number = 0.01
     """Weight of the diversity loss; 0.01 in the public code."""
+    acnet: bool = False
+    """Train the branches of ACNet as one more rival."""
     ratios: Chain = [0.3, 0.5]
     """Those of `03_components`, for the detector."""
     cases: Cases = {

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paperlib.pairs import PartneredConv, find_partners
+from paperlib.pairs import TWIN, PartneredConv, find_partners
 from paperlib.partners.filters import to_filters
 
 Kind = Literal["orthogonal", "public", "absolute", "output", "none"]
@@ -38,12 +38,14 @@ def diversity(module: nn.Module, kind: Kind = "orthogonal") -> Tensor:
             `none`: 0.
 
     Raises:
-        ValueError: an unknown kind; or `output` before a training pass.
+        ValueError: an unknown kind; `output` before a training pass; or partners that have another shape.
     """
     check_kind(kind)
     pairs = find_partners(module)
     if not pairs or kind == "none":
         return next(module.parameters(), torch.zeros(())).new_zeros(())
+    if name := next((name for name, pair in pairs.items() if pair.partner_names != (TWIN,)), None):
+        raise ValueError(f"the partners of {name} are not of its shape, which diversity {kind!r} compares; choose none")
     if kind == "public":
         return torch.stack([_stage_cosine(stage) + 1 for stage in _stages(pairs)]).sum()
     if kind == "output":

@@ -1,17 +1,20 @@
-"""Fusion: each convolution and its partner become one convolution again, exactly (BPL).
+"""Fusion: each convolution and its partners become one convolution again, exactly (BPL).
 
 With a = gamma / sqrt(var + eps) and b = gamma' / sqrt(var' + eps) per output channel, the pair computes the
-convolution with W_f = a W + b P, plus the bias beta + beta' - a mean - b mean'.
+convolution with W_f = a W + b P, plus the bias beta + beta' - a mean - b mean'. Kernels of other shapes (ACNet) are
+padded with zeros to that of W, and more partners add more terms.
 """
 
 from __future__ import annotations
 
 import copy
+from functools import reduce
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from paperlib.pairs import AbsorbedNorm, Convolution, PartneredConv, find_partners
+from paperlib.pairs import AbsorbedNorm, Convolution, PartneredConv, centre_kernels, find_partners
 from paperlib.partners.filters import from_filters, to_filters
 
 CANCELLED = 1e-14
@@ -28,8 +31,8 @@ def fuse(module: nn.Module, *, norms: bool = True) -> nn.Module:
         module: a network that `extend` returned, trained or pruned since then; untouched.
         norms: leave each fused convolution a batch norm, so that the network has the class, the names and the cost
             that it had before it was extended, and can be saved, trained and pruned again. The scale factor is
-            sqrt(gamma^2 + gamma'^2), the deviation of the sum of two uncorrelated outputs, reduced in proportion
-            where the kernels cancel each other; a pair with gamma' = 0 gets |gamma|. Otherwise the convolution has a
+            sqrt(gamma^2 + gamma'^2), the deviation of the sum of uncorrelated outputs, reduced in proportion where
+            the kernels cancel each other; a pair with gamma' = 0 gets |gamma|. Otherwise the convolution has a
             bias and no batch norm: the fastest form, for export, which can be neither saved nor pruned.
 
     Raises:
@@ -56,7 +59,8 @@ def fuse(module: nn.Module, *, norms: bool = True) -> nn.Module:
 def lost_energy(pair: PartneredConv) -> float:
     """Return 1 - ||a W + b P||^2 / (||a W||^2 + ||b P||^2): the share of the kernels that cancels in fusion.
 
-    It is 0 for orthogonal partners, 1 for opposite ones, and negative where the two support each other, -1 at least.
+    It is 0 for orthogonal partners, 1 for opposite ones, and negative where they support each other: -1 at least for a
+    pair, 1 - n for n convolutions.
     """
     fold = _Fold(pair)
     return 1 - float(_squares(fold.filters).sum() / fold.energy.sum())
@@ -71,22 +75,24 @@ class _Fold:
 
     Attributes:
         filters: W_f, one filter for each output channel, [C_out, C_in / groups, k, k].
-        energy: ||a W||^2 + ||b P||^2, [C_out]; ||W_f||^2 is less where the two cancel each other.
+        energy: ||a W||^2 + ||b P||^2, [C_out]; ||W_f||^2 is less where they cancel each other.
         shift: what the means and the bias of the convolution contribute, [C_out]: a mean + b mean' - a bias.
         beta: beta + beta', [C_out].
     """
 
     def __init__(self, pair: PartneredConv) -> None:
         self.pair = pair
-        own, other = _scale(pair.norm), _scale(pair.partner_norm)
-        own_term = _columns(own) * _kernels(pair.conv)
-        other_term = _columns(other) * _kernels(pair.partner)
-        self.filters = own_term + other_term
-        self.energy = _squares(own_term) + _squares(other_term)
-        self.bias = _exact(pair.conv.bias) if pair.conv.bias is not None else torch.zeros_like(own)
-        mean, partner_mean = _running(pair.norm)[0], _running(pair.partner_norm)[0]
-        self.shift = own * (_exact(mean) - self.bias) + other * _exact(partner_mean)
-        self.beta = _exact(pair.norm.bias) + _exact(pair.partner_norm.bias)
+        scales = [_scale(norm) for _, norm in pair.branches()]
+        kernels = [centre_kernels(_kernels(conv), pair.conv.kernel_size) for conv, _ in pair.branches()]
+        terms = [_columns(scale) * kernel for scale, kernel in zip(scales, kernels, strict=True)]
+        means = [_exact(_running(norm)[0]) for _, norm in pair.branches()]
+        self.filters = _add(terms)
+        self.energy = _add([_squares(term) for term in terms])
+        # Partners have no bias.
+        self.bias = _exact(pair.conv.bias) if pair.conv.bias is not None else torch.zeros_like(means[0])
+        means[0] = means[0] - self.bias
+        self.shift = _add([scale * mean for scale, mean in zip(scales, means, strict=True)])
+        self.beta = _add([_exact(norm.bias) for _, norm in pair.branches()])
 
     def with_bias(self) -> tuple[Convolution, nn.Module]:
         """Return the convolution with a bias, and a stand-in for the place of its batch norm."""
@@ -121,8 +127,12 @@ class _Fold:
         # If gamma' = 0, both sums run over the same values: their quotient is exactly 1, and gamma stays as it was.
         remaining = _squares(self.filters) / torch.where(self.energy > 0, self.energy, 1.0)
         alive = remaining > CANCELLED**2
-        both = torch.hypot(_exact(self.pair.norm.weight), _exact(self.pair.partner_norm.weight))
-        return torch.where(alive, both * remaining.sqrt(), 0.0), alive
+        size = reduce(torch.hypot, [_exact(norm.weight) for _, norm in self.pair.branches()])
+        return torch.where(alive, size * remaining.sqrt(), 0.0), alive
+
+
+def _add(terms: list[Tensor]) -> Tensor:
+    return cast(Tensor, sum(terms[1:], start=terms[0]))
 
 
 def _scale(norm: nn.BatchNorm2d) -> Tensor:

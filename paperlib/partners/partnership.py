@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from paperlib.pairs import find_partners
+from paperlib.pairs import TWIN, find_partners
 from paperlib.partners.diversity import Kind, check_kind, diversity, filter_cosines
-from paperlib.partners.extend import extend
+from paperlib.partners.extend import PartnerShape, check_shape, extend
 from paperlib.partners.fuse import fuse, lost_energy
 from paperlib.pruning.sparsity import Sparsity
 
@@ -27,24 +27,30 @@ class Partnership:
         strength: weight of the diversity loss, at least 0; 0.01 in the public code.
         kind: a kind of `diversity`.
         preserve: how `Workbench` starts such a training; see `extend`.
-        sparsity: the term of Eq. 4, for a network that will be pruned afterwards. It counts the two scale factors of a
-            pair as one; the sum of their absolute values would drive gamma' to 0.
+        sparsity: the term of Eq. 4, for a network that will be pruned afterwards. It counts the scale factors of a
+            convolution and its partners as one; the sum of their absolute values would drive gamma' to 0.
+        shape: what partners `Workbench` gives; see `extend`. Those of another shape than their originals have no
+            diversity loss: they need kind `none`.
 
     Raises:
-        ValueError: a negative strength or an unknown kind.
+        ValueError: a negative strength, an unknown kind or shape, or a kind that this shape does not have.
     """
 
     def __init__(
         self, strength: float = 0.01, kind: Kind = "orthogonal", *, preserve: bool = True,
-        sparsity: Sparsity | None = None,
+        sparsity: Sparsity | None = None, shape: PartnerShape = "twin",
     ) -> None:  # fmt: skip
         if not strength >= 0:
             raise ValueError(f"diversity strength {strength} must be >= 0")
         check_kind(kind)
+        check_shape(shape)
+        if shape != "twin" and kind != "none":
+            raise ValueError(f"diversity {kind!r} compares kernels of one shape; {shape} partners need kind 'none'")
         self.strength = float(strength)
         self.kind: Kind = kind
         self.preserve = preserve
         self.sparsity = sparsity
+        self.shape: PartnerShape = shape
 
     def with_term(self, term: object | None) -> Partnership:
         """Return the same with this term of Eq. 4; None: with its own, if it has one.
@@ -56,11 +62,11 @@ class Partnership:
             return self
         if not isinstance(term, Sparsity):
             raise ValueError(f"{type(term).__name__}: a training with partners takes no other regulariser than Eq. 4's")
-        return Partnership(self.strength, self.kind, preserve=self.preserve, sparsity=term)
+        return Partnership(self.strength, self.kind, preserve=self.preserve, sparsity=term, shape=self.shape)
 
     def extend(self, module: nn.Module, seed: int) -> nn.Module:
         """Return `module` with partners, as a training with this seed starts; see `extend`."""
-        return extend(module, preserve=self.preserve, seed=seed)
+        return extend(module, preserve=self.preserve, seed=seed, shape=self.shape)
 
     def before_step(self, module: nn.Module, learning_rate: float) -> None:
         """Add the gradients of the loss and of Eq. 4's term, once per optimiser step, after unscaling.
@@ -76,7 +82,7 @@ class Partnership:
             raise ValueError("diversity 'output' works in one process only; choose another kind")
         if self.sparsity:
             self.sparsity.before_step(module, learning_rate)
-        kernels = [conv.weight for pair in pairs for conv in (pair.conv, pair.partner) if conv.weight.requires_grad]
+        kernels = [conv.weight for pair in pairs for conv, _ in pair.branches() if conv.weight.requires_grad]
         if self.strength == 0 or self.kind == "none" or not kernels:
             return
         with torch.enable_grad():
@@ -101,14 +107,19 @@ class Partnership:
 
     @torch.no_grad()
     def epoch_values(self, module: nn.Module) -> dict[str, float]:
-        """Return, by name of each pair, the mean cosine of its filters and the share of their energy lost in fusion."""
+        """Return, by name of each pair, the mean cosine of its filters and the share of their energy lost in fusion.
+
+        There is a cosine only for partners of the same shape.
+        """
         values: dict[str, float] = {}
         for name, pair in find_partners(module).items():
-            values[f"{COSINE}{name}"] = float(filter_cosines(pair).mean())
+            if pair.partner_names == (TWIN,):
+                values[f"{COSINE}{name}"] = float(filter_cosines(pair).mean())
             values[f"{LOST_ENERGY}{name}"] = lost_energy(pair)
         return values
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as plain data."""
         sparsity = self.sparsity.describe() if self.sparsity else None
-        return {"strength": self.strength, "kind": self.kind, "preserve": self.preserve, "sparsity": sparsity}
+        start = {"preserve": self.preserve, "shape": self.shape}
+        return {"strength": self.strength, "kind": self.kind, **start, "sparsity": sparsity}

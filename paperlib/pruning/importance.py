@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from paperlib.pairs import find_partners
+from paperlib.pairs import centre_kernels, find_partners
 
 Scores = dict[str, NDArray[np.float64]]
 """Per prunable convolution, one number for each output channel; the lowest are pruned first."""
@@ -50,14 +50,16 @@ def l2_layerwise_importance(module: nn.Module, prunable: Mapping[str, str]) -> S
 def fused_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
     """Score channels by the L2 norm of their filter after its batch norm is folded in: gamma / sqrt(var + eps) W.
 
-    That of a convolution with a partner (BPL) is the norm of the fused filter: 0 where the two cancel each other.
+    That of a convolution with partners (BPL) is the norm of the fused filter: 0 where they cancel each other.
     """
-    folded = {name: _folded_rows(module, name, norm) for name, norm in prunable.items()}
-    for name in find_partners(module):
-        own, partner = f"{name}.conv", f"{name}.partner"
+    folded = {name: _fold_filters(module, name, norm) for name, norm in prunable.items()}
+    for name, pair in find_partners(module).items():
+        own, *partners = (f"{name}.{each}" for each in ("conv", *pair.partner_names))
         if own in folded:
-            folded[own] = folded[partner] = folded[own] + folded[partner]
-    return {name: _to_float64(rows.norm(dim=1)) for name, rows in folded.items()}
+            for partner in partners:
+                folded[own] = folded[own] + centre_kernels(folded[partner], pair.conv.kernel_size)
+            folded |= dict.fromkeys(partners, folded[own])
+    return {name: _to_float64(filters.flatten(1).norm(dim=1)) for name, filters in folded.items()}
 
 
 def fpgm_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
@@ -187,12 +189,13 @@ def _filter_rows(module: nn.Module, name: str) -> Tensor:
     return output_filters(module, name).flatten(1)
 
 
-def _folded_rows(module: nn.Module, name: str, norm_name: str) -> Tensor:
+def _fold_filters(module: nn.Module, name: str, norm_name: str) -> Tensor:
     norm: Any = module.get_submodule(norm_name)
     scale = norm.weight.double()
     if getattr(norm, "running_var", None) is not None:
         scale = scale / (norm.running_var.double() + norm.eps).sqrt()
-    return scale.view(-1, 1) * _filter_rows(module, name).double()
+    filters = output_filters(module, name).double()
+    return scale.view(-1, *[1] * (filters.dim() - 1)) * filters
 
 
 def _to_float64(values: Tensor) -> NDArray[np.float64]:

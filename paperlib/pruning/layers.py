@@ -157,7 +157,7 @@ def _find_block(addition: fx.Node, scope: str, modules: dict[str, nn.Module]) ->
 
 
 def _trace_back_to_norms(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[list[fx.Node], list[fx.Node]]:
-    """Return the batch norm that `node` comes from (two, if it is the sum of a pair), and the activations between.
+    """Return the batch norm that `node` comes from (several, if partners are added up), and the activations between.
 
     There is no batch norm if anything else lies between, or if another node reads a value on the way.
     """
@@ -166,14 +166,25 @@ def _trace_back_to_norms(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[
         kind = classify_node(node, modules)
         if kind == "norm":
             return [node], tail
-        if isinstance(modules.get(_scope_name(node)), PartneredConv) and node.target in _ADDITIONS:
-            return list(node.all_input_nodes), tail
+        if _is_partner_sum(node, modules):
+            return _addends(node, modules), tail
         if kind == "activation":
             tail.insert(0, node)
         elif not _is_idle(node, modules):
             break
         node = node.all_input_nodes[0]
     return [], tail
+
+
+def _is_partner_sum(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    return isinstance(modules.get(_scope_name(node)), PartneredConv) and node.target in _ADDITIONS
+
+
+def _addends(node: fx.Node, modules: dict[str, nn.Module]) -> list[fx.Node]:
+    """Return the batch norms whose outputs `node` adds up, for partners in several additions."""
+    if not _is_partner_sum(node, modules):
+        return [node]
+    return [norm for operand in node.all_input_nodes for norm in _addends(operand, modules)]
 
 
 def _activations_between(first: fx.Node, last: fx.Node, modules: dict[str, nn.Module]) -> list[fx.Node] | None:

@@ -1,4 +1,4 @@
-"""Pruning a network that trains with partners (BPL): a convolution and its partner are one layer to a plan."""
+"""Pruning a network that trains with partners (BPL): a convolution and its partners are one layer to a plan."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from paperlib.pruning.importance import Scores
 
 
 def merge_partners(module: nn.Module, graph: ChannelGraph, scores: Scores) -> tuple[ChannelGraph, Scores]:
-    """Leave partners out of the prunable layers, and give each original the larger of both scores.
+    """Leave partners out of the prunable layers, and give each original the largest of their scores.
 
     Outputs that are added have the same channel numbers, so what is decided for an original holds for its partner. A
     partner that has not learnt yet has gamma' = 0, and must not make its original look unimportant.
@@ -23,10 +23,10 @@ def merge_partners(module: nn.Module, graph: ChannelGraph, scores: Scores) -> tu
         scores: of all its prunable convolutions.
     """
     merged = dict(scores)
-    for name in find_partners(module):
-        partner = merged.pop(f"{name}.partner", None)
-        if partner is not None:
-            merged[f"{name}.conv"] = np.maximum(merged[f"{name}.conv"], partner)
+    for name, pair in find_partners(module).items():
+        for partner in (f"{name}.{partner}" for partner in pair.partner_names):
+            if partner in merged:
+                merged[f"{name}.conv"] = np.maximum(merged[f"{name}.conv"], merged.pop(partner))
     left_out = scores.keys() - merged.keys()
     prunable = {name: norm for name, norm in graph.prunable.items() if name not in left_out}
     segments = [segment for segment in graph.segments if segment.layer not in left_out]

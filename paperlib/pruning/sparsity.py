@@ -1,6 +1,7 @@
 """Sparse training: the L1 term on batch norm's scale factors (Section 3.1, Eq. 4)."""
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
@@ -96,8 +97,8 @@ def _scale_factors(module: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
 
 
 def _size_of(gammas: list[nn.Parameter]) -> Tensor:
-    """Return |gamma|, or sqrt(gamma^2 + gamma'^2) of a convolution with a partner, [C]."""
-    return torch.hypot(*gammas) if len(gammas) == 2 else gammas[0].abs()
+    """Return |gamma|, or sqrt(gamma^2 + gamma'^2 + ...) of a convolution with partners, [C]."""
+    return reduce(torch.hypot, gammas) if len(gammas) > 1 else gammas[0].abs()
 
 
 def _direction(gamma: Tensor, size: Tensor) -> Tensor:
@@ -106,9 +107,13 @@ def _direction(gamma: Tensor, size: Tensor) -> Tensor:
 
 
 def _gamma_groups(module: nn.Module) -> list[list[nn.Parameter]]:
-    """Return gamma of each prunable batch norm, with that of its partner; the module is traced the first time only."""
+    """Return gamma of each prunable batch norm, with those of its partners; a module is traced the first time only."""
     if module not in _norm_names:
-        partners = {f"{name}.norm": f"{name}.partner_norm" for name in find_partners(module)}
-        norms = [norm for norm in trace_channels(module).prunable.values() if norm not in partners.values()]
-        _norm_names[module] = [(norm, partners[norm]) if norm in partners else (norm,) for norm in norms]
+        partners = {
+            f"{name}.norm": [f"{name}.{partner}_norm" for partner in pair.partner_names]
+            for name, pair in find_partners(module).items()
+        }
+        left_out = set().union(*partners.values())
+        norms = [norm for norm in trace_channels(module).prunable.values() if norm not in left_out]
+        _norm_names[module] = [(norm, *partners.get(norm, ())) for norm in norms]
     return [[module.get_parameter(f"{norm}.weight") for norm in names] for names in _norm_names[module]]
