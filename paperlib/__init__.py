@@ -21,6 +21,7 @@ __all__ = [
     "PruningPlan",
     "Recipe",
     "Review",
+    "SceneDataset",
     "Sparsity",
     "Study",
     "Workbench",
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from paperlib.claims.notebook import Review
     from paperlib.classifiers import build_classifier
     from paperlib.costs import Cost, cost
-    from paperlib.data import Dataset, load_dataset
+    from paperlib.data import Dataset, SceneDataset, load_dataset
     from paperlib.deploy.latency import Latency, latency
     from paperlib.deploy.onnx import export_onnx
     from paperlib.deploy.predict import predict
@@ -80,7 +81,7 @@ else:
         "paperlib.claims.notebook": ("Review",),
         "paperlib.classifiers": ("build_classifier",),
         "paperlib.costs": ("Cost", "cost"),
-        "paperlib.data": ("Dataset", "load_dataset"),
+        "paperlib.data": ("Dataset", "SceneDataset", "load_dataset"),
         "paperlib.deploy.latency": ("Latency", "latency"),
         "paperlib.deploy.onnx": ("export_onnx",),
         "paperlib.deploy.predict": ("predict",),

@@ -225,10 +225,16 @@ def test_each_unit_is_worked_out_as_the_list_says(results):
 
 
 @pytest.mark.parametrize(
-    ("baseline", "verdict"), [((0.5, 0.6, 0.7), "holds"), ((0.5, 0.01, 0.7), "undecided"), ((0, 0, 0), "undecided")]
+    ("metric", "baseline", "verdict"),
+    [
+        ("map50", (0.5, 0.6, 0.7), "holds"),
+        ("map50", (0.5, 0.01, 0.7), "undecided"),
+        ("top1", (0.5, 0.6, 0.7), "holds"),
+        ("top1", (0.5, 0.1, 0.7), "undecided"),  # hardly more than guessing among twelve classes
+    ],
 )
-def test_a_baseline_that_has_not_learned_gives_no_verdict_on_accuracy(baseline, verdict, results):
-    dense = [("baseline", seed, {"map50": map50, "mb": 9.0}) for seed, map50 in enumerate(baseline)]
+def test_a_baseline_that_has_not_learned_gives_no_verdict_on_accuracy(metric, baseline, verdict, results):
+    dense = [("baseline", seed, {metric: accuracy, "mb": 9.0}) for seed, accuracy in enumerate(baseline)]
     other = [("yolov3 baseline", 0, {"map50": 0.0})]  # of another case
     results([*dense, *other, *table_1(0.030, 0.031, 0.029), ("small", 0, {"mb": 1.0})])
     size = changed(
@@ -236,8 +242,9 @@ def test_a_baseline_that_has_not_learned_gives_no_verdict_on_accuracy(baseline, 
     )
     judged, smaller = evaluate_claims("quick", listed(CLAIM, size))
     assert judged.verdict == verdict and judged.values
-    told = "the baseline has not learned (mAP50 of baseline, seed"
-    assert judged.reason.startswith(told) if verdict == "undecided" else not judged.reason
+    words, floor = {"map50": ("mAP50", "0.05"), "top1": ("top-1 accuracy", "0.25")}[metric]
+    told = f"the baseline has not learned ({words} of baseline, seed 1, below {floor})"
+    assert judged.reason == (told if verdict == "undecided" else "")
     assert smaller.verdict is Verdict.HOLDS, "a size does not depend on what was learned"
 
 

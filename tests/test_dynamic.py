@@ -14,6 +14,7 @@ from paperlib.distillation.assistants import Distillation
 from paperlib.distillation.dynamic import DynamicDistillation
 from paperlib.distillation.imitation import imitation_loss
 from paperlib.distillation.imitation_methods import METHODS, choose_method
+from paperlib.distillation.methods import choose_options, make_teaching
 from paperlib.pruning import apply_plan, find_carriers, mask_plan, trace_channels
 from paperlib.pruning.plan import PruningPlan, prunable_outputs
 from paperlib.training.loop import fit
@@ -162,6 +163,19 @@ def test_a_stranger_learns_through_an_adapter_that_is_trained_along():
     assert losses["features"] > 0
     losses["features"].backward()
     assert all(p.grad.any() for p in objective.parameters())
+
+
+def test_a_stranger_of_the_same_strides_learns_instances_through_an_adapter():
+    student, teacher = make("yolov3").float().train(), make("yolov4", seed=1).float()
+    objective = make_teaching("instances", choose_options("instances", None, {}), student, teacher, None, seed=3)
+    losses = objective(student, *make_tiny_batch())
+    losses["instance_features"].backward()
+    weights = list(objective.parameters())
+    assert len(weights) == 3 and all(weight.grad.any() for weight in weights)
+    other = make_teaching("instances", choose_options("instances", None, {}), student, teacher, None, seed=4)
+    assert not torch.equal(next(other.parameters()), weights[0])
+    other.load_state_dict(objective.state_dict())
+    assert torch.equal(next(other.parameters()), weights[0])
 
 
 def test_a_training_logs_what_was_selected_and_leaves_the_teacher_as_it_was(tmp_path):

@@ -1,6 +1,7 @@
 """Figures of scenes show each class once, with the numbers that were measured."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from paperlib import figures
@@ -26,6 +27,14 @@ def test_with_many_classes_only_large_shares_are_written():
     confusion[0, 1:5] = [1, 2, 3, 10]
     axis = figures.plot_confusion_matrix(confusion.tolist(), [f"class {k}" for k in range(45)]).axes[0]
     assert sum(bool(text.get_text()) for text in axis.texts) == 45 + 1
+
+
+@pytest.mark.usefixtures("styled_figures")
+def test_the_curves_of_a_classifier_show_its_top_1_accuracy():
+    history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [2.0, 1.5, 1.2], "top1": [0.2, None, 0.5]})
+    losses, accuracy = figures.plot_training_curves({"alone": history}).axes
+    assert losses.lines[0].get_ydata().tolist() == [2, 1.5, 1.2]
+    assert accuracy.lines[0].get_ydata().tolist() == [20, 50] and accuracy.get_ylabel() == "top-1 accuracy / %"
 
 
 @pytest.mark.usefixtures("styled_figures")

@@ -344,6 +344,13 @@ def test_the_smooth_distance_has_the_running_median_of_errors_as_its_beta() -> N
     assert box_weights(boxes, truth, status, chosen, HUGE).tolist() == [1, 1, 1]
 
 
+def test_the_bound_counts_errors_that_exceed_the_teachers_and_never_learns_its_box() -> None:
+    truth = box(10, 20).repeat(3, 1)
+    boxes, goal = truth + tensor([3, 0, 0, 4], [1, 0, 0, 0], [0, 0, 0, 0]), truth + tensor([2, 0, 0, 4])
+    losses = box_losses(boxes, goal, truth, tensor(0.5), options(regression="bound"))
+    torch.testing.assert_close(losses, tensor(0.3**2 + 0.2**2, 0, 0))
+
+
 def test_a_box_without_any_side_has_a_finite_loss_and_gradient() -> None:
     boxes = torch.cat([box(0, 0), box(-3, 5), box(1e-9, 40)]).requires_grad_()
     goal = box(20, 20).repeat(3, 1)

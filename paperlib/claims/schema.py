@@ -129,7 +129,9 @@ class Claims(_Entry):
     one_seed: dict[Unit, Annotated[float, Field(ge=0)]]
     papers: dict[str, Paper] = {FIRST_PAPER: Paper(title="the paper")}
     learned: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """The mAP50 that the original must reach with every seed, or else no accuracy is compared with it."""
+    """The mAP50 that an original detector must reach with every seed, or else no accuracy is compared with it."""
+    learned_top1: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """The top-1 accuracy that an original classifier must reach likewise."""
     claims: Annotated[list[Claim], AfterValidator(_check_ids)]
 
     @model_validator(mode="after")

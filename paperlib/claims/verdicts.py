@@ -2,7 +2,7 @@
 
 Values come from `results/<scale>/<notebook>/metrics.json`, one for each seed; two models are compared within a seed. A
 verdict requires that the 90 % interval of the mean lies on one side of a bound (5 % error rate, one-sided); an
-interval that contains a bound leaves the claim undecided, and so does an original detector that has not learned, or a
+interval that contains a bound leaves the claim undecided, and so does an original network that has not learned, or a
 teacher that is not better than its student already is without it.
 Results that do not fit their certificate are refused.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
+from itertools import product
 from math import inf, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
@@ -28,6 +29,7 @@ from paperlib.store.results import METRICS, require_scale_fits
 
 ORIGINALS = ("baseline", "teacher", "λ = 0")
 """How the names of the uncompressed models end; they begin with the name of the case."""
+METRIC_WORDS = {"map50": "mAP50", "top1": "top-1 accuracy"}
 STUDENT_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 """95 % quantiles of Student's t for 1 to 9 degrees of freedom; the last is slightly conservative for more."""
 
@@ -146,7 +148,8 @@ def _evaluate_claim(claim: Claim, scale: Scale, load_rows: LoadRows, claims: Cla
     paper = claims.papers[claim.paper]
     try:
         values = _compute_values(claim, scale, load_rows)
-        fault = _find_fault(claim, claims.learned, load_rows)
+        floors = {"map50": claims.learned, "top1": claims.learned_top1}
+        fault = _find_fault(claim, floors, load_rows)
     except LookupError as error:
         return ClaimResult(claim, Verdict.NOT_RUN, criterion, reason=error.args[0], paper=paper)
     # A ratio of sizes or times is trusted to a fraction of itself.
@@ -161,14 +164,14 @@ def _evaluate_claim(claim: Claim, scale: Scale, load_rows: LoadRows, claims: Cla
     return replace(result, verdict=verdict, half_width=half_width, reason=reason)
 
 
-def _find_fault(claim: Claim, learned: float, load_rows: LoadRows) -> str:
+def _find_fault(claim: Claim, floors: Mapping[str, float], load_rows: LoadRows) -> str:
     """Return why the comparison of a claim cannot succeed; an empty text if it can."""
     if (measure := claim.measure) is None:
         return ""
     rows = load_rows(measure.notebook) or []
-    # Sizes and times do not depend on what a detector has learned.
-    if claim.unit != "times" and (failed := _originals_below(learned, rows, measure)):
-        return f"the baseline has not learned (mAP50 of {failed} below {learned:g})"
+    # Sizes and times do not depend on what a network has learned.
+    if claim.unit != "times" and (failed := _find_untrained(floors, rows, measure)):
+        return f"the baseline has not learned ({failed})"
     if required := measure.requires:
         score, other = (_mean_map50(rows, measure, name) for name in (required.model, required.than))
         if score <= other:
@@ -208,14 +211,14 @@ def _compute_values(claim: Claim, scale: Scale, load_rows: LoadRows) -> list[flo
     return [others / mine for mine, others in pairs]
 
 
-def _originals_below(floor: float, rows: list[_Row], measure: Measure) -> str:
-    """Return which of the originals of the measured models stay below a mAP50; an empty text if none does."""
+def _find_untrained(floors: Mapping[str, float], rows: list[_Row], measure: Measure) -> str:
+    """Return which of the originals of the measured models stay below the floor of a metric; an empty text if none."""
     originals = {row.model for row in rows if row.model.endswith(ORIGINALS)}
     concerned = {_original_of(model, originals) for model in (measure.model, measure.against) if model}
-    for row in rows:
-        map50 = (row.model_extra or {}).get("map50")
-        if row.model in concerned and isinstance(map50, int | float) and map50 < floor:
-            return f"{row.model}, seed {row.seed},"
+    for row, (metric, floor) in product(rows, floors.items()):
+        value = (row.model_extra or {}).get(metric)
+        if row.model in concerned and isinstance(value, int | float) and value < floor:
+            return f"{METRIC_WORDS[metric]} of {row.model}, seed {row.seed}, below {floor:g}"
     return ""
 
 

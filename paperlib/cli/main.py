@@ -211,7 +211,16 @@ def evaluate(
         typer.Option(help="For .onnx files: onnxruntime (the default) or openvino."),
     ] = None,
 ) -> None:
-    """Judge a detector on a data set: mAP, precision and recall, its curves, confusions and worst images."""
+    """Judge a detector on a data set: mAP, precision and recall, its curves, confusions and worst images.
+
+    On scenes (toy-scenes, resisc45, …, or a folder of class folders) it judges a classifier: top-1, top-5, recall and
+    precision of each class, and the confusion matrix.
+    """
+    from paperlib.cli.evaluate_scenes import evaluate_classifier, is_scenes
+
+    if is_scenes(data, split):
+        evaluate_classifier(model, data, split, images, out)
+        return
     from paperlib.cli.evaluate import load_data, write_evaluation
     from paperlib.deploy.runtime import open_model
 

@@ -147,7 +147,7 @@ class DynamicDistillation:
             boxes, truth = student.boxes, student.true_boxes
             self.status = update_status(self.status, boxes, truth, options)
             self._log("status", self.status.nansum(), (~self.status.isnan()).sum())
-            goal = teacher.boxes if options.goal == "teacher" else truth
+            goal = truth if options.goal == "truth" and options.regression != "bound" else teacher.boxes
             weights = box_weights(boxes, truth, self.status, options, image_area)
             each = weights * box_losses(boxes, goal, truth, self.status, options)
             terms["boxes"] = weighted_mean([(box, each)])

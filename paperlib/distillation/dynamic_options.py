@@ -31,10 +31,11 @@ class SelectionOptions(Options):
 class HardnessOptions(Options):
     """How hard boxes are weighted (TSA)."""
 
-    regression: Literal["status", "explicit", "bins", "smooth", "l1"] = "status"
+    regression: Literal["status", "explicit", "bins", "smooth", "l1", "bound"] = "status"
     """Weight of a box: by its hardness over the training status, or also by its shape and size; with one status for
-    all, or one per bin of size and aspect ratio. `smooth`: the smooth L1 loss whose beta is the status; `l1`: the plain
-    L1 distance, a rival without any status."""
+    all, or one per bin of size and aspect ratio. `smooth`: the smooth L1 loss whose beta is the status. Two rivals
+    without any status: `l1`, the plain L1 distance, and `bound`, the squared error against the truth where it exceeds
+    the teacher's (Eq. 12 of the paper on assistants), whatever `goal` says."""
     goal: Literal["teacher", "truth"] = "teacher"
     """The box that is learned."""
     power: PositiveNumber = 1.0

@@ -15,10 +15,11 @@ from torch import Tensor
 from torchvision.ops import complete_box_iou_loss
 
 from paperlib.distillation.dynamic_options import HardnessOptions
+from paperlib.distillation.losses import bounded_regression_loss
 
 AREAS, RATIOS = (32.0**2, 96.0**2), (1.5, 3.0)
 """Borders of the bins of area in square pixels (COCO's) and of aspect ratio."""
-DISTANCES = ("smooth", "l1")
+DISTANCES = ("smooth", "l1", "bound")
 """Values of `regression` that are distances; all boxes weigh the same then."""
 SHORTEST_SIDE = 1.0
 """Pixels. A shorter side of a predicted box counts as this long: of a box without any, the CIoU is not defined."""
@@ -108,7 +109,8 @@ def box_weights(boxes: Tensor, truth: Tensor, status: Tensor, options: HardnessO
 def box_losses(boxes: Tensor, goal: Tensor, truth: Tensor, status: Tensor, options: HardnessOptions) -> Tensor:
     """Compute the loss of each box towards its goal, `[P]`.
 
-    It is 1 - CIoU, or with `regression="l1"` or `"smooth"` a distance in sides of the true box (beta is the status).
+    It is 1 - CIoU, or a distance in sides of the true box: with `regression="l1"` or `"smooth"` from the goal (beta is
+    the status), with `"bound"` from the truth where the goal is nearer to it (Eq. 12).
 
     Args:
         boxes: `[P, 4]` the student's boxes, xyxy pixels.
@@ -120,6 +122,9 @@ def box_losses(boxes: Tensor, goal: Tensor, truth: Tensor, status: Tensor, optio
     goal = goal.detach()
     if options.regression not in DISTANCES:
         return complete_box_iou_loss(_widen(boxes), _widen(goal))
+    if options.regression == "bound":
+        own, other = (relative_boxes(each - truth, truth) for each in (boxes, goal))
+        return bounded_regression_loss(own, other, torch.zeros_like(own))
     error = relative_boxes(boxes - goal, truth).abs()
     if options.regression == "l1":
         return error.sum(1)

@@ -6,7 +6,7 @@ says: the pooled features of these boxes, the distances between them, and the re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms, roi_align
 
 from paperlib.detectors.base import HeadResponses, Targets
+from paperlib.distillation.adapters import ChannelAdapter
 from paperlib.distillation.answers import Cut, ask_both, digest_plans
 from paperlib.distillation.imitation import FeatureLevel
 from paperlib.typed_options import Count, Number, Options, check_values
@@ -52,18 +53,21 @@ class InstanceDistillation:
 
     Args:
         teacher: a detector of one stage, set to evaluation mode and frozen; it runs exactly once per batch.
-        plans: all prunings from the teacher to the student, in order.
+        plans: all prunings from the teacher to the student, in order, if the student is a pruned teacher.
+        adapter: maps the features of any other student to the teacher's channels, and is trained along.
         settings: fields of `InstanceOptions`.
 
     Raises:
         ValueError: one line: a setting is unknown or out of its range, or the teacher has two stages.
     """
 
-    def __init__(self, teacher: nn.Module, *, plans: Sequence[Cut] = (), **settings: Any) -> None:
+    def __init__(
+        self, teacher: nn.Module, *, plans: Sequence[Cut] = (), adapter: ChannelAdapter | None = None, **settings: Any
+    ) -> None:
         self.options = check_values(InstanceOptions, "instance distillation", **settings)
         if not hasattr(teacher, "decode"):
             raise ValueError(f"{type(teacher).__name__}: instance distillation needs a detector of one stage")
-        self.teacher, self.plans = teacher.eval().requires_grad_(False), tuple(plans)
+        self.teacher, self.plans, self.adapter = teacher.eval().requires_grad_(False), tuple(plans), adapter
 
     def __call__(self, student: nn.Module, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Compute one batch's losses: the student's own, and `instance_*`.
@@ -82,13 +86,27 @@ class InstanceDistillation:
         both = [(answers.student, answers.outputs), (answers.teacher, answers.teacher_outputs)]
         found = [detector.decode(outputs, size) for detector, outputs in both]
         instances = choose_instances(found[0], found[1], self.options)
-        terms = instance_feature_losses(answers.levels(self.plans), [each["boxes"] for each in instances], self.options)
+        levels = answers.levels(self.plans, self.adapter)
+        terms = instance_feature_losses(levels, [each["boxes"] for each in instances], self.options)
         # "Near an instance" is a row that the student's own label assignment gives it.
         assignment = answers.student.assign_targets(answers.outputs, instances)
         rows = [detector.head_responses(outputs, assignment) for detector, outputs in both]
         logits = [_flatten_logits(each) for each in rows]
         terms |= instance_response_losses(logits, [each.regression for each in rows], self.options)
         return {**answers.losses, **{f"instance_{name}": loss for name, loss in terms.items()}}
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return the parameters of the adapter, if there is one."""
+        return iter(()) if self.adapter is None else self.adapter.parameters()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the adapter, if there is one."""
+        return {} if self.adapter is None else self.adapter.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        if self.adapter is not None:
+            self.adapter.load_state_dict(state)
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as plain data, with a digest of the plans."""

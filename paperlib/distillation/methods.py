@@ -70,16 +70,16 @@ def make_teaching(
         seed: of the fresh weights of the convolution that a student of another family needs.
 
     Raises:
-        ValueError: the student is of another family, and the method needs a pruned teacher.
+        ValueError: the student is of another family and has no stride in common with the teacher; or the method is
+            `instances`, and the teacher has two stages.
     """
     settings = vars(options)
     if method == "bounded":
         return Distillation(teacher, **settings)
-    if method == "instances":
-        return InstanceDistillation(teacher, plans=plans or (), **settings)
     adapter = None
     if plans is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             adapter = match_channels(student, teacher)
-    return DynamicDistillation(teacher, plans=plans or (), adapter=adapter, **settings)
+    kind = DynamicDistillation if method == "dynamic" else InstanceDistillation
+    return kind(teacher, plans=plans or (), adapter=adapter, **settings)

@@ -59,6 +59,8 @@ ROWS: Mapping[DynamicRow, Settings] = {
     "DKD, all boxes alike": {"power": ALIKE},
     "DKD, boxes of the truth": {"goal": "truth"},
     "DKD, smooth L1 by status": {"regression": "smooth"},
+    "DKD, L1 to the teacher": {"regression": "l1"},
+    "DKD, bound (Eq. 12)": {"regression": "bound"},
     # Rivals, each by its own definition.
     "KD": {"how": "bounded", "bound_weight": 0.0},
     "Eqs. 10–12": {"how": "bounded"},
@@ -80,7 +82,10 @@ TABLES: Mapping[str, Sequence[str]] = {
         "GD, q = 1/8",
     ),
     "T3 instances": ("ISD, all instances", "ISD, correct instances", "ISD", "ISD, split masks"),
-    "T4 boxes": ("GD + ISD", "DKD, all boxes alike", "DKD, boxes of the truth", "DKD, smooth L1 by status", "DKD"),
+    "T4 boxes": (
+        "GD + ISD", "DKD, bound (Eq. 12)", "DKD, L1 to the teacher", "DKD, all boxes alike", "DKD, boxes of the truth",
+        "DKD, smooth L1 by status", "DKD",
+    ),
     "T5 rivals": (
         "KD", "Eqs. 10–12", "FitNets", "FGFI", "DeFeat", "FGD", "GID", "DKD", "DKD through the assistant",
     ),

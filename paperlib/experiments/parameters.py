@@ -156,7 +156,8 @@ class CpuTiming(Settings):
 DynamicRow = Literal[
     "GD, foreground only", "GD, q = 1", "GD, q = 1/4", "GD, q = 1/8",
     "ISD, all instances", "ISD, correct instances", "ISD, split masks",
-    "DKD, all boxes alike", "DKD, boxes of the truth", "DKD, smooth L1 by status",
+    "DKD, all boxes alike", "DKD, boxes of the truth", "DKD, smooth L1 by status", "DKD, L1 to the teacher",
+    "DKD, bound (Eq. 12)",
     "KD", "Eqs. 10–12", "FitNets", "FGFI", "DeFeat", "FGD", "GID", "DKD through the assistant",
 ]  # fmt: skip
 """Rows of the tables of `09_dynamic_distillation` other than the first."""

@@ -218,8 +218,7 @@ class Workbench:
             partners: train the student with partners and fuse them (BPL); by default as `self.partners` says.
             how: `bounded` (Eqs. 10-12; for scenes Eq. 9), `dynamic` (DKD) or `instances` (GID); by default as
                 `self.teaching` says. The last two are for detectors. They compare features: those channels of the
-                teacher that a pruned student has kept, or by a convolution that is trained along, which `instances`
-                does not have.
+                teacher that a pruned student has kept, or by a convolution that is trained along.
             changes: settings of this method other than the workbench's, such as `feature_weight=0` of `dynamic`.
 
         Raises:
