@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from paperlib.costs import cost
 from paperlib.data import Dataset
 from paperlib.data.records import Record
-from paperlib.data.toy.aerial import draw_split
-from paperlib.detectors import DETECTORS, build_detector
+from paperlib.detectors import build_detector
 from paperlib.progress.report import plan_work, read_report, report_file
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe
@@ -272,20 +271,16 @@ def test_a_side_that_the_detector_cannot_take_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DETECTORS)
-def test_a_chain_with_two_assistants_runs_for_every_detector(name, tmp_path):
+@pytest.mark.parametrize("name", ["yolov3-spp", "yolov4", "centernet-resnet50", "faster-rcnn-resnet101"])
+def test_a_chain_with_an_assistant_runs_for_every_kind_of_detector(name, tmp_path):
+    """All but YOLOv4-tiny, which the other tests compress, and YOLOv3, which is YOLOv3-SPP without its pooling."""
     side = 96 if name == "faster-rcnn-resnet101" else 64
-    scenes = {split: draw_split(split, count=count, side=side) for split, count in (("train", 8), ("val", 4))}
-    splits = [
-        Dataset(split, tiny.CLASSES, [Record(f"{place}", *scene) for place, scene in enumerate(found)])
-        for split, found in scenes.items()
-    ]
-    train, val = tiny.of_classes(*splits)
+    train, val = tiny.of_classes(tiny.dataset("train", 4, side), tiny.dataset("val", 2, side))
     recipe = Recipe(epochs=1, batch_size=4, image_size=side)
-    settings = Compression(step=0.2, max_drop=1.0, similar=1.0, target_mb=None, keep_floor=0.45)
+    settings = Compression(step=0.3, max_drop=1.0, similar=1.0, target_mb=None, keep_floor=0.45)
     detector = tiny.quick(name, len(train.classes), side=side)
     made = compress(detector, train, val, recipe, settings, store=Store(tmp_path))
-    assert [stage.role for stage in made.chain] == ["teacher", "assistant", "assistant", "student"]
+    assert [stage.role for stage in made.chain] == ["teacher", "assistant", "student"]
     sizes = [stage.cost.size_mb for stage in made.chain]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.6 * sizes[0]
     assert all((stage.final.history()["bound"] >= 0).all() for stage in made.chain[1:])

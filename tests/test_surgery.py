@@ -108,10 +108,6 @@ def tiny() -> nn.Module:
     return build_detector("yolov4-tiny", num_classes=10, width=0.25)
 
 
-def yolov3() -> nn.Module:
-    return build_detector("yolov3", num_classes=3, width=0.0625, depth=0.25)
-
-
 def yolov3_spp() -> nn.Module:
     return build_detector("yolov3-spp", num_classes=3, width=0.0625, depth=0.25)
 
@@ -124,7 +120,9 @@ def centernet() -> nn.Module:
     return build_detector("centernet-resnet50", num_classes=3, width=0.1, depth=0.3)
 
 
-NETWORKS = [Shortcuts, Branches, Depthwise, SharedHead, tiny, yolov3, yolov3_spp, yolov4, centernet]
+TOYS = [Shortcuts, Branches, Depthwise, SharedHead]
+DETECTORS = [tiny, yolov3_spp, yolov4, centernet]
+"""One network of each kind; tracing takes long enough that each is tried with few plans."""
 
 
 def randomise(net: nn.Module, seed: int) -> nn.Module:
@@ -162,7 +160,7 @@ def random_plan(net: nn.Module, seed: int) -> PruningPlan:
     return PruningPlan(kept, threshold=0.0, ratio=0.0, importance="by hand")
 
 
-@pytest.mark.parametrize("make", NETWORKS)
+@pytest.mark.parametrize("make", [*TOYS, tiny])
 @given(ratio=ratios, seed=seeds)
 @settings(max_examples=5, deadline=None)
 def test_without_compensation_it_equals_the_network_with_gamma_and_beta_zero(
@@ -173,7 +171,7 @@ def test_without_compensation_it_equals_the_network_with_gamma_and_beta_zero(
     assert gap(apply_plan(net, plan, compensate="off"), mask_plan(net, plan)) < TOLERANCE
 
 
-@pytest.mark.parametrize("make", [*NETWORKS, PreActivation])
+@pytest.mark.parametrize("make", [*TOYS, PreActivation, tiny])
 @given(ratio=ratios, seed=seeds)
 @settings(max_examples=5, deadline=None)
 def test_exact_compensation_equals_the_network_with_gamma_zero_alone(
@@ -184,10 +182,20 @@ def test_exact_compensation_equals_the_network_with_gamma_zero_alone(
     assert gap(apply_plan(net, plan, compensate="exact"), mask_plan(net, plan, keep_beta=True)) < TOLERANCE
 
 
-@pytest.mark.parametrize("make", NETWORKS)
+@pytest.mark.parametrize("make", TOYS)
 @given(seed=seeds)
 @settings(max_examples=5, deadline=None)
 def test_any_plan_that_respects_the_coupling_is_carried_out_exactly(make: Callable[[], nn.Module], seed: int) -> None:
+    check_any_plan(make, seed)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("make", DETECTORS)
+def test_any_plan_of_a_detector_is_carried_out_exactly(make: Callable[[], nn.Module], seed: int) -> None:
+    check_any_plan(make, seed)
+
+
+def check_any_plan(make: Callable[[], nn.Module], seed: int) -> None:
     net = randomise(make(), seed)
     plan = random_plan(net, seed)
     pruned = apply_plan(net, plan, compensate="off")
@@ -210,9 +218,8 @@ def couplings(net: nn.Module) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("make", [make for make in NETWORKS if couplings(make())])
-@given(seed=seeds)
-@settings(max_examples=10, deadline=None)
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("make", [Shortcuts, Depthwise, SharedHead, yolov3_spp, centernet])
 def test_a_plan_that_breaks_a_coupling_is_refused_with_the_names(make: Callable[[], nn.Module], seed: int) -> None:
     net = make()
     plan, tied = random_plan(net, seed), couplings(net)
@@ -359,7 +366,7 @@ def test_a_pruned_network_can_be_pruned_again() -> None:
         assert gap(net, reference) < TOLERANCE
 
 
-@pytest.mark.parametrize("make", NETWORKS)
+@pytest.mark.parametrize("make", [*TOYS, *DETECTORS])
 def test_structure_and_weights_rebuild_a_pruned_network(make: Callable[[], nn.Module]) -> None:
     net = randomise(make(), 7)
     pruned = apply_plan(net, plan_pruning(net, 0.5), compensate="exact")

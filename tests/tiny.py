@@ -1,6 +1,7 @@
 """Data and detectors that train in seconds: eight images of 64 pixels, a tenth of the usual channels."""
 
 import json
+from functools import cache
 from multiprocessing import get_context
 
 import numpy as np
@@ -22,9 +23,15 @@ processes = get_context("forkserver")
 processes.set_forkserver_preload(["paperlib.experiments.study", "paperlib.pruning.surgery"])
 
 
-def dataset(split="train", count=8):
-    scenes = draw_split(split, count=count, side=SIDE)
-    return Dataset(f"tiny/{split}", CLASSES, [Record(f"{index}", *scene) for index, scene in enumerate(scenes)])
+@cache
+def drawn(split, count, side=SIDE):
+    """Draw scenes once in a process: a test that changes one has to copy it."""
+    return draw_split(split, count=count, side=side)
+
+
+def dataset(split="train", count=8, side=SIDE):
+    records = [Record(f"{index}", *scene) for index, scene in enumerate(drawn(split, count, side))]
+    return Dataset(f"tiny/{split}", CLASSES, records)
 
 
 def scenes(split="train", count=12):
