@@ -1,5 +1,6 @@
 """What several test files share: tiny detectors, pictures for them, and the real data where there is some."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,17 @@ settings.load_profile("repeat")
 TINY_SIDE = 64
 TINY_DEPTH = 0.25
 YOLOS = ("yolov3", "yolov3-spp", "yolov4", "yolov4-tiny")
+
+
+def pytest_collection_finish() -> None:
+    """Spare what every test would pay for: collections of all that is imported by now, and waiting for the disk.
+
+    After each training Accelerate collects garbage, which takes a second in a process as large as this one. What the
+    tests write need not outlast a power cut.
+    """
+    gc.collect()
+    gc.freeze()
+    os.fsync = lambda _: None
 
 
 def make_tiny_detector(

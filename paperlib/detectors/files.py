@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import textwrap
@@ -156,11 +157,16 @@ def _rebuild(path: Path, metadata: Mapping[str, str], family: Family[Any]) -> An
     try:
         if len(metadata["structure"]) > LONGEST_STRUCTURE:
             raise ValueError(f"it is longer than that of any {family.noun}")
-        structure = json.loads(metadata["structure"])
-        return family.build_without_weights(**json.loads(metadata["build"]), structure=structure)
+        return copy.deepcopy(_build_shapes(family, metadata["build"], metadata["structure"]))
     # A file can claim sizes that overflow, or be nested so deep that no parser follows.
     except (AttributeError, KeyError, OverflowError, RecursionError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: its structure cannot be rebuilt ({_shorten(error)})") from error
+
+
+@lru_cache(maxsize=16)
+def _build_shapes(family: Family[Any], build: str, structure: str) -> Any:
+    """Return a network without weights, to be copied: a copy takes a fraction of the time."""
+    return family.build_without_weights(**json.loads(build), structure=json.loads(structure))
 
 
 def _check_head(path: Path, network: Any, family: Family) -> None:
