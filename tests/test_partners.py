@@ -125,7 +125,7 @@ def test_where_rows_and_columns_do_not_fit_there_are_none_and_the_reason_is_give
     assert not skipped_convolutions(net, (3, 4))
 
 
-DETECTORS = {"yolov4-tiny": {}, "yolov3": {"depth": 0.25}, "centernet-resnet50": {"depth": 0.3}}
+DETECTORS = {"yolov4-tiny": {}, "centernet-resnet50": {"depth": 0.3}}
 
 
 @pytest.mark.parametrize(("name", "options"), DETECTORS.items(), ids=DETECTORS)
@@ -269,7 +269,7 @@ def test_each_fused_detector_has_as_many_prunable_channels_as_before(name: str) 
     assert prunable(fuse(extended)) == prunable(net) > 0
 
 
-BLOCKS = [("yolov3", "twin"), ("yolov4", "asymmetric"), ("centernet-resnet50", "twin")]
+BLOCKS = [("yolov4", "asymmetric"), ("centernet-resnet50", "twin")]
 
 
 @pytest.mark.parametrize(("name", "shape"), BLOCKS)
