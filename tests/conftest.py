@@ -34,6 +34,11 @@ def pytest_collection_finish() -> None:
     os.fsync = lambda _: None
 
 
+def pytest_unconfigure() -> None:
+    """Let the interpreter clean up at its end."""
+    gc.unfreeze()
+
+
 def make_tiny_detector(
     num_classes: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32, *, name: str = "yolov4-tiny"
 ) -> nn.Module:

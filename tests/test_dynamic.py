@@ -166,7 +166,7 @@ def test_a_stranger_learns_through_an_adapter_that_is_trained_along():
 
 
 def test_a_stranger_of_the_same_strides_learns_instances_through_an_adapter():
-    student, teacher = make("yolov3").float().train(), make("yolov4", seed=1).float()
+    student, teacher = make("yolov3").float().train(), make("yolov3-spp", seed=1).float()
     objective = make_teaching("instances", choose_options("instances", None, {}), student, teacher, None, seed=3)
     losses = objective(student, *make_tiny_batch())
     losses["instance_features"].backward()

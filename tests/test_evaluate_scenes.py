@@ -70,16 +70,16 @@ def test_a_classifier_is_judged_on_folders_of_classes(
     ("model", "data", "message"),
     [
         ("detector.safetensors", "toy-scenes", "detector.safetensors: is a detector; scenes such as toy-scenes need a"),
-        ("five.safetensors", "test", "scenes:test: has 3 classes; five.safetensors: 5"),
+        ("five.safetensors", "{split}", "test: has 3 classes; five.safetensors: 5"),
         (
             "swapped.safetensors",
-            "test",
+            "{split}",
             "has the classes beach, forest, river; swapped.safetensors: river, forest",
         ),
         ("model.onnx", "test", "model.onnx: only .safetensors files are judged on scenes"),
         ("none.safetensors", "test", "none.safetensors: no such"),
         ("model.safetensors", "scenes:nowhere", "nowhere: no such folder of class folders"),
-        ("model.safetensors", "toy-aerial", "model.safetensors: does not say 'paperlib-detector-1'; it is no detector"),
+        ("model.safetensors", "toy-aerial", "its metadata does not say 'paperlib-detector-1'; it is no detector"),
     ],
 )
 def test_what_cannot_be_judged_is_told_in_one_line(
