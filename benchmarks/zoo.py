@@ -8,7 +8,8 @@ what the file holds already is not run again. For each network and each of the t
 
 - prunable: the convolutions whose output channels can be removed. For Torch-Pruning: those that it has made smaller.
 - difference: the largest difference between the outputs of the pruned network and of the full one whose removed
-  channels are silenced, in float64, relative to the largest output. Detectors are compared by losses and detections.
+  channels have gamma 0 (compensate="exact"; where that is refused, gamma and beta 0), in float64, relative to the
+  largest output. Detectors are compared by losses and detections.
 - trains: one step of SGD in training mode leaves a finite loss, and every parameter has a gradient.
 
 Torch-Pruning gets the mildest reference: what is removed is set to zero where the next layer reads it. Its output
@@ -153,13 +154,15 @@ def check_network(network: str, prune: Callable[..., tuple[nn.Module, nn.Module,
 
 
 def randomise(net: nn.Module) -> nn.Module:
-    """Give batch norms varied values, as after training, and show all detections of a detector."""
+    """Give batch norms varied values, as after training; drop nothing, and show all detections of a detector."""
     for module in net.modules():
         if isinstance(module, _BatchNorm) and module.running_mean is not None and module.affine:
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.normal_(0, 0.2)
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)  # pyright: ignore
+        if isinstance(getattr(module, "drop_rate", None), float):
+            module.drop_rate = 0.0  # pyright: ignore
         if hasattr(module, "score_thresh"):
             module.score_thresh = 0.0
     return net
@@ -238,7 +241,10 @@ def prune_with_paperlib(net: nn.Module, images: Tensor) -> tuple[nn.Module, nn.M
     plan = plan_pruning(net, RATIO, importance=spread_evenly, image_size=images.shape[-1])
     if plan.channels_kept == plan.channels_total:
         raise RuntimeError("nothing was removed")
-    return apply_plan(net, plan, compensate="off"), mask_plan(net, plan), len(plan.kept)
+    try:
+        return apply_plan(net, plan, compensate="exact"), mask_plan(net, plan, keep_beta=True), len(plan.kept)
+    except ValueError:  # a constant that a removed channel emits would vary at the border
+        return apply_plan(net, plan, compensate="off"), mask_plan(net, plan), len(plan.kept)
 
 
 def spread_evenly(module: nn.Module, prunable: dict[str, str]) -> dict[str, Tensor]:
