@@ -27,7 +27,7 @@ help:
 # The stamp is written only after pip has succeeded, so a failed install is tried again.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
 reproduce: .venv/.installed

@@ -6,10 +6,9 @@ import textwrap
 from collections.abc import Sequence
 from functools import cached_property
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from IPython.display import Markdown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -20,8 +19,12 @@ from paperlib.claims import scoreboard
 from paperlib.claims.schema import claims_path
 from paperlib.claims.verdicts import ClaimResult, Verdict, evaluate_claims
 from paperlib.experiments.study import Study
+from paperlib.extras import needs_extra
 from paperlib.figures.style import COLOURS, GREY, make_axes
 from paperlib.store.results import digest_read, digest_results
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 MARKS: dict[Verdict, dict[str, Any]] = {
     Verdict.HOLDS: {"marker": "o", "color": COLOURS[0]},
@@ -60,6 +63,9 @@ class Review(Study):
 
     def write_page(self) -> Markdown:
         """Write `results/<scale>/claims.md`, and return it for display."""
+        with needs_extra("notebooks"):
+            from IPython.display import Markdown
+
         scale = self.settings.profile
         return Markdown(scoreboard.render_page(scoreboard.write_page(scale), scale))
 

@@ -14,6 +14,7 @@ from paperlib import limits
 from paperlib.cli import data, store
 from paperlib.cli.errors import describe_error, describe_usage
 from paperlib.cli.streams import prepare_streams, quiet_libraries
+from paperlib.extras import DISTRIBUTION, MissingExtraError
 
 
 class OneLineErrors(TyperGroup):
@@ -45,13 +46,13 @@ class OneLineErrors(TyperGroup):
         """Run the command that `ctx` names.
 
         Raises:
-            typer.Exit: with status 2, after a ValueError or an OSError.
+            typer.Exit: with status 2, after a ValueError, an OSError or a package of an extra that is not installed.
         """
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # the reader of our output has gone, as `head` does; typer ends the process quietly
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MissingExtraError) as error:
             if ctx.params.get("debug"):
                 raise
             typer.echo(describe_error(error), err=True)
@@ -86,7 +87,7 @@ app.add_typer(store.app, name="store")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"paperlib {importlib.metadata.version('paperlib')}")
+        typer.echo(f"paperlib {importlib.metadata.version(DISTRIBUTION)}")
         raise typer.Exit
 
 

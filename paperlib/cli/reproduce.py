@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,7 @@ from paperlib.cli.run_notebook import FAILED, find_failure, shorten_reason
 from paperlib.cli.staleness import NO_RESULTS, find_outdated
 from paperlib.experiments.parameters import load_profile
 from paperlib.experiments.settings import Common, Settings
+from paperlib.extras import needs_extra
 from paperlib.progress.display import SECONDS_BETWEEN_LOOKS, NotebookRun, ProgressLine, format_duration, summarise_runs
 from paperlib.progress.processes import die_with_parent, hold_lock
 from paperlib.store.results import SCOREBOARD, SCRATCH
@@ -91,8 +93,10 @@ def reproduce(names: Sequence[str], profile: str, *, cores: int | None = None, f
         ValueError, FileNotFoundError: before anything is started: an unknown notebook or profile, a profile that does
             not fit its notebook, missing or damaged data or weights, or another process that reproduces the same
             results.
+        MissingExtraError: what runs notebooks is not installed.
     """
     batch = Batch(profile, cores or _available_cores())
+    require_batch_packages()
     settings = load_settings(batch, names)
     with hold_results(batch):
         outdated = find_outdated(batch.root, batch.results / profile, settings)
@@ -109,6 +113,17 @@ def reproduce(names: Sequence[str], profile: str, *, cores: int | None = None, f
             stop_leftovers(batch)
             print("\nInterrupted. The same command continues where this stopped.", flush=True)
             return 130
+
+
+def require_batch_packages() -> None:
+    """Check that what runs notebooks is installed, without importing it, because that takes seconds.
+
+    Raises:
+        MissingExtraError: a package is not installed.
+    """
+    with needs_extra("batch"):
+        for name in ("snakemake", "papermill", "ipykernel"):
+            metadata.distribution(name)
 
 
 def load_settings(batch: Batch, names: Sequence[str]) -> dict[str, Common]:

@@ -17,6 +17,7 @@ from paperlib.data.annotated import ReadOptions
 from paperlib.data.own import find_own_splits, load_own, name_own
 from paperlib.data.records import Dataset
 from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
+from paperlib.deploy.latency import installed_runtimes
 from paperlib.detectors import (
     COCO_CLASSES,
     USUAL_SIDE,
@@ -26,6 +27,7 @@ from paperlib.detectors import (
     usual_anchors,
 )  # fmt: skip
 from paperlib.detectors.files import load_detector
+from paperlib.extras import describe_missing
 from paperlib.progress.display import show_progress
 from paperlib.progress.processes import keep_memory
 from paperlib.progress.report import begin_step, expect_work, plan_work
@@ -65,6 +67,9 @@ def run_compression(request: CompressRequest) -> int:
             for data in (train, val):
                 for remark in data.remarks:
                     print(f"paperlib: {data.name}: {remark}", file=sys.stderr)
+            if "onnxruntime" not in installed_runtimes():
+                missing = describe_missing("onnxruntime", "runtimes")
+                print(f"paperlib: student.onnx will not be written: {missing}", file=sys.stderr)
             rounds = [_run_round(request, train, val, number) for number in range(request.seeds)]
             faults = write_outputs(request, rounds, began)
     except KeyboardInterrupt:

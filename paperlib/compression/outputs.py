@@ -18,8 +18,7 @@ from paperlib.compression.report import Report
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
 from paperlib.deploy.description import Description
-from paperlib.deploy.int8 import quantise
-from paperlib.deploy.latency import RUNTIMES, export_for_timing, latency
+from paperlib.deploy.latency import export_for_timing, installed_runtimes, latency
 from paperlib.deploy.onnx import export_onnx
 from paperlib.detectors.files import save_detector
 from paperlib.figures import tables
@@ -101,7 +100,7 @@ def _collect_notes(request: CompressRequest, compressed: Compressed) -> Iterator
 def output_seconds(request: CompressRequest) -> float:
     """Return about how many seconds the outputs take, for the progress display."""
     models = 2  # timed before and after
-    timing = models * (EXPORT_SECONDS + len(RUNTIMES) * request.timing_seconds)
+    timing = models * (EXPORT_SECONDS + len(installed_runtimes()) * request.timing_seconds)
     return 2 * EXPORT_SECONDS + timing + REPORT_SECONDS
 
 
@@ -157,6 +156,8 @@ def _quantise_student(request: CompressRequest, compressed: Compressed) -> dict[
         return None
     workbench = compressed.workbench
     begin_step(f"write {INT8}", seconds=EXPORT_SECONDS)
+    from paperlib.deploy.int8 import quantise  # it needs ONNX Runtime, which the extra [runtimes] installs
+
     made = quantise(source, target, workbench.train_set, validation=workbench.validation)
     accuracy = {name: metrics.map50 for name, metrics in (("float32", made.float32), ("int8", made.int8)) if metrics}
     return {"mb": target.stat().st_size / 1e6, "map50": accuracy, "float_heads": made.float_heads}
@@ -182,7 +183,8 @@ def _measure_timing(request: CompressRequest, compressed: Compressed) -> dict[st
     path = request.out / "timing.json"
     before = compressed.chain[0].final
     after = compressed.delivered.model
-    of = {"before": before.digest, "after": after.digest, "seconds": request.timing_seconds}
+    how = {"seconds": request.timing_seconds, "runtimes": installed_runtimes()}
+    of = {"before": before.digest, "after": after.digest, **how}
     # Clocks differ from run to run: measured again, the same models would get other reports.
     with contextlib.suppress(ValueError):  # there is none, or it was damaged
         if (known := read_sealed(path)).get("of") == of:
@@ -205,13 +207,16 @@ def _measure_latencies(
     """Return one row per runtime and model; the runtimes' files are written into `folder`."""
     side = workbench.recipe.image_size
     detectors = {name: model.detector() for name, model in models.items()}
-    begin_step("export for timing", seconds=len(models) * EXPORT_SECONDS)
-    exported = {name: export_for_timing(detector, folder, side, name) for name, detector in detectors.items()}
+    runtimes = installed_runtimes()
+    exported: dict[str, Path] = {}
+    if runtimes != ["torch"]:
+        begin_step("export for timing", seconds=len(models) * EXPORT_SECONDS)
+        exported = {name: export_for_timing(detector, folder, side, name) for name, detector in detectors.items()}
     rows = []
-    for runtime in RUNTIMES:
+    for runtime in runtimes:
         for name, detector in detectors.items():
             begin_step(f"time {runtime}", seconds=seconds)
-            measured = latency(detector, side, runtime=runtime, threads=1, seconds=seconds, exported=exported[name])
+            measured = latency(detector, side, runtime=runtime, threads=1, seconds=seconds, exported=exported.get(name))
             rows.append({"model": name, **asdict(measured)})
     return rows
 

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from paperlib.data.records import Dataset
 from paperlib.deploy.onnx import INPUT
 from paperlib.deploy.runtime import open_model
 from paperlib.evaluation.evaluate import evaluate
 from paperlib.evaluation.metrics import Metrics
+from paperlib.extras import needs_extra
 from paperlib.files import replace_file
+
+with needs_extra("runtimes"):
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
 QUANTISED = ("Conv", "LeakyRelu", "Relu", "MaxPool", "AveragePool", "Concat", "Resize", "Add", "Mul", "Sigmoid", "Tanh")
 """Operators that compute in 8 bits, where a convolution follows them; what decodes boxes stays in float32."""

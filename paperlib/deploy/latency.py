@@ -6,20 +6,32 @@ import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import openvino
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from paperlib.deploy.onnx import INPUT, Deployable, ImageSize, OneStage, export_onnx, make_deployable, open_onnx_session
+from paperlib.extras import load_later
 from paperlib.progress.report import track_items
+
+if TYPE_CHECKING:
+    import openvino
+else:
+    openvino = load_later("openvino", "runtimes")
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 UNTRAINED_TOLERANCE = 0.05
 """Rounding errors are larger in deep networks with random weights (see `export_onnx`); they do not affect the time."""
+
+
+def installed_runtimes() -> list[str]:
+    """Return those of `RUNTIMES` whose package is installed."""
+    return [runtime for runtime in RUNTIMES if find_spec(runtime)]
 
 
 @dataclass(frozen=True)

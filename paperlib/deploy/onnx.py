@@ -9,19 +9,24 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from paperlib.classifiers.base import Classifier
 from paperlib.deploy.description import PREPROCESSING, SCENE_PREPROCESSING, Description
+from paperlib.extras import load_later
 from paperlib.files import replace_file
 from paperlib.pairs import require_fused
 from paperlib.store.provenance import package_version
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+else:
+    onnx, onnxruntime = load_later("onnx", "runtimes"), load_later("onnxruntime", "runtimes")
 
 ImageSize = int | tuple[int, int]
 """`(H, W)` in pixels, or the side of a square."""

@@ -7,13 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import onnx
 import torch
 import torch.nn.functional as F
-from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 
 from paperlib.deploy.description import Description, load_description, read_properties
@@ -21,6 +19,12 @@ from paperlib.deploy.latency import compile_openvino
 from paperlib.deploy.onnx import INPUT, open_onnx_session
 from paperlib.detectors.files import load_detector
 from paperlib.detectors.suppression import suppress_non_maxima
+from paperlib.extras import load_later, needs_extra
+
+if TYPE_CHECKING:
+    import onnx
+else:
+    onnx = load_later("onnx", "runtimes")
 
 Runtime = Literal["torch", "onnxruntime", "openvino"]
 SCORE_THRESHOLD = 0.005
@@ -106,6 +110,9 @@ def open_model(path: str | Path, runtime: Runtime | None = None, threads: int | 
 
 
 def _read_onnx_description(path: Path) -> Description:
+    with needs_extra("runtimes"):
+        from google.protobuf.message import DecodeError
+
     try:
         model = onnx.load(path, load_external_data=False)
         onnx.checker.check_model(model)

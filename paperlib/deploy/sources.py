@@ -6,10 +6,16 @@ import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
-from av.error import FFmpegError
+
+from paperlib.extras import load_later
+
+if TYPE_CHECKING:
+    import av
+else:
+    av = load_later("av", "runtimes")
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FILMS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
@@ -65,7 +71,7 @@ def read_frames(film: Path) -> Iterator[np.ndarray]:
             for frame in opened.decode(video=0):
                 count += 1
                 yield frame.to_ndarray(format="rgb24")
-    except FFmpegError as error:
+    except av.FFmpegError as error:
         raise ValueError(f"{film}: not a film, or damaged after {count} frames ({error.strerror})") from error
     if not count:
         raise ValueError(f"{film}: has no frames")

@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import pandas as pd
 import torch
-from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 from paperlib import figures, files, paths
@@ -32,6 +31,7 @@ from paperlib.experiments.case import Case, cases_of
 from paperlib.experiments.folding import fold_traceback
 from paperlib.experiments.parameters import load_profile, profile_path, validate_settings
 from paperlib.experiments.settings import Settings
+from paperlib.extras import needs_extra
 from paperlib.figures import tables
 from paperlib.progress.processes import keep_memory, run_jobs
 from paperlib.progress.report import expect_work, plan_work
@@ -45,6 +45,9 @@ from paperlib.workbench.lineage import training_seconds
 from paperlib.workbench.options import IterationOptions
 from paperlib.workbench.stages import Compressed
 from paperlib.workbench.steps import Model, Workbench, weights_digest
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 PARAMETERS = "# Parameters"
 """First line of a notebook's parameters cell, and of the one that papermill inserts after it."""
@@ -194,6 +197,9 @@ class Study:
     @staticmethod
     def show(*parts: Callable[..., Any]) -> Markdown:
         """Return the source of experiments: the code that `run` runs."""
+        with needs_extra("notebooks"):
+            from IPython.display import Markdown
+
         return Markdown("".join(f"```python\n{inspect.getsource(part)}```\n" for part in parts))
 
     def edge_cases(self, run: Run) -> Metrics:

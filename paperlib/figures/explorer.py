@@ -16,6 +16,7 @@ import jinja2
 from torch import nn
 
 from paperlib.costs import Cost
+from paperlib.extras import needs_extra
 from paperlib.figures.style import COLOURS, load_template
 from paperlib.pruning import PruningPlan, plan_ratios
 
@@ -52,7 +53,8 @@ def build_explorer(plans: Sequence[PruningPlan], accuracy: Mapping[float, float]
             dots in the drawing.
         start: first position of the slider, in percent.
     """
-    import ipywidgets  # noqa: PLC0415  # here, so that figures can be drawn without Jupyter
+    with needs_extra("notebooks"):
+        import ipywidgets
 
     slider = ipywidgets.IntSlider(
         value=start, min=PERCENT[0], max=PERCENT[-1], description="pruned / %", layout={"width": f"{WIDTH}px"}

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path, PurePath
 from typing import Any
 
+from paperlib.extras import DISTRIBUTION
 from paperlib.files import map_leaves
 from paperlib.store.code_digest import Code
 
@@ -78,9 +79,9 @@ def installed_versions() -> dict[str, str]:
 
 
 def package_version(name: str) -> str:
-    """Return the installed version of a distribution, or "absent"; imports nothing."""
+    """Return the installed version of a distribution, or "absent"; imports nothing. Ours is called "paperlib" here."""
     try:
-        return metadata.version(name)
+        return metadata.version(DISTRIBUTION if name == "paperlib" else name)
     except metadata.PackageNotFoundError:
         return "absent"
 

@@ -1,0 +1,98 @@
+"""The core works without the packages of the extras; where one is missing, one line says which extra to install."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from paperlib.cli import reproduce
+from paperlib.extras import DISTRIBUTION, MissingExtraError
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = {
+    extra: {Requirement(line).name for line in lines} - {DISTRIBUTION}
+    for extra, lines in PROJECT["optional-dependencies"].items()
+}
+LEAVES = {"paperlib.deploy.int8", "paperlib.__main__"}
+"""Modules that nothing but a function imports: one needs an extra as a whole, the other runs the command."""
+BLOCK = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+BLOCKED = sorted({"IPython", "nbclient", "nbformat", "google"}.union(*EXTRAS.values()))
+"""The packages of the extras, and those that they bring."""
+
+
+def run_with_core(code, *arguments):
+    """Run code in a process that cannot import the packages of the extras."""
+    text = f"blocked = {BLOCKED}{BLOCK}{code}"
+    return subprocess.run([sys.executable, "-c", text, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_extras_are_those_of_the_design():
+    assert set(EXTRAS) == {"runtimes", "batch", "notebooks", "docs", "dev"}
+    core = {Requirement(line).name for line in PROJECT["dependencies"]}
+    assert not core & set().union(*EXTRAS.values())
+
+
+def test_every_module_imports_with_the_core_alone():
+    names = sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / "paperlib").rglob("*.py")
+    )
+    code = "import importlib\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    ended = run_with_core(code, *(name for name in names if name not in LEAVES))
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_code_names_the_extra_that_holds_the_package():
+    named = [
+        found.groups()
+        for path in (ROOT / "paperlib").rglob("*.py")
+        for found in re.finditer(r'(?:load_later|describe_missing)\("(\w+)", "(\w+)"\)', path.read_text())
+    ]
+    assert len(named) >= 4
+    assert not [pair for pair in named if pair[0] not in EXTRAS[pair[1]]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package", "extra"),
+    [
+        (("predict", "model.onnx", "picture.png"), "(onnx|google)", "runtimes"),
+        (("export", "model.safetensors", "model.onnx", "--image-size", "64"), "onnx(script|runtime)?", "runtimes"),
+        (("quantise", "model.onnx", "out.onnx", "--data", "toy-aerial"), "onnx", "runtimes"),
+        (("predict", "model.safetensors", "film.mp4", "--image-size", "64"), "av", "runtimes"),
+    ],
+)
+def test_a_missing_package_is_one_line_with_the_command_and_status_2(arguments, package, extra, tmp_path):
+    import paperlib as pl
+
+    pl.save_detector(pl.build_detector("yolov4-tiny", num_classes=2, width=0.25), tmp_path / "model.safetensors")
+    for name in ("model.onnx", "picture.png", "film.mp4"):
+        (tmp_path / name).write_bytes(b"\0")
+    code = f"import os; os.chdir({str(tmp_path)!r})\nfrom paperlib.cli.main import app\napp()"
+    ended = run_with_core(code, *arguments)
+    assert ended.returncode == 2, ended.stderr
+    line = rf"paperlib: {package} is not installed: pip install '{DISTRIBUTION}\[{extra}\]'\n"
+    assert re.fullmatch(line, ended.stderr), ended.stderr
+
+
+def test_reproduce_without_a_batch_says_so_before_anything_starts(monkeypatch):
+    def refuse(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", refuse)
+    with pytest.raises(MissingExtraError, match=rf"snakemake is not installed: .*{DISTRIBUTION}\[batch\]"):
+        reproduce.reproduce([], "quick")
