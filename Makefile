@@ -57,8 +57,10 @@ site: .venv/.installed
 site-check: site
 	$(BIN)/python docs/check_site.py build/site
 
+# LAB holds further options of JupyterLab. It refuses to run as root, as in a container, unless told to.
 lab: .venv/.installed
-	$(BIN)/jupyter lab --KernelManager.transport_encryption=auto notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab --KernelManager.transport_encryption=auto $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB) \
+		notebooks/00_start_here.ipynb
 
 lint: .venv/.installed
 	$(BIN)/ruff check

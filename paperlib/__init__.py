@@ -13,6 +13,7 @@ __all__ = [
     "Dataset",
     "Distillation",
     "DynamicDistillation",
+    "EpochReport",
     "History",
     "Latency",
     "Metrics",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from paperlib.partners.fuse import fuse
     from paperlib.partners.partnership import Partnership
     from paperlib.pruning import PruningPlan, Sparsity, apply_plan, plan_pruning, register_importance
+    from paperlib.training.callback import EpochReport
     from paperlib.training.loop import History, fit
     from paperlib.training.recipe import Recipe
     from paperlib.workbench.algorithm_1 import compress
@@ -97,6 +99,7 @@ else:
         "paperlib.partners.fuse": ("fuse",),
         "paperlib.partners.partnership": ("Partnership",),
         "paperlib.pruning": ("PruningPlan", "Sparsity", "apply_plan", "plan_pruning", "register_importance"),
+        "paperlib.training.callback": ("EpochReport",),
         "paperlib.training.loop": ("History", "fit"),
         "paperlib.training.recipe": ("Recipe",),
         "paperlib.workbench.algorithm_1": ("compress",),

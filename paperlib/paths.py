@@ -1,10 +1,11 @@
-"""The project's folders. Each has a default inside the repository and a variable that moves it.
+"""The project's folders: where it reads its notebooks and tables, and where it writes. Variables move them.
 
 =====================  ==================  ===========================================================
 function               variable            default
 =====================  ==================  ===========================================================
-`repository_root()`    `PAPERLIB_ROOT`     the folder above the package if it holds `notebooks/`,
-                                           else the current folder
+`source_root()`        `PAPERLIB_ROOT`     the repository, or its copy inside an installed package: notebooks,
+                                           profiles, claims, registry, splits, reported tables, workflow
+`repository_root()`    `PAPERLIB_ROOT`     the repository; for an installed package the current folder
 `data_root()`          `PAPERLIB_DATA`     `<root>/data`: the data sets, one folder each
 `weights_root()`       `PAPERLIB_WEIGHTS`  `weights` in the data folder, else `weights` beside it
 `results_root()`       `PAPERLIB_RESULTS`  `<root>/results`: metrics, tables, figures, provenance
@@ -17,13 +18,17 @@ An empty variable counts as not set. No function here creates a folder or requir
 import os
 from pathlib import Path
 
+PACKAGE = Path(__file__).resolve().parent
+
+
+def source_root() -> Path:
+    """Return the folder that holds `notebooks/`, `workflow/`, `data/registry.yaml` and `results/reported/`."""
+    return _moved_folder("PAPERLIB_ROOT") or _checkout() or PACKAGE / "assets"
+
 
 def repository_root() -> Path:
-    """Return the folder that holds `notebooks/`, `workflow/` and `results/`."""
-    above = Path(__file__).resolve().parent.parent
-    # An installed package lies in site-packages, where there are no notebooks.
-    default = above if (above / "notebooks").is_dir() else Path.cwd()
-    return _moved_folder("PAPERLIB_ROOT") or default
+    """Return the folder in which data, results and finished steps are by default."""
+    return _moved_folder("PAPERLIB_ROOT") or _checkout() or Path.cwd()
 
 
 def data_root() -> Path:
@@ -49,15 +54,21 @@ def store_root() -> Path:
 
 
 def as_environment() -> dict[str, str]:
-    """Return all five variables with absolute paths, for a child process that may start in another folder."""
+    """Return the variables with absolute paths, for a child process that may start in another folder."""
     folders = {
-        "PAPERLIB_ROOT": repository_root(),
         "PAPERLIB_DATA": data_root(),
         "PAPERLIB_WEIGHTS": weights_root(),
         "PAPERLIB_RESULTS": results_root(),
         "PAPERLIB_STORE": store_root(),
     }
+    if root := _moved_folder("PAPERLIB_ROOT"):
+        folders["PAPERLIB_ROOT"] = root
     return {variable: str(folder) for variable, folder in folders.items()}
+
+
+def _checkout() -> Path | None:
+    """Return the repository that this package lies in; None if it was installed, as into `site-packages`."""
+    return PACKAGE.parent if (PACKAGE.parent / "notebooks").is_dir() else None
 
 
 def _moved_folder(variable: str) -> Path | None:

@@ -3,12 +3,14 @@
 import re
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -30,7 +32,8 @@ def pins():
 def test_every_direct_dependency_is_pinned_to_a_version_it_allows():
     pinned = pins()
     extras = PROJECT["optional-dependencies"].values()
-    for line in [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]:
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
+    for line in (line for line in lines if Requirement(line).name != PROJECT["name"]):
         requirement = Requirement(line)
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, line
 
@@ -39,10 +42,36 @@ def test_the_conda_environment_asks_for_what_pyproject_asks_for():
     entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert f"python{PROJECT['requires-python']}" in entries
     (pip,) = [entry["pip"] for entry in entries if isinstance(entry, dict)]
-    (editable,) = pip
-    extras = re.fullmatch(r"-e \.\[(.+)\]", editable)[1].split(",")
-    assert set(extras) <= set(PROJECT["optional-dependencies"])
+    # As `make` installs it, with the same versions.
+    assert pip == ["-c constraints.txt", "-e .[dev]"]
+    assert '-c constraints.txt -e ".[dev]"' in (ROOT / "Makefile").read_text()
     assert {entry for entry in entries if isinstance(entry, str)} == {"python>=3.11", "pip"}
+    assert set(Requirement(PROJECT["optional-dependencies"]["dev"][0]).extras) == {
+        extra for extra in PROJECT["optional-dependencies"] if extra != "dev"
+    }
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.13.0"])
+def test_every_pinned_version_accepts_every_python_that_is_stated(python):
+    assert Version(python) in SpecifierSet(PROJECT["requires-python"])
+    refused = []
+    for name, version in pins().items():
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:  # it is for another system
+            continue
+        asked = SpecifierSet(found.metadata.get("Requires-Python") or "")
+        if Version(found.version) == version and python not in asked:
+            refused.append(f"{name} {asked}")
+    assert not refused
+
+
+def test_ci_runs_the_lowest_and_the_highest_python_that_is_stated():
+    stated = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if ":: Python ::" in line]
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == [stated[0], stated[-1]]
+    assert f"python:{stated[-1]}-" in (ROOT / "Dockerfile").read_text()
+    assert PROJECT["requires-python"] == f">={stated[0]}"
 
 
 def test_a_wheel_has_every_file_of_the_package_that_is_no_module():

@@ -145,7 +145,7 @@ class Claims(_Entry):
 
 def claims_path() -> Path:
     """Return the path of the list of claims, beside the notebooks."""
-    return paths.repository_root() / "notebooks" / "claims.yaml"
+    return paths.source_root() / "notebooks" / "claims.yaml"
 
 
 def load_claims(path: Path | None = None) -> Claims:

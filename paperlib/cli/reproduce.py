@@ -53,6 +53,7 @@ class Batch:
     profile: str
     cores: int
     root: Path = field(default_factory=paths.repository_root)
+    source: Path = field(default_factory=paths.source_root)
     results: Path = field(default_factory=paths.results_root)
 
     @property
@@ -72,7 +73,7 @@ class Batch:
 
     def settings_file(self, notebook: str) -> Path:
         """Return the path of a notebook's profile."""
-        return self.root / "notebooks" / "profiles" / self.profile / f"{notebook}.yaml"
+        return self.source / "notebooks" / "profiles" / self.profile / f"{notebook}.yaml"
 
     def done_file(self, notebook: str) -> Path:
         """Return the path of the empty file that tells Snakemake that a notebook of this batch is done."""
@@ -99,7 +100,7 @@ def reproduce(names: Sequence[str], profile: str, *, cores: int | None = None, f
     require_batch_packages()
     settings = load_settings(batch, names)
     with hold_results(batch):
-        outdated = find_outdated(batch.root, batch.results / profile, settings)
+        outdated = find_outdated(batch.source, batch.results / profile, settings)
         if force:
             outdated = {name: outdated.get(name, []) for name in settings}
         if not outdated:
@@ -132,7 +133,7 @@ def load_settings(batch: Batch, names: Sequence[str]) -> dict[str, Common]:
     Raises:
         ValueError: an unknown notebook or profile, or a profile that does not fit its notebook.
     """
-    folder = batch.root / "notebooks"
+    folder = batch.source / "notebooks"
     notebooks = sorted(path.stem for path in folder.glob("*.ipynb"))
     if unknown := [name for name in names if name not in notebooks]:
         raise ValueError(f"no notebook {', '.join(unknown)}; there are {', '.join(notebooks) or 'none'}")
@@ -205,7 +206,7 @@ def run_notebooks(
     """
     expected = format_duration(summarise_runs(runs, batch.cores).total)
     outdated = [run.name for run in runs]
-    print(f"Reproducing {', '.join(outdated)} at the {batch.profile} scale: about {expected}.", flush=True)
+    print(f"Reproducing {', '.join(outdated)} in {batch.shown}: about {expected}.", flush=True)
     for name, found in reasons.items():
         if found and found != [NO_RESULTS]:
             more = f"; and {len(found) - SHOWN_REASONS} more" if len(found) > SHOWN_REASONS else ""
@@ -259,7 +260,7 @@ def _prepare_run(batch: Batch, name: str, cores: int) -> NotebookRun:
 
 def _snakemake(batch: Batch, outdated: Sequence[str]) -> list[str]:
     """Return the command that runs notebooks."""
-    workflow = batch.root / "workflow"
+    workflow = batch.source / "workflow"
     return [
         *(sys.executable, "-m", "snakemake", "--cores", str(batch.cores), "--nolock"),
         *("--snakefile", str(workflow / "Snakefile"), "--directory", str(batch.root)),

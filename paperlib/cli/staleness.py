@@ -25,7 +25,7 @@ def find_outdated(root: Path, results: Path, settings: Mapping[str, Common]) -> 
     """Return which notebooks are not up to date, each with the reasons: what is damaged, or what has changed.
 
     Args:
-        root: the repository.
+        root: the folder that holds `notebooks/`.
         results: the folder of results of the scale.
         settings: the settings of the notebooks in question, by name.
 

@@ -43,7 +43,7 @@ def why(
     try:
         lines = _explain_notebook(name, profile, store) or staleness.explain_step(_existing(store), name)
     except staleness.UnknownStepError as error:
-        notebooks = sorted(path.stem for path in (paths.repository_root() / "notebooks").glob("*.ipynb"))
+        notebooks = sorted(path.stem for path in (paths.source_root() / "notebooks").glob("*.ipynb"))
         raise ValueError(f"{error}; notebooks: {', '.join(notebooks) or 'none'}") from None
     typer.echo("\n".join(lines))
 
@@ -109,7 +109,7 @@ def _explain_notebook(name: str, profile: str, store: Path | None) -> list[str]:
     from paperlib.store import staleness
     from paperlib.store.code_digest import notebook_code
 
-    root = paths.repository_root() / "notebooks"
+    root = paths.source_root() / "notebooks"
     notebook = root / f"{name.removesuffix('.ipynb')}.ipynb"
     if not notebook.is_file():
         return []

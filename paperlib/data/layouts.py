@@ -155,7 +155,7 @@ def draw_command(layout: PublishedFolders) -> str:
 
 def split_path(layout: PublishedFolders) -> Path:
     """Return the file of a data set's split."""
-    return paths.repository_root() / "data" / "splits" / f"{layout.name}.json"
+    return paths.source_root() / "data" / "splits" / f"{layout.name}.json"
 
 
 def stored_split(layout: PublishedFolders) -> dict[str, list[str]]:

@@ -109,4 +109,4 @@ def entry_folder(entry: Entry) -> Path:
 
 def registry_path() -> Path:
     """Return the file of the registry."""
-    return paths.repository_root() / "data" / "registry.yaml"
+    return paths.source_root() / "data" / "registry.yaml"

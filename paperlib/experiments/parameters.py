@@ -9,7 +9,7 @@ from pydantic import Field
 
 from paperlib import files, limits
 from paperlib.experiments.settings import Cases, Chain, Common, Ratio, Ratios, Runtime, Seeds, Settings, Strengths
-from paperlib.paths import repository_root
+from paperlib.paths import source_root
 from paperlib.typed_options import (
     Count,
     ImageSize,
@@ -246,7 +246,7 @@ def validate_settings(notebook: str, values: dict[str, Any], place: str = "param
 
 def profile_path(notebook: str, profile: str) -> Path:
     """Return the path of a notebook's profile."""
-    return repository_root() / "notebooks" / "profiles" / profile / f"{notebook}.yaml"
+    return source_root() / "notebooks" / "profiles" / profile / f"{notebook}.yaml"
 
 
 def load_profile(notebook: str, path: Path) -> Common:

@@ -242,7 +242,7 @@ class Study:
                 refer to them (`notebooks/claims.yaml`).
         """
         wall = time.perf_counter() - self._started
-        notebook = paths.repository_root() / "notebooks" / f"{self.notebook}.ipynb"
+        notebook = paths.source_root() / "notebooks" / f"{self.notebook}.ipynb"
         code = notebook_code(notebook) if notebook.is_file() else None
         Store().record_code(code)
         settings = self.settings.model_dump()

@@ -25,7 +25,7 @@ def load_reported(name: str) -> pd.DataFrame:
     Raises:
         FileNotFoundError: no such table has been transcribed.
     """
-    return pd.read_csv(paths.repository_root() / "results" / "reported" / f"{name}.csv", comment="#")
+    return pd.read_csv(paths.source_root() / "results" / "reported" / f"{name}.csv", comment="#")
 
 
 def render_table(table: pd.DataFrame) -> dict[str, str]:

@@ -37,6 +37,7 @@ from paperlib.store.code_digest import code_digest
 from paperlib.structure import copy_network, module_digest, tensors_digest
 from paperlib.training.batches import count_batches, draw_batches
 from paperlib.training.batchnorm import gamma_statistics, recalibrate_batch_norm_
+from paperlib.training.callback import TOLD, EpochReport, OnEpoch, tell_once
 from paperlib.training.objective import LossModule, Objective, Regulariser, own_loss, split_state, trained_parameters
 from paperlib.training.recipe import Recipe
 from paperlib.training.state import (
@@ -83,6 +84,7 @@ def fit(
     resume: bool = True,
     validation: ImageSet | None = None,
     folder: Path | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> History:
     """Train a network in place; afterwards it holds the last epoch's weights (their running mean with `ema`).
 
@@ -98,6 +100,8 @@ def fit(
         folder: where state and history are written, by one process at a time; by default a folder in the store named
             after the training. Two objectives without `describe()` cannot be distinguished, so with the default folder
             these always start over.
+        on_epoch: called with an `EpochReport` after every epoch, on the main process; what it raises ends the training.
+            It is told an epoch once, also if the training is interrupted and continues.
 
     Raises:
         ValueError: there is no image, `folder` holds another training, a loss is not finite, or the detector has
@@ -114,8 +118,10 @@ def fit(
     for epoch in track_items(range(done, recipe.epochs), "epoch", first=done):
         started = time.perf_counter()
         losses = training.train_epoch(epoch)
-        training.record_epoch(epoch, losses, started)
+        report = training.record_epoch(epoch, losses, started)
         training.save_state()
+        if on_epoch and training.accelerator.is_main_process:
+            tell_once(on_epoch, report, training.folder)
     return training.finish()
 
 
@@ -216,8 +222,8 @@ class _Training:
             self.average.update_parameters(self.detector)
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def record_epoch(self, epoch: int, losses: dict[str, float], started: float) -> None:
-        """Validate if it is time, and add a row to the history."""
+    def record_epoch(self, epoch: int, losses: dict[str, float], started: float) -> EpochReport:
+        """Validate if it is time, add a row to the history, and return what `on_epoch` is told."""
         # Checked once per epoch, because a check per batch would wait for the accelerator.
         if not math.isfinite(sum(losses.values())):
             raise ValueError(f"epoch {epoch + 1}: the loss is not finite: {losses}; try a smaller learning rate")
@@ -229,10 +235,13 @@ class _Training:
         row |= getattr(self.objective, "epoch_values", dict)()
         if values := getattr(self.regulariser, "epoch_values", None):
             row |= values(self.detector)
+        metrics = {}
         if self.validation is not None and self._is_validated(epoch):
-            row |= self._validate(self.validation)
-        self.rows.append({**row, "seconds": time.perf_counter() - started})
-        report_epoch(**{name: row[name] for name in ("loss", "map50", "top1") if name in row})
+            metrics = self._validate(self.validation)
+        seconds = time.perf_counter() - started
+        self.rows.append({**row, **metrics, "seconds": seconds})
+        report_epoch(loss=row["loss"], **{name: metrics[name] for name in ("map50", "top1") if name in metrics})
+        return EpochReport(epoch + 1, self.recipe.epochs, losses, metrics, rate, seconds)
 
     def _is_validated(self, epoch: int) -> bool:
         return epoch + 1 == self.recipe.epochs or (epoch + 1) % self.recipe.validate_every == 0
@@ -338,7 +347,7 @@ def _delete_training(folder: Path) -> None:
     """Delete the files of a training, its identity last, and nothing else."""
     for state in [*folder.glob("state-*"), *folder.glob("damaged-state-*")]:
         shutil.rmtree(state)
-    for name in (HISTORY, BEST, LAST, IDENTITY):
+    for name in (HISTORY, BEST, LAST, TOLD, IDENTITY):
         (folder / name).unlink(missing_ok=True)
 
 

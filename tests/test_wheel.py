@@ -1,0 +1,76 @@
+"""A wheel works alone: installed without the checkout, in an empty folder, its commands find what they read."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "paperlib", "notebooks", "workflow")
+PARTS = ("data/registry.yaml", "data/splits", "results/reported")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Build a wheel from a copy of the sources, and unpack it into a folder of its own."""
+    folder = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in (*SOURCES, *PARTS):
+        target = folder / "source" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, target)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    alone = ["--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "wheel", *alone, "--wheel-dir", folder, folder / "source"], check=True)
+    (wheel,) = folder.glob("prune_distil-*.whl")
+    subprocess.run([*pip, "install", *alone, "--target", folder / "site", wheel], check=True)
+    return folder / "site"
+
+
+@pytest.fixture
+def paperlib(site, tmp_path):
+    """Return a function that runs the installed command in an empty folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PAPERLIB_")}
+    environment = {**kept, "PYTHONPATH": str(site)}
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "paperlib", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+def test_a_wheel_holds_every_file_that_the_package_reads(site):
+    kept = subprocess.run(["git", "ls-files", *SOURCES[6:], *PARTS], cwd=ROOT, capture_output=True, text=True)
+    read = {name for name in kept.stdout.split("\n") if Path(name).suffix not in {"", ".py", ".md"}}
+    packed = {str(path.relative_to(site / "paperlib/assets")) for path in site.glob("paperlib/assets/**/*.*")}
+    assert read and packed == read
+    assert (site / "paperlib/assets/workflow/Snakefile").is_file()
+
+
+def test_its_tables_are_read_and_results_go_into_the_current_folder(paperlib, tmp_path):
+    listed = paperlib("data", "list")
+    assert listed.returncode == 0 and "vhr10" in listed.stdout, listed.stderr
+    assert f"data folder: {tmp_path / 'data'}" in listed.stdout
+    absent = paperlib("data", "check", "vhr10")
+    assert absent.returncode == 2 and str(tmp_path / "data") in absent.stdout + absent.stderr
+    judged = paperlib("claims")
+    assert judged.returncode == 0 and "undecided" in judged.stdout, judged.stderr
+    assert (tmp_path / "results" / "quick" / "claims.md").is_file()
+
+
+def test_a_notebook_runs_and_writes_into_the_current_folder(paperlib, tmp_path):
+    ended = paperlib("reproduce", "08_cpu_timing", "--cores", "1")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "in results/quick" in ended.stdout
+    assert (tmp_path / "results/quick/08_cpu_timing/provenance.json").is_file()
+    again = paperlib("reproduce", "08_cpu_timing")
+    assert again.stdout.startswith("Nothing to do")
