@@ -11,7 +11,7 @@ from setuptools.command.build_py import build_py
 
 ASSETS = (
     "notebooks/*.ipynb",
-    "notebooks/claims.yaml",
+    "notebooks/*.yaml",
     "notebooks/profiles/*/*.yaml",
     "workflow/Snakefile",
     "workflow/profiles/*/config.yaml",
