@@ -1,12 +1,11 @@
-"""Every example runs as a user would run it, in an empty folder, and writes the files that it names."""
+"""Every example runs in an empty folder, says what it promises, and writes the files that it names."""
 
-import os
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 WRITTEN = {
@@ -35,12 +34,16 @@ def store(tmp_path_factory):
     return tmp_path_factory.mktemp("store")
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_an_example_runs_and_says_what_it_promises(path, store, tmp_path):
-    environment = {**os.environ, "PAPERLIB_STORE": str(store), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run([sys.executable, path], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert re.search(SAID[path.stem], ended.stdout), ended.stdout
+def test_an_example_runs_and_says_what_it_promises(path, store, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PAPERLIB_STORE", str(store))
+    # In this process, because importing takes longer than most of them.
+    with torch.random.fork_rng():
+        runpy.run_path(str(path), run_name="__main__")
+    said = capsys.readouterr().out
+    assert re.search(SAID[path.stem], said), said
     assert not [name for name in WRITTEN[path.stem] if not (tmp_path / name).stat().st_size]
 
 
