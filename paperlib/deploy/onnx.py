@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from paperlib.classifiers.base import Classifier
 from paperlib.deploy.description import PREPROCESSING, SCENE_PREPROCESSING, Description
-from paperlib.extras import load_later
+from paperlib.extras import load_later, needs_extra
 from paperlib.files import replace_file
 from paperlib.pairs import require_fused
 from paperlib.store.provenance import package_version
@@ -176,6 +176,9 @@ def export_onnx(
         ValueError: an invalid argument, sides that are not multiples of the detector's coarsest stride, or outputs
             that differ by more than `tolerance` (the message names the difference). Nothing is written then.
     """
+    with needs_extra("runtimes"):
+        import onnxscript  # noqa: F401  # PyTorch's exporter imports it
+
     require_fused(detector)
     network = make_deployable(detector, image_size)
     if classes is None and description is not None:
