@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -36,19 +35,22 @@ def describe_missing(package: str, extra: str) -> str:
     return f"{package} is not installed: pip install '{DISTRIBUTION}[{extra}]'"
 
 
-def load_later(module: str, extra: str) -> Any:
-    """Return a stand-in for a module of an extra, which imports it when one of its names is first used.
+def load_later(extra: str, load: Callable[[], ModuleType]) -> Any:
+    """Return a stand-in for a module of an extra, which is imported when one of its names is first used.
 
     The stand-in has type `Any`, so type checkers need the usual import as well, under `TYPE_CHECKING`.
+
+    Args:
+        extra: the extra that installs it.
+        load: imports it; `lambda: import_module("onnx")`, with the name spelled out, so that digests of code find it.
     """
-    return _LaterModule(module, extra)
+    return _LaterModule(extra, load)
 
 
-class _LaterModule(ModuleType):
-    def __init__(self, module: str, extra: str) -> None:
-        super().__init__(module)
-        self.__dict__["_extra"] = extra
+class _LaterModule:
+    def __init__(self, extra: str, load: Callable[[], ModuleType]) -> None:
+        self._extra, self._load = extra, load
 
     def __getattr__(self, name: str) -> Any:
-        with needs_extra(self.__dict__["_extra"]):
-            return getattr(import_module(self.__name__), name)
+        with needs_extra(self._extra):
+            return getattr(self._load(), name)

@@ -6,6 +6,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from paperlib.progress.report import track_items
 if TYPE_CHECKING:
     import openvino
 else:
-    openvino = load_later("openvino", "runtimes")
+    openvino = load_later("runtimes", lambda: import_module("openvino"))
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 UNTRAINED_TOLERANCE = 0.05

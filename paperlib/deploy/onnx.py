@@ -8,6 +8,7 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 else:
-    onnx, onnxruntime = load_later("onnx", "runtimes"), load_later("onnxruntime", "runtimes")
+    onnx = load_later("runtimes", lambda: import_module("onnx"))
+    onnxruntime = load_later("runtimes", lambda: import_module("onnxruntime"))
 
 ImageSize = int | tuple[int, int]
 """`(H, W)` in pixels, or the side of a square."""

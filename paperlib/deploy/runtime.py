@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -24,7 +25,7 @@ from paperlib.extras import load_later, needs_extra
 if TYPE_CHECKING:
     import onnx
 else:
-    onnx = load_later("onnx", "runtimes")
+    onnx = load_later("runtimes", lambda: import_module("onnx"))
 
 Runtime = Literal["torch", "onnxruntime", "openvino"]
 SCORE_THRESHOLD = 0.005

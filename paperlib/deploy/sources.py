@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from paperlib.extras import load_later
 if TYPE_CHECKING:
     import av
 else:
-    av = load_later("av", "runtimes")
+    av = load_later("runtimes", lambda: import_module("av"))
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FILMS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
