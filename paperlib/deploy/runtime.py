@@ -6,9 +6,8 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,12 +19,7 @@ from paperlib.deploy.latency import compile_openvino
 from paperlib.deploy.onnx import INPUT, open_onnx_session
 from paperlib.detectors.files import load_detector
 from paperlib.detectors.suppression import suppress_non_maxima
-from paperlib.extras import load_later, needs_extra
-
-if TYPE_CHECKING:
-    import onnx
-else:
-    onnx = load_later("runtimes", lambda: import_module("onnx"))
+from paperlib.extras import needs_extra
 
 Runtime = Literal["torch", "onnxruntime", "openvino"]
 SCORE_THRESHOLD = 0.005
@@ -112,6 +106,7 @@ def open_model(path: str | Path, runtime: Runtime | None = None, threads: int | 
 
 def _read_onnx_description(path: Path) -> Description:
     with needs_extra("runtimes"):
+        import onnx
         from google.protobuf.message import DecodeError
 
     try:
