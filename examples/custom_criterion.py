@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 import paperlib as pl
-from paperlib.pruning import register_importance
 
 
 def signal_to_noise(network: nn.Module, prunable: Mapping[str, str]) -> dict[str, Tensor]:
@@ -31,7 +30,7 @@ for module in detector.modules():
         module.bias.data.normal_()
 
 # The function can be given as it is; under a name it is recorded in plans and works as any other criterion.
-register_importance("signal-to-noise", signal_to_noise)
+pl.register_importance("signal-to-noise", signal_to_noise)
 plans = {name: pl.plan_pruning(detector, 0.4, importance=name, image_size=96) for name in ("gamma", "signal-to-noise")}
 for name, plan in plans.items():
     print(f"{name}: {plan.channels_kept} of {plan.channels_total} channels kept")
