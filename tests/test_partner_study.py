@@ -1,7 +1,10 @@
 """What notebook 10 computes without training, and the settings that it refuses."""
 
+from collections.abc import Callable
+
 import pandas as pd
 import pytest
+import tiny
 import torch
 
 from paperlib import figures
@@ -63,13 +66,18 @@ def test_settings_that_cannot_be_are_refused(changes: dict, message: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("case", "message"),
+    ("case", "train", "message"),
     [
-        ({"dataset": "toy-scenes"}, "toy-scenes: its images are scenes without boxes, on which no detector"),
-        ({"detector": "resnet50"}, "toy-aerial: its images have boxes, but resnet50 classifies whole images"),
+        (
+            {"dataset": "toy-scenes"},
+            tiny.scenes,
+            "toy-scenes: its images are scenes without boxes, on which no detector",
+        ),
+        ({"detector": "resnet50"}, tiny.dataset, "toy-aerial: its images have boxes, but resnet50 classifies whole"),
     ],
 )
-def test_a_network_and_data_of_different_tasks_are_refused(case: dict, message: str) -> None:
+def test_a_network_and_data_of_different_tasks_are_refused(case: dict, train: Callable, message: str) -> None:
     study = Study("10_partner_learning", validate_settings("10_partner_learning", {"cases": {"": case}}))
+    study.case.splits.train = train()
     with pytest.raises(ValueError, match=message):
         study.case.require_inputs()

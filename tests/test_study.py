@@ -18,6 +18,7 @@ import tiny
 import workers
 from matplotlib.figure import Figure
 
+from paperlib.data.toy import album
 from paperlib.evaluation.evaluate import Metrics
 from paperlib.experiments import assistants as experiments
 from paperlib.experiments.case import Splits
@@ -39,6 +40,8 @@ CHEAP = "# Parameters\nweights = 'nowhere.weights'"
 def places(tmp_path, monkeypatch):
     for name in ("STORE", "RESULTS", "DATA", "WEIGHTS"):
         monkeypatch.setenv(f"PAPERLIB_{name}", str(tmp_path / name.lower()))
+    # Into the empty store of each test all of `toy-aerial` would be drawn.
+    monkeypatch.setattr(album, "draw_split", lambda split: tiny.drawn(split, 4))
     return tmp_path
 
 
