@@ -7,7 +7,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def find_criterion(importance: str | Criterion) -> Criterion:
         raise ValueError(f"importance {importance!r} cannot be imported: {error}") from error
     if not callable(found):
         raise ValueError(f"importance {importance!r} is no function but {type(found).__name__}")
-    return found
+    return cast(Criterion, found)
 
 
 def describe_importance(importance: str | Criterion) -> str:
