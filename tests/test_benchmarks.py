@@ -117,3 +117,12 @@ def test_the_cost_of_the_paper_scale_charges_a_shared_training_once_for_the_most
     assert (second["trainings"], second["PMACs"]) == (3, pytest.approx(3 * 60 * 1000 * (3 * 10 + 20) / 1e6))
     assert second["days here"] == pytest.approx(second["PMACs"] * 1e6 / 100 / 86400)
     assert second["h at 20 TFLOP/s"] == pytest.approx(second["PMACs"] * 1e6 * 2 / 20e3 / 3600)
+
+
+@pytest.mark.parametrize("detections", [0, 40, 300])
+def test_average_precision_has_the_digits_of_pycocotools(script, detections):
+    judging = script("judging.py")
+    dataset, found = judging["draw_case"](images=6, detections=detections)
+    metrics = judging["compute_metrics"](found, dataset)
+    oracle = judging["judge_by_pycocotools"](found, dataset)
+    assert (metrics.map50, metrics.map) == pytest.approx((oracle[0].mean(), oracle.mean()), abs=1e-12)

@@ -1,27 +1,29 @@
 """Section 4.2: precision and recall (Eq. 13), average precision and its mean over classes (Eq. 14).
 
-pycocotools computes them. `map50` is the paper's mAP: the area under each class's precision-recall curve at IoU 0.5,
-averaged over the classes, with the curve read at COCO's 101 recall points.
+faster-coco-eval computes them, in C++, with the digits of pycocotools. `map50` is the paper's mAP: the area under each
+class's precision-recall curve at IoU 0.5, averaged over the classes, with the curve read at COCO's 101 recall points.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor
 
 from paperlib.data.records import Dataset
 from paperlib.data.slices import Rule, Slice, all_objects
 
+COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+PAPER_THRESHOLD = COCO_THRESHOLDS[:1]
 IOU_INDEX = 0
-"""COCO's thresholds are 0.50, 0.55, …: the paper's is the first."""
+"""The paper's IoU threshold is the first of COCO's."""
 COCO_LIMIT = 100
 DIFFICULT = ("cut by the border", "small", "crowded")
 """Slices of objects that are hard to find in the paper's examples of edge cases (Section 4.5.4)."""
@@ -91,7 +93,7 @@ def compute_metrics(found: Sequence[dict[str, Tensor]], dataset: Dataset, confid
     require_boxes(dataset)
     if len(found) != len(dataset):
         raise ValueError(f"{dataset.name}: detections for {len(found)} images, the data set has {len(dataset)}")
-    coco_eval = _run_coco_eval(found, dataset)
+    coco_eval = _run_coco_eval(found, dataset, COCO_THRESHOLDS)
     average, occurs = _average_precision(coco_eval)
     per_class = {name: float(average[IOU_INDEX, k]) for k, name in enumerate(dataset.classes) if occurs[k]}
     curves = [curve for curve in _class_curves(coco_eval, len(dataset.classes)) if curve.positives]
@@ -110,7 +112,7 @@ def compute_metrics(found: Sequence[dict[str, Tensor]], dataset: Dataset, confid
 
 def trace_curves(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> list[ClassCurve]:
     """Return for each class which of its detections find an object (see `compute_metrics`)."""
-    return _class_curves(_run_coco_eval(found, dataset), len(dataset.classes))
+    return _class_curves(_run_coco_eval(found, dataset, PAPER_THRESHOLD), len(dataset.classes))
 
 
 def require_boxes(dataset: Dataset) -> None:
@@ -135,9 +137,9 @@ def compute_slice_metrics(
     objects = sum(int(part.holds(record.boxes, record.size()).sum()) for record in images.records)
     if not objects:
         return None
-    coco_eval = _run_coco_eval([found[index] for index in part.images], images, part.holds)
+    coco_eval = _run_coco_eval([found[index] for index in part.images], images, PAPER_THRESHOLD, part.holds)
     average, occurs = _average_precision(coco_eval)
-    recall = sum(_count_hits(entry, confidence) for entry in coco_eval.evalImgs if entry) / objects
+    recall = _count_hits(coco_eval, confidence) / objects
     return {
         "map50": float(average[IOU_INDEX, occurs].mean()),
         "recall": recall,
@@ -146,14 +148,15 @@ def compute_slice_metrics(
     }
 
 
-def _count_hits(entry: Mapping[str, Any], confidence: float) -> int:
+def _count_hits(coco_eval: COCOeval_faster, confidence: float) -> int:
     """Count the objects of the slice that detections with a score of at least `confidence` match at IoU 0.5."""
-    confident = np.asarray(entry["dtIds"])[np.asarray(entry["dtScores"]) >= confidence]
-    belongs = ~np.asarray(entry["gtIgnore"], dtype=bool)
-    return int(np.isin(entry["gtMatches"][IOU_INDEX][belongs], confident).sum())
+    found, truth = coco_eval.cocoDt.anns, coco_eval.cocoGt.anns
+    # The only threshold of the evaluation is that one.
+    pairs = (map(int, pair.split("_")) for pair in coco_eval.eval["matched"])
+    return sum(found[one]["score"] >= confidence and truth[other]["area"] == BELONGS for one, other in pairs)
 
 
-def _average_precision(coco_eval: COCOeval) -> tuple[np.ndarray, np.ndarray]:
+def _average_precision(coco_eval: COCOeval_faster) -> tuple[np.ndarray, np.ndarray]:
     """Return the average precision `[IoU, class]`, and for each class whether it occurs."""
     # [IoU, recall, class, area, max detections]; -1 marks a class that does not occur.
     precision = coco_eval.eval["precision"][:, :, :, 0, -1]
@@ -190,54 +193,100 @@ def _best_confidence(curves: Sequence[ClassCurve]) -> float:
     return float(grid[f1.mean(1).argmax()])
 
 
-def _class_curves(coco_eval: COCOeval, num_classes: int) -> list[ClassCurve]:
-    curves = []
-    for label in range(1, num_classes + 1):
-        entries = [entry for entry in coco_eval.evalImgs if entry and entry["category_id"] == label]
-        scores = np.concatenate([np.asarray(entry["dtScores"]) for entry in entries] or [np.zeros(0)])
-        hits = np.concatenate([entry["dtMatches"][IOU_INDEX] > 0 for entry in entries] or [np.zeros(0, bool)])
-        # COCOeval has sorted the detections of each image already; the order between images does not matter here.
-        positives = sum(len(entry["gtIds"]) for entry in entries)
-        curves.append(ClassCurve(scores, hits, positives))
-    return curves
-
-
-def _run_coco_eval(found: Sequence[dict[str, Tensor]], dataset: Dataset, holds: Rule = all_objects) -> COCOeval:
+def _run_coco_eval(
+    found: Sequence[dict[str, Tensor]], dataset: Dataset, thresholds: np.ndarray, holds: Rule = all_objects
+) -> COCOeval_faster:
+    """Match detections with objects at each IoU threshold and compute precision; only what a rule holds counts."""
     truths = [{"boxes": record.boxes, "labels": record.labels} for record in dataset.records]
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco_eval = COCOeval(_coco_index(truths, dataset, holds), _coco_index(found, dataset, holds), "bbox")
-        coco_eval.params.maxDets = [_max_detections(found, dataset)]
-        coco_eval.params.areaRng = [[BELONGS, BELONGS]]
-        coco_eval.params.areaRngLbl = ["all"]
-        coco_eval.evaluate()
-        coco_eval.accumulate()
+    limit = _max_detections(found, dataset)
+    coco_eval = COCOeval_faster(
+        _coco_index(truths, dataset, holds), _coco_index(found, dataset, holds, limit), "bbox", print_function=_ignore
+    )
+    coco_eval.params.iouThrs = thresholds
+    coco_eval.params.maxDets = [limit]
+    coco_eval.params.areaRng = [[BELONGS, BELONGS]]
+    coco_eval.params.areaRngLbl = ["all"]
+    coco_eval.evaluate()
+    coco_eval.accumulate()
     return coco_eval
 
 
-def _coco_index(objects: Sequence[Mapping[str, Any]], dataset: Dataset, holds: Rule) -> COCO:
-    """Index `boxes`, `labels` and, of detections, `scores` of each image as pycocotools expects them."""
+def _ignore(_text: str) -> None:
+    """Print nothing."""
+
+
+def _class_curves(coco_eval: COCOeval_faster, num_classes: int) -> list[ClassCurve]:
+    """Match the detections of each class with its objects at IoU 0.5; no object is ignored."""
+    scores: list[list[float]] = [[] for _ in range(num_classes + 1)]
+    hits: list[list[bool]] = [[] for _ in range(num_classes + 1)]
+    for each in coco_eval.cocoDt.dataset["annotations"]:
+        scores[each["category_id"]].append(each["score"])
+    # Detections stand in the order of their scores within an image and class, as in the index, and images in theirs.
+    counts = Counter((each["image_id"], each["category_id"]) for each in coco_eval.cocoDt.dataset["annotations"])
+    for (image, label), count in sorted(counts.items()):
+        hits[label] += _match_greedily(coco_eval.ious[image, label], count)
+    positives = Counter(each["category_id"] for each in coco_eval.cocoGt.dataset["annotations"])
+    return [
+        ClassCurve(np.array(scores[label]), np.array(hits[label], dtype=bool), positives[label])
+        for label in range(1, num_classes + 1)
+    ]
+
+
+def _match_greedily(ious: Any, count: int) -> list[bool]:
+    """Return which of `count` detections, best first, find an object: the one of largest IoU that is still free.
+
+    Args:
+        ious: `[detections, objects]`; empty if there is no object.
+        count: the number of detections.
+    """
+    hits = [False] * count
+    if len(ious) == 0:
+        return hits
+    near = np.nonzero(np.asarray(ious) >= PAPER_THRESHOLD[0] - 1e-10)
+    pairs = zip(near[0].tolist(), near[1].tolist(), strict=True)
+    taken: set[int] = set()
+    for detection, group in groupby(pairs, key=itemgetter(0)):
+        # Of equally near objects COCO takes the last.
+        free = [(ious[detection][other], other) for _, other in group if other not in taken]
+        if free:
+            hits[detection] = True
+            taken.add(max(free)[1])
+    return hits
+
+
+def _coco_index(objects: Sequence[Mapping[str, Any]], dataset: Dataset, holds: Rule, limit: int | None = None) -> COCO:
+    """Index `boxes`, `labels` and, of detections, `scores` of each image; of these the best `limit` of each class."""
     annotations = []
     for index, (image, record) in enumerate(zip(objects, dataset.records, strict=True)):
-        boxes = np.asarray(image["boxes"], dtype=np.float64)
-        belongs = holds(boxes, record.size())
-        labels = np.asarray(image["labels"])
-        for row, (left, top, right, bottom) in enumerate(boxes.tolist()):
-            entry: dict[str, Any] = {"image_id": index, "category_id": int(labels[row]), "iscrowd": 0}
-            entry["bbox"] = [left, top, right - left, bottom - top]
-            # COCOeval ignores objects outside a range of areas, and takes a match with id 0 for no match.
-            entry |= {"area": BELONGS if belongs[row] else 0.0, "id": len(annotations) + 1}
-            if "scores" in image:
-                entry["score"] = float(image["scores"][row])
-            annotations.append(entry)
+        chosen = _choose_best(image, limit) if limit else slice(None)
+        boxes = np.asarray(image["boxes"], dtype=np.float64)[chosen]
+        # COCOeval ignores objects outside a range of areas, and takes a match with id 0 for no match.
+        areas = np.where(holds(boxes, record.size()), BELONGS, 0.0)
+        columns = [np.asarray(image["labels"])[chosen], areas, boxes[:, 0], boxes[:, 1]]
+        columns += [boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]]
+        scores = np.asarray(image["scores"])[chosen].tolist() if limit else [0.0] * len(boxes)
+        for *values, score in zip(*(column.tolist() for column in columns), scores, strict=True):
+            label, area, *box = values
+            entry = {"image_id": index, "category_id": label, "iscrowd": 0, "bbox": box, "area": area, "score": score}
+            annotations.append(entry | {"id": len(annotations) + 1})
     coco = COCO()
     # Ids of images are their indices, and ids of categories their labels.
-    coco.dataset = {  # pyright: ignore[reportAttributeAccessIssue]  (declared as a list)
+    coco.dataset = {
         "images": [{"id": number} for number in range(len(dataset))],
         "categories": [{"id": label, "name": name} for label, name in enumerate(dataset.classes, 1)],
         "annotations": annotations,
     }
     coco.createIndex()
     return coco
+
+
+def _choose_best(image: Mapping[str, Any], limit: int) -> np.ndarray:
+    """Return the indices of an image's best `limit` detections of each class, as COCO counts them."""
+    order = np.argsort(-np.asarray(image["scores"], dtype=np.float64), kind="stable")
+    if len(order) <= limit:
+        return order
+    labels = np.asarray(image["labels"])[order]
+    return np.concatenate([order[labels == label][:limit] for label in np.unique(labels)])
 
 
 def _max_detections(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> int:

@@ -19,7 +19,7 @@ from paperlib.extras import DISTRIBUTION
 from paperlib.files import map_leaves
 from paperlib.store.code_digest import Code
 
-PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "pycocotools", "paperlib")
+PACKAGES = ("torch", "torchvision", "numpy", "accelerate", "faster-coco-eval", "paperlib")
 _ALL_BUT_RESULTS = (":(top)", ":(top,exclude)results")
 
 

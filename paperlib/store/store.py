@@ -23,7 +23,7 @@ from paperlib import files
 from paperlib.store import contents, provenance
 from paperlib.store.code_digest import Code
 
-LIBRARIES = ("accelerate", "numpy", "pycocotools", "torch", "torchvision")
+LIBRARIES = ("accelerate", "faster-coco-eval", "numpy", "torch", "torchvision")
 """Libraries that compute the numbers: with another version of one it is another step."""
 CODE = "code"
 """Folder in the store: for each state of the code that made a step, what that code was."""
