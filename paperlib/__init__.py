@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from paperlib.training.callback import EpochReport
     from paperlib.training.loop import History, fit
     from paperlib.training.recipe import Recipe
-    from paperlib.workbench.algorithm_1 import compress
+    from paperlib.workbench.candidates import compress
     from paperlib.workbench.options import Compression
     from paperlib.workbench.stages import Compressed
     from paperlib.workbench.steps import Model, Workbench
@@ -102,7 +102,7 @@ else:
         "paperlib.training.callback": ("EpochReport",),
         "paperlib.training.loop": ("History", "fit"),
         "paperlib.training.recipe": ("Recipe",),
-        "paperlib.workbench.algorithm_1": ("compress",),
+        "paperlib.workbench.candidates": ("compress",),
         "paperlib.workbench.stages": ("Compressed",),
         "paperlib.workbench.options": ("Compression",),
         "paperlib.workbench.steps": ("Model", "Workbench"),

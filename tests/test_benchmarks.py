@@ -126,3 +126,9 @@ def test_average_precision_has_the_digits_of_pycocotools(script, detections):
     metrics = judging["compute_metrics"](found, dataset)
     oracle = judging["judge_by_pycocotools"](found, dataset)
     assert (metrics.map50, metrics.map) == pytest.approx((oracle[0].mean(), oracle.mean()), abs=1e-12)
+
+
+def test_predict_prints_the_pace_of_both_models(run):
+    lines = run("predict.py", "--pictures", "3", "--width", "0.125").splitlines()
+    paces = [float(line.split(": ")[1].split(" ")[0]) for line in lines if "pictures a second" in line]
+    assert len(paces) == 2 and float(lines[-1].removeprefix("ratio: ")) == pytest.approx(paces[1] / paces[0], rel=0.1)

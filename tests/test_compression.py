@@ -17,8 +17,9 @@ from paperlib.detectors import build_detector
 from paperlib.progress.report import plan_work, read_report, report_file
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe
-from paperlib.workbench import algorithm_1
-from paperlib.workbench.algorithm_1 import channel_counts, compress, select_unlike
+from paperlib.workbench import algorithm_1, candidates
+from paperlib.workbench.algorithm_1 import channel_counts, select_unlike
+from paperlib.workbench.candidates import compress
 from paperlib.workbench.options import Compression
 
 OPEN_ENDED = {"step": 0.25, "max_drop": 1.0, "similar": 1.0}
@@ -207,7 +208,7 @@ def test_dropped_assistants_teach_nobody(done):
 
 def test_rivals_have_the_students_shape_or_its_origin_and_their_share_of_epochs(done):
     _, made = done
-    rivals = algorithm_1.train_controls(made)
+    rivals = candidates.train_controls(made)
     dense, tuned, taught, scratch, longer = rivals.values()
     prices = {name: cost(model.detector(), tiny.SIDE) for name, model in rivals.items()}
     assert [*prices.values()] == [made.stages[0].cost, *[made.stages[-1].cost] * 4]
@@ -222,8 +223,9 @@ def test_with_its_controls_the_progress_display_knows_all_there_is_to_train(done
     _, made = done
     with report_file() as (path, _):
         plan_work(0)
-        again = algorithm_1.run_algorithm_1(made.workbench, made.given, Compression(**OPEN_ENDED), with_controls=True)
-        algorithm_1.train_controls(again)
+        later = candidates.most_control_epochs(made.workbench)
+        again = algorithm_1.run_algorithm_1(made.workbench, made.given, Compression(**OPEN_ENDED), later=later)
+        candidates.train_controls(again)
         report = read_report(path)
     assert report.done == report.total > 0
 

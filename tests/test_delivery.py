@@ -3,14 +3,18 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 
+import onnx
 import pandas as pd
 import pytest
 import tiny
 import torch
 from typer.testing import CliRunner
 
+import paperlib as pl
 from paperlib.cli.main import app
 from paperlib.compression.command import read_inputs
 from paperlib.compression.request import CompressRequest
@@ -74,7 +78,8 @@ def delivered(folder, tmp_path_factory):
 def test_the_student_comes_as_a_detector_and_as_onnx_with_the_numbers_that_are_told(delivered):
     out, result = delivered
     assert {path.name for path in out.iterdir()} == TIMED | {
-        "student.safetensors", "student.onnx", "student.int8.onnx", "table.csv", "metrics.json", "steps"
+        "student.safetensors", "student.onnx", "student.int8.onnx", "table.csv", "metrics.json", "detect_onnx.py",
+        "steps",
     }  # fmt: skip
     student, told = load_detector(out / "student.safetensors"), json.loads((out / "metrics.json").read_text())
     last = told["stages"][-1]
@@ -99,7 +104,7 @@ def test_the_page_needs_no_other_file_and_has_a_light_and_a_dark_side(delivered)
     out, _ = delivered
     page, text = ((out / f"report.{kind}").read_text() for kind in ("html", "md"))
     pictures = re.findall(r'<picture><source media="\(prefers-color-scheme: dark\)" srcset="data:image', page)
-    assert len(pictures) == 5 == len(re.findall(r"^\[\w+\]: data:image", text, re.M))
+    assert len(pictures) == 7 == len(re.findall(r"^\[\w+\]: data:image", text, re.M))
     addresses = re.findall(r'(?:src|srcset|href)="([^"]{5})|url\((.{5})', page)
     assert {first or second for first, second in addresses} == {"data:"}
     for title in ("The chain", "Classes", "Latency", "Channels", "Detections", "Controls", "What it took"):
@@ -122,6 +127,38 @@ def test_the_same_command_again_trains_nothing_and_gives_the_same_files(delivere
     assert invoke(folder, out, "--controls", **TWO_SEEDS).exit_code == 0
     assert contents(out, ALWAYS_NEW) == before
     assert {path: path.stat().st_mtime_ns for path in (out / "steps").rglob("*") if path.suffix != ".lock"} == steps
+
+
+def test_the_report_begins_with_the_candidate_that_is_handed_over(delivered):
+    out, _ = delivered
+    told = json.loads((out / "metrics.json").read_text())["candidates"]
+    (winner,) = [each for each in told if each["delivered"]]
+    assert len(told) >= 5 and winner["map50"] == max(each["map50"] for each in told)
+    first = (out / "report.md").read_text().split("\n\n")[1]
+    accuracy = f"(mAP {100 * winner['map50']:.1f} %)"
+    assert first.startswith(f"Of {len(told)} candidates the one that was {winner['trained']} is the most accurate")
+    assert accuracy in first and "points above the next, which was" in first
+
+
+def test_the_script_without_this_package_finds_what_predict_finds(delivered, folder):
+    out, _ = delivered
+    picture = folder / "images" / "val-1.png"
+    for file in ("student.onnx", "student.int8.onnx"):
+        model = pl.open_model(out / file)
+        use = {entry.key: entry.value for entry in onnx.load(out / file).metadata_props}
+        # The detector has learned nothing; its file's confidence would leave no detection to compare.
+        content = onnx.load(out / file)
+        onnx.helper.set_model_props(content, use | {"confidence": "0.01"})
+        onnx.save(content, out.parent / file)
+        expected = pl.predict(model, picture, confidence=0.01)
+        command = [sys.executable, "-I", str(out / "detect_onnx.py"), str(out.parent / file), str(picture)]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        assert len(told) == len(expected) > 0
+        for line, name, score, box in zip(told, expected.names, expected.scores, expected.boxes, strict=True):
+            assert line.startswith(f"{name} ")
+            found = [float(number) for number in line[line.rindex("[") + 1 : -1].split(",")]
+            assert float(line[len(name) + 1 :].split(" ")[0]) == pytest.approx(float(score), abs=0.0151)
+            assert found == pytest.approx(box.tolist(), abs=0.5)
 
 
 def test_a_class_that_looks_like_markup_stays_text(delivered):

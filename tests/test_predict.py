@@ -12,7 +12,8 @@ import paperlib as pl
 from paperlib.cli.main import app
 from paperlib.data.records import Dataset, Record
 from paperlib.deploy.description import Description, load_description
-from paperlib.deploy.onnx import export_onnx
+from paperlib.deploy.onnx import export_onnx, open_onnx_session
+from paperlib.deploy.runtime import include_selection
 from paperlib.deploy.sources import FilmWriter, find_sources, read_frames
 from paperlib.detectors.files import save_detector
 
@@ -52,6 +53,16 @@ def heatmap_files(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("heatmap"), "centernet-resnet50", depth=0.1)
 
 
+def test_cost_and_export_take_their_values_from_the_file(model_files, tmp_path):
+    file = model_files / "detector.safetensors"
+    told = CliRunner().invoke(app, ["cost", str(file)])
+    assert told.exit_code == 0 and f"{file}, 64 x 64" in told.output
+    result = CliRunner().invoke(app, ["export", str(file), str(tmp_path / "made.onnx"), "--nms"])
+    assert result.exit_code == 0, result.output
+    made = pl.open_model(tmp_path / "made.onnx").description
+    assert (made.classes, made.image_size, made.confidence, made.training_data) == (CLASSES, SIDE, 0.02, "d1")
+
+
 def test_a_file_says_how_its_detector_is_used(model_files):
     assert load_description(model_files / "detector.safetensors") == USE
     said = pl.open_model(model_files / "detector.onnx").description
@@ -70,6 +81,40 @@ def test_every_runtime_finds_what_pytorch_finds(request, files, runtime):
         assert len(expected) and found.names == expected.names
         torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=1e-1)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("files", ["model_files", "heatmap_files"])
+def test_a_file_with_selection_finds_what_pytorch_finds(request, files, runtime, tmp_path):
+    folder = request.getfixturevalue(files)
+    detector = pl.load_detector(folder / "detector.safetensors")
+    export_onnx(detector, tmp_path / "nms.onnx", SIDE, description=USE, nms=True)
+    (tmp_path / "later.onnx").write_bytes((folder / "detector.onnx").read_bytes())
+    include_selection(tmp_path / "later.onnx")
+    for name in ("nms.onnx", "later.onnx"):
+        model = pl.open_model(tmp_path / name, runtime)
+        for seed in range(3):
+            expected = pl.predict(pl.open_model(folder / "detector.safetensors"), picture(seed), confidence=0.0)
+            found = pl.predict(model, picture(seed), confidence=0.0)
+            assert len(expected) and found.names == expected.names
+            torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=1e-1)
+
+
+def test_a_file_with_selection_takes_any_number_of_images_and_says_which_each_box_belongs_to(model_files, tmp_path):
+    detector = pl.load_detector(model_files / "detector.safetensors")
+    export_onnx(detector, tmp_path / "nms.onnx", SIDE, description=USE, nms=True)
+    session = open_onnx_session(tmp_path / "nms.onnx", 1)
+    for count in (1, 4):
+        images = torch.rand(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(count))
+        images[-1] = 0.5  # nothing to see, or little
+        *outputs, index = session.run(None, {"images": images.numpy()})
+        with torch.no_grad():
+            expected = detector(images)
+        assert list(index) == [number for number, found in enumerate(expected) for _ in found["scores"]]
+        for name, output in zip(("boxes", "labels", "scores"), outputs, strict=True):
+            wanted = torch.cat([found[name] for found in expected])
+            torch.testing.assert_close(torch.from_numpy(output), wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_predict_gives_what_detect_gives_above_the_files_confidence(model_files):

@@ -120,18 +120,30 @@ def reproduce(
 
 @app.command()
 def cost(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A detector or classifier, e.g. yolov4-tiny.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A detector or classifier, e.g. yolov4-tiny, or a .safetensors file.")
+    ],
     num_classes: Annotated[int, typer.Option(min=1, max=limits.MOST_CLASSES, help=CLASSES)] = 10,
-    image_size: Annotated[int, typer.Option(min=32, max=limits.LARGEST_SIDE, help=SIDE)] = 800,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=32, max=limits.LARGEST_SIDE, help=SIDE + " Default: what a file says, or 800."),
+    ] = None,
     width: Annotated[float, typer.Option(min=limits.LEAST_WIDTH, max=limits.MOST_WIDTH, help=WIDTH)] = 1.0,
 ) -> None:
     """Print the parameters, the size and the multiply-accumulates of a detector or of a classifier of scenes."""
     from paperlib.costs import cost
-    from paperlib.network_files import family_of
+    from paperlib.deploy.description import load_description
+    from paperlib.network_files import family_of, load_network
 
-    network = family_of(name).build_without_weights(name=name, num_classes=num_classes, width=width)
-    measured = cost(network, image_size=image_size)
-    typer.echo(f"{name}, {num_classes} classes, width {width:g}, {image_size} x {image_size}")
+    if name.endswith(".safetensors"):
+        network, described = load_network(name), load_description(Path(name))
+        side = image_size or (described.image_size if described else 800)
+        typer.echo(f"{name}, {side} x {side}")
+    else:
+        network = family_of(name).build_without_weights(name=name, num_classes=num_classes, width=width)
+        side = image_size or 800
+        typer.echo(f"{name}, {num_classes} classes, width {width:g}, {side} x {side}")
+    measured = cost(network, image_size=side)
     typer.echo(f"parameters  {measured.parameters:,}")
     typer.echo(f"size        {measured.size_mb:.1f} MB")
     typer.echo(f"compute     {measured.gmacs:.2f} GMACs")
@@ -148,6 +160,7 @@ def export(
     classes: Annotated[
         str, typer.Option(help="Class names for the metadata, separated by commas. Default: what the file says.")
     ] = "",
+    nms: Annotated[bool, typer.Option("--nms", help="Include non-maximum suppression in the file.")] = False,
 ) -> None:
     """Write a detector or classifier as an ONNX file, and compare its outputs in ONNX Runtime with PyTorch's."""
     import paperlib as pl
@@ -156,7 +169,8 @@ def export(
     described = load_description(detector)
     side = image_size or (described.image_size if described else 800)
     names = classes.split(",") if classes else None
-    difference = pl.export_onnx(pl.load_network(detector), onnx, side, classes=names, description=described)
+    network = pl.load_network(detector)
+    difference = pl.export_onnx(network, onnx, side, classes=names, description=described, nms=nms)
     typer.echo(f"{onnx}: {side} x {side}, largest difference from PyTorch {difference:.1e}")
 
 
@@ -239,17 +253,20 @@ def quantise(
     images: Annotated[Path | None, typer.Option(help=IMAGES)] = None,
     val_images: Annotated[Path | None, typer.Option(help="Folder of the validation images.")] = None,
     count: Annotated[int, typer.Option(min=1, max=limits.LARGEST_COUNT, help="Number of calibration images.")] = 64,
+    nms: Annotated[bool, typer.Option("--nms", help="Include non-maximum suppression in the file.")] = False,
 ) -> None:
     """Write a detector in 8-bit integers: about a quarter of the size, and faster on processors that have them."""
     from paperlib.cli.evaluate import load_data
     from paperlib.deploy.int8 import quantise
-    from paperlib.deploy.runtime import open_model
+    from paperlib.deploy.runtime import include_selection, open_model
 
     description = open_model(model).description
     known = description.classes if description else None
     train = load_data(data, "train", images, known)
     judged = load_data(val, "val", val_images or images, known) if val else None
     made = quantise(model, out, train, validation=judged, count=count)
+    if nms:
+        include_selection(out)
     size = f"{out}: {out.stat().st_size / 1e6:.3g} MB instead of {model.stat().st_size / 1e6:.3g} MB"
     if made.float32 and made.int8:
         size += f", mAP50 {100 * made.int8.map50:.1f} % instead of {100 * made.float32.map50:.1f} %"

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from paperlib.compression.outputs import Round, output_seconds, write_outputs
+from paperlib.compression.budget import TimeBudget
+from paperlib.compression.outputs import Round, describe_excess, output_seconds, write_outputs
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
 from paperlib.data.annotated import ReadOptions
@@ -32,9 +33,17 @@ from paperlib.progress.display import show_progress
 from paperlib.progress.processes import keep_memory
 from paperlib.progress.report import begin_step, expect_work, plan_work
 from paperlib.store.store import Store
-from paperlib.workbench.algorithm_1 import make_workbench, most_epochs, run_algorithm_1, train_controls
+from paperlib.workbench.algorithm_1 import always_time, make_workbench, most_epochs, run_algorithm_1
+from paperlib.workbench.candidates import (
+    add_controls,
+    most_candidate_epochs,
+    most_control_epochs,
+    train_candidates,
+    train_controls,
+)  # fmt: skip
 from paperlib.workbench.checks import check_classes, check_data, check_detector
 from paperlib.workbench.options import Blueprint
+from paperlib.workbench.steps import Model, Workbench
 
 PROGRESS_LOG = "progress.log"
 """The file that gets a line for each step and epoch, with its time."""
@@ -70,8 +79,11 @@ def run_compression(request: CompressRequest) -> int:
             if "onnxruntime" not in installed_runtimes():
                 missing = describe_missing("onnxruntime", "runtimes")
                 print(f"paperlib: student.onnx will not be written: {missing}", file=sys.stderr)
-            rounds = [_run_round(request, train, val, number) for number in range(request.seeds)]
-            faults = write_outputs(request, rounds, began)
+            clock = TimeBudget(request, (train.digest, val.digest), output_seconds(request), began)
+            if request.budget:
+                request = clock.shorten_trainings(*_set_up(request, train, val, 0))
+            rounds = [_run_round(request, train, val, number, clock) for number in range(request.seeds)]
+            faults = write_outputs(request, rounds, began, clock.describe() if request.budget else [])
     except KeyboardInterrupt:
         print("\nInterrupted. The same command continues where this stopped.", flush=True)
         return 130
@@ -79,7 +91,7 @@ def run_compression(request: CompressRequest) -> int:
     size_mb = compressed.chain[-1].cost.size_mb
     accuracy = 100 * compressed.delivered.metrics.map50
     print(f"{request.out}: {size_mb:.3g} MB, mAP {accuracy:.1f} %. Open report.html.")
-    for fault in faults:
+    for fault in (*faults, *filter(None, [describe_excess(request, compressed)])):
         print(f"paperlib: {fault}", file=sys.stderr)
     return 1 if faults else 0
 
@@ -153,20 +165,30 @@ def _initial_detector(request: CompressRequest) -> nn.Module:
     return detector
 
 
-def _run_round(request: CompressRequest, train: Dataset, val: Dataset, number: int) -> Round:
+def _set_up(request: CompressRequest, train: Dataset, val: Dataset, number: int) -> tuple[Workbench, Model]:
+    """Return the workbench of a round, and the initial detector."""
     recipe = request.recipe.model_copy(update={"seed": request.seed + number})
-    options = request.compression
     store = Store(request.out / STEPS)
-    workbench = make_workbench(train, val, recipe, options, store, _blueprint(request))
+    workbench = make_workbench(train, val, recipe, request.compression, store, _blueprint(request))
     if request.trained_detector:
-        given = workbench.adopt_detector(load_detector(request.trained_detector))
-    else:
-        given = workbench.build_detector()
+        return workbench, workbench.adopt_detector(load_detector(request.trained_detector))
+    return workbench, workbench.build_detector()
+
+
+def _run_round(request: CompressRequest, train: Dataset, val: Dataset, number: int, clock: TimeBudget) -> Round:
+    workbench, given = _set_up(request, train, val, number)
+    options = request.compression
+    has_time = clock.has_time if request.budget else always_time
+    after = most_candidate_epochs(workbench, options)
+    after += most_control_epochs(workbench) if request.controls else 0
     later_seeds = request.seeds - number - 1
-    expect_work(0, later=later_seeds * most_epochs(workbench, options, with_controls=request.controls))
-    made = run_algorithm_1(workbench, given, options, with_controls=request.controls)
-    compressed = replace(made, pure=request.pure)
-    return Round(compressed, train_controls(compressed) if request.controls else {})
+    expect_work(0, later=later_seeds * (most_epochs(workbench, options) + after))
+    made = run_algorithm_1(workbench, given, options, later=after, has_time=has_time)
+    made = train_candidates(made, options, has_time)
+    if not request.controls:
+        return Round(made, {})
+    controls = train_controls(made)
+    return Round(made if request.pure else add_controls(made, controls), controls)
 
 
 def _blueprint(request: CompressRequest) -> Blueprint | None:

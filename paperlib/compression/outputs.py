@@ -14,12 +14,13 @@ from typing import Any
 import pandas as pd
 
 from paperlib import files
-from paperlib.compression.report import Report
+from paperlib.compression.report import SCRIPT, TEMPLATES, Report
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
-from paperlib.deploy.description import Description
+from paperlib.deploy.description import Description, describe_selection
 from paperlib.deploy.latency import export_for_timing, installed_runtimes, latency
 from paperlib.deploy.onnx import export_onnx
+from paperlib.deploy.runtime import include_selection
 from paperlib.detectors.files import save_detector
 from paperlib.figures import tables
 from paperlib.partners.extend import skipped_convolutions
@@ -49,13 +50,16 @@ class Round:
     controls: dict[str, Model]
 
 
-def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: float) -> list[str]:
+def write_outputs(
+    request: CompressRequest, rounds: Sequence[Round], began: float, remarks: Sequence[str] = ()
+) -> list[str]:
     """Write all outputs; return a message for each file that could not be written.
 
     Args:
         request: names the folder.
         rounds: one per seed; the files hold the student of the first.
         began: when the command started, by `time.perf_counter`.
+        remarks: what the report must say besides, one sentence each.
     """
     compressed = rounds[0].compressed
     student = compressed.student
@@ -63,18 +67,23 @@ def write_outputs(request: CompressRequest, rounds: Sequence[Round], began: floa
     # Until all files are from this run, the folder must not count as complete.
     (out / "provenance.json").unlink(missing_ok=True)
     frame = evaluate_models(rounds)
-    save_detector(student, out / "student.safetensors", use=_describe_student(compressed).to_properties())
+    save_detector(
+        student, out / "student.safetensors", use=_describe_student(compressed, request.licence).to_properties()
+    )
     faults = _export_student(request, compressed)
     int8 = None if faults else _quantise_student(request, compressed)
     files.write_text_atomically(out / "table.csv", tables.render_table(compressed.table)["csv"])
     metrics = _collect_metrics(compressed, frame)
     files.write_json_atomically(out / "metrics.json", metrics | {"int8": int8})
     timing = _measure_timing(request, compressed)
+    if request.nms and not faults:
+        _include_selection(request, compressed)
     begin_step("write the report", seconds=REPORT_SECONDS)
-    notes = [*faults, *_collect_notes(request, compressed)]
+    notes = [*faults, *remarks, *_collect_notes(request, compressed)]
     name = student.build_arguments["name"]
     trained_before = request.trained_detector is not None
-    report = Report(name, compressed, request.compression, frame, timing, notes, trained_before, int8)
+    report = Report(name, compressed, request.compression, frame, timing, notes, trained_before, int8, not faults)
+    files.write_text_atomically(out / SCRIPT, (TEMPLATES / SCRIPT).read_text(encoding="utf-8"))
     files.write_text_atomically(out / "report.md", report.render_markdown())
     files.write_text_atomically(out / "report.html", report.render_html())
     provenance = _collect_provenance(request, rounds, time.perf_counter() - began)
@@ -92,9 +101,21 @@ def _collect_notes(request: CompressRequest, compressed: Compressed) -> Iterator
     if request.partners and (skipped := skipped_convolutions(compressed.student)):
         reasons = ", ".join(f"{name} ({reason})" for name, reason in skipped.items())
         yield f"Convolutions that trained without a partner: {reasons}."
+    if excess := describe_excess(request, compressed):
+        yield excess
     # An mAP cannot fall by more than itself; a limit of 1 is a user's choice to prune whatever the accuracy.
     if compressed.stages[0].tuned.map50 <= request.max_drop < 1:
         yield "Accuracy could not stop the pruning: the trained detector's mAP is not above the drop allowed."
+
+
+def describe_excess(request: CompressRequest, compressed: Compressed) -> str | None:
+    """Return a sentence if the student lost more accuracy than allowed, which can happen only if `pure`."""
+    if len(compressed.chain) == 1 or compressed.drop < request.max_drop:
+        return None
+    return (
+        f"The student lost {100 * compressed.drop:.1f} points of mAP; --max-drop {request.max_drop:g} does not allow "
+        "that. Without --pure a more accurate one is handed over."
+    )
 
 
 def output_seconds(request: CompressRequest) -> float:
@@ -121,14 +142,16 @@ def evaluate_models(rounds: Sequence[Round]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _describe_student(compressed: Compressed) -> Description:
+def _describe_student(compressed: Compressed, licence: str) -> Description:
     """Return how the student is used: the confidence is the one that maximises F1 on the validation data."""
     workbench = compressed.workbench
     return Description(
+        **describe_selection(compressed.student),
         classes=workbench.train_set.classes,
         image_size=workbench.recipe.image_size,
         confidence=round(compressed.delivered.metrics.confidence, 4),
         training_data=workbench.train_set.digest,
+        licence=licence,
         version=package_version("paperlib"),
     )
 
@@ -140,7 +163,8 @@ def _export_student(request: CompressRequest, compressed: Compressed) -> list[st
     begin_step("write student.onnx", seconds=EXPORT_SECONDS)
     path.unlink(missing_ok=True)
     try:
-        export_onnx(compressed.student, path, workbench.recipe.image_size, description=_describe_student(compressed))
+        description = _describe_student(compressed, request.licence)
+        export_onnx(compressed.student, path, workbench.recipe.image_size, description=description)
     except OSError:
         raise  # on a full disk the rest would fail, too
     except Exception as error:  # exporter and runtime have exceptions of their own, with no base in common
@@ -163,6 +187,15 @@ def _quantise_student(request: CompressRequest, compressed: Compressed) -> dict[
     return {"mb": target.stat().st_size / 1e6, "map50": accuracy, "float_heads": made.float_heads}
 
 
+def _include_selection(request: CompressRequest, compressed: Compressed) -> None:
+    """Rewrite both ONNX files, after they were quantised and timed, so that they select their detections."""
+    side = compressed.workbench.recipe.image_size
+    description = _describe_student(compressed, request.licence)
+    export_onnx(compressed.student, request.out / "student.onnx", side, description=description, nms=True)
+    if (file := request.out / INT8).exists():
+        include_selection(file)
+
+
 def _collect_metrics(compressed: Compressed, frame: pd.DataFrame) -> dict[str, Any]:
     stages = [
         {
@@ -175,7 +208,16 @@ def _collect_metrics(compressed: Compressed, frame: pd.DataFrame) -> dict[str, A
         }
         for stage in compressed.stages
     ]
-    return {"stopped": compressed.stopped, "stages": stages, "models": frame.to_dict("records")}
+    candidates = [
+        {"trained": each.name, "map50": each.metrics.map50, "delivered": each == compressed.delivered}
+        for each in compressed.chain[-1].candidates
+    ]
+    return {
+        "stopped": compressed.stopped,
+        "stages": stages,
+        "candidates": candidates,
+        "models": frame.to_dict("records"),
+    }
 
 
 def _measure_timing(request: CompressRequest, compressed: Compressed) -> dict[str, Any]:
@@ -250,6 +292,7 @@ def _collect_provenance(request: CompressRequest, rounds: Sequence[Round], secon
     models: list[Model] = []
     for one in rounds:
         models += [stage.final for stage in one.compressed.stages]
+        models += [candidate.model for candidate in one.compressed.chain[-1].candidates]
         models += [one.compressed.given, *one.controls.values()]
     return make_certificate(
         settings={

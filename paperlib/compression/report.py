@@ -16,9 +16,11 @@ from typing import Any, Literal
 import pandas as pd
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from paperlib import figures
 from paperlib.evaluation.evaluate import detect
+from paperlib.evaluation.mistakes import count_confusions, precision_recall_curves
 from paperlib.figures import style, tables
 from paperlib.partners.extend import partner_gmacs
 from paperlib.workbench.options import Compression
@@ -27,6 +29,8 @@ from paperlib.workbench.stages import Candidate, Compressed, Stage, channel_coun
 EXAMPLES = 4
 MARKUP = re.compile(r"[\\`*\[\]|]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 """Characters that Markdown would not read as text; an underscore only at the edge of a word."""
+SCRIPT = "detect_onnx.py"
+"""Detects with an ONNX file and without this package; delivered beside the report, which shows it."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -57,6 +61,7 @@ class Report:
         notes: what a reader must know, one sentence each.
         trained_before: whether the given detector was trained already, so that its accuracy is reported.
         int8: size and accuracy of the student in 8-bit integers; None if there is none.
+        has_onnx: whether the student could be written as ONNX.
     """
 
     name: str
@@ -67,6 +72,7 @@ class Report:
     notes: Sequence[str] = ()
     trained_before: bool = False
     int8: dict[str, Any] | None = None
+    has_onnx: bool = True
 
     def render_markdown(self) -> str:
         """Return the report as Markdown."""
@@ -126,6 +132,8 @@ class Report:
                 "Average precision of each class",
                 lambda: figures.plot_class_changes(old.metrics.per_class, self.delivered.metrics.per_class, boxes),
             ),
+            "curves": Picture("Precision over recall of each class", self._plot_curves),
+            "confusion": Picture("What the objects of each class are taken for", self._plot_confusions),
             "latency": Picture("Latency", lambda: figures.plot_latency(self.latency)),
             "channels": Picture(
                 "Channels left in each layer", lambda: figures.plot_channel_bars(*self._channel_counts())
@@ -134,17 +142,30 @@ class Report:
         }
 
     def explain_choice(self) -> str:
-        """Return in a sentence which candidate is handed over, and by how much it is more accurate than the other."""
-        others = [each for each in self.student.candidates if each != self.delivered]
+        """Return in a sentence which candidate is handed over, and by how much it is more accurate than the next."""
+        delivered = self.delivered
+        accuracy = f"mAP {100 * delivered.metrics.map50:.1f} %"
+        others = [each for each in self.student.candidates if each != delivered]
         if not others:
-            return ""
-        gain = 100 * (self.delivered.metrics.map50 - others[0].metrics.map50)
-        side = "above" if gain >= 0 else "below"
-        reason = ", as Algorithm 1 has it," if self.compressed.pure else ""
+            return f"The student was {delivered.name} ({accuracy})."
+        gain = delivered.metrics.map50 - others[0].metrics.map50
+        compared = f"{abs(100 * gain):.1f} points {'above' if gain >= 0 else 'below'}"
+        if self.compressed.pure:
+            return (
+                f"The student is the {delivered.name} one, as Algorithm 1 has it ({accuracy}), {compared} the "
+                f"{others[0].name} one."
+            )
         return (
-            f"Of two candidates the {self.delivered.name} one is handed over{reason} "
-            f"with {abs(gain):.1f} points of mAP {side} the {others[0].name} one."
+            f"Of {len(others) + 1} candidates the one that was {delivered.name} is the most accurate on the validation "
+            f"images ({accuracy}), {compared} the next, which was {others[0].name}."
         )
+
+    def tabulate_candidates(self) -> pd.DataFrame:
+        """Return the candidates, the most accurate first, formatted for people."""
+        candidates = self.student.candidates
+        shown = pd.DataFrame({"the student was": [each.name for each in candidates]})
+        shown["mAP / %"] = [f"{100 * each.metrics.map50:.1f}" for each in candidates]
+        return shown.assign(**{"": ["handed over" if each == self.delivered else "" for each in candidates]})
 
     def describe_int8(self) -> str:
         """Return in a sentence what 8-bit integers change; empty if there is no such file."""
@@ -228,6 +249,7 @@ class Report:
             given=bench.evaluate(self.compressed.given, "val") if self.trained_before else None,
             training=pd.DataFrame(self.timing["training"]).round(2),
             markdown=_to_markdown,
+            script=(TEMPLATES / SCRIPT).read_text(encoding="utf-8"),
             plain=_escape_text,
             count=lambda number, what: f"{number} {what}" + "s" * (number != 1),
         )
@@ -240,6 +262,20 @@ class Report:
 
     def _channel_counts(self) -> tuple[dict[str, int], dict[str, int]]:
         return channel_counts(self.teacher.final.detector()), channel_counts(self.delivered.model.detector())
+
+    @cached_property
+    def _found(self) -> list[dict[str, Tensor]]:
+        bench = self.compressed.workbench
+        return detect(self.delivered.model.detector(), bench.validation, image_size=bench.recipe.image_size)
+
+    def _plot_curves(self) -> Figure:
+        curves = precision_recall_curves(self._found, self.compressed.workbench.validation)
+        return figures.plot_precision_recall(curves, self.delivered.metrics.per_class)
+
+    def _plot_confusions(self) -> Figure:
+        data = self.compressed.workbench.validation
+        confusions = count_confusions(self._found, data, self.delivered.metrics.confidence)
+        return figures.plot_confusion_matrix(confusions.tolist(), [*data.classes, "background"])
 
     def _draw_detections(self) -> Figure:
         bench = self.compressed.workbench

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from paperlib.data.annotated import BadBoxes, split_names
 from paperlib.training.recipe import Decay, Recipe
@@ -22,11 +24,32 @@ from paperlib.typed_options import (
 )
 from paperlib.workbench.options import Compression, CompressionOptions, shorten_recipe
 
+DURATION = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,8})s)?")
 AnyPath = Annotated[Path, Field(strict=False)]
 """A path that may come as text."""
 
 
+def _check_duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_check_duration)]
 ClassNames = Annotated[tuple[str, ...], BeforeValidator(split_names)]
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a time such as `2h`, `90m` or `45m30s`.
+
+    Raises:
+        ValueError: it is not written so, or is 0.
+    """
+    found = DURATION.fullmatch(text.strip().lower())
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total:
+        raise ValueError("expected a time such as 2h, 90m or 45m30s")
+    return float(total)
 
 
 class CompressRequest(CompressionOptions, Recipe):
@@ -83,14 +106,32 @@ class CompressRequest(CompressionOptions, Recipe):
     """Augmentation: probability that an image is put together from four."""
     validate_every: Count = 5
     """Epochs between validations; the last epoch is always validated."""
+    budget: Duration | None = None
+    """Time for everything, such as 2h, 90m or 1h30m. What does not fit is left out, in this order: further candidates,
+    assistants, epochs of fine-tunings and of sparse training (to a third each), the last prunings."""
     seeds: Count = 1
     """Number of repetitions, each with the next seed, to measure the spread; the files hold the first student."""
     controls: bool = False
     """Also train the controls with which the student is compared."""
+    licence: str = ""
+    """Note on licences of data and weights, which the files of the student carry."""
+    nms: bool = False
+    """Include non-maximum suppression in the ONNX files."""
     threads: Threads | None = None
     """CPU threads to train with. Default: all."""
     timing_seconds: Annotated[float, Field(ge=0.01, le=3600.0)] = 2.0
     """How long each latency is measured, in seconds."""
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> CompressRequest:
+        if self.budget and (self.controls or self.seeds > 1):
+            raise ValueError("budget goes neither with controls nor with several seeds")
+        return self
+
+    @property
+    def budget_seconds(self) -> float:
+        """Return the budget in seconds, infinite if there is none."""
+        return parse_duration(self.budget) if self.budget else math.inf
 
     @property
     def recipe(self) -> Recipe:

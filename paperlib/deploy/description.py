@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -62,6 +62,11 @@ class Description(BaseModel):
             for name, value in self.model_dump().items()
             if value not in ("", None)
         }
+
+
+def describe_selection(detector: Any) -> dict[str, Any]:
+    """Return the fields of a description that say how a detector's detections are selected."""
+    return {"selection": getattr(detector, "selection", "nms"), "nms_iou": getattr(detector, "nms_iou", 1.0)}
 
 
 def read_properties(properties: Mapping[str, str], path: Path) -> Description:

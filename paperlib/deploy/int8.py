@@ -98,7 +98,7 @@ def _check_model(model: Path, validation: Dataset | None) -> int:
     if any(entry.key == PRECISION for entry in content.metadata_props):
         raise ValueError(f"{model}: is in 8-bit integers already")
     if use is None or len(content.graph.output) != 2:
-        raise ValueError(f"{model}: is a two-stage detector, which is not quantised")
+        raise ValueError(f"{model}: selects its detections itself (two stages, or --nms), which is not quantised")
     if validation and tuple(validation.classes) != use.classes:
         raise ValueError(f"{validation.name}: its classes are not those of {model}: {', '.join(use.classes)}")
     return use.image_size

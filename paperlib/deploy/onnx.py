@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from paperlib.classifiers.base import Classifier
-from paperlib.deploy.description import PREPROCESSING, SCENE_PREPROCESSING, Description
+from paperlib.deploy.description import PREPROCESSING, SCENE_PREPROCESSING, Description, describe_selection
+from paperlib.deploy.selection import SELECTED, add_selection
 from paperlib.extras import load_later, needs_extra
 from paperlib.files import replace_file
 from paperlib.pairs import require_fused
@@ -39,6 +40,8 @@ IMAGE_MULTIPLE = 32
 TOLERANCE = 1e-4
 """The largest difference from PyTorch that counts as rounding: of a score, or of a box in units of its largest
 coordinate (at least 1 pixel)."""
+SELECTION_TOLERANCE = 1e-3
+"""The same for nine in ten detections, of a file that selects them."""
 
 
 class OnePass(nn.Module):
@@ -104,16 +107,8 @@ class TwoStage(nn.Module):
         return tuple(found[name] for name in self.outputs)
 
     def max_difference(self, found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-        """Return the 90 % quantile of the distances between detections and the nearest ones of the other side."""
-        if len(found[0]) == 0 or len(expected[0]) == 0:
-            return 0.0 if len(found[0]) == len(expected[0]) else math.inf
-        pairs = zip(found, expected, strict=True)
-        # [found, expected]: the largest difference in boxes, labels and scores.
-        differences = np.max(
-            [_relative_difference(f.reshape(len(f), 1, -1), e.reshape(1, len(e), -1)) for f, e in pairs], axis=0
-        )
-        nearest = np.concatenate([differences.min(0), differences.min(1)])
-        return float(np.quantile(nearest, 0.9, method="higher"))
+        """Return how far nine in ten detections are from the other side's."""
+        return _detection_distance(found, expected)
 
     def trace_onnx(self, images: Tensor, any_number: bool = False) -> onnx.ModelProto:
         """Return the ONNX graph, for one image."""
@@ -151,6 +146,7 @@ def export_onnx(
     batch_size: int | None = None,
     classes: Sequence[str] | None = None,
     description: Description | None = None,
+    nms: bool = False,
     tolerance: float = TOLERANCE,
 ) -> float:
     """Write a detector, pruned or not, to an ONNX file.
@@ -168,6 +164,8 @@ def export_onnx(
         batch_size: B; by default any, but for a two-stage detector 1, the only choice.
         classes: names of the C classes; by default those of `description`.
         description: how the detector is used; `image_size` is that of the argument.
+        nms: a one-stage detector's file selects its detections, too. Its outputs are those of a two-stage detector and
+            `image_index` `[N]`, the number in the batch of the image that a detection belongs to.
         tolerance: the largest accepted difference; rounding alone exceeds the default in deep untrained networks.
 
     Returns:
@@ -185,7 +183,7 @@ def export_onnx(
     network = make_deployable(detector, image_size)
     if classes is None and description is not None:
         classes = description.classes
-    _check_arguments(network, batch_size, classes)
+    _check_arguments(network, batch_size, classes, nms)
     if isinstance(network, TwoStage):
         batch_size = 1
     # A graph for any number of images is traced with 2, because 1 is a special case, and compared with 3.
@@ -199,6 +197,8 @@ def export_onnx(
     difference = _compare_with_torch(model, network, batch_size or 3)
     if difference > tolerance:
         raise ValueError(f"{path}: not written, because ONNX Runtime and PyTorch differ by {difference:.3g}")
+    if nms and isinstance(network, OneStage):
+        model, difference = _add_selection(model, network, Path(path), batch_size or 3)
     _write_metadata_(model, network, classes, description)
     with replace_file(Path(path)) as partial:
         onnx.save(model, partial)
@@ -215,13 +215,15 @@ def open_onnx_session(model: onnx.ModelProto | Path, threads: int) -> onnxruntim
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def _check_arguments(network: Deployable, batch_size: int | None, classes: Sequence[str] | None) -> None:
+def _check_arguments(network: Deployable, batch_size: int | None, classes: Sequence[str] | None, nms: bool) -> None:
     detector, (height, width) = network.detector, network.image_size
     multiple = getattr(detector, "image_multiple", IMAGE_MULTIPLE)
     if min(height, width) < 1 or height % multiple or width % multiple:
         raise ValueError(f"image size {height} x {width}: the sides are not multiples of {multiple} pixels")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size {batch_size} must be ≥ 1")
+    if nms and isinstance(network, SceneClassifier):
+        raise ValueError("a classifier of scenes has no detections, so its file cannot select any")
     if isinstance(network, TwoStage) and batch_size not in (None, 1):
         raise ValueError(f"a two-stage detector is exported for one image at a time, not batch_size {batch_size}")
     if classes is not None and len(classes) != detector.num_classes:
@@ -254,14 +256,48 @@ def _relative_difference(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.abs(found - expected).max(-1) / unit, nan=math.inf, posinf=math.inf)
 
 
+def _detection_distance(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """Return the 90 % quantile of the distances between detections and the nearest ones of the other side."""
+    if len(found[0]) == 0 or len(expected[0]) == 0:
+        return 0.0 if len(found[0]) == len(expected[0]) else math.inf
+    pairs = zip(found, expected, strict=True)
+    # [found, expected]: the largest difference in boxes, labels and scores.
+    differences = np.max(
+        [_relative_difference(f.reshape(len(f), 1, -1), e.reshape(1, len(e), -1)) for f, e in pairs], axis=0
+    )
+    nearest = np.concatenate([differences.min(0), differences.min(1)])
+    return float(np.quantile(nearest, 0.9, method="higher"))
+
+
+def _add_selection(
+    model: onnx.ModelProto, network: OneStage, path: Path, batch_size: int
+) -> tuple[onnx.ModelProto, float]:
+    """Return the graph with the selection of its detections, and how far these are from PyTorch's."""
+    detector = network.detector
+    joined = add_selection(
+        model, network.image_size, iou=getattr(detector, "nms_iou", 1.0), peaks=detector.selection == "peaks",
+        threshold=detector.score_threshold, most=detector.max_detections,
+    )  # fmt: skip
+    images = _random_images(batch_size, network.image_size, seed=1)
+    with torch.inference_mode():
+        expected = [[each[name].numpy() for name in SELECTED[:3]] for each in detector(images)]
+    *outputs, index = open_onnx_session(joined, torch.get_num_threads()).run(list(SELECTED), {INPUT: images.numpy()})
+    found = [[np.asarray(output)[index == number] for output in outputs] for number in range(batch_size)]
+    difference = max(_detection_distance(*pair) for pair in zip(found, expected, strict=True))
+    if difference > SELECTION_TOLERANCE:
+        raise ValueError(f"{path}: not written, because its detections differ from PyTorch's by {difference:.3g}")
+    return joined, difference
+
+
 def _write_metadata_(
     model: onnx.ModelProto, network: Deployable, classes: Sequence[str] | None, description: Description | None
 ) -> None:
     """Describe the file in its metadata, and remove the paths of this machine that tracing left there."""
+    selection = {} if isinstance(network, SceneClassifier) else describe_selection(network.detector)
     properties = {
         "preprocessing": SCENE_PREPROCESSING if isinstance(network, SceneClassifier) else PREPROCESSING,
         **(description.to_properties() if description else {}),
-        **_describe_selection(network),
+        **{name: value if isinstance(value, str) else json.dumps(value) for name, value in selection.items()},
         "paperlib": package_version("paperlib"),
         "detector": _detector_name(network.detector),
         "image_size": json.dumps(network.image_size),
@@ -272,14 +308,6 @@ def _write_metadata_(
     graph = model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
-
-
-def _describe_selection(network: Deployable) -> dict[str, str]:
-    """Return how a detector's detections are selected; nothing for a classifier."""
-    if isinstance(network, SceneClassifier):
-        return {}
-    selection, nms_iou = getattr(network.detector, "selection", "nms"), getattr(network.detector, "nms_iou", 1.0)
-    return {"selection": selection, "nms_iou": json.dumps(nms_iou)}
 
 
 def _detector_name(detector: nn.Module) -> str:

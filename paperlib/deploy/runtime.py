@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from paperlib.deploy.description import Description, load_description, read_properties
 from paperlib.deploy.latency import compile_openvino
 from paperlib.deploy.onnx import INPUT, open_onnx_session
+from paperlib.deploy.selection import SELECTED, add_selection
 from paperlib.detectors.files import load_detector
 from paperlib.detectors.suppression import suppress_non_maxima
 from paperlib.extras import needs_extra
+from paperlib.files import replace_file
 
 Runtime = Literal["torch", "onnxruntime", "openvino"]
 SCORE_THRESHOLD = 0.005
@@ -65,8 +67,8 @@ class FileDetector(nn.Module):
         return found
 
     def _select(self, outputs: Sequence[Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        if len(outputs) == 3:  # a network with its own selection: boxes, labels, scores
-            boxes, labels, scores = outputs
+        if len(outputs) > 2:  # a network with its own selection
+            boxes, labels, scores = outputs[:3]
             return {"boxes": boxes, "labels": labels, "scores": scores}
         boxes, scores = outputs
         if self.description.selection == "peaks":
@@ -104,6 +106,17 @@ def open_model(path: str | Path, runtime: Runtime | None = None, threads: int | 
     return OpenModel(str(path), FileDetector(description, run).eval(), description)
 
 
+def include_selection(path: Path) -> None:
+    """Rewrite the ONNX file of a one-stage detector so that it selects its detections (see `add_selection`)."""
+    use = _read_onnx_description(path)
+    joined = add_selection(
+        onnx.load(path), (use.image_size, use.image_size), iou=use.nms_iou, peaks=use.selection == "peaks",
+        threshold=SCORE_THRESHOLD, most=MAX_DETECTIONS,
+    )  # fmt: skip
+    with replace_file(path) as partial:
+        onnx.save(joined, partial)
+
+
 def _read_onnx_description(path: Path) -> Description:
     with needs_extra("runtimes"):
         import onnx
@@ -115,7 +128,7 @@ def _read_onnx_description(path: Path) -> Description:
     except (DecodeError, onnx.checker.ValidationError) as error:
         raise ValueError(f"{path}: is no whole ONNX file") from error
     names = [value.name for value in model.graph.output]
-    if names[:1] != ["boxes"] or names[-1:] != ["scores"]:
+    if names not in (["boxes", "scores"], list(SELECTED[:3]), list(SELECTED)):
         raise ValueError(f"{path}: is no detector of `paperlib export`: its outputs are {', '.join(names)}")
     properties = {entry.key: entry.value for entry in model.metadata_props}
     sides = json.loads(properties.get("image_size", "[]"))

@@ -15,8 +15,8 @@ from paperlib.figures.style import COLOURS, MAP_LABEL, make_axes, name_rows
 
 GREY = "#808080"
 """Legible on light and on dark."""
-BEFORE, AFTER = COLOURS[4], COLOURS[5]
-"""Orange and sky blue, which stand out from either page."""
+BEFORE, AFTER, INT8 = COLOURS[4], COLOURS[5], COLOURS[2]
+"""Orange, sky blue and green, which stand out from either page."""
 MAX_NAMED_LAYERS = 40
 """With more layers than these there is no room for their names."""
 ROLES: dict[str, dict[str, Any]] = {
@@ -90,21 +90,25 @@ def plot_latency(times: pd.DataFrame) -> Figure:
     """Plot milliseconds per image before and after, by runtime; thin lines span the middle half of the runs.
 
     Args:
-        times: columns `runtime`, `model` ("before" or "after"), `median_ms`, `iqr_ms`.
+        times: columns `runtime`, `model` ("before", "after", or "after, int8"), `median_ms`, `iqr_ms`.
     """
     runtimes = list(dict.fromkeys(times["runtime"]))
-    figure, [axis] = make_axes(0.85, 0.55 * len(runtimes) + 1.0)
-    for offset, model, colour in ((-0.18, "before", BEFORE), (0.18, "after", AFTER)):
-        shown = times[times["model"] == model].set_index("runtime").loc[runtimes]
-        median = shown["median_ms"]
-        rows = np.arange(len(runtimes)) + offset
-        axis.barh(rows, median, height=0.32, color=colour, label=model)
-        axis.errorbar(median, rows, xerr=shown["iqr_ms"] / 2, fmt="none", ecolor=GREY, elinewidth=1.2)
-        # The number stands beyond the line of the spread, which would run through it.
-        for row, value, reach in zip(rows, median, shown["iqr_ms"] / 2, strict=True):
-            place = (value + reach, row)
-            axis.annotate(f"{value:.3g}", place, (5, 0), textcoords="offset points", va="center", fontsize=8)
-    name_rows(axis, runtimes)
+    colours = {"before": BEFORE, "after": AFTER, "after, int8": INT8}
+    shown = {model: times[times["model"] == model] for model in colours if model in set(times["model"])}
+    figure, [axis] = make_axes(0.85, 0.24 * len(times) + 1.0)
+    taken: dict[str, int] = {}
+    for model, rows in shown.items():
+        places = [runtimes.index(runtime) + 0.27 * taken.get(runtime, 0) for runtime in rows["runtime"]]
+        taken |= {runtime: taken.get(runtime, 0) + 1 for runtime in rows["runtime"]}
+        axis.barh(places, rows["median_ms"], height=0.24, color=colours[model], label=model)
+        half = rows["iqr_ms"] / 2
+        axis.errorbar(rows["median_ms"], places, xerr=half, fmt="none", ecolor=GREY, elinewidth=1.2)
+        # Numbers stand behind the end of the line, so that it does not cross them.
+        for place, value, end in zip(places, rows["median_ms"], rows["median_ms"] + half, strict=True):
+            axis.annotate(f"{value:.3g}", (end, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axis.set_yticks([number + 0.135 * (taken[name] - 1) for number, name in enumerate(runtimes)], runtimes)
+    axis.tick_params(axis="y", length=0)
+    axis.invert_yaxis()
     axis.margins(x=0.12)
     axis.set(xlabel="median time of one image / ms", title="Latency")
     axis.grid(visible=False, axis="y")

@@ -14,8 +14,6 @@ from itertools import pairwise
 from math import ceil, floor
 from typing import Any
 
-from torch import nn
-
 from paperlib.costs import cost
 from paperlib.data.records import Dataset
 from paperlib.partners.partnership import Partnership
@@ -23,12 +21,12 @@ from paperlib.progress.report import expect_work
 from paperlib.pruning import Sparsity
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe
-from paperlib.workbench.checks import check_classes, check_data, check_detector
 from paperlib.workbench.options import (
     Blueprint,
     Compression,
     DistillationOptions,
     IterationOptions,
+    PartnerOptions,
     PruningOptions,
     TeachingOptions,
 )
@@ -43,38 +41,14 @@ Cut = dict[str, Any]
 """How far to prune: `ratio`, `channels` or `size_mb` of `Workbench.prune`."""
 NextCut = Callable[[Model], Cut | None]
 """Given the current model, how far to prune it; None ends the iterations."""
+HasTime = Callable[[str, Model, int], bool]
+"""Given the name of what comes next, a model at least as large as those to train, and the number of short trainings
+that it needs, whether there is time for it."""
 
 
-def compress(
-    detector: nn.Module,
-    train: Dataset,
-    val: Dataset,
-    recipe: Recipe,
-    settings: Compression | None = None,
-    *,
-    store: Store | None = None,
-) -> Compressed:
-    """Compress a detector by sparse training, iterated pruning and distillation down the chain (Algorithm 1).
-
-    Killed at any moment and called again it continues, and ends with the same weights, bit for bit.
-
-    Args:
-        detector: made by `build_detector` or `load_detector`, trained or not; it is not changed.
-        train: the training images.
-        val: the validation images, on which every model is evaluated: when to stop, and how good the student is.
-        recipe: recipe of the sparse training; its seed is the seed of every step.
-        settings: options of Algorithm 1.
-        store: where finished steps are kept; by default the one that notebooks share.
-
-    Raises:
-        ValueError: the data sets do not fit the detector or each other; before any training.
-    """
-    settings = settings or Compression()
-    check_detector(detector, recipe.image_size)
-    check_data(train, val)
-    check_classes(detector, train)
-    workbench = make_workbench(train, val, recipe, settings, store)
-    return replace(run_algorithm_1(workbench, workbench.adopt_detector(detector), settings), pure=settings.pure)
+def always_time(_name: str, _model: Model, _trainings: int) -> bool:
+    """Return True: without a budget there is time for everything."""
+    return True
 
 
 def make_workbench(
@@ -92,23 +66,40 @@ def make_workbench(
         sparsity=Sparsity(settings.sparsity, settings.sparsity_method),
         pruning=settings.select(PruningOptions),
         distillation=settings.select(DistillationOptions),
-        partners=Partnership(settings.diversity_weight, settings.diversity) if settings.partners else None,
+        partners=make_partnership(settings) if settings.partners else None,
         teaching=settings.select(TeachingOptions),
         store=store,
     )
 
 
+def make_partnership(settings: PartnerOptions) -> Partnership:
+    """Return how partners train."""
+    return Partnership(settings.diversity_weight, settings.diversity)
+
+
 def run_algorithm_1(
-    workbench: Workbench, given: Model, options: IterationOptions, *, with_controls: bool = False
+    workbench: Workbench, given: Model, options: IterationOptions, *, later: int = 0, has_time: HasTime = always_time
 ) -> Compressed:
-    """Run the listing with its stop rule; `with_controls` tells the progress display that controls will follow."""
-    expect_work(most_epochs(workbench, options, with_controls=with_controls))
+    """Run the listing with its stop rule.
+
+    Args:
+        workbench: makes the steps.
+        given: the detector, trained or not.
+        options: when to stop, and which models teach.
+        later: epochs of what will follow, for the progress display.
+        has_time: asked before each further pruning, and before the distillation of the assistants, which is left out
+            if the answer is no: then the original teaches the student.
+    """
+    expect_work(most_epochs(workbench, options) + later)
     teacher = workbench.train_sparse(given)  # lines 2-3
-    rule = StopRule(workbench, teacher, options)
+    rule = StopRule(workbench, teacher, options, has_time)
     iterate_pruning(workbench, teacher, rule.next_cut)
     stages = thin_out(rule.stages, options)
     chain = [stage for stage in stages if stage.role in ("assistant", "student")]
-    expect_work(_count_epochs(workbench, 0, len(chain), with_controls))
+    if len(chain) > 1 and not has_time("distillation of the assistants", chain[0].model, len(chain)):
+        stages = [replace(stage, role="similar") if stage.role == "assistant" else stage for stage in stages]
+        chain = chain[-1:]
+    expect_work(len(chain) * workbench.fine_tuning.epochs + later)
     taught = {}
     for stage, model in zip(chain, distil_chain(workbench, teacher, [stage.model for stage in chain]), strict=True):
         taught[stage.name] = replace(stage, distilled=(model, workbench.evaluate(model, "val")))
@@ -167,6 +158,7 @@ class StopRule:
     workbench: Workbench
     teacher: Model
     options: IterationOptions
+    has_time: HasTime = always_time
     stages: list[Stage] = field(default_factory=list)
     stopped: Reason = "drop"
 
@@ -186,6 +178,10 @@ class StopRule:
         cut = self._smaller_cut(current)
         if self.workbench.plan(model, original=self.teacher, **cut).channels_kept >= current.channels:
             self.stopped = "floor"
+            return None
+        # The next model is fine-tuned, and the last one is distilled afterwards.
+        if not self.has_time(f"pruning {len(self.stages)}", model, 2):
+            self.stopped = "time"
             return None
         return cut
 
@@ -250,43 +246,11 @@ def distil_chain(workbench: Workbench, teacher: Model, students: Sequence[Model]
         yield teacher
 
 
-def train_controls(compressed: Compressed) -> dict[str, Model]:
-    """Train the models with which the student is compared, by name: the claims of Section 3 hold only if it beats them.
-
-    Two start from the weights that the student had before its distillation, and are trained as long; two have its
-    shape and fresh weights. If all trained with partners, one more is distilled without.
-    """
-    workbench = compressed.workbench
-    teacher = compressed.chain[0].model
-    student = compressed.chain[-1].model
-    fresh = workbench.reset_weights(student)
-    controls = {
-        "original, without Eq. 4": workbench.train(compressed.given, "control: train without sparsity"),
-        "student, fine-tuned only": workbench.fine_tune(student, "control: fine-tune without a teacher"),
-        "student, distilled by the original": workbench.distil(student, teacher, "control: distil by the original"),
-        "its shape from scratch": workbench.train(fresh, "control: train from scratch"),
-        "its shape from scratch, twice as long": workbench.train(fresh, "control: train from scratch, twice", times=2),
-    }
-    if workbench.partners:
-        alone = replace(workbench, partners=None)
-        own_teacher = compressed.chain[-2:][0].final
-        name = "student, distilled without partners"
-        controls[name] = alone.distil(student, own_teacher, "control: distil without partners")
-    return controls
-
-
-def most_epochs(workbench: Workbench, options: IterationOptions, *, with_controls: bool = False) -> int:
+def most_epochs(workbench: Workbench, options: IterationOptions) -> int:
     """Return the largest number of epochs that Algorithm 1 can take, for the progress display."""
     least = workbench.pruning.min_keep_ratio
     steps = range(ceil((1 - least) / options.step) + 1)
     # Sizes fall about as the square of the channels.
     sizes = [max(1 - number * options.step, least) ** 2 for number in steps]
     distilled = len(select_unlike(sizes, options.similar)) - 1
-    return _count_epochs(workbench, 1, len(sizes) - 1 + distilled, with_controls)
-
-
-def _count_epochs(workbench: Workbench, long: int, short: int, with_controls: bool) -> int:
-    # Of the five controls two are short, and one of the three long ones is twice as long. Partners add a short one.
-    long += 4 * with_controls
-    short += (2 + bool(workbench.partners)) * with_controls
-    return long * workbench.recipe.epochs + short * workbench.fine_tuning.epochs
+    return workbench.recipe.epochs + (len(sizes) - 1 + distilled) * workbench.fine_tuning.epochs

@@ -7,13 +7,25 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from paperlib.distillation.dynamic_options import DynamicOptions
 from paperlib.distillation.imitation_methods import choose_method
 from paperlib.limits import IMPORTANCE_NAMES
 from paperlib.training.recipe import Recipe
 from paperlib.typed_options import Count, Fraction, Number, Options, PositiveFraction, PositiveNumber
+
+CandidateName = Literal["direct", "dynamic", "partners"]
+
+
+def _read_candidates(names: object) -> object:
+    """Return the names in a text with commas between them; `none` is an empty list."""
+    if isinstance(names, str):
+        return () if names.strip() == "none" else tuple(name.strip() for name in names.split(","))
+    return names
+
+
+CandidateNames = Annotated[tuple[CandidateName, ...], BeforeValidator(_read_candidates)]
 
 
 @dataclass(frozen=True)
@@ -155,7 +167,10 @@ class DeliveryOptions(Options):
     """Which model is handed over."""
 
     pure: bool = False
-    """Hand over the distilled student, as Algorithm 1 does, even where the fine-tuned one is more accurate."""
+    """Hand over the distilled student, as Algorithm 1 does, even where another one is more accurate; try no other."""
+    candidates: CandidateNames = ("direct",)
+    """Students to train beside Algorithm 1's, of which the most accurate is handed over: direct (distilled by the
+    original), dynamic (by DKD), partners (with BPL); with commas between them, or none."""
 
 
 class CompressionOptions(

@@ -17,7 +17,7 @@ from paperlib.pruning import trace_channels
 from paperlib.workbench.steps import Model, Workbench
 
 Role = Literal["teacher", "assistant", "similar", "student", "rejected"]
-Reason = Literal["drop", "floor", "target"]
+Reason = Literal["drop", "floor", "target", "time"]
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Candidate:
     """A model that may be handed over.
 
     Attributes:
-        name: how it was trained last.
+        name: how it was trained last, such as "fine-tuned" or "distilled".
         model: the model.
         metrics: on the validation data.
     """
 
-    name: Literal["sparsely trained", "fine-tuned", "distilled"]
+    name: str
     model: Model
     metrics: Metrics
 
@@ -46,6 +46,7 @@ class Stage:
         channels: number of its prunable channels.
         tuned: its validation metrics.
         distilled: the model after its distillation by the next larger one of the chain, and the metrics after that.
+        others: models of the same shape that were trained in other ways.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Stage:
     cost: Cost
     tuned: Metrics
     distilled: tuple[Model, Metrics] | None = None
+    others: tuple[Candidate, ...] = ()
 
     @property
     def final(self) -> Model:
@@ -70,11 +72,9 @@ class Stage:
     def candidates(self) -> list[Candidate]:
         """Return the models of this size, the most accurate on the validation data first."""
         tuned = Candidate("sparsely trained" if self.role == "teacher" else "fine-tuned", self.model, self.tuned)
-        if self.distilled is None:
-            return [tuned]
-        # Sorting is stable: of two equally accurate ones the distilled one is first.
-        both = [Candidate("distilled", *self.distilled), tuned]
-        return sorted(both, key=lambda candidate: -candidate.metrics.map50)
+        distilled = [Candidate("distilled", *self.distilled)] if self.distilled else []
+        # Sorting is stable: of equally accurate ones that of Algorithm 1 is first.
+        return sorted([*distilled, tuned, *self.others], key=lambda candidate: -candidate.metrics.map50)
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class Compressed:
 
     Attributes:
         stages: all models of the iterations, the teacher first.
-        stopped: why pruning ended: the drop of accuracy, the floor of every layer, or the target size.
+        stopped: why pruning ended: the drop of accuracy, the floor of every layer, the target size, or the time.
         given: the detector before its sparse training.
         workbench: the workbench whose store holds all of them.
-        pure: hand over the last model of Algorithm 1, the distilled one, even if the fine-tuned one is more accurate.
+        pure: hand over the last model of Algorithm 1, the distilled one, even if another is more accurate.
     """
 
     stages: list[Stage]
@@ -103,6 +103,11 @@ class Compressed:
             return candidates[0]
         (last,) = [each for each in candidates if each.model == self.chain[-1].final]
         return last
+
+    @property
+    def drop(self) -> float:
+        """Return how much less mAP the student that is handed over has than the sparsely trained original."""
+        return self.stages[0].tuned.map50 - self.delivered.metrics.map50
 
     @cached_property
     def student(self) -> Detector:
@@ -141,6 +146,8 @@ class Compressed:
             return "the target size is reached"
         if self.stopped == "floor":
             return f"every layer is down to its floor of {ratio} of the original channels, or held by one tied to it"
+        if self.stopped == "time":
+            return "there was no time for a smaller model"
         drop = self.stages[0].tuned.map50 - self.stages[-1].tuned.map50
         return f"the next model, {self.stages[-1].cost.size_mb:.3g} MB, lost {100 * drop:.1f} points of mAP"
 
