@@ -10,6 +10,7 @@ function               variable            default
 `weights_root()`       `PAPERLIB_WEIGHTS`  `weights` in the data folder, else `weights` beside it
 `results_root()`       `PAPERLIB_RESULTS`  `<root>/results`: metrics, tables, figures, provenance
 `store_root()`         `PAPERLIB_STORE`    `<root>/.store`: finished training steps
+`models_root()`        `PAPERLIB_MODELS`   `<root>/models`: trained detectors that are used by name
 =====================  ==================  ===========================================================
 
 An empty variable counts as not set. No function here creates a folder or requires that it exists.
@@ -51,6 +52,11 @@ def results_root() -> Path:
 def store_root() -> Path:
     """Return the folder of finished steps."""
     return _moved_folder("PAPERLIB_STORE") or repository_root() / ".store"
+
+
+def models_root() -> Path:
+    """Return the folder of trained detectors that are used by name, one file each."""
+    return _moved_folder("PAPERLIB_MODELS") or repository_root() / "models"
 
 
 def as_environment() -> dict[str, str]:

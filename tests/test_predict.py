@@ -1,9 +1,11 @@
 """A model's file is enough to detect with it: on pictures, films and large scenes, in every runtime."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 from typer.testing import CliRunner
@@ -61,6 +63,23 @@ def test_cost_and_export_take_their_values_from_the_file(model_files, tmp_path):
     assert result.exit_code == 0, result.output
     made = pl.open_model(tmp_path / "made.onnx").description
     assert (made.classes, made.image_size, made.confidence, made.training_data) == (CLASSES, SIDE, 0.02, "d1")
+
+
+def test_a_model_is_opened_by_its_name_and_half_precision_computes_in_float32(model_files, tmp_path, monkeypatch):
+    detector = pl.load_detector(model_files / "detector.safetensors")
+    save_detector(copy.deepcopy(detector).half(), tmp_path / "zoo-tiny.safetensors", use=USE.to_properties())
+    monkeypatch.setenv("PAPERLIB_MODELS", str(tmp_path))
+    assert (tmp_path / "zoo-tiny.safetensors").stat().st_size < 0.7 * (
+        model_files / "detector.safetensors"
+    ).stat().st_size
+    expected = pl.predict(model_files / "detector.safetensors", picture(), confidence=0.0)
+    found = pl.predict("zoo-tiny", picture(), confidence=0.0)
+    assert found.boxes.dtype == torch.float32 and len(found) > 10
+    torch.testing.assert_close(found.scores[:10], expected.scores[:10], rtol=1e-2, atol=1e-2)
+    result = run("zoo-big", "x.jpg")
+    assert result.exit_code == 2 and result.stderr == "paperlib: x.jpg: no such file or folder\n"
+    with pytest.raises(FileNotFoundError, match="zoo-big: no such model file; by name: zoo-tiny"):
+        pl.open_model("zoo-big")
 
 
 def test_a_file_says_how_its_detector_is_used(model_files):
@@ -238,3 +257,51 @@ def test_an_edited_class_name_is_noticed(model_files, tmp_path):
 def test_pixels_of_another_kind_are_refused(model_files, pixels):
     with pytest.raises(ValueError, match="not uint8"):
         pl.predict(model_files / "detector.onnx", pixels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["evaluate", "picture.onnx", "val.json"], "picture.onnx: is no whole ONNX file"),
+        (["evaluate", "scene.safetensors", "val.json"], "is no detector of this package"),
+        (["evaluate", "good.onnx", "none.json"], "none.json: no such file"),
+        (["evaluate", "good.onnx", "empty"], "empty"),
+        (["evaluate", "good.onnx", "film.mp4"], "film.mp4"),
+        (["evaluate", "good.onnx", "broken.json", "--images", "."], "a.png"),
+        (["evaluate", "good.onnx", "others.json"], "'car'"),
+        (["quantise", "picture.onnx", "x.onnx", "--data", "val.json"], "picture.onnx: is no whole ONNX file"),
+        (["quantise", "detector.safetensors", "x.onnx", "--data", "val.json"], "PyTorch"),
+        (["quantise", "nms.onnx", "x.onnx", "--data", "val.json"], "selects its detections itself"),
+        (["quantise", "good.onnx", "x.onnx", "--data", "empty"], "empty"),
+        (["predict", "scene.safetensors", "b.png"], "is no detector of this package"),
+        (["predict", "good.onnx", "empty"], "empty: no pictures in this folder"),
+        (["export", "good.onnx", "x.onnx"], "good.onnx"),
+    ],
+)
+def test_a_model_that_is_none_or_data_that_are_none_are_one_line(model_files, tmp_path, monkeypatch, arguments, fault):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    Image.fromarray(picture()).save("b.png")
+    Image.fromarray(picture()).save("picture.png")
+    (tmp_path / "picture.png").rename("picture.onnx")
+    (tmp_path / "film.mp4").write_bytes(b"no film")
+    (tmp_path / "a.png").write_bytes((tmp_path / "b.png").read_bytes()[:200])
+    for name in ("detector.safetensors", "detector.onnx"):
+        (tmp_path / name).write_bytes((model_files / name).read_bytes())
+    (tmp_path / "detector.onnx").rename("good.onnx")
+    (tmp_path / "nms.onnx").write_bytes((tmp_path / "good.onnx").read_bytes())
+    if "nms.onnx" in arguments:
+        include_selection(tmp_path / "nms.onnx")
+    pl.save_network(tiny.classifier(), tmp_path / "scene.safetensors")
+    for name, image, classes in (("val", "b", CLASSES), ("broken", "a", CLASSES), ("others", "b", ("car",))):
+        categories = [{"id": number, "name": each} for number, each in enumerate(classes)]
+        content = {
+            "images": [{"id": 0, "file_name": f"{image}.png", "width": 120, "height": 90}],
+            "annotations": [{"id": 0, "image_id": 0, "category_id": 0, "bbox": [5, 5, 20, 20]}],
+            "categories": categories,
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert result.stderr.startswith("paperlib: ") and fault in result.stderr
+    assert not any((tmp_path / name).exists() for name in ("evaluation", "predictions", "x.onnx"))

@@ -22,6 +22,7 @@ from paperlib.detectors.files import load_detector
 from paperlib.detectors.suppression import suppress_non_maxima
 from paperlib.extras import needs_extra
 from paperlib.files import replace_file
+from paperlib.paths import models_root
 
 Runtime = Literal["torch", "onnxruntime", "openvino"]
 SCORE_THRESHOLD = 0.005
@@ -81,7 +82,8 @@ def open_model(path: str | Path, runtime: Runtime | None = None, threads: int | 
     """Open a detector file to detect with it.
 
     Args:
-        path: `.safetensors` of `save_detector`, or `.onnx` of `export_onnx`.
+        path: `.safetensors` of `save_detector`, or `.onnx` of `export_onnx`; or the name of a file in the folder of
+            models, such as `vhr10-tiny-small` (see `paperlib.paths.models_root`).
         runtime: for ONNX files `onnxruntime` (the default) or `openvino`; `torch` for the others.
         threads: number of threads of ONNX Runtime or OpenVINO; by default those of PyTorch.
 
@@ -89,9 +91,7 @@ def open_model(path: str | Path, runtime: Runtime | None = None, threads: int | 
         FileNotFoundError: there is no such file.
         ValueError: it is no detector, or the runtime does not run files of its kind.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such model file")
+    path = _find_model(Path(path))
     if path.suffix == ".safetensors":
         if runtime not in (None, "torch"):
             raise ValueError(f"{path}: {runtime} runs ONNX files; write one with `paperlib export`")
@@ -104,6 +104,17 @@ def open_model(path: str | Path, runtime: Runtime | None = None, threads: int | 
     open_file = _open_openvino if runtime == "openvino" else _open_onnxruntime
     run = open_file(path, threads or torch.get_num_threads())
     return OpenModel(str(path), FileDetector(description, run).eval(), description)
+
+
+def _find_model(path: Path) -> Path:
+    """Return the file of a model that is given as a path or by its name."""
+    if path.is_file():
+        return path
+    known = {file.stem: file for suffix in (".onnx", ".safetensors") for file in models_root().glob(f"*{suffix}")}
+    if str(path) in known:
+        return known[str(path)]
+    names = "" if path.suffix in (".onnx", ".safetensors") or not known else f"; by name: {', '.join(sorted(known))}"
+    raise FileNotFoundError(f"{path}: no such model file{names}")
 
 
 def include_selection(path: Path) -> None:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -46,13 +47,17 @@ def save_detector(detector: nn.Module, path: str | Path, *, use: Mapping[str, st
 def load_detector(path: str | Path) -> Detector:
     """Load a detector, pruned shapes included, in evaluation mode; nothing is unpickled.
 
+    Weights of 16 bits, which make small files, become float32.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, is not a detector of this package, its tensors do not fit its structure, its
             metadata was edited, or its values are not weights (NaN, infinite, a negative variance). Nothing is
             computed and no memory is taken for what a file merely claims.
     """
-    return read_network(path, FAMILY)
+    detector = read_network(path, FAMILY)
+    half = any(value.dtype in (torch.float16, torch.bfloat16) for value in detector.parameters())
+    return detector.float() if half else detector
 
 
 def write_network(
