@@ -39,7 +39,7 @@ def has_int8_heads(path):
 
 def test_the_file_is_smaller_describes_itself_and_finds_nearly_the_same(model, tmp_path):
     made = int8.quantise(model, tmp_path / "int8.onnx", tiny.dataset())
-    assert made.float_heads and made.int8 is None
+    assert made.way == int8.Way(True) and made.int8 is None
     assert made.path.stat().st_size < 0.5 * model.stat().st_size
     opened = pl.open_model(made.path)
     assert opened.description.classes == USE.classes
@@ -54,17 +54,22 @@ def test_the_file_is_smaller_describes_itself_and_finds_nearly_the_same(model, t
     assert np.corrcoef(scores["float32"].ravel(), scores["int8"].ravel())[0, 1] > 0.9
 
 
-def test_the_output_layers_are_in_the_precision_that_is_more_accurate(model, tmp_path, monkeypatch):
+def test_of_all_ways_the_most_accurate_is_kept_and_slow_ones_are_tried_only_if_needed(model, tmp_path, monkeypatch):
     def judge(file, validation, side):
-        accuracy = {"heads_float.onnx": 0.5, "heads_int8.onnx": better}.get(file.name, 0.6)
+        accuracy = {"way_0.onnx": 0.5, "way_1.onnx": better, "way_2.onnx": 0.4, "way_3.onnx": slow}.get(file.name, 0.6)
         return pl.Metrics(accuracy, 0, 0, 0, 0, {})
 
     monkeypatch.setattr(int8, "_judge", judge)
-    for better, float_heads in ((0.5, True), (0.55, False)):
+    for better, slow, way in (
+        (0.5, 0.4, int8.Way(True)),
+        (0.55, 0.4, int8.Way(False)),
+        (0.595, 0.6, int8.Way(False)),  # close enough: other calibrations are not tried
+        (0.5, 0.58, int8.Way(True, "entropy")),
+    ):
         made = int8.quantise(model, tmp_path / "int8.onnx", tiny.dataset(), validation=tiny.dataset("val"))
-        assert made.float_heads is float_heads
-        assert made.int8.map50 == better and made.float32.map50 == 0.6
-        assert has_int8_heads(made.path) is not float_heads
+        assert made.way == way
+        assert made.int8.map50 == (slow if way.calibration == "entropy" else better) and made.float32.map50 == 0.6
+        assert has_int8_heads(made.path) is not way.float_heads
 
 
 def test_what_cannot_be_quantised_is_named_and_nothing_is_written(model, tmp_path):

@@ -270,7 +270,7 @@ def quantise(
     size = f"{out}: {out.stat().st_size / 1e6:.3g} MB instead of {model.stat().st_size / 1e6:.3g} MB"
     if made.float32 and made.int8:
         size += f", mAP50 {100 * made.int8.map50:.1f} % instead of {100 * made.float32.map50:.1f} %"
-    typer.echo(f"{size}; output layers in {'float32' if made.float_heads else '8 bits'}")
+    typer.echo(f"{size}; output layers in {'float32' if made.way.float_heads else '8 bits'}")
 
 
 @app.command()

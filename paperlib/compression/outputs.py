@@ -184,7 +184,12 @@ def _quantise_student(request: CompressRequest, compressed: Compressed) -> dict[
 
     made = quantise(source, target, workbench.train_set, validation=workbench.validation)
     accuracy = {name: metrics.map50 for name, metrics in (("float32", made.float32), ("int8", made.int8)) if metrics}
-    return {"mb": target.stat().st_size / 1e6, "map50": accuracy, "float_heads": made.float_heads}
+    return {
+        "mb": target.stat().st_size / 1e6,
+        "map50": accuracy,
+        "float_heads": made.way.float_heads,
+        "calibration": made.way.calibration,
+    }
 
 
 def _include_selection(request: CompressRequest, compressed: Compressed) -> None:
