@@ -161,8 +161,10 @@ def _measure_epoch(workbench: Workbench, given: Model) -> float:
 
 def _training_seconds(out: Path) -> float:
     """Return the seconds of all epochs in the steps of a folder, also of trainings that are not finished."""
-    return sum(
-        float(pd.read_json(history, lines=True)["seconds"].sum())
-        for history in out.glob(f"steps/**/{HISTORY}")
-        if history.stat().st_size
-    )
+    total = 0.0
+    for folder in out.glob("steps/*"):
+        # A training that is not finished keeps its files one folder deeper.
+        found = [path for path in (folder / HISTORY, folder / "fit" / HISTORY) if path.is_file()]
+        if found and found[0].stat().st_size:
+            total += float(pd.read_json(found[0], lines=True)["seconds"].sum())
+    return total

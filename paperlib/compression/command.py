@@ -179,12 +179,13 @@ def _run_round(request: CompressRequest, train: Dataset, val: Dataset, number: i
     workbench, given = _set_up(request, train, val, number)
     options = request.compression
     has_time = clock.has_time if request.budget else always_time
-    after = most_candidate_epochs(workbench, options)
-    after += most_control_epochs(workbench) if request.controls else 0
+    control_epochs = most_control_epochs(workbench) if request.controls else 0
+    after = most_candidate_epochs(workbench, options) + control_epochs
     later_seeds = request.seeds - number - 1
     expect_work(0, later=later_seeds * (most_epochs(workbench, options) + after))
     made = run_algorithm_1(workbench, given, options, later=after, has_time=has_time)
     made = train_candidates(made, options, has_time)
+    expect_work(control_epochs)
     if not request.controls:
         return Round(made, {})
     controls = train_controls(made)

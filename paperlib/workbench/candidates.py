@@ -115,7 +115,9 @@ def add_candidates(compressed: Compressed, models: Mapping[str, Model]) -> Compr
 
 
 def add_controls(compressed: Compressed, controls: Mapping[str, Model]) -> Compressed:
-    """Return the result with those controls as candidates that have the student's shape."""
+    """Return the result with those controls as candidates that have the student's shape; if there is a student."""
+    if len(compressed.chain) == 1:
+        return compressed
     return add_candidates(compressed, {CONTROLS_HOW[name]: controls[name] for name in CONTROLS_HOW if name in controls})
 
 
