@@ -19,10 +19,10 @@ CandidateName = Literal["direct", "dynamic", "partners"]
 
 
 def _read_candidates(names: object) -> object:
-    """Return the names in a text with commas between them; `none` is an empty list."""
+    """Return the names in a text with commas between them, or in a list; `none` is an empty one."""
     if isinstance(names, str):
         return () if names.strip() == "none" else tuple(name.strip() for name in names.split(","))
-    return names
+    return tuple(names) if isinstance(names, list) else names
 
 
 CandidateNames = Annotated[tuple[CandidateName, ...], BeforeValidator(_read_candidates)]
