@@ -119,6 +119,9 @@ def _find_model(path: Path) -> Path:
 
 def include_selection(path: Path) -> None:
     """Rewrite the ONNX file of a one-stage detector so that it selects its detections (see `add_selection`)."""
+    with needs_extra("runtimes"):
+        import onnx
+
     use = _read_onnx_description(path)
     joined = add_selection(
         onnx.load(path), (use.image_size, use.image_size), iou=use.nms_iou, peaks=use.selection == "peaks",

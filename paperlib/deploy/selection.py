@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import onnx
-import onnx.compose
-import onnx.parser
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from paperlib.detectors.suppression import MAX_CANDIDATES
+from paperlib.extras import load_later
+
+if TYPE_CHECKING:
+    import onnx
+else:
+    onnx = load_later("runtimes", lambda: import_module("onnx"))
 
 SELECTED = ("boxes", "labels", "scores", "image_index")
 """Outputs of a file that selects its detections: of all images one after the other, best first in each image."""
