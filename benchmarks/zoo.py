@@ -122,7 +122,7 @@ def build_network(network: str) -> nn.Module:
         options["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = False
-    net = torchvision.models.get_model(name, **options)
+    net: Any = torchvision.models.get_model(name, **options)
     if hasattr(net, "transform") and not isinstance(net, SSD):
         net.transform.min_size, net.transform.max_size = (128,), 128
     return net
@@ -164,7 +164,7 @@ def randomise(net: nn.Module) -> nn.Module:
         if isinstance(getattr(module, "drop_rate", None), float):
             module.drop_rate = 0.0  # pyright: ignore
         if hasattr(module, "score_thresh"):
-            module.score_thresh = 0.0
+            module.score_thresh = 0.0  # pyright: ignore
     return net
 
 
@@ -255,7 +255,8 @@ def spread_evenly(module: nn.Module, prunable: dict[str, str]) -> dict[str, Tens
 
 def prune_with_torch_pruning(net: nn.Module, images: Tensor) -> tuple[nn.Module, nn.Module, int]:
     """Return the pruned network, the full one with silenced inputs, and the number of smaller convolutions."""
-    small, masked = copy.deepcopy(net), copy.deepcopy(net)
+    small: Any = copy.deepcopy(net)
+    masked = copy.deepcopy(net)
     names = {module: name for name, module in small.named_modules()}
     widths = {name: each.out_channels for name, each in net.named_modules() if isinstance(each, _ConvNd)}
     pruner = torch_pruning.pruner.MagnitudePruner(
@@ -264,7 +265,7 @@ def prune_with_torch_pruning(net: nn.Module, images: Tensor) -> tuple[nn.Module,
     )  # fmt: skip
     silenced: dict[str, list[int]] = {}
     left: dict[str, list[int]] = {}
-    for group in pruner.step(interactive=True):
+    for group in pruner.step(interactive=True) or ():
         for dependency, positions in group:
             layer = dependency.target.module
             if pruner.DG.is_in_channel_pruning_fn(dependency.handler) and isinstance(layer, _ConvNd | nn.Linear):
@@ -282,7 +283,7 @@ def prune_with_torch_pruning(net: nn.Module, images: Tensor) -> tuple[nn.Module,
     return small, masked, smaller
 
 
-def _output_layers(net: nn.Module) -> list[nn.Module]:
+def _output_layers(net: Any) -> list[nn.Module]:
     heads = ("rpn", "roi_heads", "head") if is_detector(net) else ()
     outputs = [m for m in net.modules() if CLASSES in (getattr(m, "out_features", 0), getattr(m, "out_channels", 0))]
     fpn = [net.backbone.fpn] if is_detector(net) and hasattr(net.backbone, "fpn") else []

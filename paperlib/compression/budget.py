@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from paperlib import files
@@ -73,7 +74,7 @@ class TimeBudget:
         """Return whether so many short trainings of models not larger than `model` fit into what is left."""
         decisions = self._plan["decisions"]
         if name not in decisions:
-            epoch = float(model.history()["seconds"].median()) + TEACHER_COST * self._plan["epoch_seconds"]
+            epoch = float(np.median(model.history()["seconds"].to_numpy())) + TEACHER_COST * self._plan["epoch_seconds"]
             decisions[name] = bool(trainings * self._plan["fine_tune_epochs"] * epoch <= self._seconds_left())
             self._write()
         return decisions[name]
@@ -166,5 +167,5 @@ def _training_seconds(out: Path) -> float:
         # A training that is not finished keeps its files one folder deeper.
         found = [path for path in (folder / HISTORY, folder / "fit" / HISTORY) if path.is_file()]
         if found and found[0].stat().st_size:
-            total += float(pd.read_json(found[0], lines=True)["seconds"].sum())
+            total += float(np.sum(pd.read_json(found[0], lines=True)["seconds"].to_numpy()))
     return total

@@ -23,7 +23,14 @@ class SplitLoader(Protocol):
     """The reader of one format."""
 
     def __call__(
-        self, path: Path, split: str, images: Path | None = None, options: ReadOptions = AS_IT_IS, *, learn: bool = True
+        self,
+        path: Path,
+        split: str,
+        /,
+        images: Path | None = None,
+        options: ReadOptions = AS_IT_IS,
+        *,
+        learn: bool = True,
     ) -> Dataset:
         """Read one split; see the formats' own readers."""
         ...

@@ -72,7 +72,7 @@ def read_frames(film: Path) -> Iterator[np.ndarray]:
             for frame in opened.decode(video=0):
                 count += 1
                 yield frame.to_ndarray(format="rgb24")
-    except av.FFmpegError as error:
+    except av.FFmpegError as error:  # pyright: ignore[reportPrivateImportUsage]
         raise ValueError(f"{film}: not a film, or damaged after {count} frames ({error.strerror})") from error
     if not count:
         raise ValueError(f"{film}: has no frames")

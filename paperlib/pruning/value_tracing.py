@@ -113,7 +113,7 @@ class ValueProxy(fx.Proxy):
     """A stand-in for a tensor of known shape."""
 
     @property
-    def __class__(self) -> type:
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Pass for a tensor where code asks for the type."""
         return Tensor
 
@@ -123,7 +123,7 @@ class ValueProxy(fx.Proxy):
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([self[index] for index in range(len(self))])
+        return iter([self[index] for index in range(len(self))])  # pyright: ignore[reportIndexIssue]
 
     def __len__(self) -> int:
         return len(self.node.meta["value"])
