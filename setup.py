@@ -18,6 +18,7 @@ ASSETS = (
     "data/registry.yaml",
     "data/splits/*.json",
     "results/reported/*.csv",
+    "models/*.onnx",
     "models/*.safetensors",
     "models/*.md",
 )

@@ -56,7 +56,8 @@ def store_root() -> Path:
 
 def models_root() -> Path:
     """Return the folder of trained detectors that are used by name, one file each."""
-    return _moved_folder("PAPERLIB_MODELS") or repository_root() / "models"
+    """Return the folder of trained detectors that are used by name, one file each."""
+    return _moved_folder("PAPERLIB_MODELS") or source_root() / "models"
 
 
 def as_environment() -> dict[str, str]:

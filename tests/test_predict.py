@@ -1,6 +1,7 @@
 """A model's file is enough to detect with it: on pictures, films and large scenes, in every runtime."""
 
 import copy
+import hashlib
 import json
 
 import numpy as np
@@ -11,11 +12,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import paperlib as pl
+from paperlib import paths
 from paperlib.cli.main import app
 from paperlib.data.records import Dataset, Record
 from paperlib.deploy.description import Description, load_description
 from paperlib.deploy.onnx import export_onnx, open_onnx_session
-from paperlib.deploy.runtime import include_selection
+from paperlib.deploy.runtime import include_selection, open_model
 from paperlib.deploy.sources import FilmWriter, find_sources, read_frames
 from paperlib.detectors.files import save_detector
 
@@ -306,3 +308,11 @@ def test_a_model_that_is_none_or_data_that_are_none_are_one_line(model_files, tm
     line = result.stderr.split("\r")[-1]  # what is shown while pictures are read comes before
     assert line.startswith("paperlib: ") and fault in line
     assert not any((tmp_path / name).exists() for name in ("evaluation", "predictions", "x.onnx"))
+
+
+@pytest.mark.parametrize("file", sorted(paths.models_root().glob("*.[os][na]*")), ids=lambda file: file.stem)
+def test_a_model_of_the_repository_opens_by_its_name_and_is_the_one_on_its_card(file):
+    model = open_model(file.stem, threads=1)
+    assert model.description.classes and model.description.image_size == 416
+    card = (paths.models_root() / f"{file.stem}.md").read_text()
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in card
