@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from paperlib.compression.budget import TimeBudget
+from paperlib.compression.final_test import load_test
 from paperlib.compression.outputs import Round, describe_excess, output_seconds, write_outputs
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
@@ -120,10 +121,12 @@ def read_inputs(request: CompressRequest) -> tuple[Dataset, Dataset]:
     size_mb = cost(detector, side).size_mb
     if request.target_mb and size_mb <= request.target_mb:
         raise ValueError(f"--target-mb {request.target_mb:g}: the detector has {size_mb:.3g} MB as it is")
-    refuse_shared_images(train, val)
+    test = load_test(request, train)
+    splits = (train, val, test) if test else (train, val)
+    refuse_shared_images(*splits)
     # An image that does not decode is found here. The pixels stay in memory for the training.
     begin_step("read the images")
-    refuse_shared_pictures(train, val, pictures=lambda data: data.letterboxed(side).images.numpy())
+    refuse_shared_pictures(*splits, pictures=lambda data: data.letterboxed(side).images.numpy())
     return train, val
 
 

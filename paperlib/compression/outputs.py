@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from paperlib import files
+from paperlib.compression.final_test import INT8, FinalTest, judge_test
 from paperlib.compression.report import SCRIPT, TEMPLATES, Report
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
@@ -33,7 +34,6 @@ from paperlib.workbench.options import CompressionOptions
 from paperlib.workbench.stages import Compressed
 from paperlib.workbench.steps import Model, Workbench, weights_digest
 
-INT8 = "student.int8.onnx"
 EXPORT_SECONDS = 15.0
 """Expected time to write one detector as ONNX, for the progress display."""
 REPORT_SECONDS = 10.0
@@ -73,20 +73,22 @@ def write_outputs(
     faults = _export_student(request, compressed)
     int8 = None if faults else _quantise_student(request, compressed)
     files.write_text_atomically(out / "table.csv", tables.render_table(compressed.table)["csv"])
+    test = judge_test(request, compressed)
     metrics = _collect_metrics(compressed, frame)
-    files.write_json_atomically(out / "metrics.json", metrics | {"int8": int8})
+    files.write_json_atomically(out / "metrics.json", metrics | {"int8": int8, "test": test and test.to_dict()})
     timing = _measure_timing(request, compressed)
     if request.nms and not faults:
         _include_selection(request, compressed)
     begin_step("write the report", seconds=REPORT_SECONDS)
     notes = [*faults, *remarks, *_collect_notes(request, compressed)]
+    notes += [f"{test.data.name}: {remark}." for remark in test.data.remarks] if test else []
     name = student.build_arguments["name"]
     trained_before = request.trained_detector is not None
-    report = Report(name, compressed, request.compression, frame, timing, notes, trained_before, int8, not faults)
+    report = Report(name, compressed, request.compression, frame, timing, notes, trained_before, int8, not faults, test)
     files.write_text_atomically(out / SCRIPT, (TEMPLATES / SCRIPT).read_text(encoding="utf-8"))
     files.write_text_atomically(out / "report.md", report.render_markdown())
     files.write_text_atomically(out / "report.html", report.render_html())
-    provenance = _collect_provenance(request, rounds, time.perf_counter() - began)
+    provenance = _collect_provenance(request, rounds, time.perf_counter() - began, test)
     files.write_json_atomically(out / "provenance.json", provenance)
     return faults
 
@@ -291,7 +293,9 @@ def _epoch_seconds(model: Model) -> dict[str, Any]:
     return {"epochs": len(history), "seconds an epoch": median(counted["seconds"].tolist())}
 
 
-def _collect_provenance(request: CompressRequest, rounds: Sequence[Round], seconds: float) -> dict[str, Any]:
+def _collect_provenance(
+    request: CompressRequest, rounds: Sequence[Round], seconds: float, test: FinalTest | None
+) -> dict[str, Any]:
     workbench = rounds[0].compressed.workbench
     topics = Recipe.model_fields.keys() | CompressionOptions.model_fields.keys()
     models: list[Model] = []
@@ -306,7 +310,8 @@ def _collect_provenance(request: CompressRequest, rounds: Sequence[Round], secon
             "fine_tuning": workbench.fine_tuning.model_dump(),
             "compression": request.compression.model_dump(),
         },
-        data_digest={"train": workbench.train_set.digest, "val": workbench.validation.digest},
+        data_digest={"train": workbench.train_set.digest, "val": workbench.validation.digest}
+        | ({"test": test.data.digest} if test else {}),
         weights_digest={request.weights.name: weights_digest(request.weights)} if request.weights else {},
         seeds=[one.compressed.workbench.recipe.seed for one in rounds],
         wall_seconds=seconds,

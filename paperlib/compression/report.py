@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from paperlib import figures
+from paperlib.compression.final_test import FinalTest
 from paperlib.evaluation.evaluate import detect
 from paperlib.evaluation.mistakes import count_confusions, precision_recall_curves
 from paperlib.figures import style, tables
@@ -62,6 +63,7 @@ class Report:
         trained_before: whether the given detector was trained already, so that its accuracy is reported.
         int8: size and accuracy of the student in 8-bit integers; None if there is none.
         has_onnx: whether the student could be written as ONNX.
+        test: the result on test data; None if there are none.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Report:
     trained_before: bool = False
     int8: dict[str, Any] | None = None
     has_onnx: bool = True
+    test: FinalTest | None = None
 
     def render_markdown(self) -> str:
         """Return the report as Markdown."""

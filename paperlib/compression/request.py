@@ -62,12 +62,16 @@ class CompressRequest(CompressionOptions, Recipe):
     """Training data: a COCO file, a YOLO data.yaml, or a folder in COCO, YOLO, Pascal VOC or DOTA format (train)."""
     val: AnyPath | None = None
     """Validation data of the same classes, in any format (the split val). Default: the split val of the data."""
+    test: AnyPath | None = None
+    """Test data of the same classes, in any format (the split test): judged once, at the end. Default: none."""
     out: AnyPath
     """Folder to fill; the same command continues in it."""
     images: AnyPath | None = None
     """Folder of the images. Default: the folder of the training data's file."""
     val_images: AnyPath | None = None
     """Validation image folder, if different."""
+    test_images: AnyPath | None = None
+    """Test image folder, if different."""
     classes: ClassNames | None = None
     """Names of the classes to learn, with commas between them. Default: all that have boxes in the training data."""
     bad_boxes: BadBoxes = "error"
