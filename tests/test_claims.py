@@ -269,15 +269,12 @@ def test_what_was_not_run_says_why(claim, reason, results):
     assert reason in judged.reason
 
 
-def test_a_case_that_a_scale_leaves_out_is_named_and_counted(results):
+def test_a_case_that_a_scale_leaves_out_is_named(results):
     results([("gamma", 0, {"map50": 0.5})], notebook="06_pruning_methods", scale="laptop")
     reasons = {judged.claim.id: judged.reason for judged in evaluate_claims("laptop")}
     left_out = "06_pruning_methods leaves yolov3 gamma and yolov3 l1-layerwise out at this scale"
     assert left_out in reasons.values()
     assert "06_pruning_methods has no model l1-layerwise" in reasons.values()
-    told = scoreboard.render_excerpt("laptop")
-    assert f"{left_out} (1)" in told and "05_datasets has not run (26)" in told
-    assert "not measured at any scale (4)" in told
 
 
 def test_damaged_results_and_unknown_scales_are_one_line_and_leave_nothing(results):

@@ -13,6 +13,8 @@ from paperlib.experiments.parameters import NOTEBOOKS, validate_settings
 from paperlib.typed_options import read_text
 
 HOSTILE = ["inf", "-inf", "nan", "1e308", "-1", str(10**13), "9" * 400, "", "0x10", "ten", "1e-400000"]
+REQUIRED = {"cost": ["yolov4-tiny"], "export": ["a.safetensors", "b.onnx"], "split": ["a.json", "b"]}
+"""By command, the arguments that it asks for."""
 ZERO_IS_MEANT = {
     "seed", "sparsity", "warmup_epochs", "weight_decay", "ema", "shift", "colour", "mosaic", "soft_weight",
     "bound_weight", "min_keep_ratio", "diversity_weight", "gd_weight", "isd_weight", "tsa_weight", "isd_candidates",
@@ -46,10 +48,10 @@ def test_all_commands_are_found():
 def test_a_number_that_nobody_means_is_refused_by_the_name_of_its_option(names, parameter, value, monkeypatch):
     if value == "1e-400000":
         pytest.skip("is 0 for a float")
-    if value == "0" and parameter.opts[0] == "--confidence":
-        pytest.skip("all detections are meant")
+    if value == "0" and parameter.opts[0] in ("--confidence", "--seed"):
+        pytest.skip("0 is meant: all detections, or the first seed")
     monkeypatch.setattr("paperlib.cli.reproduce.reproduce", lambda *_, **__: pytest.fail("work has begun"))
-    others = {"cost": ["yolov4-tiny"], "export": ["a.safetensors", "b.onnx"]}.get(names[-1], [])
+    others = REQUIRED.get(names[-1], [])
     result = CliRunner().invoke(app, [*names, *others, parameter.opts[0], value])
     assert result.exit_code == 2, result.output
     assert result.stderr.count("\n") == 1 and len(result.stderr) < 510

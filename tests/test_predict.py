@@ -3,8 +3,11 @@
 import copy
 import hashlib
 import json
+import subprocess
+import sys
 
 import numpy as np
+import onnx
 import pytest
 import tiny
 import torch
@@ -22,6 +25,7 @@ from paperlib.deploy.sources import FilmWriter, find_sources, read_frames
 from paperlib.detectors.files import save_detector
 
 SIDE = 64
+SCRIPT = paths.PACKAGE / "compression/templates/detect_onnx.py"
 CLASSES = ("ship", "harbour", "plane")
 USE = Description(classes=CLASSES, image_size=SIDE, confidence=0.02, training_data="d1", version="0")
 
@@ -316,3 +320,23 @@ def test_a_model_of_the_repository_opens_by_its_name_and_is_the_one_on_its_card(
     assert model.description.classes and model.description.image_size == 416
     card = (paths.models_root() / f"{file.stem}.md").read_text()
     assert hashlib.sha256(file.read_bytes()).hexdigest() in card
+
+
+def test_the_script_of_a_report_finds_without_this_package_what_predict_finds(model_files, tmp_path):
+    Image.fromarray(picture(4)).save(tmp_path / "picture.png")
+    scores = pl.predict(model_files / "detector.onnx", tmp_path / "picture.png", confidence=0.0).scores[:12]
+    # A threshold that lies far from every score, because the two scale pictures by different libraries.
+    gap = int((scores[:-1] - scores[1:]).argmax())
+    confidence = float(scores[gap : gap + 2].mean())
+    content = onnx.load(model_files / "detector.onnx")
+    use = {entry.key: entry.value for entry in content.metadata_props}
+    onnx.helper.set_model_props(content, use | {"confidence": str(confidence)})
+    for name in ("raw.onnx", "selecting.onnx"):
+        onnx.save(content, tmp_path / name)
+    include_selection(tmp_path / "selecting.onnx")
+    for name in ("raw.onnx", "selecting.onnx"):
+        expected = pl.predict(tmp_path / name, tmp_path / "picture.png")
+        command = [sys.executable, "-I", str(SCRIPT), str(tmp_path / name), str(tmp_path / "picture.png")]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        assert len(told) == len(expected) == gap + 1
+        assert [line.split(" ")[0] for line in told] == list(expected.names)

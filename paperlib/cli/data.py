@@ -115,7 +115,7 @@ def split(
     fractions: Annotated[
         tuple[float, float, float], typer.Option(metavar="TRAIN VAL TEST", help="They add up to 1.")
     ] = (0.7, 0.15, 0.15),
-    seed: Annotated[int, typer.Option(min=0, help="Of the random distribution.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=limits.LARGEST_SEED, help="Of the random distribution.")] = 0,
     to: Annotated[FormatName | None, typer.Option(help="The format to write. Default: that of the source.")] = None,
     image_files: ImageFiles = "copy",
     images: Images = None,

@@ -10,7 +10,7 @@ import typer
 from paperlib import figures, files
 from paperlib.classifiers.base import Classifier
 from paperlib.data import SCENE_DATASETS, SceneDataset, load_scene_dataset
-from paperlib.data.own import SPLIT_MARK
+from paperlib.data.own import SPLIT_MARK, folder_formats
 from paperlib.data.scene_folders import SCENES_PREFIX
 from paperlib.deploy.description import load_description
 from paperlib.evaluation.scenes import SceneMetrics, evaluate_scenes
@@ -19,9 +19,11 @@ from paperlib.network_files import load_network
 
 
 def is_scenes(place: str, split: str) -> bool:
-    """Return whether a user's data are scenes: by name, or because they are a folder of class folders."""
-    named = place in SCENE_DATASETS or place.startswith(SCENES_PREFIX)
-    return named or Path(place.replace(SPLIT_MARK, split)).is_dir()
+    """Return whether a user's data are scenes: by name, or because they are a folder of folders without boxes."""
+    if place in SCENE_DATASETS or place.startswith(SCENES_PREFIX):
+        return True
+    folder = Path(place.replace(SPLIT_MARK, split))
+    return folder.is_dir() and not folder_formats(folder) and any(child.is_dir() for child in folder.iterdir())
 
 
 def evaluate_classifier(model: Path, place: str, split: str, images: Path | None, out: Path) -> None:

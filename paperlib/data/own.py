@@ -93,7 +93,7 @@ def name_own(path: str) -> str:
         if place.suffix.lower() in (".xml", ".txt"):
             raise ValueError(f"{place}: name the folder of the data instead, or its data.yaml")
         return f"{'yolo' if place.suffix.lower() in ('.yaml', '.yml') else 'coco'}:{path}"
-    found = [name for name, kind in FORMATS.items() if kind.is_folder(place)]
+    found = folder_formats(place)
     if not found:
         raise ValueError(f"{place}: no data of a known format; known are {RECOGNISED}")
     if len(found) > 1:
@@ -102,6 +102,11 @@ def name_own(path: str) -> str:
             f"{place}: holds data in {titles} format; say which, with {found[0]}: or {found[1]}: before it"
         )
     return f"{found[0]}:{path}"
+
+
+def folder_formats(folder: Path) -> list[str]:
+    """Return the prefixes of the formats that a folder is of; several only if it holds labels of each."""
+    return [name for name, kind in FORMATS.items() if kind.is_folder(folder)]
 
 
 def split_name(path: str) -> tuple[str, str]:
