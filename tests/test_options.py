@@ -76,7 +76,7 @@ def test_a_part_of_fine_tuning_may_be_chosen():
         ("epochs: 5", ["emma=0.5"], {}, r"--set emma=0.5: unknown key 'emma', did you mean 'ema'\?"),
         ("epochs: 5", ["ema=1.5"], {}, "--set ema: Input should be less than 1"),
         ("epochs: 5", ["ema=0.5", "ema=0.6"], {}, "--set ema=0.6: ema is given twice"),
-        ("epochs: 5", [], {"precision": "int8"}, "--precision: Input should be 'no', 'bf16' or 'fp16'"),
+        ("epochs: 5", [], {"precision": "int8"}, "--precision: Input should be 'no', 'bf16', 'fp16' or 'auto'"),
         ("epochs: 5", [], {"data": None}, "--data is missing"),
     ],
 )

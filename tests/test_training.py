@@ -418,6 +418,18 @@ def test_precisions_may_follow_each_other_in_one_process(tmp_path):
     assert not tiny.equal(trained[0], trained[1])
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "chosen"),
+    [({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True, "amx_bf16": False}, "bf16"), ({"avx2": True}, "no")],
+)
+def test_automatic_precision_is_what_the_processor_multiplies_and_part_of_the_identity(
+    monkeypatch, capabilities, chosen
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert tiny.recipe(precision="auto") == tiny.recipe(precision=chosen)
+
+
 def test_a_loss_that_is_not_finite_ends_the_training_with_the_epoch():
     def broken(detector, images, targets):
         return {"box": detector(images, targets)["box"] * float("nan")}

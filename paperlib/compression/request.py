@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from paperlib.data.annotated import BadBoxes, split_names
-from paperlib.training.recipe import Decay, Recipe
+from paperlib.training.recipe import Decay, Precision, Recipe
 from paperlib.typed_options import (
     Count,
     DepthFactor,
@@ -108,6 +108,8 @@ class CompressRequest(CompressionOptions, Recipe):
     """Decay per step of the running mean of the weights, which is validated and kept. 0: no such mean."""
     mosaic: Fraction = 0.5
     """Augmentation: probability that an image is put together from four."""
+    precision: Precision = "auto"
+    """Mixed precision. auto: bf16 on a processor or GPU that multiplies bfloat16, which is faster; no on any other."""
     validate_every: Count = 5
     """Epochs between validations; the last epoch is always validated."""
     budget: Duration | None = None

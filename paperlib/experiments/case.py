@@ -149,7 +149,7 @@ class Case:
             self.splits.val,
             self.splits.test,
             self.blueprint,
-            recipe=self._recipe(chosen.epochs, chosen.learning_rate, chosen.warmup_epochs, seed),
+            recipe=self.recipe(seed),
             # Weights that are trained already need no warm-up.
             fine_tuning=self._recipe(chosen.fine_tune_epochs, chosen.fine_tune_learning_rate, 0.0, seed),
             sparsity=Sparsity(chosen.sparsity, chosen.sparsity_method),
@@ -166,6 +166,11 @@ class Case:
     def examples(self, count: int) -> list[int]:
         """Test images to look at: spread evenly over those with three to twelve objects, not picked by hand."""
         return self.splits.test.spaced_indices(count, min_objects=3, max_objects=12)
+
+    def recipe(self, seed: int) -> Recipe:
+        """Return how the first training is done, with one seed."""
+        chosen = self.settings
+        return self._recipe(chosen.epochs, chosen.learning_rate, chosen.warmup_epochs, seed)
 
     def _recipe(self, epochs: int, learning_rate: float, warmup_epochs: float, seed: int) -> Recipe:
         shared = self.settings.select(TrainingOptions).model_dump()

@@ -270,6 +270,7 @@ class Study:
             "seeds": self.settings.seeds,
             "steps": steps,
             "training_seconds": seconds,
+            "precision": {name: case.recipe(0).precision for name, case in self.cases.items()},
         }
 
     def collect_rows(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def make_certificate(
     training_seconds: float,
     steps: Sequence[str] = (),
     weights_digest: Mapping[str, str] | None = None,
+    precision: Mapping[str, str] | None = None,
     code: Code | None = None,
 ) -> dict[str, Any]:
     """Return the certificate of a result as a dict that JSON can hold.
@@ -44,6 +45,7 @@ def make_certificate(
         training_seconds: what all trainings behind the result took together.
         steps: digests of the stored steps behind the result; their `step.json` says when and where each was made.
         weights_digest: SHA-256 of each weights file that a detector started from, by its name.
+        precision: what the setting `precision` was here in each case, since `auto` depends on the processor.
         code: the state of the code of this run, if it is known.
 
     Raises:
@@ -53,6 +55,7 @@ def make_certificate(
         "settings": hide_folders(settings),
         "data_digest": data_digest,
         "weights_digest": dict(weights_digest or {}),
+        **({"precision": dict(precision)} if precision else {}),
         "seeds": [int(seed) for seed in seeds],
         "steps": list(steps),
         "code": code_version() | ({"digest": code.digest} if code else {}),

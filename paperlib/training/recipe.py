@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from paperlib.typed_options import Count, Fraction, ImageSize, Number, Options, PositiveNumber, Seed
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from paperlib.data.augment import Augmentation
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+Precision = Literal["no", "bf16", "fp16", "auto"]
 
 
 class TrainingOptions(Options):
@@ -44,17 +45,22 @@ class TrainingOptions(Options):
     """Augmentation: largest relative change of brightness, contrast and saturation."""
     mosaic: Fraction = 0.0
     """Augmentation: probability that an image is put together from four."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision."""
+    precision: Precision = "no"
+    """Mixed precision. auto: bf16 on a processor or GPU that multiplies bfloat16, which is faster; no on any other."""
     validate_every: Count = 10
     """Epochs between validations; the last epoch is always validated."""
 
 
 class Recipe(TrainingOptions):
-    """How to train, with the seed."""
+    """How to train, with the seed. Its precision is never `auto`, because the numbers depend on which it is."""
 
     seed: Seed = 0
     """Random seed."""
+
+    @field_validator("precision")
+    @classmethod
+    def _choose_precision(cls, precision: Precision) -> Precision:
+        return fastest_precision() if precision == "auto" else precision
 
     def augmentation(self) -> Augmentation:
         """Return the strengths of augmentation."""
@@ -73,3 +79,13 @@ class Recipe(TrainingOptions):
             # Not zero at the very start, where the first step would change nothing.
             factor *= max(progress, 0.01) / self.warmup_epochs
         return self.learning_rate * factor
+
+
+def fastest_precision() -> Literal["no", "bf16"]:
+    """Return the precision that `auto` means here: bf16 where bfloat16 is multiplied in hardware, else no."""
+    import torch  # the help of a command can do without
+
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    found = torch.cpu.get_capabilities()
+    return "bf16" if found.get("amx_bf16") or found.get("avx512_bf16") else "no"
