@@ -157,6 +157,15 @@ FAULTS = {
 }
 
 
+@pytest.mark.parametrize("written", ["voc", "dota"])
+def test_a_misspelt_class_is_refused_where_no_list_of_classes_is(tmp_path, written):
+    source = write_source(tmp_path / "source", BOXES[:3])
+    assert run("convert", source, tmp_path / "data", "--to", written).exit_code == 0
+    result = run("convert", tmp_path / "data", tmp_path / "new", "--to", "yolo", "--classes", "ship,tank")
+    assert result.exit_code == 2 and "no object is named 'tank'" in result.stderr and result.stderr.count("\n") == 1
+    assert run("convert", tmp_path / "data", tmp_path / "new", "--to", "yolo", "--classes", "ship").exit_code == 0
+
+
 @pytest.mark.parametrize(("command", "fault"), FAULTS.values(), ids=FAULTS)
 def test_options_that_cannot_be_meant_are_one_line(tmp_path, command, fault):
     source = write_source(tmp_path / "source", BOXES[:3])

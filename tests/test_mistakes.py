@@ -117,6 +117,17 @@ def test_the_command_judges_a_file_and_shows_where_it_goes_wrong(tmp_path):
     (tmp_path / "val.json").write_text(json.dumps(content))
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["map50"] == expected.map50
+    # A bad box and one of another class are refused, until an option says what becomes of them.
+    content["categories"].append({"id": 99, "name": "other"})
+    content["annotations"].append(content["annotations"][0] | {"id": 998, "category_id": 99})
+    content["annotations"].append(content["annotations"][0] | {"id": 999, "bbox": [-50, -50, 20, 20]})
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+    mended = CliRunner().invoke(app, [*arguments, "--bad-boxes", "skip", "--classes", ",".join(tiny.CLASSES)])
+    assert mended.exit_code == 0, mended.output
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["map50"] == expected.map50
+    content["annotations"] = content["annotations"][:-2]
+    content["categories"].pop()
     content["categories"][-1]["name"] = "other"
     (tmp_path / "val.json").write_text(json.dumps(content))
     refused = CliRunner().invoke(app, arguments)

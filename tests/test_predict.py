@@ -275,6 +275,7 @@ def test_pixels_of_another_kind_are_refused(model_files, pixels):
         (["evaluate", "good.onnx", "film.mp4"], "film.mp4"),
         (["evaluate", "good.onnx", "broken.json", "--images", "."], "a.png"),
         (["evaluate", "good.onnx", "others.json"], "'car'"),
+        (["evaluate", "good.onnx", "toy-aerial", "--classes", "ship"], "go with your own data alone"),
         (["quantise", "picture.onnx", "x.onnx", "--data", "val.json"], "picture.onnx: is no whole ONNX file"),
         (["quantise", "detector.safetensors", "x.onnx", "--data", "val.json"], "runs ONNX files"),
         (["quantise", "nms.onnx", "x.onnx", "--data", "val.json"], "selects its detections itself"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import typer
 
 from paperlib import figures, files
 from paperlib.data import DATASETS, SCENE_DATASETS, load_detection_dataset
-from paperlib.data.annotated import ReadOptions
+from paperlib.data.annotated import ReadOptions, make_options
 from paperlib.data.own import load_own, name_own
 from paperlib.data.records import Dataset
 from paperlib.deploy.predict import describe_use
@@ -23,22 +24,33 @@ WORST = 9
 """How many images with the most mistakes are drawn."""
 
 
-def load_data(place: str, split: str, images: Path | None = None, classes: Sequence[str] | None = None) -> Dataset:
-    """Load data that a user names: a data set of `paperlib data list`, or a file in COCO or YOLO format.
+def load_data(
+    place: str, split: str, images: Path | None = None, known: Sequence[str] | None = None, *,
+    bad_boxes: str = "error", classes: str | None = None,
+) -> Dataset:  # fmt: skip
+    """Load data that a user names: a data set of `paperlib data list`, or a file or folder in any known format.
 
     Args:
-        place: the name or the file.
+        place: the name, the file or the folder.
         split: `train`, `val` or `test`.
         images: folder of the images.
-        classes: those of a model. Own data are matched by these names, whatever their order in the file is.
+        known: the classes of a model. Own data are matched by these names, whatever their order in the file is.
+        bad_boxes: see `ReadOptions`.
+        classes: names with commas between them: boxes of all other classes are left out.
 
     Raises:
-        FileNotFoundError, ValueError: see `paperlib.data.load_dataset`.
+        FileNotFoundError, ValueError: see `paperlib.data.load_dataset`; or options of own data go with another name.
     """
+    options = make_options(bad_boxes, classes, allow_outside=False)
     if place in (*DATASETS, *SCENE_DATASETS):
+        if options != ReadOptions():
+            raise ValueError(f"{place}: --bad-boxes and --classes go with your own data alone")
         return load_detection_dataset(place, split, images)
-    # Objects of a class that the model does not know are refused: left out, they would flatter it.
-    options = ReadOptions(classes=tuple(classes), complete=True) if classes else ReadOptions()
+    if known and options.classes is None:
+        # Objects of a class that the model does not know are refused: left out, they would flatter it.
+        options = replace(options, classes=tuple(known), complete=True)
+    elif known and sorted(known) == sorted(options.classes or ()):
+        options = replace(options, classes=tuple(known))
     return load_own(name_own(place), split, images, options)
 
 

@@ -72,6 +72,11 @@ SIDE = "Side of the square input in pixels."
 WIDTH = "Factor on the number of channels."
 DATA = "A COCO file, a YOLO data.yaml, a folder in COCO, YOLO, Pascal VOC or DOTA format, or a name such as vhr10."
 IMAGES = "Folder of the images. Default: where the annotations imply."
+BadBoxes = Annotated[str, typer.Option(help="As in `paperlib compress`: error, clip or skip.")]
+DataClasses = Annotated[
+    str | None,
+    typer.Option("--classes", help="Of your own data, only boxes of these classes count. Default: those of the model."),
+]
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -216,6 +221,8 @@ def evaluate(
         Literal["train", "val", "test"], typer.Option(help="Which split of data that have some.")
     ] = "test",
     images: Annotated[Path | None, typer.Option(help=IMAGES)] = None,
+    bad_boxes: BadBoxes = "error",
+    data_classes: DataClasses = None,
     out: Annotated[Path, typer.Option(help="Folder to fill.")] = Path("evaluation"),
     confidence: Annotated[
         float | None,
@@ -241,7 +248,8 @@ def evaluate(
 
     opened = open_model(model, runtime)
     known = opened.description.classes if opened.description else None
-    write_evaluation(opened, load_data(data, split, images, known), out, confidence)
+    judged = load_data(data, split, images, known, bad_boxes=bad_boxes, classes=data_classes)
+    write_evaluation(opened, judged, out, confidence)
 
 
 @app.command()
@@ -252,6 +260,8 @@ def quantise(
     val: Annotated[str | None, typer.Option(help="Validation data, which judge the result: as --data.")] = None,
     images: Annotated[Path | None, typer.Option(help=IMAGES)] = None,
     val_images: Annotated[Path | None, typer.Option(help="Folder of the validation images.")] = None,
+    bad_boxes: BadBoxes = "error",
+    data_classes: DataClasses = None,
     count: Annotated[int, typer.Option(min=1, max=limits.LARGEST_COUNT, help="Number of calibration images.")] = 64,
     nms: Annotated[bool, typer.Option("--nms", help="Include non-maximum suppression in the file.")] = False,
 ) -> None:
@@ -262,8 +272,9 @@ def quantise(
 
     description = open_model(model).description
     known = description.classes if description else None
-    train = load_data(data, "train", images, known)
-    judged = load_data(val, "val", val_images or images, known) if val else None
+    how = {"bad_boxes": bad_boxes, "classes": data_classes}
+    train = load_data(data, "train", images, known, **how)
+    judged = load_data(val, "val", val_images or images, known, **how) if val else None
     made = quantise(model, out, train, validation=judged, count=count)
     if nms:
         include_selection(out)

@@ -17,7 +17,7 @@ from tabulate import tabulate
 from paperlib.data.annotated import ReadOptions
 from paperlib.data.draw_own import check_fractions, distribute
 from paperlib.data.image_folder import IMAGE_SUFFIXES
-from paperlib.data.own import find_own_splits, load_own
+from paperlib.data.own import FORMATS, find_own_splits, load_own
 from paperlib.data.records import Dataset, Record
 from paperlib.data.writers import WRITERS, Item, Splits
 from paperlib.files import quote_value
@@ -108,11 +108,20 @@ def _load_all(name: str, root: Path | None, options: ReadOptions) -> tuple[list[
     """Return the classes of all splits together, the images of each split with labels of these, and all remarks."""
     data = {split: load_own(name, split or "train", root, options, learn=False) for split in _splits(name)}
     classes = list(dict.fromkeys(each for dataset in data.values() for each in dataset.classes))
+    _check_chosen(name, list(data.values()), options)
     if not classes:
         raise ValueError(f"{name}: holds no objects, and therefore no classes")
     taken: set[str] = set()
     splits = {split: _name_items(_renumber(dataset, classes), taken) for split, dataset in data.items()}
     return classes, splits, [f"{each.name}: {remark}" for each in data.values() for remark in each.remarks]
+
+
+def _check_chosen(name: str, data: Sequence[Dataset], options: ReadOptions) -> None:
+    """Refuse a chosen class without objects in a format that has no list of its classes: it may be misspelt."""
+    found = {each.classes[label - 1] for each in data for record in each.records for label in record.labels}
+    missing = [each for each in options.classes or () if each not in found]
+    if missing and not FORMATS[name.partition(":")[0]].lists_classes:
+        raise ValueError(f"{name}: no object is named {quote_value(missing[0])} (--classes)")
 
 
 def _splits(name: str) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ class Format:
         load: reads one split.
         find_splits: returns which of train, val and test there are; none if the data are one split.
         is_folder: returns whether a folder is of this format.
+        lists_classes: its annotations list the names of classes apart from the objects.
     """
 
     title: str
@@ -53,13 +54,14 @@ class Format:
     load: SplitLoader
     find_splits: Callable[[Path], tuple[str, ...]]
     is_folder: Callable[[Path], bool]
+    lists_classes: bool = True
 
 
 FORMATS = {
     "coco": Format("COCO", "<annotations.json>", load_coco_split, coco_splits, is_coco),
     "yolo": Format("YOLO", "<data.yaml>", load_yolo, yolo_splits, is_yolo),
-    "voc": Format("Pascal VOC", "<folder>", load_voc, voc_splits, is_voc),
-    "dota": Format("DOTA", "<folder>", load_dota, dota_splits, is_dota),
+    "voc": Format("Pascal VOC", "<folder>", load_voc, voc_splits, is_voc, lists_classes=False),
+    "dota": Format("DOTA", "<folder>", load_dota, dota_splits, is_dota, lists_classes=False),
 }
 FORMS = ", ".join(f"{name}:{kind.form}" for name, kind in FORMATS.items())
 """The names of own data, for messages."""
