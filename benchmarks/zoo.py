@@ -44,15 +44,16 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 from torchvision.models.detection.ssd import SSD
 
-from paperlib.pruning import apply_plan, mask_plan, plan_pruning
+from paperlib.pruning import apply_plan, mask_plan, plan_pruning, trace_channels
 from paperlib.structure import shapes_only
 
 CLASSES, RATIO = 7, 0.5
 EXACT = 1e-10
 """The largest relative difference, in float64, that counts as none."""
 SIDES = {
-    "inception_v3": 96,
+    "inception_v3": 299,
     "inception_v4": 96,
+    "maxvit_t": 224,
     "inception_resnet_v2": 96,
     "levit_128s": 224,
     "efficientformer_l1": 224,
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", help="torchvision, timm, or single names such as timm/dla34")
     parser.add_argument("--out", type=Path, default=Path("zoo.jsonl"))
     parser.add_argument("--library", choices=tuple(LIBRARIES), help="run this one only")
-    parser.add_argument("--seconds", type=int, default=240, help="limit per network and library")
+    parser.add_argument("--seconds", type=int, default=240, help="limit of processor time per network and library")
     parser.add_argument("--memory", type=float, default=10, help="limit per process, in GB")
     options = parser.parse_args()
     if options.action == "table":
@@ -161,6 +162,12 @@ def randomise(net: nn.Module) -> nn.Module:
             module.bias.data.normal_(0, 0.2)
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)  # pyright: ignore
+        for values in module.parameters(recurse=False):
+            if type(module).forward.__module__.startswith("torch.nn.") or values.numel() != max(
+                values.shape, default=0
+            ):
+                continue
+            values.data.uniform_(0.5, 1.5)  # a layer scale, nearly 0 at first
         if isinstance(getattr(module, "drop_rate", None), float):
             module.drop_rate = 0.0  # pyright: ignore
         if hasattr(module, "score_thresh"):
@@ -248,9 +255,9 @@ def prune_with_paperlib(net: nn.Module, images: Tensor) -> tuple[nn.Module, nn.M
 
 
 def spread_evenly(module: nn.Module, prunable: dict[str, str]) -> dict[str, Tensor]:
-    """Score channels by their position only, so that the channels that a shortcut ties agree."""
-    counts = {name: module.get_parameter(f"{norm}.weight").numel() for name, norm in prunable.items()}
-    return {name: (torch.arange(count) * 0.618034) % 1 for name, count in counts.items()}
+    """Score channels by their number in the channel graph, so that all that are tied agree."""
+    layers = trace_channels(module).layers
+    return {name: torch.from_numpy(layers[name].outputs * 0.618034 % 1) for name in prunable}
 
 
 def prune_with_torch_pruning(net: nn.Module, images: Tensor) -> tuple[nn.Module, nn.Module, int]:
@@ -311,21 +318,19 @@ def _run_apart(network: str, prune: Any, options: argparse.Namespace) -> dict[st
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     child = context.Process(target=_run_child, args=(network, prune, results, options), daemon=True)
-    start = time.perf_counter()
     child.start()
-    child.join(options.seconds + 30)
-    if child.is_alive():
-        child.kill()
-        child.join()
-    row = {"outcome": "stopped", "why": f"process ended with {child.exitcode}"} if results.empty() else results.get()
-    return row | {"seconds": round(time.perf_counter() - start, 1)}
+    child.join()
+    if not results.empty():
+        return results.get()
+    slow = child.exitcode == -signal.SIGPROF
+    return {"outcome": "stopped", "why": f"{options.seconds} s" if slow else f"process ended with {child.exitcode}"}
 
 
 def _run_child(network: str, prune: Any, results: Any, options: argparse.Namespace) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_DATA, (int(options.memory * 1e9), resource.RLIM_INFINITY))
-    signal.alarm(options.seconds)
+    signal.setitimer(signal.ITIMER_PROF, options.seconds)
     try:
         row = check_network(network, prune)
     except Exception as error:
@@ -334,7 +339,7 @@ def _run_child(network: str, prune: Any, results: Any, options: argparse.Namespa
         kind = type(error).__name__
         refused = isinstance(error, ValueError) and "paperlib" in place.filename
         row = {"outcome": "refused" if refused else "failed", "why": f"{kind}: {fault}", "place": str(place)}
-    results.put(row)
+    results.put(row | {"seconds": round(time.process_time(), 1)})
 
 
 def _read_results(path: Path) -> list[dict[str, Any]]:

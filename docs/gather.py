@@ -65,7 +65,7 @@ def gather_all() -> None:
 
 
 EFFECTS = {
-    "conv": "pruned if a norm follows; otherwise only its inputs are",
+    "conv": "pruned if a norm follows, also after an activation or a pooling; otherwise only its inputs are",
     "grouped": "pruned; each group keeps equally many inputs and outputs",
     "depthwise": "pruned with what it reads; whole groups go",
     "linear": "loses inputs; outputs go if BatchNorm1d follows, or at a gate",
@@ -88,7 +88,9 @@ EFFECTS = {
     "narrow": "as a slice",
     "parts": "parts keep equally many channels; sizes may be read from an attribute (see below)",
     "split": "pruned; its sizes change",
-    "concatenation": "followed",
+    "concatenation": "followed; along another axis than that of channels, operands are tied",
+    "stack": "operands are tied",
+    "unbind": "followed over pixels, and over the tensors of a stack",
     "rearrangement": "followed; channels that become pixels go together",
     "bypass": "followed",
     "size": "followed",

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -99,7 +101,8 @@ def describe_structure(module: nn.Module) -> Structure:
 
     Convolutions give in, out, groups; Linear gives in, out; batch norm, instance norm and PReLU per channel give
     channels; GroupNorm gives channels, groups; ChannelSplit gives sizes; Bypass gives shift (its channel count, 0
-    without one) and after. A module whose code counts channels by attributes that pruning has changed gives attributes.
+    without one) and after. A module whose code counts channels by attributes that pruning has changed gives attributes,
+    and one whose own parameters it has cut gives tensors.
     The result is JSON-able and is what `reshape_` takes.
     """
     shapes = {name: _shape_of(layer) for name, layer in module.named_modules()}
@@ -118,11 +121,11 @@ def reshape_(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> N
             its layer. Nothing has been changed then.
     """
     bypasses = _new_bypasses(module, structure)
-    in_code = {name: shape["attributes"] for name, shape in structure.items() if _names_attributes(shape)}
+    in_code = {name: shape for name, shape in structure.items() if _is_in_code(shape)}
     present = {
         name
         for name, shape in describe_structure(module).items()
-        if not _is_inside(name, bypasses) and not _names_attributes(shape)
+        if not _is_inside(name, bypasses) and not _is_in_code(shape)
     }
     structure = {name: shape for name, shape in structure.items() if name not in bypasses and name not in in_code}
     if unknown := sorted(structure.keys() - present):
@@ -134,12 +137,16 @@ def reshape_(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> N
     for name, shape in structure.items():
         _check_shape(name, module.get_submodule(name), shape)
     modules = dict(module.named_modules())
-    for name, values in in_code.items():
-        _check_code_sizes(name, modules.get(name), values)
+    for name, shape in in_code.items():
+        _check_code_sizes(name, modules.get(name), shape.get("attributes", {}))
+        _check_tensors(name, modules.get(name), shape.get("tensors", {}))
     for name, shape in structure.items():
         _resize_layer(module.get_submodule(name), shape)
-    for name, values in in_code.items():
-        set_code_sizes(modules[name], values)
+    for name, shape in in_code.items():
+        set_code_sizes(modules[name], shape.get("attributes", {}))
+        for key, sizes in shape.get("tensors", {}).items():
+            _assign_tensor(modules[name], key, getattr(modules[name], key).new_zeros(sizes))
+            note_resized(modules[name], key)
     for name, bypass in bypasses.items():
         module.set_submodule(name, bypass, strict=True)
 
@@ -155,6 +162,12 @@ def select_channels(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> nn.Mod
         _assign_tensor(new, key, _select_slices(layer, tensor, inputs, outputs))
     _set_counts(new, _selected_shape(layer, inputs, outputs))
     return new
+
+
+def select_values(tensor: Tensor, dim: int, positions: NDArray[np.int64]) -> Tensor:
+    """Copy a parameter or buffer with only the values at the given positions of one axis."""
+    kept = tensor.detach().index_select(dim, torch.from_numpy(positions).to(tensor.device))
+    return nn.Parameter(kept, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else kept
 
 
 def cuts_whole_groups(conv: _ConvNd) -> bool:
@@ -234,17 +247,24 @@ def set_code_sizes(module: nn.Module, values: Mapping[str, Any]) -> None:
     """
     for name, value in values.items():
         setattr(module, name, type(getattr(module, name))(value) if isinstance(value, list) else value)
-    module.sizes_in_code = sorted({*vars(module).get("sizes_in_code", ()), *values})  # pyright: ignore
+    if values:
+        module.sizes_in_code = sorted({*vars(module).get("sizes_in_code", ()), *values})  # pyright: ignore
 
 
-def _names_attributes(shape: Any) -> bool:
-    return isinstance(shape, Mapping) and "attributes" in shape
+def note_resized(module: nn.Module, key: str) -> None:
+    """Note that a module's own parameter or buffer was cut; `describe_structure` names it from then on."""
+    module.resized_tensors = sorted({*vars(module).get("resized_tensors", ()), key})  # pyright: ignore
+
+
+def _is_in_code(shape: Any) -> bool:
+    return isinstance(shape, Mapping) and bool(shape.keys() & {"attributes", "tensors"})
 
 
 def _code_sizes(module: nn.Module) -> Shape | None:
     values = {name: getattr(module, name) for name in vars(module).get("sizes_in_code", ())}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    return {"attributes": plain} if plain else None
+    tensors = {key: list(getattr(module, key).shape) for key in vars(module).get("resized_tensors", ())}
+    return {key: found for key, found in (("attributes", plain), ("tensors", tensors)) if found} or None
 
 
 def _check_code_sizes(name: str, module: nn.Module | None, values: Any) -> None:
@@ -258,6 +278,15 @@ def _check_code_sizes(name: str, module: nn.Module | None, values: Any) -> None:
         fits = fits and counts and isinstance(value, list) == isinstance(present, list | tuple)
     if not fits:
         raise ValueError(f"structure of {name}: the module has no such sizes: {values}")
+
+
+def _check_tensors(name: str, module: nn.Module | None, shapes: Any) -> None:
+    """Check that `shapes` fit parameters and buffers of a module."""
+    for key, sizes in shapes.items() if isinstance(shapes, Mapping) else [("", [])]:
+        present = getattr(module, key, None) if key else None
+        counts = isinstance(sizes, list) and all(type(n) is int and n > 0 for n in sizes)
+        if not (isinstance(present, Tensor) and counts and present.dim() == len(sizes)):
+            raise ValueError(f"structure of {name}: the module has no such tensors: {shapes}")
 
 
 def _shape_of(layer: nn.Module) -> Shape | None:

@@ -114,6 +114,26 @@ def halves(net: Net, x: Tensor) -> Tensor:
     return torch.cat([second, first], 1)
 
 
+CONV: Callable[[], nn.Module] = lambda: nn.Conv2d(8, 8, 3, padding=1)  # noqa: E731
+NORM: Callable[[], nn.Module] = lambda: nn.BatchNorm2d(8)  # noqa: E731
+
+
+class Scale(nn.Module):
+    """A layer scale and an offset: parameters of one value per channel that the code reads."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.gamma, self.offset = nn.Parameter(torch.rand(shape)), nn.Parameter(torch.rand(8))
+        self.register_buffer("mean", torch.rand(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) * self.gamma + self.offset.view(1, -1, 1, 1)
+
+
+def sigmoid_gate(net: Net, x: Tensor) -> Tensor:
+    return net.loud(x) * net.norm(net.gate(x)).sigmoid()
+
+
 LINEAR = nn.Linear(8 * SIDE * SIDE, 3)
 PASSING: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "view": (lambda: Net(pixels, nn.Linear(8 * SIDE * SIDE, 3)), 2),
@@ -143,10 +163,21 @@ PASSING: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "zero padding": (lambda: Net(lambda n, x: n.pad(x), pad=nn.ZeroPad2d(1)), 2),
     "functional padding": (lambda: Net(lambda n, x: F.pad(x, (1, 1))), 2),
     "sum pooling": (lambda: Net(lambda n, x: n.pool(x), pool=nn.AvgPool2d(2, divisor_override=1)), 2),
+    "layer scale": (lambda: Net(lambda n, x: n.scale(x), scale=Scale(1, 8, 1, 1)), 2),
+    "activation before the norm": (lambda: Net(lambda n, x: n.norm(F.gelu(n.c(x))), c=CONV(), norm=NORM()), 3),
+    "pooling before the norm": (lambda: Net(lambda n, x: n.norm(F.max_pool2d(n.c(x), 2)), c=CONV(), norm=NORM()), 3),
+    "constant gate of what has no norm": (lambda: Net(sigmoid_gate, loud=CONV(), gate=CONV(), norm=NORM()), 2),
     "linear batch norm": (lambda: Net(pixels, nn.Sequential(LINEAR, nn.BatchNorm1d(3), nn.Linear(3, 2))), 3),
 }
 ONLY_OFF: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "sum": (lambda: Net(lambda n, x: x.sum((2, 3)), nn.Linear(8, 3)), 2),
+    "stack": (lambda: Net(lambda n, x: torch.stack([x, n.c(x)], 1).amax(1), c=conv(8, 8)), 3),
+    "joined pixels": (lambda: Net(lambda n, x: torch.cat([x, n.c(x)], 2), c=conv(8, 8)), 3),
+    "layer scale of a branch without norm": (
+        lambda: Net(lambda n, x: x + n.scale(n.c(x)), c=CONV(), scale=Scale(8, 1, 1)),
+        2,
+    ),
+    "unbound rows": (lambda: Net(lambda n, x: sum(torch.unbind(x, 2)).mean(2), nn.Linear(8, 3)), 2),
     "squeeze and excitation": (lambda: Net(squeeze_and_excite, down=nn.Linear(8, 4), up=nn.Linear(4, 8)), 2),
     "convolutional gate": (lambda: Net(gate_by_convolution, squeeze=nn.Conv2d(8, 2, 1), gate=nn.Conv2d(2, 8, 1)), 2),
 }
@@ -385,6 +416,23 @@ def test_the_structure_of_pruned_slopes_travels() -> None:
     reshape_(fresh, describe_structure(small))
     fresh.load_state_dict(small.state_dict())
     assert fresh.slope.num_parameters == small.slope.num_parameters < 8
+
+
+def test_the_structure_and_the_cost_of_a_pruned_layer_scale_travel(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        return Net(lambda n, x: n.scale(x), scale=Scale(8, 1, 1)).double()
+
+    net = randomise(build())
+    plan = plan_pruning(net, 0.4, image_size=SIDE)
+    small = apply_plan(net, plan, compensate="off")
+    assert small.scale.gamma.shape == small.scale.mean.shape == (len(plan.kept["b.0"]), 1, 1)
+    assert cost(small, SIDE) == plan.cost_after
+    save_network(small, tmp_path / "small.safetensors")
+    again = load_network(tmp_path / "small.safetensors", build=build)
+    assert largest_gap(again, small.eval(), torch.rand(1, 3, SIDE, SIDE, dtype=torch.float64)) == 0
+    assert describe_structure(again) == describe_structure(small)
+    with pytest.raises(ValueError, match="structure of scale: the module has no such tensors"):
+        reshape_(build(), {**describe_structure(small), "scale": {"tensors": {"gamma": [4, 1]}}})
 
 
 def test_a_criterion_of_ones_own_ranks_and_is_recorded() -> None:

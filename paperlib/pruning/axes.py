@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+SILENT, CONSTANT, LOUD = range(3)
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -23,9 +25,9 @@ class Axis:
         numbers: the number of each channel.
         dim, ndim: position of the axis, and how many axes the tensor has; `ndim` is None where that is not known.
         flat: whether [B, C, H, W] has become [B, C*H*W].
-        loud: for each channel, whether it still varies once the batch norms of its number are silenced, as the output
-            of a convolution without batch norm does. Such a channel can be removed only if it is multiplied by a
-            silent one. None if no channel is loud.
+        levels: what each channel still is once the norms of its number are silenced: SILENT (zero), CONSTANT, as after
+            a sigmoid, or LOUD, as the output of a convolution without batch norm. A loud channel can be removed only
+            if it is multiplied by a silent one. None if all are silent.
         groups: [B, C, ...] has become [B, groups, C / groups, ...].
         swapped: that has become [B, C / groups, groups, ...].
     """
@@ -34,7 +36,7 @@ class Axis:
     dim: int = 1
     ndim: int | None = 4
     flat: bool = False
-    loud: BoolArray | None = None
+    levels: IntArray | None = None
     groups: int = 1
     swapped: bool = False
 
@@ -45,7 +47,8 @@ class Axis:
 
     def take(self, positions: Any) -> "Axis":
         """Return the axis of the channels at `positions`, an index array or slice."""
-        return replace(self, numbers=self.numbers[positions], loud=None if self.loud is None else self.loud[positions])
+        levels = None if self.levels is None else self.levels[positions]
+        return replace(self, numbers=self.numbers[positions], levels=levels)
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,8 @@ def view_axis(axis: Axis, sizes: Sequence[Any]) -> Axis | None:
 
     A number in place of the channel count would be wrong once channels are removed: None then.
     """
+    if axis.ndim == 1 and [size for size in sizes if size != 1] == [-1]:
+        return replace(axis, dim=list(sizes).index(-1), ndim=len(sizes))
     if len(sizes) < 2 or axis.dim != 1:
         return None
     first, second, rest = sizes[0], sizes[1], list(sizes[2:])

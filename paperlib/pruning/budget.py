@@ -47,6 +47,8 @@ class CostModel:
         # Layers outside the channel graph never change: their cost is a constant.
         in_graph = {id(module.get_submodule(name)) for name in graph.layers}
         others = {name: m for name, m in module.named_modules() if id(m) not in in_graph and name not in partners}
+        learned = [each.numbers for each in graph.parameters.values() if isinstance(each.tensor, nn.Parameter)]
+        self.own_numbers = np.concatenate([np.empty(0, dtype=np.int64), *learned])
         self.other_parameters = sum(p.numel() for m in others.values() for p in m.parameters(recurse=False))
         self.other_statistics = sum(2 * m.num_features for m in others.values() if isinstance(m, _BatchNorm))
         weights = {name: module.get_parameter(f"{name}.weight").numel() for name in others if name in positions}
@@ -56,7 +58,7 @@ class CostModel:
         """Return the cost without the channel numbers at `removed`."""
         weights, parameters, statistics = self._count_values(removed)
         return make_cost(
-            int(parameters.sum()) + self.other_parameters,
+            int(parameters.sum()) + self.other_parameters - int(removed[self.own_numbers].sum()),
             int(statistics.sum()) + self.other_statistics,
             int(weights @ self.positions) + self.other_macs,
             self.image_size,

@@ -12,7 +12,7 @@ that the code reads from an attribute change with the channels (see `code_sizes`
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from paperlib.pruning.axes import Axis, BoolArray, IntArray
-from paperlib.pruning.channel_walk import ChannelWalk, Hold, Layer
+from paperlib.pruning.channel_walk import ChannelWalk, Hold, Layer, Parameter
 from paperlib.pruning.code_sizes import Place
 from paperlib.pruning.fx_ops import target_name
 from paperlib.pruning.tracing import refuse_parametrised
@@ -51,6 +51,7 @@ class ChannelGraph:
         moves: for a node that rearranges channels, where each channel of its result, or of each part, comes from.
         nodes: the traced computation; what only training computes comes last.
         opaque: those of them whose channels are not followed; nothing prunable flows through them.
+        parameters: per-channel parameters that no layer has but the code itself reads, such as a layer scale, by name.
         code_sizes: for each number in the code that changes with channels: these channels, and how many times as large
             the number is.
         held: for each convolution with a batch norm that cannot be pruned at all, the reason.
@@ -65,6 +66,7 @@ class ChannelGraph:
     nodes: tuple[fx.Node, ...]
     opaque: frozenset[fx.Node]
     held: dict[str, str]
+    parameters: dict[str, Parameter]
     code_sizes: dict[Place, tuple[IntArray, int]]
 
     @property
@@ -139,6 +141,7 @@ def _build_graph(walk: ChannelWalk) -> ChannelGraph:
         if name not in norm_of and followers != {None} and walk.layers[name].kind != "depthwise":
             walk.holds.append(Hold(walk.layers[name].outputs, "having other readers than one batch norm"))
     _tie_shared_weights(walk)
+    _tie_parameters(walk)
     sizes = walk.settle_sizes()
     roots = walk.ties.find_roots()
     fixed = np.zeros(len(roots), dtype=bool)
@@ -146,13 +149,14 @@ def _build_graph(walk: ChannelWalk) -> ChannelGraph:
         fixed[roots[hold.numbers]] = True
     balanced = [[roots[part] for part in parts] for parts in walk.balanced]
     layers = {
-        name: Layer(layer.kind, roots[layer.inputs], roots[layer.outputs], norm_of.get(name))
+        name: Layer(layer.kind, roots[layer.inputs], roots[layer.outputs], norm_of.get(name), name not in walk.apart)
         for name, layer in walk.layers.items()
     }
     prunable = {name: norm for name, norm in norm_of.items() if not fixed[layers[name].outputs].all()}
     return ChannelGraph(
         layers, fixed, prunable, _segments(walk, layers, prunable), balanced, walk.moves, walk.nodes,
         frozenset(_opaque_nodes(walk)), _reasons(walk, layers, norm_of.keys() - prunable.keys(), roots),
+        {name: replace(parameter, numbers=roots[parameter.numbers]) for name, parameter in walk.parameters.items()},
         {place: (roots[use.numbers], use.size.divisor) for place, use in sizes.items()},
     )  # fmt: skip
 
@@ -179,6 +183,22 @@ def _tie_shared_weights(walk: ChannelWalk) -> None:
         if known is not layer and known.kind == layer.kind:
             walk.ties.tie_numbers(known.inputs, layer.inputs)
             walk.ties.tie_numbers(known.outputs, layer.outputs)
+
+
+def _tie_parameters(walk: ChannelWalk) -> None:
+    """Tie parameters that code reads to those of the same tensor, and to the layer that has them: it cuts its own."""
+    owners: dict[int, Parameter] = {}
+    for name, parameter in list(walk.parameters.items()):
+        known = owners.setdefault(id(parameter.tensor), parameter)
+        walk.ties.tie_numbers(known.numbers, parameter.numbers)
+        layer = walk.layers.get(name.rpartition(".")[0])
+        if layer is not None:
+            own = next((ids for ids in (layer.outputs, layer.inputs) if len(ids) == len(parameter.numbers)), None)
+            if own is None:
+                walk.holds.append(Hold(parameter.numbers, f"being read by the code as {name}"))
+            else:
+                walk.ties.tie_numbers(own, parameter.numbers)
+            del walk.parameters[name]
 
 
 def _segments(walk: ChannelWalk, layers: dict[str, Layer], prunable: dict[str, str]) -> list[Segment]:

@@ -4,16 +4,20 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import fx
+from torch import Tensor, fx
 
-from paperlib.pruning.axes import Axis, BoolArray, combine_sizes
-from paperlib.pruning.fx_ops import arguments_of, target_name
-from paperlib.pruning.walk_base import Hold, Layer, loud_array
+from paperlib.pruning.axes import CONSTANT, SILENT, Axis, IntArray, combine_sizes
+from paperlib.pruning.fx_ops import arguments_of, describe_target, target_name
+from paperlib.pruning.walk_base import Hold, Layer, Parameter, level_array
 from paperlib.pruning.walk_layers import LayerWalk
 from paperlib.pruning.walk_parts import PartWalk
 from paperlib.pruning.walk_shapes import ShapeWalk
 
-__all__ = ["ChannelWalk", "Hold", "Layer"]
+__all__ = ["ChannelWalk", "Hold", "Layer", "Parameter"]
+
+
+_LIFTING = ("sigmoid", "hardsigmoid", "softplus", "logsigmoid", "exp", "threshold")
+"""Activations that do not map zero to zero."""
 
 
 class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
@@ -24,16 +28,35 @@ class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
         return None
 
     def visit_constant(self, node: fx.Node) -> Any:
-        """Return a parameter or buffer that is one number for all channels as 1; any other is opaque."""
-        value: Any = self.root
-        for part in target_name(node).split("."):
-            value = getattr(value, part, None)
-        return 1 if getattr(value, "numel", lambda: 0)() == 1 else None
+        """Return a parameter or buffer that is one number as 1, one of a number per channel as an axis.
+
+        Any other is opaque. A number per channel, such as a layer scale, goes with its channel, and is silent then.
+        """
+        name = target_name(node)
+        value = read_attribute(self.root, name)
+        if not isinstance(value, Tensor) or value.numel() == 1:
+            return 1 if isinstance(value, Tensor) else None
+        long = [dim for dim, size in enumerate(value.shape) if size > 1]
+        if len(long) != 1:
+            return None
+        if name not in self.parameters:
+            self.parameters[name] = Parameter(self.ties.new_numbers(value.numel()), long[0], value)
+        return Axis(self.parameters[name].numbers, dim=long[0], ndim=value.dim())
 
     def visit_activation(self, node: fx.Node) -> Any:
         """Keep the numbers, if the only other operands are numbers."""
         others = self.input_values(node)[1:]
-        return self.visit_unknown(node) if any(value is None for value in others) else self._first(node)
+        axis = self.visit_unknown(node) if any(value is None for value in others) else self._first(node)
+        return axis if axis is None or self._keeps_zero(node) else replace(axis, levels=_lifted(axis))
+
+    def _keeps_zero(self, node: fx.Node) -> bool:
+        """Tell whether an activation maps zero to zero."""
+        name = describe_target(node, self.modules).strip("_").lower()
+        if name.startswith(("clamp", "clip")):
+            given = arguments_of(node, "input", "min", "max")
+            low, high = given.get("min"), given.get("max")
+            return not (isinstance(low, int | float) and low > 0 or isinstance(high, int | float) and high < 0)
+        return name not in _LIFTING
 
     def visit_pass_through(self, node: fx.Node) -> Any:
         """Keep the numbers; other operands, such as sizes, do not matter."""
@@ -70,7 +93,7 @@ class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
                 # One channel that is broadcast to all cannot be removed.
                 self.holds.append(Hold(axis.numbers, f"being broadcast at {node.name}"))
         ndim = widest.ndim if any(a.ndim is None for a in axes) else max(a.ndim or 0 for a in axes)
-        return replace(widest, loud=_combined_loudness(node, values, widest), ndim=ndim, dim=_shifted_dim(widest, ndim))
+        return replace(widest, levels=_combined_levels(node, values, widest), ndim=ndim, dim=_shifted_dim(widest, ndim))
 
 
 def _from_the_right(axis: Axis) -> int:
@@ -81,15 +104,31 @@ def _shifted_dim(axis: Axis, ndim: int | None) -> int:
     return axis.dim if ndim is None or axis.ndim is None else axis.dim + ndim - axis.ndim
 
 
-def _combined_loudness(node: fx.Node, values: list[Any], widest: Axis) -> BoolArray | None:
-    """Tell what is loud: a product only where all factors are, a sum where one term is, a quotient as its dividend."""
-    if all(value.loud is None for value in values if isinstance(value, Axis)):
-        return None
-    nothing = np.zeros(len(widest.numbers), dtype=bool)
-    loud = [loud_array(value) | nothing for value in values if isinstance(value, Axis)]
+def _lifted(axis: Axis) -> IntArray:
+    """Return levels after what is silent has become constant."""
+    return np.maximum(level_array(axis), CONSTANT)
+
+
+def _combined_levels(node: fx.Node, values: list[Any], widest: Axis) -> IntArray | None:
+    """Return the levels of a result: a product is silent where one factor is, a quotient where its dividend is."""
     name = target_name(node).strip("_").lstrip("i")
-    if name in ("truediv", "div"):
-        found = loud[0] if isinstance(values[0], Axis) else ~nothing
-    else:
-        found = np.all(loud, axis=0) if name == "mul" and len(loud) == len(values) else np.any(loud, axis=0)
+    product = name in ("mul", "truediv", "div", "pow")
+    levels = [np.full(len(widest.numbers), SILENT)]
+    for value in values:
+        if isinstance(value, Axis):
+            levels.append(np.broadcast_to(level_array(value), levels[0].shape))
+        else:
+            levels.append(levels[0] + (CONSTANT if value else SILENT))
+    found = np.max(levels, axis=0)
+    if product:
+        # Nothing is multiplied: what is divided, or raised to a power, decides alone.
+        silencing = levels[1:] if name == "mul" else levels[1:2]
+        found[np.min(silencing, axis=0) == SILENT] = SILENT
     return found if found.any() else None
+
+
+def read_attribute(root: Any, name: str) -> Any:
+    """Return an attribute of a part of a network by its full name; None if there is none."""
+    for part in name.split("."):
+        root = getattr(root, part, None)
+    return root

@@ -44,13 +44,18 @@ class CodeSize(int):
         return int.__add__(self, 0)
 
     def __floordiv__(self, other: Any) -> Any:
-        """Keep the mark if nothing remains."""
+        """Keep the mark if nothing remains; a marked divisor, such as a number of parts, must not change."""
+        if type(other) is CodeSize:
+            self.computed_with.add(other.place)
+            other = other.plain
         if type(other) is int and other > 0 and self.plain % other == 0:
             return CodeSize(self.plain // other, self.place, self.computed_with, self.divisor * other)
         return self._compute("__floordiv__", other)
 
     def _compute(self, operation: str, *others: Any) -> Any:
         self.computed_with.add(self.place)
+        if not all(type(other) in (int, float, bool, CodeSize) for other in others):
+            return NotImplemented  # a stand-in for a size records it
         return getattr(int, operation)(self.plain, *others)
 
 

@@ -135,7 +135,8 @@ class Compensation:
 
     def _shifted_norm(self, each: "_Consumer") -> str | None:
         """Return the norm after a consumer whose running mean can take up a shift, if there is one."""
-        norm = self.graph.layers[each.name].norm
+        layer = self.graph.layers[each.name]
+        norm = layer.norm if layer.adjacent else None
         means = norm and getattr(self.module.get_submodule(norm), "running_mean", None)
         return norm if means is not None else None
 

@@ -41,7 +41,7 @@ class RowWalk(GraphWalk):
     def _input(self, node: fx.Node) -> Any:
         """Return the constants that a node reads, NaN where they differ between regions."""
         x = self._raw_input(node)
-        return _merge_rows(x) if isinstance(x, Tensor) else x
+        return merge_rows(x) if isinstance(x, Tensor) else x
 
     def _raw_input(self, node: fx.Node) -> Any:
         """Return the constants that a node reads, with a row for each region."""
@@ -57,7 +57,7 @@ class RowWalk(GraphWalk):
         regions = {self.regions[source] for source in sources if source in self.regions}
         fractions = any(name.startswith(FRACTION) for names in regions for name in names)
         if len(regions) > 1 or (fractions and pointwise):
-            return [_merge_rows(value) if isinstance(value, Tensor) else value for value in values]
+            return [merge_rows(value) if isinstance(value, Tensor) else value for value in values]
         rows = max([len(value) for value in values if isinstance(value, Tensor)], default=1)
         # Copied, because the operation may work in place.
         short = [isinstance(value, Tensor) and len(value) < rows for value in values]
@@ -71,6 +71,6 @@ class RowWalk(GraphWalk):
         return torch.cat([x, border[:1]])
 
 
-def _merge_rows(x: Tensor) -> Tensor:
+def merge_rows(x: Tensor) -> Tensor:
     """Return one row for all regions, NaN where they differ."""
     return x if len(x) == 1 else torch.where((x == x[:1]).all(0, keepdim=True), x[:1], torch.nan)

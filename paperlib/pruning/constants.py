@@ -13,7 +13,8 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from paperlib.pruning.axes import BoolArray
 from paperlib.pruning.channel_graph import ChannelGraph
-from paperlib.pruning.constant_rows import FRACTION, RowWalk
+from paperlib.pruning.channel_walk import read_attribute
+from paperlib.pruning.constant_rows import FRACTION, RowWalk, merge_rows
 from paperlib.pruning.fx_ops import arguments_of, execute_node, target_name
 from paperlib.pruning.tracing import has_own_forward
 from paperlib.structure import shallow_copy
@@ -250,10 +251,19 @@ class _ConstantWalk(RowWalk):
         return self.visit_view(node)
 
     def visit_concatenation(self, node: fx.Node) -> Tensor | None:
-        """Join the constants."""
+        """Join the constants, or compare them where tensors are joined along another axis."""
         tensors: Any = node.args[0] if node.args else node.kwargs["tensors"]
         parts = self._aligned(list(tensors), pointwise=False)
-        return None if any(part is None for part in parts) else torch.cat(parts, dim=1)
+        if any(part is None for part in parts):
+            return None
+        return torch.cat(parts, dim=1) if node not in self.graph.moves else merge_rows(torch.cat(parts))
+
+    visit_stack = visit_concatenation
+
+    def visit_unbind(self, node: fx.Node) -> tuple[Tensor | None, ...]:
+        """Give each part its zeros: how many parts there are, and so what they add up to, may depend on the input."""
+        x = self._input(node)
+        return (None if x is None else torch.where(x != 0, torch.nan, x),) * len(node.meta["value"])
 
     def visit_arithmetic(self, node: fx.Node) -> Tensor | None:
         """Combine the constants; a product with zero is zero, whatever the other factor is."""
@@ -270,11 +280,8 @@ class _ConstantWalk(RowWalk):
         return out
 
     def visit_constant(self, node: fx.Node) -> Tensor:
-        """Return a parameter or buffer that is one number."""
-        value: Any = self.root
-        for part in target_name(node).split("."):
-            value = getattr(value, part)
-        return value.detach().reshape(1, 1, 1, 1)
+        """Return a parameter or buffer of one number, or of one per channel."""
+        return read_attribute(self.root, target_name(node)).detach().reshape(1, -1, 1, 1)
 
     def visit_output(self, node: fx.Node) -> None:
         """Follow no further."""

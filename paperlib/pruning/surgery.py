@@ -10,13 +10,21 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, trace_channels
+from paperlib.pruning.channel_walk import read_attribute
 from paperlib.pruning.code_sizes import write_sizes
 from paperlib.pruning.compensation import Compensation
 from paperlib.pruning.fx_ops import NORMS, classify_module
 from paperlib.pruning.layers import make_bypasses, removable_blocks, without_blocks
 from paperlib.pruning.plan import PruningPlan, removed_channels
 from paperlib.pruning.tracing import unwrap
-from paperlib.structure import copy_network, left_tensors, select_channels, shallow_copy
+from paperlib.structure import (
+    copy_network,
+    left_tensors,
+    note_resized,
+    select_channels,
+    select_values,
+    shallow_copy,
+)
 
 COMPENSATIONS = ("off", "bias", "exact")
 
@@ -83,7 +91,8 @@ def mask_plan(
 ) -> nn.Module:
     """Copy `detector` at full size and set gamma (and beta, unless `keep_beta`) of what `plan` removes to 0.
 
-    Unless `keep_beta`, further norms and depthwise convolutions that such a channel passes add nothing to it, either.
+    Unless `keep_beta`, further norms, depthwise convolutions and per-channel parameters that such a channel passes add
+    nothing to it, either.
     A removed block is masked in the batch norm that ends its branch. The reference for surgery: in evaluation mode
     it computes what the pruned network computes.
 
@@ -101,6 +110,10 @@ def mask_plan(
     if not keep_beta:
         passed = {name: layer for name, layer in graph.layers.items() if layer.kind in (*NORMS, "depthwise")}
         masks |= {name: torch.from_numpy(removed[layer.outputs]) for name, layer in passed.items()}
+    if not keep_beta:
+        for name, parameter in graph.parameters.items():
+            tensor: Any = read_attribute(masked, name)
+            tensor.movedim(parameter.dim, 0)[torch.from_numpy(removed[parameter.numbers])] = 0.0
     for name, mask in masks.items():
         layer = masked.get_submodule(name)
         if not isinstance(layer, _ConvNd):
@@ -123,7 +136,13 @@ def _remove_channels(base: nn.Module, graph: ChannelGraph, removed: BoolArray) -
         outputs = torch.from_numpy(np.flatnonzero(~removed[layer.outputs]))
         memo[id(modules[name])] = select_channels(modules[name], inputs, outputs)
     _share_again(graph, modules, memo)
+    cut = {name: each for name, each in graph.parameters.items() if removed[each.numbers].any()}
+    for each in cut.values():
+        memo[id(each.tensor)] = select_values(each.tensor, each.dim, np.flatnonzero(~removed[each.numbers]))
     pruned = copy.deepcopy(base, memo)
+    for name in cut:
+        owner, _, key = name.rpartition(".")
+        note_resized(pruned.get_submodule(owner), key)
     kept = {place: int((~removed[ids]).sum()) * times for place, (ids, times) in graph.code_sizes.items()}
     write_sizes(pruned, {place: size for place, size in kept.items() if removed[graph.code_sizes[place][0]].any()})
     return pruned

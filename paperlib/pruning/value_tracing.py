@@ -19,6 +19,7 @@ from torch.fx.node import map_arg
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from paperlib.pruning.code_sizes import Place, mark_sizes
 from paperlib.pruning.fx_ops import execute_node
 from paperlib.pruning.tracing import Tracer, leaf_modules, prepare_method, trace_graph
 from paperlib.structure import left_tensors
@@ -153,7 +154,7 @@ def _recorded(operation: Callable[..., Any], reverse: bool) -> Callable[[SizePro
         if isinstance(other, fx.Proxy):
             return NotImplemented  # the tensor records it
         pair, tracer = (other, number) if reverse else (number, other), number.proxy.tracer
-        if operation in _WHOLE and type(other) in (int, SizeProxy):
+        if operation in _WHOLE and isinstance(other, int):
             return tracer.create_proxy("call_function", operation, pair, {})
         # Where the result goes is not known, so the channels that are counted are held.
         tracer.create_proxy("call_function", float, (number,), {})
@@ -172,8 +173,14 @@ def _trace_values(module: nn.Module, inputs: tuple[Any, ...], training: bool) ->
     """Record `module` with the shapes of `inputs`; what was only asked of shapes is left out."""
     traced = _meta_copy(module).train(training)
     # The leaves are chosen by trying some, which the meta device cannot.
-    names = {layer: name for name, layer in module.named_modules()}
-    leaves = {id(traced.get_submodule(names[layer])) for layer in leaf_modules(module)}
+    leaf_layers = set(leaf_modules(module))
+    leaves: set[int] = set()
+    computed_with: set[Place] = set()
+    for name, layer in module.named_modules():
+        if layer in leaf_layers:
+            leaves.add(id(traced.get_submodule(name)))
+        else:
+            mark_sizes(traced.get_submodule(name), name, computed_with)
     tracer = ValueTracer(leaves, traced, tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs))
     tracer.traced_func_name = prepare_method(traced, getattr(module, "traced_method", "forward"), len(inputs))
     with warnings.catch_warnings(), torch.no_grad(), torch.device("meta"):

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from paperlib.pruning.axes import Axis, BoolArray, IntArray, Size
+from paperlib.pruning.axes import LOUD, SILENT, Axis, IntArray, Size
 from paperlib.pruning.code_sizes import CodeSize, Place
 from paperlib.pruning.fx_ops import GraphWalk, describe_target
 
@@ -18,13 +18,30 @@ from paperlib.pruning.fx_ops import GraphWalk, describe_target
 class Layer:
     """One module that has channels: the number of each of its input and output channels.
 
-    Tied channels have the same number. `norm` is the batch norm that alone reads a convolution's output.
+    Tied channels have the same number. `norm` is the batch norm that alone reads a convolution's output; it is
+    `adjacent` unless an activation or a pooling comes between the two.
     """
 
     kind: str
     inputs: IntArray
     outputs: IntArray
     norm: str | None = None
+    adjacent: bool = True
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter or buffer of one value per channel that the code of a module reads itself.
+
+    Attributes:
+        numbers: the number of each channel.
+        dim: the axis of the tensor that they form.
+        tensor: its values.
+    """
+
+    numbers: IntArray
+    dim: int
+    tensor: Tensor
 
 
 @dataclass
@@ -80,6 +97,8 @@ class WalkBase(GraphWalk):
     Attributes:
         ties, layers: the numbers, and the layers that have them.
         followers: per convolution or linear layer the batch norms that read it; None stands for any other reader.
+        apart: convolutions whose batch norm reads them through an activation or a pooling.
+        parameters: per-channel parameters that the code itself reads, such as a layer scale, by name.
         holds: channels that must be kept.
         balanced: groups of channels of which equally many must be kept, such as the parts of a chunk.
         size_uses: the channels that numbers in the code count.
@@ -92,6 +111,8 @@ class WalkBase(GraphWalk):
         self.ties = Ties()
         self.layers: dict[str, Layer] = {}
         self.followers: dict[str, set[str | None]] = {}
+        self.apart: set[str] = set()
+        self.parameters: dict[str, Parameter] = {}
         self.holds: list[Hold] = []
         self.balanced: list[list[IntArray]] = []
         self.size_uses: dict[Place, list[SizeUse]] = {}
@@ -114,8 +135,9 @@ class WalkBase(GraphWalk):
 
     def _consume(self, axis: Axis, node: fx.Node) -> Axis:
         """Hold the loud channels of a tensor that a layer reads: they cannot be removed."""
-        if axis.loud is not None and axis.loud.any():
-            self.holds.append(Hold(axis.numbers[axis.loud], f"having no batch norm where {node.name} reads them"))
+        loud = level_array(axis) == LOUD
+        if loud.any():
+            self.holds.append(Hold(axis.numbers[loud], f"having no batch norm where {node.name} reads them"))
         return axis
 
     def _tie_parts(self, parts: list[IntArray]) -> None:
@@ -199,6 +221,6 @@ def pick_item(values: tuple[Any, ...], index: Any) -> Any:
         return None
 
 
-def loud_array(axis: Axis) -> BoolArray:
-    """Tell for each channel of an axis whether it is loud."""
-    return np.zeros(len(axis.numbers), dtype=bool) if axis.loud is None else axis.loud
+def level_array(axis: Axis) -> IntArray:
+    """Return the level of each channel of an axis."""
+    return np.full(len(axis.numbers), SILENT) if axis.levels is None else axis.levels

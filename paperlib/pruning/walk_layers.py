@@ -7,7 +7,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm3d
 from torch.nn.modules.conv import _ConvNd
 
-from paperlib.pruning.axes import Axis, BoolArray, IntArray
+from paperlib.pruning.axes import LOUD, Axis, IntArray
 from paperlib.pruning.fx_ops import NORMS, classify_node, target_name
 from paperlib.pruning.walk_base import Hold, Layer, WalkBase
 
@@ -20,8 +20,9 @@ class LayerWalk(WalkBase):
         axis = self.input_values(node)[0] if node.all_input_nodes else None
         if isinstance(axis, Axis):
             return self._consume(axis, node)
-        numbers = self.ties.new_numbers(count)
-        self.holds.append(Hold(numbers, "being an input"))
+        numbers, source = self.ties.new_numbers(count), next(iter(node.all_input_nodes), node)
+        whence = "an input" if source.op == "placeholder" else f"read from {source.name}, which is not followed"
+        self.holds.append(Hold(numbers, f"being {whence}"))
         return Axis(numbers, ndim=ndim)
 
     def _record(self, node: fx.Node, kind: str, inputs: IntArray, outputs: IntArray) -> None:
@@ -34,10 +35,17 @@ class LayerWalk(WalkBase):
             self.layers[name] = Layer(kind, inputs, outputs)
 
     def _record_follower(self, node: fx.Node) -> bool:
-        """Note which batch norm, if any, is the only reader of this call of a layer; tell whether there is one."""
-        users = list(node.users)
-        is_norm = len(users) == 1 and classify_node(users[0], self.modules) in NORMS
-        self.followers.setdefault(target_name(node), set()).add(target_name(users[0]) if is_norm else None)
+        """Note which batch norm, if any, is the only reader of this call of a layer; tell whether there is one.
+
+        Activations and poolings may come between the two.
+        """
+        name, reader = target_name(node), _sole_reader(node)
+        while reader is not None and classify_node(reader, self.modules) in ("activation", "pass_through", "slope"):
+            reader = _sole_reader(reader)
+        is_norm = reader is not None and classify_node(reader, self.modules) in NORMS
+        self.followers.setdefault(name, set()).add(target_name(reader) if reader is not None and is_norm else None)
+        if is_norm and _sole_reader(node) is not reader:
+            self.apart.add(name)
         return is_norm
 
     def visit_conv(self, node: fx.Node) -> Axis | None:
@@ -48,10 +56,10 @@ class LayerWalk(WalkBase):
             return self.visit_unknown(node)
         outputs = self.ties.new_numbers(conv.out_channels)
         self._record(node, classify_node(node, self.modules), axis.numbers, outputs)
-        return Axis(outputs, ndim=ndim, loud=self._loudness(node, outputs))
+        return Axis(outputs, ndim=ndim, levels=self._find_levels(node, outputs))
 
-    def _loudness(self, node: fx.Node, outputs: IntArray) -> BoolArray | None:
-        return None if self._record_follower(node) else np.ones(len(outputs), dtype=bool)
+    def _find_levels(self, node: fx.Node, outputs: IntArray) -> IntArray | None:
+        return None if self._record_follower(node) else np.full(len(outputs), LOUD)
 
     def visit_depthwise(self, node: fx.Node) -> Axis | None:
         """Give the outputs of each group the number of its inputs, which are tied: the group goes as a whole."""
@@ -64,7 +72,7 @@ class LayerWalk(WalkBase):
         outputs = np.repeat(by_group[:, 0], conv.out_channels // conv.groups)
         self._record(node, "depthwise", axis.numbers, outputs)
         self._record_follower(node)
-        return replace(axis, numbers=outputs, loud=None)
+        return replace(axis, numbers=outputs, levels=None)
 
     def visit_grouped(self, node: fx.Node) -> Axis | None:
         """Give the outputs of a grouped convolution new numbers; every group keeps equally many of each."""
@@ -86,9 +94,9 @@ class LayerWalk(WalkBase):
             return self.visit_unknown(node)
         outputs = self.ties.new_numbers(linear.out_features)
         self._record(node, "linear", np.repeat(axis.numbers, positions), outputs)
-        loud = self._loudness(node, outputs)
+        levels = self._find_levels(node, outputs)
         # Without batch norm of its own nothing but a gate can remove an output of a linear layer.
-        return Axis(outputs, dim=axis.dim, ndim=None if opaque else axis.ndim, loud=loud)
+        return Axis(outputs, dim=axis.dim, ndim=None if opaque else axis.ndim, levels=levels)
 
     def visit_norm(self, node: fx.Node) -> Axis | None:
         """Keep the numbers; a batch norm silences its outputs once gamma and beta are 0."""
@@ -97,7 +105,7 @@ class LayerWalk(WalkBase):
         if not axis.plain or axis.dim != 1 or len(axis.numbers) != norm.num_features:
             return self.visit_unknown(node)
         self._record(node, "norm", axis.numbers, axis.numbers)
-        return replace(axis, loud=None)
+        return replace(axis, levels=None)
 
     def visit_group_norm(self, node: fx.Node) -> Axis | None:
         """Tie the channels of each group: the statistics of the others stay as they are if it goes as a whole."""
@@ -109,7 +117,7 @@ class LayerWalk(WalkBase):
         if isinstance(norm, nn.GroupNorm):
             self._tie_parts(list(axis.numbers.reshape(norm.num_groups, -1).T))
         self._record(node, "group_norm", axis.numbers, axis.numbers)
-        return replace(axis, loud=None)
+        return replace(axis, levels=None)
 
     def visit_slope(self, node: fx.Node) -> Axis | None:
         """Keep the numbers through a module that treats each channel alone, such as a PReLU per channel."""
@@ -136,6 +144,11 @@ class LayerWalk(WalkBase):
         axis = self._axis(node, len(shift), 4)
         self._record(node, "bypass", axis.numbers, axis.numbers)
         return axis
+
+
+def _sole_reader(node: fx.Node) -> fx.Node | None:
+    """Return the only node that reads another."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def _layer_dims(layer: nn.Module) -> int:

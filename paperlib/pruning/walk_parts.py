@@ -7,10 +7,20 @@ import numpy as np
 from torch import fx
 from torch.fx.node import map_aggregate
 
-from paperlib.pruning.axes import Axis, IntArray, Size, index_axis, index_parts, normalise_dim, shuffled
+from paperlib.pruning.axes import (
+    Axis,
+    IntArray,
+    Size,
+    index_axis,
+    index_parts,
+    normalise_dim,
+    reduce_axis,
+    shuffled,
+    unsqueeze_axis,
+)
 from paperlib.pruning.code_sizes import CodeSize
 from paperlib.pruning.fx_ops import arguments_of, describe_target, joins_channels, target_name
-from paperlib.pruning.walk_base import Hold, WalkBase, loud_array, pick_item
+from paperlib.pruning.walk_base import Hold, WalkBase, level_array, pick_item
 
 _FACTORS = ("upscale_factor", "downscale_factor", "groups")
 
@@ -187,11 +197,38 @@ class PartWalk(WalkBase):
         if any((part.dim, part.ndim) != (first.dim, first.ndim) for part in parts):
             return self.visit_unknown(node)
         if not joins_channels(node, first.dim, first.ndim):
+            return self._tie_tensors(node, parts)
+        levels = None
+        if any(part.levels is not None for part in parts):
+            levels = np.concatenate([level_array(part) for part in parts])
+        return replace(first, numbers=np.concatenate([part.numbers for part in parts]), levels=levels)
+
+    def _tie_tensors(self, node: fx.Node, parts: list[Axis]) -> Axis | None:
+        """Tie the channels of tensors that are joined along another axis, such as that of pixels."""
+        if len({len(part.numbers) for part in parts}) > 1:
             return self.visit_unknown(node)
-        loud = None
-        if any(part.loud is not None for part in parts):
-            loud = np.concatenate([loud_array(part) for part in parts])
-        return replace(first, numbers=np.concatenate([part.numbers for part in parts]), loud=loud)
+        self._tie_parts([part.numbers for part in parts])
+        self.moves[node] = np.arange(len(parts[0].numbers))
+        return replace(parts[0], levels=np.max([level_array(part) for part in parts], axis=0))
+
+    def visit_stack(self, node: fx.Node) -> Axis | None:
+        """Tie the channels of tensors that are stacked along a new axis."""
+        given = {"dim": 0, **arguments_of(node, "tensors", "dim")}
+        parts = [self._argument(tensor) for tensor in given["tensors"]]
+        if not parts or not all(isinstance(part, Axis) and part.plain for part in parts):
+            return self.visit_unknown(node)
+        if any((part.dim, part.ndim) != (parts[0].dim, parts[0].ndim) for part in parts):
+            return self.visit_unknown(node)
+        axis = self._tie_tensors(node, parts)
+        return axis and self._known(node, unsqueeze_axis(axis, given["dim"]))
+
+    def visit_unbind(self, node: fx.Node) -> Any:
+        """Follow the parts of a tensor along an axis of known size that is not that of channels."""
+        axis, args = self._axis_and_arguments(node)
+        found = axis and reduce_axis(axis, args[0] if args else 0, keepdim=False)
+        if found is None or "value" not in node.meta:
+            return self.visit_unknown(node)
+        return (found,) * len(node.meta["value"])
 
 
 def _counts(size: Size, axis: Axis) -> bool:
