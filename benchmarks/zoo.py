@@ -207,7 +207,7 @@ def _call_training(net: nn.Module, images: Tensor) -> Any:
     box = torch.tensor([[0.1, 0.1, 0.8, 0.9], [0.3, 0.2, 0.6, 0.5]], dtype=images.dtype) * size
     target: dict[str, Tensor] = {"boxes": box, "labels": torch.tensor([1, 2])}
     target["masks"] = torch.ones(2, size, size, dtype=torch.uint8)
-    target["keypoints"] = torch.full((2, 17, 3), 0.5 * size, dtype=images.dtype)
+    target["keypoints"] = torch.full((2, 17, 3), 0.5 * size)  # torchvision takes no float64 here
     return net(list(images), [dict(target) for _ in images])
 
 

@@ -9,14 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations, prune
-from torch.utils._pytree import tree_leaves
-from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn, ssdlite320_mobilenet_v3_large
 from torchvision.ops import FrozenBatchNorm2d
 
 from paperlib.costs import cost
 from paperlib.network_files import load_network, save_network
 from paperlib.pruning import apply_plan, mask_plan, plan_pruning, register_importance, trace_channels
-from paperlib.pruning.wirings import find_wiring
 from paperlib.structure import describe_structure, reshape_
 
 SIDE = 12
@@ -470,17 +467,3 @@ def test_a_pruned_network_of_ones_own_is_saved_and_loaded_without_pickle(tmp_pat
         load_network(tmp_path / "small.safetensors")
     with pytest.raises(ValueError, match="build makes another network"):
         load_network(tmp_path / "small.safetensors", build=lambda: nn.Conv2d(3, 4, 1))
-
-
-@pytest.mark.parametrize("make", [fasterrcnn_mobilenet_v3_large_320_fpn, ssdlite320_mobilenet_v3_large])
-def test_a_detector_of_torchvision_is_pruned_exactly_and_trains(make: Callable[..., nn.Module]) -> None:
-    net = randomise(make(weights=None, weights_backbone=None, num_classes=3))
-    plan = plan_pruning(net, 0.4)
-    assert plan.channels_kept < 0.9 * plan.channels_total
-    small, masked = apply_plan(net, plan, compensate="off"), mask_plan(net, plan)
-    wiring, images = find_wiring(net), torch.rand(1, 3, 64, 64, dtype=torch.float64)
-    with torch.no_grad():
-        pairs = zip(tree_leaves(wiring(small, images)), tree_leaves(wiring(masked, images)), strict=True)
-        assert all(torch.allclose(left, right, rtol=1e-8, atol=1e-10) for left, right in pairs)
-    target = {"boxes": torch.tensor([[5.0, 5, 40, 40]], dtype=torch.float64), "labels": torch.tensor([1])}
-    sum(small.train()([images[0]] * 2, [target] * 2).values()).backward()
