@@ -315,6 +315,19 @@ def test_a_pruned_detector_comes_back_from_disk_with_its_anchors(tmp_path):
     sum(loaded.train()(images, targets).values()).backward()
 
 
+def test_limits_are_chosen_when_a_detector_is_built_and_come_back_from_disk(tmp_path):
+    limits = {"max_detections": 7, "sampled_anchors": 256, "sampled_regions": 512, "proposals": [90, 40]}
+    detector = make(dtype=torch.float32, **limits)
+    save_detector(detector, tmp_path / "limited.safetensors")
+    back = load_detector(tmp_path / "limited.safetensors")
+    assert {name: getattr(back, name) for name in limits} == limits
+    with torch.no_grad():
+        [found] = back([torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))])
+    assert len(found["boxes"]) == 7
+    with pytest.raises(ValueError, match="yolov4-tiny has no proposals to choose"):
+        build_detector("yolov4-tiny", 2, width=0.1, proposals=[10, 10])
+
+
 # --- size -----------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,9 @@ DETECTORS: dict[str, type[Detector]] = {
     "centernet-resnet50": CenterNet,
     "faster-rcnn-resnet101": FasterRcnnResNet101,
 }
-FAMILY = Family("detector", "paperlib-detector-1", DETECTORS, {"width": 1.0, "depth": 1.0, "anchors": None})
+LIMITS = ("max_detections", "sampled_anchors", "sampled_regions", "proposals")
+"""Numbers of things that a detector considers at most; only Faster R-CNN has the last three."""
+FAMILY = Family("detector", "paperlib-detector-1", DETECTORS, {"width": 1.0, "depth": 1.0, "anchors": None}, LIMITS)
 COCO_CLASSES = 80
 USUAL_SIDE = 416
 """Side in pixels of the images for which the default anchors were chosen."""
@@ -41,6 +43,7 @@ def build_detector(
     depth: float = 1.0,
     anchors: Sequence[tuple[float, float]] | None = None,
     structure: dict[str, dict] | None = None,
+    **limits: Any,
 ) -> Detector:
     """Build a detector with fresh weights.
 
@@ -51,12 +54,17 @@ def build_detector(
         depth: multiplies the numbers of repeated blocks, for detectors that repeat some.
         anchors: `(width, height)` in pixels, small to large, for detectors with anchors; see `usual_anchors`.
         structure: shapes of a pruned detector (`paperlib.structure.describe`), applied after building.
+        limits: some of `LIMITS` with other values: `max_detections` of an image (100) and, of Faster R-CNN,
+            `sampled_anchors` and `sampled_regions` of an image for the losses (64 and 32) and the `proposals`, those
+            of training and those of detection ([300, 300]).
 
     Raises:
         ValueError: an unknown name, no or too many classes, a width or depth out of range, a depth or anchors for a
             detector that has none, a wrong number of anchors, or a structure of another detector.
     """
-    options = {"width": width, "depth": depth, "anchors": anchors}
+    if unknown := sorted(limits.keys() - set(LIMITS)):
+        raise TypeError(f"build_detector has no argument {unknown[0]!r}")
+    options = {"width": width, "depth": depth, "anchors": anchors, **limits}
     detector = FAMILY.build(name, num_classes, structure=structure, **options)
     if anchors is not None:
         # As lists, which is what comes back from JSON.

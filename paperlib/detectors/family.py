@@ -22,12 +22,14 @@ class Family(Generic[N]):
         file_format: what their files say under `format`.
         kinds: their classes by name; each takes the number of classes and some of the options.
         defaults: the options of building, with the values that every kind accepts.
+        limits: further options, which are attributes that are set after building; a kind need not have them.
     """
 
     noun: str
     file_format: str
     kinds: Mapping[str, type[N]]
     defaults: Mapping[str, Any]
+    limits: tuple[str, ...] = ()
 
     def kind(self, name: str) -> type[N]:
         """Return the class of a name.
@@ -46,14 +48,15 @@ class Family(Generic[N]):
             name: a key of `kinds`.
             num_classes: C.
             structure: shapes of a pruned network (`paperlib.structure.describe_structure`), applied after building.
-            options: some of `defaults`, with other values.
+            options: some of `defaults`, with other values, and some of `limits`.
 
         Raises:
             ValueError: an unknown name, no or too many classes, a width or depth out of range, an option that this
                 kind does not have, or a structure of another network.
         """
         kind = self.kind(name)
-        chosen = {**self.defaults, **options}
+        limits = {key: value for key, value in options.items() if key in self.limits}
+        chosen = {**self.defaults, **{key: value for key, value in options.items() if key not in self.limits}}
         self._check_size(num_classes, chosen["width"], chosen["depth"])
         # Only what differs is passed on: a network without a depth or anchors then accepts their defaults.
         changed = {
@@ -62,7 +65,11 @@ class Family(Generic[N]):
         if unknown := sorted(changed.keys() - inspect.signature(kind).parameters.keys()):
             raise ValueError(f"{name} has no {unknown[0]} to choose")
         network = kind(num_classes, **changed)
-        network.build_arguments = {"name": name, "num_classes": num_classes, **chosen}
+        for key, value in limits.items():
+            if not hasattr(network, key):
+                raise ValueError(f"{name} has no {key} to choose")
+            setattr(network, key, value)
+        network.build_arguments = {"name": name, "num_classes": num_classes, **chosen, **limits}
         if structure is not None:
             reshape_(network, structure)
         return network

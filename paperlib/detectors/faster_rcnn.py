@@ -94,9 +94,48 @@ class FasterRcnnResNet101(Detector):
         self.roi_heads = self._region_heads(box_head, FastRCNNPredictor(representation, num_classes + 1))
         self.initialise_weights()
 
+    @property
+    def max_detections(self) -> int:
+        """Return the maximum number of detections per image, highest scores first."""
+        return self.roi_heads.detections_per_img
+
+    @max_detections.setter
+    def max_detections(self, most: int) -> None:
+        self.roi_heads.detections_per_img = most
+
+    @property
+    def sampled_anchors(self) -> int:
+        """Return the number of anchors of an image that the first stage's losses sample; 256 in torchvision."""
+        return self.rpn.fg_bg_sampler.batch_size_per_image
+
+    @sampled_anchors.setter
+    def sampled_anchors(self, count: int) -> None:
+        self.rpn.fg_bg_sampler.batch_size_per_image = count
+
+    @property
+    def sampled_regions(self) -> int:
+        """Return the number of proposals of an image that the second stage's losses sample; 512 in torchvision."""
+        return self.roi_heads.fg_bg_sampler.batch_size_per_image
+
+    @sampled_regions.setter
+    def sampled_regions(self, count: int) -> None:
+        self.roi_heads.fg_bg_sampler.batch_size_per_image = count
+
+    @property
+    def proposals(self) -> list[int]:
+        """Return the numbers of proposals of an image in training and in detection; [2000, 1000] in torchvision."""
+        return [self.rpn._post_nms_top_n["training"], self.rpn._post_nms_top_n["testing"]]
+
+    @proposals.setter
+    def proposals(self, counts: Sequence[int]) -> None:
+        # As in torchvision, suppression starts from as many proposals of each level as it may keep.
+        both = dict(zip(("training", "testing"), counts, strict=True))
+        self.rpn._pre_nms_top_n, self.rpn._post_nms_top_n = both, dict(both)
+
     def _proposal_network(self, channels: int) -> RegionProposalNetwork:
         shapes = [self.anchors[first : first + SHAPES] for first in range(0, len(self.anchors), SHAPES)]
-        # Fewer than torchvision's 256 sampled anchors and 2000 proposals, which are meant for images of 800 pixels.
+        # Fewer than torchvision's 256 sampled anchors and 2000 proposals, which are meant for images of 800 pixels and
+        # can be chosen when the detector is built.
         return RegionProposalNetwork(
             ShapedAnchors(shapes),
             RegionHead(channels, SHAPES),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args, overload
 
 from torch import Tensor, nn
@@ -11,10 +12,12 @@ from torchvision.ops import clip_boxes_to_image
 
 from paperlib.data.corruptions import CORRUPTIONS, corrupt_dataset
 from paperlib.data.interface import ImageSet
+from paperlib.data.overlap import group_images
 from paperlib.data.records import Dataset, Letterboxed
 from paperlib.data.scenes import SceneDataset
 from paperlib.data.slices import SliceGroup, all_images, shape_slices, slices_of
 from paperlib.data.tiles import Tiles, cut_into_tiles, merge_detections
+from paperlib.evaluation.bootstrap import match_detections, resample_matches
 from paperlib.evaluation.forward import evaluation_mode, run_on_squares
 from paperlib.evaluation.metrics import Metrics, compute_metrics, compute_slice_metrics, require_boxes
 from paperlib.evaluation.scenes import SceneMetrics, evaluate_scenes
@@ -27,6 +30,7 @@ Detections = list[dict[str, Tensor]]
 def evaluate(
     detector: nn.Module, dataset: Dataset, *, image_size: int | None = None, confidence: float | None = None,
     batch_size: int = 16, full_images: bool = False, slices: bool | Collection[SliceGroup] = False, whole: bool = False,
+    keep: Path | None = None,
 ) -> Metrics: ...  # fmt: skip
 @overload
 def evaluate(
@@ -46,6 +50,7 @@ def evaluate(
     full_images: bool = False,
     slices: bool | Collection[SliceGroup] = False,
     whole: bool = False,
+    keep: Path | None = None,
 ) -> Metrics | SceneMetrics:
     """Evaluate a detector on a data set, in the images' own pixels (Section 4.2), or a classifier on scenes.
 
@@ -63,6 +68,8 @@ def evaluate(
             `paperlib.data.corruptions` (Section 4.5.4, Fig. 13), or only those of some groups; full images are
             evaluated without corruptions.
         whole: the former name of `full_images`.
+        keep: a file for the detections and whether each finds an object, from which every metric can be computed again
+            on any choice of the images (see `paperlib.evaluation.bootstrap`); the metrics' `resampled` is made from it.
 
     Raises:
         ValueError: the data set has no box, is not made of tiles although `full_images` is set, or a group of slices
@@ -71,18 +78,20 @@ def evaluate(
     if isinstance(dataset, SceneDataset):
         if confidence is not None or full_images or whole or slices:
             raise ValueError(f"{dataset.name}: scenes have no boxes: confidence, full_images and slices do not apply")
+        if keep:
+            raise ValueError(f"{dataset.name}: scenes have no detections to keep in {keep}")
         return evaluate_scenes(detector, dataset, image_size=image_size, batch_size=batch_size)
     require_boxes(dataset)
     groups = _slice_groups(slices)
     longest = 32 * -(-dataset.longest_side() // 32)
     return _evaluate_detector(
-        detector, dataset, image_size or longest, confidence, batch_size, full_images or whole, groups
+        detector, dataset, image_size or longest, confidence, batch_size, full_images or whole, groups, keep
     )
 
 
 def _evaluate_detector(
     detector: nn.Module, dataset: Dataset, image_size: int, confidence: float | None, batch_size: int,
-    full_images: bool, groups: Collection[SliceGroup],
+    full_images: bool, groups: Collection[SliceGroup], keep: Path | None,
 ) -> Metrics:  # fmt: skip
     if full_images:
         tiles = _require_tiles(dataset)
@@ -91,6 +100,10 @@ def _evaluate_detector(
     else:
         found = detect(detector, dataset, image_size=image_size, batch_size=batch_size)
     metrics = compute_metrics(found, dataset, confidence)
+    if keep:
+        matched = match_detections(found, dataset, group_images(dataset), metrics.confidence)
+        matched.save(keep)
+        metrics = replace(metrics, resampled=resample_matches(matched, metrics.confidence))
     chosen = slices_of(dataset) if "edge cases" in groups else []
     chosen += shape_slices(dataset) if "shapes" in groups else []
     parts = {part.name: compute_slice_metrics(found, dataset, part, metrics.confidence) for part in chosen}

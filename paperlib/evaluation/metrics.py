@@ -6,11 +6,8 @@ class's precision-recall curve at IoU 0.5, averaged over the classes, with the c
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
-from operator import itemgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +16,7 @@ from torch import Tensor
 
 from paperlib.data.records import Dataset
 from paperlib.data.slices import Rule, Slice, all_objects
+from paperlib.evaluation.curves import ClassCurve, trace_classes
 
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 PAPER_THRESHOLD = COCO_THRESHOLDS[:1]
@@ -44,6 +42,8 @@ class Metrics:
         per_class: average precision at IoU 0.5 of each class that occurs.
         slices: by name of a slice or a corruption, its `map50` and `recall` and the numbers of its `images` and
             `objects`; empty unless `evaluate` was called with `slices`.
+        resampled: of some metrics, the values on images drawn with replacement (see `paperlib.evaluation.bootstrap`);
+            empty unless the detections were kept.
     """
 
     map50: float
@@ -53,6 +53,7 @@ class Metrics:
     confidence: float
     per_class: dict[str, float]
     slices: dict[str, dict[str, float]] = field(default_factory=dict)
+    resampled: dict[str, list[float]] = field(default_factory=dict)
 
     tracked: ClassVar[tuple[str, ...]] = ("map50", "map")
     """What the history of a training holds of each validation; the first decides which epoch is the best."""
@@ -96,7 +97,8 @@ def compute_metrics(found: Sequence[dict[str, Tensor]], dataset: Dataset, confid
     coco_eval = _run_coco_eval(found, dataset, COCO_THRESHOLDS)
     average, occurs = _average_precision(coco_eval)
     per_class = {name: float(average[IOU_INDEX, k]) for k, name in enumerate(dataset.classes) if occurs[k]}
-    curves = [curve for curve in _class_curves(coco_eval, len(dataset.classes)) if curve.positives]
+    traced = trace_classes(coco_eval, len(dataset.classes), PAPER_THRESHOLD)
+    curves = [curve for curve in traced if curve.positives]
     if confidence is None:
         confidence = _best_confidence(curves)
     points = np.array([curve.precision_recall(confidence) for curve in curves])
@@ -112,7 +114,13 @@ def compute_metrics(found: Sequence[dict[str, Tensor]], dataset: Dataset, confid
 
 def trace_curves(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> list[ClassCurve]:
     """Return for each class which of its detections find an object (see `compute_metrics`)."""
-    return _class_curves(_run_coco_eval(found, dataset, PAPER_THRESHOLD), len(dataset.classes))
+    return trace_classes(_run_coco_eval(found, dataset, PAPER_THRESHOLD), len(dataset.classes), PAPER_THRESHOLD)
+
+
+def match_classes(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> list[ClassCurve]:
+    """Return for each class which of its detections find an object at each of COCO's thresholds."""
+    # The overlaps do not depend on the threshold.
+    return trace_classes(_run_coco_eval(found, dataset, PAPER_THRESHOLD), len(dataset.classes), COCO_THRESHOLDS)
 
 
 def require_boxes(dataset: Dataset) -> None:
@@ -163,26 +171,6 @@ def _average_precision(coco_eval: COCOeval_faster) -> tuple[np.ndarray, np.ndarr
     return precision.mean(1), precision[IOU_INDEX, 0] > -1
 
 
-@dataclass(frozen=True)
-class ClassCurve:
-    """One class's detections at IoU 0.5.
-
-    Attributes:
-        scores: `[N]` of its detections in all images.
-        hits: `[N]` bool, whether each of them finds an object.
-        positives: number of its objects.
-    """
-
-    scores: np.ndarray
-    hits: np.ndarray
-    positives: int
-
-    def precision_recall(self, confidence: float) -> tuple[float, float]:
-        """Return precision and recall (Eq. 13) of the detections that score at least `confidence`."""
-        kept = self.hits[self.scores >= confidence]
-        return float(kept.mean()) if len(kept) else 0.0, float(kept.sum()) / self.positives
-
-
 def _best_confidence(curves: Sequence[ClassCurve]) -> float:
     """Return the confidence, in steps of 0.01, that maximises the mean F1."""
     grid = np.linspace(0.01, 0.99, 99)
@@ -213,45 +201,6 @@ def _run_coco_eval(
 
 def _ignore(_text: str) -> None:
     """Print nothing."""
-
-
-def _class_curves(coco_eval: COCOeval_faster, num_classes: int) -> list[ClassCurve]:
-    """Match the detections of each class with its objects at IoU 0.5; no object is ignored."""
-    scores: list[list[float]] = [[] for _ in range(num_classes + 1)]
-    hits: list[list[bool]] = [[] for _ in range(num_classes + 1)]
-    for each in coco_eval.cocoDt.dataset["annotations"]:
-        scores[each["category_id"]].append(each["score"])
-    # Detections stand in the order of their scores within an image and class, as in the index, and images in theirs.
-    counts = Counter((each["image_id"], each["category_id"]) for each in coco_eval.cocoDt.dataset["annotations"])
-    for (image, label), count in sorted(counts.items()):
-        hits[label] += _match_greedily(coco_eval.ious[image, label], count)
-    positives = Counter(each["category_id"] for each in coco_eval.cocoGt.dataset["annotations"])
-    return [
-        ClassCurve(np.array(scores[label]), np.array(hits[label], dtype=bool), positives[label])
-        for label in range(1, num_classes + 1)
-    ]
-
-
-def _match_greedily(ious: Any, count: int) -> list[bool]:
-    """Return which of `count` detections, best first, find an object: the one of largest IoU that is still free.
-
-    Args:
-        ious: `[detections, objects]`; empty if there is no object.
-        count: the number of detections.
-    """
-    hits = [False] * count
-    if len(ious) == 0:
-        return hits
-    near = np.nonzero(np.asarray(ious) >= PAPER_THRESHOLD[0] - 1e-10)
-    pairs = zip(near[0].tolist(), near[1].tolist(), strict=True)
-    taken: set[int] = set()
-    for detection, group in groupby(pairs, key=itemgetter(0)):
-        # Of equally near objects COCO takes the last.
-        free = [(ious[detection][other], other) for _, other in group if other not in taken]
-        if free:
-            hits[detection] = True
-            taken.add(max(free)[1])
-    return hits
 
 
 def _coco_index(objects: Sequence[Mapping[str, Any]], dataset: Dataset, holds: Rule, limit: int | None = None) -> COCO:

@@ -83,7 +83,7 @@ def precision_recall_curves(
     curves = {}
     for name, curve in zip(dataset.classes, trace_curves(found, dataset), strict=True):
         if curve.positives:
-            hits = curve.hits[np.argsort(-curve.scores, kind="stable")]
+            hits = curve.hits[np.argsort(-curve.scores, kind="stable"), 0]
             true = np.cumsum(hits)
             curves[name] = (true / curve.positives, true / np.arange(1, len(hits) + 1))
     return curves

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib.data.scenes import SceneDataset
+from paperlib.evaluation.bootstrap import resample_mean
 from paperlib.evaluation.forward import evaluation_mode, run_on_squares
 
 TOP = 5
@@ -17,7 +18,7 @@ TOP = 5
 
 @dataclass(frozen=True)
 class SceneMetrics:
-    """How well a classifier does on a scene data set; all but the last three in [0, 1].
+    """How well a classifier does on a scene data set; all but the last four in [0, 1].
 
     Attributes:
         top1: fraction of the images whose class has the highest logit.
@@ -27,6 +28,8 @@ class SceneMetrics:
         confusion: numbers of images, `confusion[true][predicted]`.
         labels: the class of each image, 0..C-1.
         predictions: the predicted class of each image, by which two classifiers can be compared image by image.
+        resampled: `top1` on images drawn with replacement (see `paperlib.evaluation.bootstrap`); from `evaluate_scenes`
+            only.
     """
 
     top1: float
@@ -36,6 +39,7 @@ class SceneMetrics:
     confusion: list[list[int]]
     labels: list[int]
     predictions: list[int]
+    resampled: dict[str, list[float]] = field(default_factory=dict)
 
     tracked: ClassVar[tuple[str, ...]] = ("top1", "top5")
     """What the history of a training holds of each validation; the first decides which epoch is the best."""
@@ -68,7 +72,9 @@ def evaluate_scenes(
     if not len(dataset):
         raise ValueError(f"{dataset.name}: no images, nothing to evaluate")
     logits = classify(network, dataset, image_size=image_size or dataset.usual_side(), batch_size=batch_size)
-    return compute_scene_metrics(logits, dataset)
+    metrics = compute_scene_metrics(logits, dataset)
+    right = np.equal(metrics.labels, metrics.predictions)
+    return replace(metrics, resampled={"top1": resample_mean(right, np.arange(len(right)))})
 
 
 def classify(network: nn.Module, dataset: SceneDataset, *, image_size: int, batch_size: int = 16) -> Tensor:

@@ -210,7 +210,7 @@ class PartnerLearning(Distilling):
     @property
     def blueprint_options(self) -> dict[str, Any]:
         """Return the stride of the stem, which only a ResNet classifier has."""
-        return {"stem_stride": self.stem_stride}
+        return super().blueprint_options | {"stem_stride": self.stem_stride}
 
 
 class Scoreboard(Common):

@@ -25,7 +25,7 @@ from paperlib.typed_options import (
     check_values,
     rename_old,
 )
-from paperlib.workbench.options import SparsityOptions, SurgeryOptions
+from paperlib.workbench.options import DetectorLimits, SparsityOptions, SurgeryOptions
 
 
 def _distinct(seeds: list[int]) -> list[int]:
@@ -79,7 +79,7 @@ class Common(Options):
         return set()
 
 
-class Settings(TrainingOptions, SurgeryOptions, SparsityOptions, Common):
+class Settings(TrainingOptions, SurgeryOptions, SparsityOptions, DetectorLimits, Common):
     """What all notebooks that train share. Fields that stand here again have other defaults at the `quick` scale."""
 
     dataset: str = "toy-aerial"
@@ -123,7 +123,7 @@ class Settings(TrainingOptions, SurgeryOptions, SparsityOptions, Common):
     @property
     def blueprint_options(self) -> dict[str, Any]:
         """Return further options of the network to build, beside those that every notebook has."""
-        return {}
+        return {"limits": self.chosen_limits} if self.chosen_limits else {}
 
     @property
     def has_metrics(self) -> bool:

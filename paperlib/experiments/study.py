@@ -18,6 +18,7 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -25,6 +26,7 @@ from matplotlib.figure import Figure
 from paperlib import figures, files, paths
 from paperlib.costs import Cost, cost
 from paperlib.data.slices import SliceGroup
+from paperlib.evaluation.bootstrap import MatchedDetections
 from paperlib.evaluation.evaluate import Metrics
 from paperlib.experiments import assistants, partners
 from paperlib.experiments.case import Case, cases_of
@@ -67,6 +69,8 @@ class Run:
     model: Model
     metrics: Any  # `Metrics` of a detector, `SceneMetrics` of a classifier, None of an untrained network
     cost: Cost
+    detections: Path | None = None
+    """Its detections on the test split, with which anybody can draw the images again (`evaluation.bootstrap`)."""
 
     def row(self) -> dict[str, Any]:
         """Return name, case, seed, size, GMACs and, for a trained model, the headline metrics."""
@@ -249,6 +253,7 @@ class Study:
         certificate = make_certificate(settings=settings, wall_seconds=wall, code=code, **self.collect_origin())
         certificate |= {"source": digest_source(notebook) if notebook.is_file() else None, "read": self.collect_read()}
         others = [] if measured is None else measured.to_dict("records")
+        self._save_detections()
         metrics = {"summary": summary, **self.collect_rows(), "measured": others}
         write_results(self.folder, certificate, metrics, self._written)
         return summary
@@ -283,6 +288,18 @@ class Study:
 
     def _evaluate_slices(self, run: Run, groups: Sequence[SliceGroup]) -> Metrics:
         return self.cases[run.case].make_workbench(run.seed).evaluate(run.model, slices=groups)
+
+    def _save_detections(self) -> None:
+        """Write the detections of all runs into one file, under keys such as `baseline|0|scores`."""
+        kept = {f"{run.name}|{run.seed}": run.detections for run in self.runs if run.detections}
+        if kept:
+            arrays = {
+                f"{name}|{field}": values
+                for name, path in kept.items()
+                for field, values in asdict(MatchedDetections.load(path)).items()
+            }
+            with files.replace_file(self._place("detections.npz")) as target, target.open("wb") as file:
+                np.savez_compressed(file, **arrays)
 
     def _place(self, name: str) -> Path:
         """Return the path of a result; from the first one until `finish`, the notebook does not count as done."""
@@ -321,9 +338,11 @@ class Study:
         return [self._evaluate_run(workbench, case, name, model) for name, model in models.items()]
 
     def _evaluate_run(self, workbench: Workbench, case: str, name: str, model: Model) -> Run:
-        metrics = workbench.evaluate(model) if self.cases[case].settings.has_metrics else None
+        metrics = kept = None
+        if self.cases[case].settings.has_metrics:
+            metrics, kept = workbench.evaluate(model), workbench.keep_detections(model)
         model_cost = cost(model.detector(), workbench.recipe.image_size)
-        return Run(f"{case} {name}".lstrip(), case, workbench.recipe.seed, model, metrics, model_cost)
+        return Run(f"{case} {name}".lstrip(), case, workbench.recipe.seed, model, metrics, model_cost, kept)
 
 
 def _compare_with_profile(notebook: str, settings: Settings) -> list[str]:

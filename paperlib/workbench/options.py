@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,6 +38,7 @@ class Blueprint:
         anchors: of a detector, in pixels (width, height); None: its usual ones.
         stem_stride: of a classifier (see `build_classifier`); None: the usual one.
         weights: a Darknet file of COCO weights; None: from scratch.
+        limits: numbers that a detector considers at most (`paperlib.detectors.LIMITS`), where they are not the usual.
         gamma_level: the level to which the scale factors of those weights are brought first; None: as they are.
     """
 
@@ -47,11 +49,31 @@ class Blueprint:
     weights: Path | None = None
     gamma_level: float | None = None
     stem_stride: int | None = None
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
     def build_options(self) -> dict[str, Any]:
         """Return what was chosen beside the name, as arguments of building."""
-        options = {name: getattr(self, name) for name in ("width", "depth", "anchors", "stem_stride")}
+        options = {name: getattr(self, name) for name in ("width", "depth", "anchors", "stem_stride")} | {**self.limits}
         return {name: value for name, value in options.items() if value is not None}
+
+
+class DetectorLimits(Options):
+    """How much a detector considers at most; none: the usual number, made for images of 416 pixels."""
+
+    max_detections: Count | None = None
+    """Detections of an image; usually 100."""
+    sampled_anchors: Count | None = None
+    """Of Faster R-CNN: anchors of an image that the losses of the first stage sample; usually 64, in the paper 256."""
+    sampled_regions: Count | None = None
+    """Of Faster R-CNN: proposals that the losses of the second stage sample; usually 32, in the paper 512."""
+    proposals: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+    """Of Faster R-CNN: proposals of an image in training and in detection; usually 300, in the paper 2000 and 1000."""
+
+    @property
+    def chosen_limits(self) -> dict[str, Any]:
+        """Return those that are not the usual ones."""
+        values = {name: getattr(self, name) for name in DetectorLimits.model_fields}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class SparsityOptions(Options):

@@ -42,7 +42,7 @@ from paperlib.training.objective import Objective, Regulariser
 from paperlib.training.recipe import Recipe
 from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions, TeachingOptions
 
-DETECTOR, PLAN, METRICS = "detector.safetensors", "plan.json", "metrics.json"
+DETECTOR, PLAN, METRICS, KEPT = "detector.safetensors", "plan.json", "metrics.json", "detections.npz"
 FITTED = "fitted.json"
 """The file that a training's folder gets last, with the digests of what the training made."""
 
@@ -311,9 +311,21 @@ class Workbench:
         Raises:
             ValueError: the workbench has no test split, or slices are asked for of scenes.
         """
+        values = files.read_json(self._evaluate(model, split, slices).folder / METRICS)
+        return Metrics(**values) if isinstance(self._split(split), Dataset) else SceneMetrics(**values)
+
+    def keep_detections(self, model: Model) -> Path | None:
+        """Return the file of a model's detections on the test split (see `evaluate`); None of a classifier."""
+        return self._evaluate(model, "test", False).folder / KEPT if isinstance(self.test, Dataset) else None
+
+    def _split(self, split: Literal["val", "test"]) -> Any:
         dataset = self.test if split == "test" else self.validation
         if dataset is None:
             raise ValueError("a workbench without a test split judges on validation only")
+        return dataset
+
+    def _evaluate(self, model: Model, split: Literal["val", "test"], slices: bool | Sequence[SliceGroup]) -> Model:
+        dataset = self._split(split)
         how: dict[str, Any] = {"image_size": self.recipe.image_size}
         if isinstance(dataset, Dataset):
             how["confidence"] = self.evaluate(model, "val").confidence if split == "test" else None
@@ -322,13 +334,13 @@ class Workbench:
 
         def write_metrics(folder: Path) -> None:
             begin_step(f"evaluate on {split}, seed {self.recipe.seed}")
-            metrics: Metrics | SceneMetrics = evaluate(model.detector().to(_device()), dataset, **how)
+            # Only the final evaluation is resampled.
+            kept = {"keep": folder / KEPT} if isinstance(dataset, Dataset) and split == "test" else {}
+            metrics: Metrics | SceneMetrics = evaluate(model.detector().to(_device()), dataset, **how, **kept)
             files.write_json_atomically(folder / METRICS, metrics.to_dict())
 
         settings = how | self._machine()
-        made = self._model("evaluate", Workbench.evaluate, settings, (model,), write_metrics, data=dataset.digest)
-        values = files.read_json(made.folder / METRICS)
-        return Metrics(**values) if isinstance(dataset, Dataset) else SceneMetrics(**values)
+        return self._model("evaluate", Workbench._evaluate, settings, (model,), write_metrics, data=dataset.digest)
 
     def _build(self, plan: Blueprint) -> Model:
         seed = self.recipe.seed
