@@ -112,15 +112,24 @@ def test_bad_settings_are_refused(options, fault):
 
 def test_detectors_are_timed_beside_each_other_in_each_runtime():
     detectors = {"one": Cells(), "other": Cells()}
-    found = compare_latencies(detectors, SIZE, rounds=2, seconds=0.01)
-    assert list(zip(found["model"], found["runtime"], strict=True)) == [(m, r) for m in detectors for r in RUNTIMES]
+    found = compare_latencies(detectors, SIZE, reduced=True, rounds=2, seconds=0.01)
+    plain = found[found["precision"] == "float32"]
+    assert list(zip(plain["model"], plain["runtime"], strict=True)) == [(m, r) for m in detectors for r in RUNTIMES]
+    assert found[found["precision"] == "int8"]["runtime"].tolist() == ["onnxruntime"] * 2
+    assert set(found[found["precision"] == "bfloat16"]["runtime"]) <= {"openvino"}  # where the processor has it
     assert (found["ms"] > 0).all() and (found["iqr_ms"] >= 0).all()
 
 
 def test_the_realised_share_is_time_saved_over_compute_saved():
-    times = pd.DataFrame({"model": ["whole", "cut", "same"], "runtime": "torch", "ms": [10.0, 6.0, 8.0]})
+    times = pd.DataFrame(
+        {"model": ["whole", "cut", "same"], "runtime": "torch", "precision": "float32", "ms": [10.0, 6.0, 8.0]}
+    )
     found = compute_realised_savings(times, {"whole": 4.0, "cut": 2.0, "same": 4.0}, "whole").set_index("model")
     assert found["speedup"].tolist() == pytest.approx([1, 10 / 6, 1.25])
     assert found["macs_saved"].tolist() == [0, 0.5, 0]
     assert found["realised"]["cut"] == pytest.approx(0.8)
     assert found["realised"].isna().tolist() == [True, False, True], "nothing was saved that could be realised"
+    low = pd.concat([times, times.assign(precision="int8", ms=[5.0, 2.0, 5.0])])
+    found = compute_realised_savings(low, {"whole": 4.0, "cut": 2.0, "same": 4.0}, "whole").set_index("model")
+    assert found.loc["cut", "speedup"].tolist() == pytest.approx([10 / 6, 5]), "compared with float32"
+    assert found["realised"].notna().sum() == 1, "a lower precision saves no operations"

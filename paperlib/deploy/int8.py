@@ -125,6 +125,15 @@ def quantise(
     return replace(best, path=target)
 
 
+def write_for_timing(model: Path, pixels: np.ndarray) -> Path:
+    """Write a file in 8-bit integers beside `model`, its ranges from images `[B, 3, H, W]` in [0, 1], unjudged."""
+    prepared, target = (model.with_suffix(suffix) for suffix in (".prepared.onnx", ".int8.onnx"))
+    with _quiet():
+        quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+    _write_int8(prepared, target, np.round(255 * pixels), Way(float_heads=True))
+    return target
+
+
 def _try_ways(
     prepared: Path, squares: np.ndarray, validation: Dataset | None, side: int, float32: Metrics | None
 ) -> list[Quantised]:  # fmt: skip

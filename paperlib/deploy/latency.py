@@ -26,6 +26,9 @@ else:
     openvino = load_later("runtimes", lambda: import_module("openvino"))
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
+FLOAT32 = "float32"
+REDUCED = {"onnxruntime": "int8", "openvino": "bfloat16"}
+"""By runtime, the precision in which it computes faster than in float32."""
 UNTRAINED_TOLERANCE = 0.05
 """Rounding errors are larger in deep networks with random weights (see `export_onnx`); they do not affect the time."""
 
@@ -114,6 +117,7 @@ def compare_latencies(
     image_size: ImageSize,
     *,
     runtimes: Sequence[str] = RUNTIMES,
+    reduced: bool = False,
     threads: int = 1,
     rounds: int = 7,
     seconds: float = 0.3,
@@ -124,14 +128,16 @@ def compare_latencies(
         detectors: by name; untouched.
         image_size: size of the one image, which has random pixels.
         runtimes: some of `RUNTIMES`.
+        reduced: also time the precisions of `REDUCED` that the processor has.
         threads: number of threads of each runtime.
         rounds: number of turns of each detector.
         seconds: least duration of a turn.
 
     Returns:
-        A table with `model`, `runtime`, `ms` (median over the rounds of each turn's median) and `iqr_ms` (interquartile
-        range over the rounds); without non-maximum suppression for one-stage detectors.
+        A table with `model`, `runtime`, `precision`, `ms` (median over the rounds of each turn's median) and `iqr_ms`
+        (interquartile range over the rounds); without non-maximum suppression for one-stage detectors.
     """
+    lower = {runtime: REDUCED[runtime] for runtime in runtimes if reduced and _can_reduce(runtime)}
     timers = {}
     with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
         for number, (name, detector) in enumerate(detectors.items()):
@@ -139,12 +145,14 @@ def compare_latencies(
             images = torch.rand(1, 3, *network.image_size, generator=torch.Generator().manual_seed(0))
             for runtime in runtimes:
                 if runtime == "torch":
-                    timers[name, runtime] = make_torch_timer(network, images, threads)
+                    timers[name, runtime, FLOAT32] = make_torch_timer(network, images, threads)
                     continue
                 file = Path(folder) / f"{number}.onnx"
                 if not file.exists():
                     export_for_timing(detector, file.parent, image_size, file.stem)
-                timers[name, runtime] = make_file_timer(file, images, runtime, threads)
+                for precision in (FLOAT32, *([lower[runtime]] if runtime in lower else [])):
+                    timer = make_file_timer(file, images, runtime, threads, precision)
+                    timers[name, runtime, precision] = timer
     turns = [
         {key: 1e3 * timer.blocked_autorange(min_run_time=seconds).median for key, timer in timers.items()}
         for _ in track_items(range(rounds), "timing")
@@ -152,7 +160,7 @@ def compare_latencies(
     times = pd.DataFrame(turns)
     spread = times.quantile(0.75) - times.quantile(0.25)
     rows = [(*key, times[key].median(), spread[key]) for key in timers]
-    return pd.DataFrame(rows, columns=["model", "runtime", "ms", "iqr_ms"])
+    return pd.DataFrame(rows, columns=["model", "runtime", "precision", "ms", "iqr_ms"])
 
 
 def compute_realised_savings(times: pd.DataFrame, gmacs: Mapping[str, float], baseline: str) -> pd.DataFrame:
@@ -164,17 +172,18 @@ def compute_realised_savings(times: pd.DataFrame, gmacs: Mapping[str, float], ba
         baseline: the model with which the others are compared.
 
     Returns:
-        `times`, and for each row `gmacs`, `speedup` (how many times faster), `macs_saved` and `time_saved` (fractions
-        of the baseline's), and `realised` (the latter divided by the former; NaN for the baseline itself).
+        `times`, and for each row `gmacs`, `speedup` (how many times faster than the baseline in float32 in the same
+        runtime), `macs_saved` and `time_saved` (fractions of the baseline's), and `realised` (the latter divided by the
+        former; NaN for the baseline itself, and in other precisions, which save time without saving operations).
     """
     table = times.assign(gmacs=[gmacs[model] for model in times["model"]])
-    of_baseline = table[table["model"] == baseline]
+    of_baseline = table[(table["model"] == baseline) & (table["precision"] == FLOAT32)]
     baseline_ms = dict(zip(of_baseline["runtime"], of_baseline["ms"], strict=True))
     table["speedup"] = [baseline_ms[runtime] for runtime in table["runtime"]] / table["ms"]
     table["macs_saved"] = 1 - table["gmacs"] / gmacs[baseline]
     table["time_saved"] = 1 - 1 / table["speedup"]
     # Without savings the ratio has no meaning: NaN for the baseline and for larger models.
-    saved = table["macs_saved"].where(table["macs_saved"] > 0)
+    saved = table["macs_saved"].where((table["macs_saved"] > 0) & (table["precision"] == FLOAT32))
     return table.assign(realised=table["time_saved"] / saved)
 
 
@@ -192,22 +201,42 @@ def make_torch_timer(network: Deployable, images: Tensor, threads: int) -> Timer
     return _timer(lambda: network(images), threads)
 
 
-def make_file_timer(path: Path, images: Tensor, runtime: str, threads: int) -> Timer:
-    """Make a timer for an ONNX file in `onnxruntime` or `openvino`, on `[1, 3, H, W]` images."""
+def make_file_timer(path: Path, images: Tensor, runtime: str, threads: int, precision: str = FLOAT32) -> Timer:
+    """Make a timer for an ONNX file in `onnxruntime` or `openvino`, on `[1, 3, H, W]` images.
+
+    Args:
+        path: a file in float32; for `int8` a copy is made beside it, whose ranges come from these images alone. It
+            detects nothing, and takes as long as one that is calibrated on many.
+        images: what is timed.
+        runtime: `onnxruntime` or `openvino`.
+        threads: number of threads of the runtime.
+        precision: `float32`, or the one that `REDUCED` names for the runtime.
+    """
     pixels = images.numpy()
     if runtime == "onnxruntime":
+        if precision != FLOAT32:
+            from paperlib.deploy.int8 import write_for_timing  # needs the extra `runtimes`
+
+            path = write_for_timing(path, pixels)
         session = open_onnx_session(path, threads)
         return _timer(lambda: session.run(None, {INPUT: pixels}), threads)
-    request = compile_openvino(path, threads).create_infer_request()
+    request = compile_openvino(path, threads, "f32" if precision == FLOAT32 else "bf16").create_infer_request()
     # Shared, because copies of images and outputs are no part of the network's time.
     return _timer(lambda: request.infer([pixels], share_inputs=True, share_outputs=True), threads)
 
 
-def compile_openvino(path: Path, threads: int) -> openvino.CompiledModel:
-    """Compile an ONNX file by OpenVINO for the CPU, one image at a time on `threads` threads."""
+def _can_reduce(runtime: str) -> bool:
+    """Return whether the runtime computes in its lower precision on this processor."""
+    return runtime == "onnxruntime" or (
+        runtime == "openvino" and "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    )
+
+
+def compile_openvino(path: Path, threads: int, precision: str = "f32") -> openvino.CompiledModel:
+    """Compile an ONNX file by OpenVINO for the CPU, one image at a time on `threads` threads, in `f32` or `bf16`."""
     options = {
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, on processors that have it
+        "INFERENCE_PRECISION_HINT": precision,  # by default bfloat16, on processors that have it
         "PERFORMANCE_HINT": "LATENCY",
     }
     return openvino.Core().compile_model(path, "CPU", options)

@@ -135,6 +135,8 @@ class CpuTiming(Settings):
     layers: Annotated[int, Field(ge=0, le=limits.LARGEST_COUNT)] = 0
     """Number of residual blocks removed from a model that keeps all its channels; 0: there is no such model."""
     runtimes: Annotated[list[Runtime], Field(min_length=1)] = ["torch", "onnxruntime", "openvino"]
+    reduced: bool = True
+    """Also time 8-bit integers in ONNX Runtime and, where the processor has it, bfloat16 in OpenVINO."""
     timed_threads: Threads = 1
     """Threads of a runtime while it is timed."""
     rounds: Count = 3

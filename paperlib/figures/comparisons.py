@@ -152,16 +152,23 @@ def plot_speed_bars(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     """Plot how many times faster models are than their originals, per runtime, and how many times cheaper (Table 7).
 
     Args:
-        table: result of `compute_realised_savings` with columns `model`, `runtime`, `speedup`, `macs_saved`.
+        table: result of `compute_realised_savings` with columns `model`, `runtime`, `precision`, `speedup`,
+            `macs_saved`.
         labels: models to show, from top to bottom.
     """
-    runtimes = list(dict.fromkeys(table["runtime"]))
-    figure, [axis] = make_axes(0.8, 0.62 * len(labels) + 1.0)
-    height = 0.8 / len(runtimes)
-    for number, runtime in enumerate(runtimes):
-        speedup = table[table["runtime"] == runtime].set_index("model")["speedup"].loc[list(labels)]
-        rows = np.arange(len(labels)) + height * (number - (len(runtimes) - 1) / 2)
-        drawn = axis.barh(rows, speedup, height=0.9 * height, color=COLOURS[number], alpha=0.75, label=runtime)
+    kinds = list(dict.fromkeys(zip(table["runtime"], table["precision"], strict=True)))
+    runtimes = list(dict.fromkeys(runtime for runtime, _ in kinds))
+    figure, [axis] = make_axes(0.8, (0.14 * len(kinds) + 0.2) * len(labels) + 1.2)
+    height = 0.8 / len(kinds)
+    for number, (runtime, precision) in enumerate(kinds):
+        chosen = (table["runtime"] == runtime) & (table["precision"] == precision)
+        speedup = table[chosen].set_index("model")["speedup"].loc[list(labels)]
+        rows = np.arange(len(labels)) + height * (number - (len(kinds) - 1) / 2)
+        # A runtime keeps its colour; a lower precision is hatched.
+        plain = precision == "float32"
+        look = {"color": COLOURS[runtimes.index(runtime)], "alpha": 0.75, "hatch": None if plain else "////"}
+        label = runtime if plain else f"{runtime}, {precision}"
+        drawn = axis.barh(rows, speedup, height=0.9 * height, edgecolor="white", linewidth=0, label=label, **look)
         # A number has a background of its own, so that no line runs through it.
         axis.bar_label(drawn, fmt="%.1f", padding=3, fontsize=7.5, bbox={"color": "white", "pad": 0.6}, zorder=4)
     cheaper = 1 / (1 - table.groupby("model")["macs_saved"].first().loc[list(labels)])
@@ -171,9 +178,10 @@ def plot_speed_bars(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     axis.plot([], [], label="fewer multiply–accumulates", **dashed)
     axis.axvline(1, color="black", linewidth=0.8)
     name_rows(axis, labels)
-    axis.set(xlabel="times faster than the original", xlim=(0, 1.12 * max(cheaper.max(), table["speedup"].max())))
+    fastest = table.loc[table["model"].isin(labels), "speedup"].max()
+    axis.set(xlabel="times faster than the original in float32", xlim=(0, 1.12 * max(cheaper.max(), fastest)))
     axis.grid(visible=False, axis="y")
-    figure.legend(loc="outside upper left", ncols=len(runtimes) + 1, fontsize=8)
+    figure.legend(loc="outside upper left", ncols=3, fontsize=8)
     return figure
 
 
