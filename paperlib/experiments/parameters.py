@@ -141,7 +141,7 @@ class CpuTiming(Settings):
     """Threads of a runtime while it is timed."""
     rounds: Count = 3
     """How often the models are timed in turn; a time is the median."""
-    seconds: PositiveNumber = 0.3
+    seconds: PositiveNumber = 0.2
     """Shortest duration of one timing, in seconds."""
     cases: Cases = {
         "yolov3": {"detector": "yolov3", "ratio": 0.7, "layers": 10},
