@@ -10,7 +10,6 @@ from small import SIZE, Cells, Finder
 from paperlib.deploy.latency import (
     RUNTIMES,
     compare_latencies,
-    compile_openvino,
     compute_realised_savings,
     export_for_timing,
     latency,
@@ -18,6 +17,7 @@ from paperlib.deploy.latency import (
     make_selection_timer,
 )
 from paperlib.deploy.onnx import make_deployable
+from paperlib.deploy.openvino_runtime import compile_openvino
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,8 @@ import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -17,13 +15,8 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from paperlib.deploy.onnx import INPUT, Deployable, ImageSize, OneStage, export_onnx, make_deployable, open_onnx_session
-from paperlib.extras import load_later
+from paperlib.deploy.openvino_runtime import compile_openvino, multiplies_bfloat16
 from paperlib.progress.report import track_items
-
-if TYPE_CHECKING:
-    import openvino
-else:
-    openvino = load_later("runtimes", lambda: import_module("openvino"))
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 FLOAT32 = "float32"
@@ -227,19 +220,7 @@ def make_file_timer(path: Path, images: Tensor, runtime: str, threads: int, prec
 
 def _can_reduce(runtime: str) -> bool:
     """Return whether the runtime computes in its lower precision on this processor."""
-    return runtime == "onnxruntime" or (
-        runtime == "openvino" and "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    )
-
-
-def compile_openvino(path: Path, threads: int, precision: str = "f32") -> openvino.CompiledModel:
-    """Compile an ONNX file by OpenVINO for the CPU, one image at a time on `threads` threads, in `f32` or `bf16`."""
-    options = {
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": precision,  # by default bfloat16, on processors that have it
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    return openvino.Core().compile_model(path, "CPU", options)
+    return runtime == "onnxruntime" or (runtime == "openvino" and multiplies_bfloat16())
 
 
 def make_selection_timer(network: OneStage, images: Tensor, threads: int) -> Timer:

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paperlib.deploy.description import Description, load_description, read_properties
-from paperlib.deploy.latency import compile_openvino
 from paperlib.deploy.onnx import INPUT, open_onnx_session
+from paperlib.deploy.openvino_runtime import compile_openvino
 from paperlib.deploy.selection import SELECTED, add_selection
 from paperlib.detectors.files import load_detector
 from paperlib.detectors.suppression import suppress_non_maxima
