@@ -17,6 +17,8 @@ ASSETS = (
     "workflow/profiles/*/config.yaml",
     "data/registry.yaml",
     "data/splits/*.json",
+    "data/folds/*.json",
+    "data/overlap/*.json",
     "results/reported/*.csv",
     "models/*.onnx",
     "models/*.safetensors",

@@ -16,7 +16,9 @@ from paperlib import paths
 from paperlib.data import LAYOUTS, PUBLISHED, SCENE_LAYOUTS
 from paperlib.data.check_report import NAMED, ImageFindings, Report, read_images
 from paperlib.data.check_scenes import check_scenes
+from paperlib.data.folds import find_cut_folds, folds_path
 from paperlib.data.layouts import Layout, not_in_split, require_file, split_of, split_path
+from paperlib.data.overlap import find_cut_groups, load_groups
 from paperlib.data.pictures import decode_image, read_header
 from paperlib.data.registry import Entry, entry_folder
 from paperlib.files import remembered_digest
@@ -57,9 +59,19 @@ def _check_boxes(layout: Layout, entry: Entry, report: Report) -> str:
         report.faults.append(f"{folder}: {present:,} of {entry.images:,} published images")
     images = read_images(names, lambda image: _read(layout, folder, image), entry.title)
     report.add_images(images, split_of(layout))
+    _report_cut_groups(layout, report)
     total = sum((image.counts for image in images), Counter())
     report.table = _table(layout, entry, total, complete=len(images) == entry.images, report=report)
     return f"{len(images):,} images and {total.total():,} boxes"
+
+
+def _report_cut_groups(layout: Layout, report: Report) -> None:
+    """Report which splits cut a group of images that show the same ground; for the folds this is a fault."""
+    if cut := find_cut_groups(load_groups(layout.name), split_of(layout)):
+        examples = "; ".join(" ".join(group) for group in cut[:NAMED])
+        report.remarks.append(f"the split cuts {len(cut)} groups of images that show the same ground: {examples}; …")
+    if folds_path(layout.name).is_file() and (folds := find_cut_folds(layout.name)):
+        report.faults.append(f"{folds_path(layout.name)}: cuts groups of images that show the same ground in {folds}")
 
 
 def describe_registry(entries: Mapping[str, Entry]) -> str:

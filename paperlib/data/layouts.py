@@ -109,25 +109,27 @@ class Layout(PublishedFolders):
         return boxes.astype(np.float32)
 
 
-def load_split(layout: Layout, split: str, root: Path) -> Dataset:
-    """Read one split of a published data set from `root`.
+def load_split(layout: Layout, split: str, root: Path, splits: dict[str, list[str]] | None = None) -> Dataset:
+    """Read one split of a published data set from `root`; `splits` replaces its usual ones.
 
     Raises:
         FileNotFoundError: a folder or file of the layout, or the split itself, is missing.
         ValueError: an unknown split, damaged files, or images that are in no split.
     """
-    names = find_splits(layout, split, root)
+    names = find_splits(layout, split, root, splits)
     return Dataset(f"{layout.name}/{split}", layout.classes, [layout.read_record(root, name) for name in names[split]])
 
 
-def find_splits(layout: PublishedFolders, split: str, root: Path) -> dict[str, list[str]]:
+def find_splits(
+    layout: PublishedFolders, split: str, root: Path, splits: dict[str, list[str]] | None = None
+) -> dict[str, list[str]]:
     """Return the image names of each split, after `split`, the folders and the images in them were checked.
 
     Raises:
         FileNotFoundError: a folder of the layout, or the split itself, is missing.
         ValueError: an unknown split, or images that are in no split.
     """
-    names = stored_split(layout)
+    names = stored_split(layout) if splits is None else splits
     if split not in names:
         raise ValueError(f"{layout.name} has no split {split!r}; it has {', '.join(names)}")
     for folder in layout.all_folders(root):

@@ -7,13 +7,13 @@ The strongest features of every pair are compared, and all features where these 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-STRONGEST = 300
+STRONGEST = 200
 """Features of an image that the first pass compares."""
 FEATURES = 3000
 """Features of an image that the second pass compares."""
@@ -23,6 +23,8 @@ CANDIDATE = 4
 """Agreeing matches among the strongest features from which all features are compared."""
 TOLERANCE = 5.0
 """Pixels by which a match may miss the fitted shift, turn and scale."""
+CELL, CELLS = 48, 5
+"""Matches must lie in this many cells of this side in pixels: those of one airplane or ship in both images do not."""
 SCALES = (0.2, 5.0)
 """Smallest and largest scale between two images; a wrong fit often shrinks everything to a point."""
 
@@ -48,12 +50,14 @@ class Match:
         first, second: indices of the images.
         inliers: number of matches that agree.
         transform: float64 `[2, 3]` from pixels of the first image to pixels of the second.
+        cells: number of cells of `CELL` pixels in which they lie, in the image where they are fewer.
     """
 
     first: int
     second: int
     inliers: int
     transform: np.ndarray
+    cells: int = 0
 
 
 def require_opencv() -> Any:
@@ -86,9 +90,14 @@ def find_features(pixels: np.ndarray) -> Features:
 
 
 def compare_images(images: Sequence[Features], first: int, second: int) -> Match:
-    """Compare the strongest features of two images, and all of them if the strongest agree on a placement."""
-    glance = place_images(images, first, second, STRONGEST)
-    return place_images(images, first, second, FEATURES) if glance.inliers >= CANDIDATE else glance
+    """Compare the strongest features of two images, and all of them if the strongest agree on a placement.
+
+    Without `CELLS` cells of matches that agree, the result has no inliers.
+    """
+    found = place_images(images, first, second, STRONGEST)
+    if found.inliers >= CANDIDATE:
+        found = place_images(images, first, second, FEATURES)
+    return found if found.cells >= CELLS else replace(found, inliers=0)
 
 
 def place_images(images: Sequence[Features], first: int, second: int, limit: int) -> Match:
@@ -105,10 +114,14 @@ def place_images(images: Sequence[Features], first: int, second: int, limit: int
     )
     if transform is None or not SCALES[0] < np.hypot(*transform[0, :2]) < SCALES[1]:
         return nothing
+    ends = source[inside[:, 0] > 0], target[inside[:, 0] > 0]
     # Several matches that end in one point count once: repeated patterns give such matches.
-    places = np.round(np.concatenate([source, target], axis=1)[inside[:, 0] > 0] / 3)
-    distinct = min(len(np.unique(places[:, :2], axis=0)), len(np.unique(places[:, 2:], axis=0)))
-    return Match(first, second, distinct, transform)
+    return Match(first, second, _count_cells(ends, 3), transform, _count_cells(ends, CELL))
+
+
+def _count_cells(ends: tuple[np.ndarray, np.ndarray], side: int) -> int:
+    """Return in how many cells of that side points lie, in the image where they are fewer."""
+    return min(len(np.unique(np.floor(points / side), axis=0)) for points in ends)
 
 
 def _match_descriptors(one: np.ndarray, other: np.ndarray) -> np.ndarray:

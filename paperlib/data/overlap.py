@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from paperlib import paths
+from paperlib.data.contact_sheet import draw_contact_sheet
 from paperlib.data.layouts import Layout
 from paperlib.data.matching import Features, compare_images, find_features, require_opencv
 from paperlib.data.records import Dataset
@@ -27,6 +28,8 @@ SURE = 12
 """Agreeing matches from which a pair is accepted without a look."""
 DOUBTFUL = 6
 """Agreeing matches from which somebody looks at a pair."""
+SHOWN = 40
+"""Pairs on a contact sheet."""
 TILE_MARK = "@"
 """Stands between the name of an image and the corner of its tile."""
 KINDS = ("pairs", "confirmed", "refused")
@@ -150,13 +153,23 @@ def _format_pairs(content: Mapping[str, Any]) -> str:
     return json.dumps(head, indent=1)[:-2] + ",\n" + ",\n".join(lists) + "\n}\n"
 
 
+def _draw_weakest(layout: Layout, found: Sequence[Pair], path: Path) -> None:
+    root = paths.data_root() / layout.folder
+    weakest = sorted(found, key=lambda pair: pair[2])[:SHOWN]
+    pictures = (
+        (f"{a} {b}: {count}", *(layout.read_record(root, name).read_pixels() for name in (a, b)))
+        for a, b, count in weakest
+    )
+    draw_contact_sheet(pictures, path)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Find a data set's groups and write their file."""
     from paperlib.data import LAYOUTS
 
     parser = argparse.ArgumentParser(prog="python -m paperlib.data.overlap", description=__doc__)
     parser.add_argument("name", choices=LAYOUTS)
-    parser.add_argument("--sheet", type=Path, help="folder for contact sheets of the weakest pairs")
+    parser.add_argument("--sheet", type=Path, help=f"PNG file for the {SHOWN} weakest pairs")
     chosen = parser.parse_args(arguments)
     layout = LAYOUTS[chosen.name]
     try:
@@ -166,6 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     doubtful = write_pairs(chosen.name, found)
     groups = load_groups(chosen.name)
     print(f"{overlap_path(chosen.name)}: {sum(map(len, groups))} images in {len(groups)} groups share ground")
+    if chosen.sheet and found:
+        _draw_weakest(layout, found, chosen.sheet)
     if doubtful:
         print(f"{len(doubtful)} doubtful pairs: look at them, and list each under confirmed or refused")
 

@@ -38,6 +38,7 @@ class Splits:
     """
 
     name: str
+    fold: int | None = None
 
     def __post_init__(self) -> None:
         if is_own(self.name) and SPLIT_MARK not in self.name and not find_own_splits(self.name):
@@ -50,7 +51,7 @@ class Splits:
     @cached_property
     def train(self) -> Any:
         """Return the training split."""
-        return load_dataset(self.name, "train")
+        return load_dataset(self.name, "train", fold=self.fold)
 
     @cached_property
     def val(self) -> Any:
@@ -64,7 +65,8 @@ class Splits:
 
     def _load_other(self, split: str) -> Any:
         # Files of one's own data may list other categories; a label must mean the same class in each.
-        return load_dataset(self.name, split, classes=self.train.classes if is_own(self.name) else None)
+        classes = self.train.classes if is_own(self.name) else None
+        return load_dataset(self.name, split, classes=classes, fold=self.fold)
 
     def collect_digests(self) -> dict[str, str]:
         """Return the digest of each split."""
@@ -78,12 +80,22 @@ class Case:
     Attributes:
         name: the prefix of its models' names; empty for a notebook's only case.
         settings: the notebook's settings, with the changes of this case.
-        splits: its data.
+        splits: its data; with folds, those of the first seed's fold.
     """
 
     name: str
     settings: Settings
     splits: Splits
+
+    def __post_init__(self) -> None:
+        self._by_fold: dict[int | None, Splits] = {}
+
+    def splits_of(self, seed: int) -> Splits:
+        """Return the data of the run with this seed."""
+        fold = fold_of(self.settings, seed)
+        return (
+            self.splits if fold == self.splits.fold else self._by_fold.setdefault(fold, Splits(self.splits.name, fold))
+        )
 
     def require_inputs(self) -> None:
         """Fail early if data or weights are missing.
@@ -142,12 +154,12 @@ class Case:
 
     def make_workbench(self, seed: int, store: Store | None = None) -> Workbench:
         """Return the workbench for one seed, with the usual store or another."""
-        chosen = self.settings
-        refuse_shared_images(self.splits.train, self.splits.val, self.splits.test)
+        chosen, splits = self.settings, self.splits_of(seed)
+        refuse_shared_images(splits.train, splits.val, splits.test)
         return Workbench(
-            self.splits.train,
-            self.splits.val,
-            self.splits.test,
+            splits.train,
+            splits.val,
+            splits.test,
             self.blueprint,
             recipe=self.recipe(seed),
             # Weights that are trained already need no warm-up.
@@ -186,5 +198,11 @@ def _read_pictures(dataset: Dataset) -> Iterator[np.ndarray]:
 def cases_of(settings: Settings) -> dict[str, Case]:
     """Return the cases by name; cases on one data set share its splits."""
     each = {name: settings.case(name) for name in settings.cases}
-    splits = {case.dataset: Splits(case.dataset) for case in each.values()}
-    return {name: Case(name, case, splits[case.dataset]) for name, case in each.items()}
+    first = {name: (case.dataset, fold_of(case, case.seeds[0])) for name, case in each.items()}
+    splits = {key: Splits(*key) for key in first.values()}
+    return {name: Case(name, case, splits[first[name]]) for name, case in each.items()}
+
+
+def fold_of(settings: Settings, seed: int) -> int | None:
+    """Return the fold of the run with a seed; None without folds."""
+    return None if settings.folds is None else seed % settings.folds

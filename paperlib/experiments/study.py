@@ -29,7 +29,7 @@ from paperlib.data.slices import SliceGroup
 from paperlib.evaluation.bootstrap import MatchedDetections
 from paperlib.evaluation.evaluate import Metrics
 from paperlib.experiments import assistants, partners
-from paperlib.experiments.case import Case, cases_of
+from paperlib.experiments.case import Case, Splits, cases_of
 from paperlib.experiments.folding import fold_traceback
 from paperlib.experiments.parameters import load_profile, profile_path, validate_settings
 from paperlib.experiments.settings import Settings
@@ -264,7 +264,11 @@ class Study:
 
     def collect_origin(self) -> dict[str, Any]:
         """Return what the results were made from: the data, the seeds, the stored steps and their time."""
-        data = {case.settings.dataset: case.splits.collect_digests() for case in self.cases.values()}
+        data = {
+            _name_splits(splits): splits.collect_digests()
+            for case in self.cases.values()
+            for splits in (case.splits_of(seed) for seed in self.settings.seeds)
+        }
         models = [run.model for run in self.runs] + self.stages
         steps = sorted({model.digest for model in models})
         seconds = training_seconds(model.folder for model in models)
@@ -343,6 +347,10 @@ class Study:
             metrics, kept = workbench.evaluate(model), workbench.keep_detections(model)
         model_cost = cost(model.detector(), workbench.recipe.image_size)
         return Run(f"{case} {name}".lstrip(), case, workbench.recipe.seed, model, metrics, model_cost, kept)
+
+
+def _name_splits(splits: Splits) -> str:
+    return splits.name if splits.fold is None else f"{splits.name}, fold {splits.fold}"
 
 
 def _compare_with_profile(notebook: str, settings: Settings) -> list[str]:
