@@ -140,6 +140,11 @@ def test_the_share_near_zero_that_a_panel_states_is_of_all_channels_below_the_li
     assert [axis.texts[0].get_text() for axis in figure.axes] == ["50.0 % below 0.01", "100.0 % below 0.01"]
 
 
+def test_the_highest_bin_of_any_panel_is_inside_all_panels():
+    figure = figures.plot_gamma_panels({"λ = 0": torch.rand(50) + 0.1, "λ = 1": torch.zeros(400)})
+    assert all(axis.get_ylim()[1] > 400 for axis in figure.axes)
+
+
 def test_photographs_within_an_svg_are_jpeg_and_drawings_stay_exact(tmp_path):
     noise = torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
     photograph = Dataset("made", ("ship",), [Record("0", noise, np.zeros((0, 4), np.float32), np.zeros(0, int))])

@@ -46,8 +46,9 @@ def plot_gamma_panels(gammas: Mapping[str, Tensor], near_zero: float = 0.01) -> 
     figure, axes = make_axes(1, 0.7 + 1.55 * rows, rows, columns, sharex=True, sharey=True)
     top = max(float(values.max()) for values in gammas.values())
     bins = near_zero * np.arange(np.floor(top / near_zero) + 2)
-    for axis, (name, values) in zip(axes, gammas.items(), strict=False):
-        counts, _ = np.histogram(values.numpy(), bins)
+    counted = [np.histogram(values.numpy(), bins)[0] for values in gammas.values()]
+    highest = max(int(counts.max()) for counts in counted)
+    for axis, counts, (name, values) in zip(axes, counted, gammas.items(), strict=False):
         axis.stairs(counts, bins, fill=True, color=COLOURS[0])
         axis.stairs(counts[:1], bins[:2], fill=True, color=COLOURS[1])
         note = f"{100 * (values < near_zero).float().mean():.1f} % below {near_zero:g}"
@@ -55,7 +56,8 @@ def plot_gamma_panels(gammas: Mapping[str, Tensor], near_zero: float = 0.01) -> 
         axis.set_title(name, pad=16)
         axis.annotate(note, (0, 1), (0, 4), "axes fraction", "offset points", color=COLOURS[1], fontsize=8.5)
         # The axes start left of 0 and below 1, so that the first bin, and a bin with a single channel, are seen whole.
-        axis.set(yscale="log", xlim=(-0.02 * bins[-1], bins[-1]), ylim=(0.7, None))
+        # The panels share the upper limit, which is that of the highest bin in any of them.
+        axis.set(yscale="log", xlim=(-0.02 * bins[-1], bins[-1]), ylim=(0.7, 1.5 * highest))
         axis.yaxis.set_major_formatter("{x:g}")
     for axis in axes[len(gammas) :]:
         axis.set_axis_off()
