@@ -30,6 +30,7 @@ from paperlib.experiments.settings import Common, Settings
 from paperlib.extras import needs_extra
 from paperlib.progress.display import SECONDS_BETWEEN_LOOKS, NotebookRun, ProgressLine, format_duration, summarise_runs
 from paperlib.progress.processes import die_with_parent, hold_lock
+from paperlib.progress.slots import VARIABLE, describe_slots
 from paperlib.store.results import SCOREBOARD, SCRATCH
 
 MARK = "PAPERLIB_BATCH"
@@ -291,7 +292,8 @@ def _run_snakemake(batch: Batch, command: list[str], runs: Sequence[NotebookRun]
 
 
 def _environment(batch: Batch) -> dict[str, str]:
-    return {**os.environ, **paths.as_environment(), MARK: str(batch.state)}
+    slots = describe_slots(batch.cores, batch.state)
+    return {**os.environ, **paths.as_environment(), MARK: str(batch.state), VARIABLE: slots}
 
 
 def _read_mark(process: psutil.Process) -> str | None:

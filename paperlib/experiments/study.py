@@ -37,6 +37,7 @@ from paperlib.extras import needs_extra
 from paperlib.figures import tables
 from paperlib.progress.processes import keep_memory, run_jobs
 from paperlib.progress.report import expect_work, plan_work
+from paperlib.progress.slots import occupy_slots, take_slots
 from paperlib.store.code_digest import notebook_code
 from paperlib.store.provenance import make_certificate
 from paperlib.store.results import METRICS, SCRATCH, digest_source, write_results
@@ -139,6 +140,8 @@ class Study:
         """Set threads and memory of the process, and fail early if data or weights are missing (see `begin`)."""
         keep_memory()
         torch.set_num_threads(self.settings.threads)
+        if self.settings.workers == 1:
+            take_slots(self.settings.threads)  # to the end: what is not done by workers is done, or timed, here
         for case in self.cases.values():
             case.require_inputs()
 
@@ -389,4 +392,5 @@ def _names_set_by(cell: str) -> set[str]:
 def _run_in_process(notebook: str, settings: Settings, experiment: Experiment, case: str, seed: int) -> None:
     """Fill the store with the models of one job, in a process of its own."""
     torch.set_num_threads(settings.threads)
-    Study(notebook, settings)._run_job(experiment, case, seed)
+    with occupy_slots(settings.threads):
+        Study(notebook, settings)._run_job(experiment, case, seed)

@@ -16,9 +16,11 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,36 @@ def keep_memory() -> None:
         allocator.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def begin_worker() -> None:
-    """Prepare a process of the pool: it dies with its parent and keeps its memory."""
+def begin_worker(environment: Mapping[str, str]) -> None:
+    """Prepare a process of the pool: it dies with its parent, keeps its memory, and has the caller's environment."""
+    # The kernel's help reaches those that were forked from the helper only if that ends, which waits for them.
+    threading.Thread(target=_end_with_caller, daemon=True).start()
     die_with_parent()
     keep_memory()
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def _end_with_caller() -> None:
+    """Kill this process when the one that asked for it has ended."""
+    if caller := parent_process():
+        connection.wait([caller.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _worker_context(work: Callable[..., None]) -> BaseContext:
+    """Return how workers are started: forked from one process that has imported what they need.
+
+    That process is started once and ends with this one. A process that was forked after a look for a GPU cannot use
+    it, and imports may look; so where there is one, every worker imports for itself.
+    """
+    import torch  # whoever has work for several processes has imported it
+
+    if torch.cuda.is_available():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([work.__module__])
+    return context
 
 
 def hold_lock(lock: Path) -> int | None:
@@ -92,7 +120,7 @@ def run_jobs(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], epochs:
         Exception: the first one that a job raised, after the other jobs were stopped.
     """
     with report.report_file() as (path, is_shown):
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), begin_worker)
+        pool = ProcessPoolExecutor(workers, _worker_context(work), begin_worker, (dict(os.environ),))
         try:
             futures = [pool.submit(_run_job, work, *pair) for pair in zip(jobs, epochs, strict=True)]
             _watch_jobs(dict(zip(futures, epochs, strict=True)), path, is_shown)

@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from paperlib import files
+from paperlib.progress.slots import lend_slots
 from paperlib.store import contents, provenance
 from paperlib.store.code_digest import Code
 
@@ -172,7 +173,8 @@ def _alone(final: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         _log.warning("waiting for another process that is making %s", final.name)
-        lock.acquire(poll_interval=0.2)
+        with lend_slots():
+            lock.acquire(poll_interval=0.2)
     try:
         yield
     finally:
