@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -35,7 +36,7 @@ from paperlib.progress.report import is_due, report_epoch, report_part, track_it
 from paperlib.seeding import derive_seed, seeded_rng
 from paperlib.store.code_digest import code_digest
 from paperlib.structure import copy_network, module_digest, tensors_digest
-from paperlib.training.batches import count_batches, draw_batches
+from paperlib.training.batches import count_batches, count_processes, draw_batches, require_equal_shares
 from paperlib.training.batchnorm import gamma_statistics, recalibrate_batch_norm_
 from paperlib.training.callback import TOLD, EpochReport, OnEpoch, tell_once
 from paperlib.training.objective import LossModule, Objective, Regulariser, own_loss, split_state, trained_parameters
@@ -88,6 +89,9 @@ def fit(
 ) -> History:
     """Train a network in place; afterwards it holds the last epoch's weights (their running mean with `ema`).
 
+    Under `accelerate launch` or `torchrun` each process takes an equal share of every batch; all end with the same
+    weights, and the first writes the files.
+
     Args:
         detector: a detector or a classifier, changed in place; it is in evaluation mode afterwards.
         dataset: the training images, with boxes or of scenes; those left over after the last full batch of an epoch
@@ -104,8 +108,8 @@ def fit(
             It is told an epoch once, also if the training is interrupted and continues.
 
     Raises:
-        ValueError: there is no image, `folder` holds another training, a loss is not finite, or the detector has
-            partners that the regulariser does not fuse for saving.
+        ValueError: there is no image, `folder` holds another training, a loss is not finite, the detector has
+            partners that the regulariser does not fuse for saving, or a batch has no equal shares for all processes.
     """
     if len(dataset) == 0:
         raise ValueError(f"{dataset.name}: no images, nothing to train on")
@@ -113,7 +117,9 @@ def fit(
         raise ValueError(f"{name} has a partner; train an extended network with regulariser=pl.Partnership()")
     training = _Training(detector, dataset, recipe, objective or own_loss, regulariser, validation)
     identifiable = objective is None or hasattr(objective, "describe") or folder is not None
-    training.open(folder or paths.store_root() / "fit" / training.identity[:16], resume and identifiable)
+    # The first process puts the folder in order before the others read it.
+    with training.accelerator.main_process_first():
+        training.open(folder or paths.store_root() / "fit" / training.identity[:16], resume and identifiable)
     done = len(training.rows)
     for epoch in track_items(range(done, recipe.epochs), "epoch", first=done):
         started = time.perf_counter()
@@ -137,6 +143,7 @@ class _Training:
         self.objective: Any = objective  # what it may have beside a call is optional
         self.rows: list[dict[str, Any]] = []
         self.accelerator = _new_accelerator(recipe.precision)
+        require_equal_shares(dataset, recipe, self.accelerator.num_processes)
         self.teacher: nn.Module | None = getattr(objective, "teacher", None)
         if start := getattr(objective, "start_training", None):
             start(recipe.epochs * count_batches(dataset, recipe))
@@ -202,7 +209,14 @@ class _Training:
         if end := getattr(self.regulariser, "after_epoch", None):
             for module in [self.detector, *([self.average.module] if self.average else [])]:
                 end(module)
-        return {name: float(total) / count for name, total in sums.items()}
+        self._share_statistics()
+        return {name: float(self.accelerator.reduce(total, "mean")) / count for name, total in sums.items()}
+
+    def _share_statistics(self) -> None:
+        """Give every process the batch-norm statistics of the first, as each step of data parallelism begins with."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.detector.buffers():
+                broadcast(buffer)
 
     def _train_step(self, images: Tensor, targets: Any, learning_rate: float) -> dict[str, Tensor]:
         """Update the weights by one batch; return its losses."""
@@ -302,7 +316,9 @@ class _Training:
             final = self._current_detector() if self.validation is None else self.average.module
             self.detector.load_state_dict(final.state_dict())
         self.detector.eval()
-        save_network(self._convert_for_saving(self.detector), self.folder / LAST)
+        if self.accelerator.is_main_process:
+            save_network(self._convert_for_saving(self.detector), self.folder / LAST)
+        self.accelerator.wait_for_everyone()
         self.accelerator.free_memory()
         return History(pd.DataFrame(self.rows), self.folder, self.detector)
 
@@ -322,7 +338,7 @@ class _Training:
             module_digest(self.detector),
             module_digest(self.teacher) if self.teacher else None,
             code_digest(__name__, *sorted(modules)),
-            [torch.__version__, torch.get_num_threads(), str(self.accelerator.device)],
+            [torch.__version__, torch.get_num_threads(), self.accelerator.device.type],
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -356,7 +372,9 @@ def _new_accelerator(precision: str) -> Accelerator:
     if shared and shared.get("_mixed_precision", precision) != precision:
         # Accelerate would keep the precision of the first training in a process for all that follow.
         AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision)
+    # Without its own variables, as under `torchrun`, Accelerate would let processes without GPUs train one by one.
+    shares_processors = count_processes() > 1 and not torch.accelerator.is_available()
+    return Accelerator(mixed_precision=precision, cpu=shares_processors)
 
 
 def _parameter_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

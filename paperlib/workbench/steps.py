@@ -37,6 +37,7 @@ from paperlib.store.code_digest import code_of
 from paperlib.store.contents import check_files, read_sealed, seal_record
 from paperlib.store.store import Step, Store, canonical_json
 from paperlib.structure import describe_structure, module_digest
+from paperlib.training.batches import refuse_several_processes
 from paperlib.training.loop import BEST, HISTORY, LAST, fit
 from paperlib.training.objective import Objective, Regulariser
 from paperlib.training.recipe import Recipe
@@ -100,6 +101,7 @@ class Workbench:
     store: Store | None = None
 
     def __post_init__(self) -> None:
+        refuse_several_processes()
         self._store = self.store or Store()
 
     def build_detector(self) -> Model:
