@@ -10,13 +10,12 @@ BIN := .venv/bin
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 CELL_TIMEOUT := 1200
 
-.PHONY: help reproduce test unit notebooks outputs refresh scoreboard site site-check lab lint format clean
+.PHONY: help reproduce test unit notebooks refresh scoreboard site site-check lab lint format clean
 
 help:
 	@echo "make reproduce   set up, then regenerate every figure and table (PROFILE=quick, CORES=all)"
 	@echo "make test        set up, then run the unit tests and the notebook regression tests"
 	@echo "make lab         set up, then open the notebooks in JupyterLab"
-	@echo "make outputs     compare the summaries in results/quick with those of the committed notebooks"
 	@echo "make refresh     copy the outputs of results/quick into the committed notebooks"
 	@echo "make scoreboard  write the verdicts of the committed results into the README"
 	@echo "make site        set up, then build the site into build/site, without network access"
@@ -43,10 +42,6 @@ unit: .venv/.installed
 # Only `make reproduce` writes to results/; the notebook tests write to the cache of pytest.
 notebooks: .venv/.installed
 	PAPERLIB_RESULTS=$(CURDIR)/.pytest_cache/results $(TEST) --nbval-lax --nbval-cell-timeout=$(CELL_TIMEOUT) notebooks
-
-# The summaries that `make reproduce` has just made against the stored ones; it runs nothing.
-outputs: .venv/.installed
-	$(BIN)/python workflow/check_outputs.py
 
 refresh: reproduce
 	$(BIN)/python workflow/refresh.py

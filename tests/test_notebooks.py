@@ -2,7 +2,6 @@
 
 import ast
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -138,23 +137,3 @@ def test_a_notebook_passes_if_nbval_takes_its_output_and_no_other(tmp_path):
         "never compared": ["PASSED", *["FAILED"] * 3],
         "broken": ["FAILED", *["FAILED"] * 3],
     }
-
-
-@pytest.mark.parametrize(
-    ("made", "told"),
-    [
-        (SUMMARY, ""),
-        (SUMMARY.replace("1.51", "1.53"), "four, summary 1: stored {'mb': '1.51 MB'"),
-        ("", "four, summary 1: stored .*, now nothing"),
-        (None, "four: 1 tagged cells, but 0 in the executed copy"),
-    ],
-)
-def test_the_summaries_of_a_batch_are_compared_with_the_stored_ones(tmp_path, made, told):
-    find_differences = runpy.run_path(str(FOLDER.parent / "workflow" / "check_outputs.py"))["find_differences"]
-    stored, executed = tmp_path / "four.ipynb", tmp_path / "executed.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[checked_cell("1", SUMMARY)]), stored)
-    cells = [] if made is None else [checked_cell("1", made)]
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("profile"), *cells]), executed)
-    assert re.search(told, "\n".join(find_differences(stored, executed)))
-    assert bool(told) == bool(list(find_differences(stored, executed)))
-    assert "run make reproduce first" in next(find_differences(stored, tmp_path / "missing.ipynb"))
