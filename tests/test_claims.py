@@ -2,7 +2,10 @@
 
 import hashlib
 import json
-from math import gamma, inf, isfinite, pi, sqrt
+import re
+import runpy
+import statistics
+from math import exp, isfinite, lgamma, pi, sqrt
 
 import matplotlib.pyplot as plt
 import pytest
@@ -13,8 +16,10 @@ from typer.testing import CliRunner
 
 from paperlib import paths
 from paperlib.claims import findings, notebook, readme, scoreboard
+from paperlib.claims.decide import Question, Verdict, count_runs_needed, decide_verdict
+from paperlib.claims.noise import ImageNoise, Noise, interval_half_width, pool_noise, student_95
 from paperlib.claims.schema import Claims, claims_path, load_claims
-from paperlib.claims.verdicts import STUDENT_95, Verdict, decide_verdict, evaluate_claims
+from paperlib.claims.verdicts import evaluate_claims
 from paperlib.cli.main import app
 from paperlib.experiments.parameters import validate_settings
 from paperlib.store.results import write_results
@@ -120,45 +125,125 @@ def test_a_claim_is_listed_once_and_every_unit_says_what_one_seed_is_worth(tmp_p
         load_claims(tmp_path / "claims.yaml")
 
 
+LOSS = Question(high=0, reported=-5.2, tolerance=2.5)
+GAIN = Question(low=0, reported=2.7, tolerance=2)
+
+
 @pytest.mark.parametrize(
-    ("values", "low", "high", "verdict"),
+    ("question", "mean", "half_width", "verdict"),
     [
-        ((2.6, 2.7, 2.8), 0, inf, Verdict.HOLDS),
-        ((-2.6, -2.7, -2.8), 0, inf, Verdict.FAILS),
-        ((-1.0, 0.6, 2.2), 0, inf, Verdict.UNDECIDED),
-        ((5.0,), 0, inf, Verdict.HOLDS),
-        ((4.0,), 0, inf, Verdict.UNDECIDED),
-        ((-5.0,), 0, inf, Verdict.FAILS),
-        ((2.6, 2.7, 2.8), 1.7, 3.7, Verdict.HOLDS),
-        ((4.6, 4.7, 4.8), 1.7, 3.7, Verdict.FAILS),
-        ((3.5, 3.7, 3.9), 1.7, 3.7, Verdict.UNDECIDED),
-        ((0.0, 0.0), 0, inf, Verdict.FAILS),  # no better is not better
+        (Question(low=0), 2.7, 0.5, Verdict.HOLDS),
+        (Question(low=0), -2.7, 0.5, Verdict.FAILS),
+        (Question(low=0), 0.6, 2.0, Verdict.UNDECIDED),
+        (Question(low=0), 0.2, 0.5, Verdict.EQUAL),  # no better, and no worse, by a point
+        (Question(low=0), -0.3, 0.2, Verdict.EQUAL),
+        (Question(low=0), -5, 5, Verdict.FAILS),  # an interval that touches the bound from outside
+        (Question(low=-2), -0.7, 0.5, Verdict.HOLDS),  # "costs hardly any"
+        (Question(low=-2), -0.1, 3.0, Verdict.UNDECIDED),
+        (LOSS, -8.0, 1.0, Verdict.OTHER_SIZE),  # a larger loss than the paper's is no success
+        (LOSS, -4.0, 1.0, Verdict.HOLDS),
+        (LOSS, 3.0, 1.0, Verdict.FAILS),
+        (GAIN, 0.9, 0.5, Verdict.HOLDS),
+        (GAIN, 9.0, 0.5, Verdict.OTHER_SIZE),
+        (Question(1.7, 3.7, 2.7, 1), 4.7, 0.5, Verdict.OTHER_SIZE),
+        (Question(1.7, 3.7, 2.7, 1), -4.7, 0.5, Verdict.FAILS),
+        (Question(0.8, 3, 2, 1, unit="times"), 1.0, 0.1, Verdict.HOLDS),
+        (Question(3, unit="times"), 2.0, 0.1, Verdict.FAILS),
+        (Question(high=20, unit="%"), 0.1, 0.5, Verdict.HOLDS),
+        (Question(low=80, unit="%"), 0.1, 0.5, Verdict.FAILS),
     ],
 )
-def test_a_verdict_needs_the_whole_interval_on_one_side(values, low, high, verdict):
-    assert decide_verdict(values, low, high, 4.7)[0] is verdict
+def test_each_of_the_five_words_has_its_interval(question, mean, half_width, verdict):
+    assert decide_verdict(question, mean, half_width) is verdict
 
 
-def test_the_interval_is_students():
-    _, half_width = decide_verdict((1.0, 2.0, 3.0), 0, inf, 0.0)
-    assert half_width == pytest.approx(2.920 * 1.0 / sqrt(3), rel=1e-12)
-    _, half_width = decide_verdict((1.0, 2.0), 0, inf, 0.0)
-    assert half_width == pytest.approx(6.314 * sqrt(0.5) / sqrt(2), rel=1e-12)
+@given(FINITE, st.floats(0, 10), FINITE)
+def test_what_holds_above_a_bound_does_not_hold_below_it(mean, half_width, bound):
+    sides = Question(low=bound, unit="%"), Question(high=bound, unit="%")
+    verdicts = {decide_verdict(side, mean, half_width) for side in sides}
+    assert Verdict.HOLDS not in verdicts or verdicts == {Verdict.HOLDS, Verdict.FAILS}
+
+
+def test_the_runs_needed_are_the_fewest_whose_interval_decides():
+    def width_at(runs):
+        return 4 / sqrt(runs)
+
+    assert count_runs_needed(GAIN, 1.5, width_at) == 8  # 4 / sqrt(8) = 1.41
+    assert count_runs_needed(GAIN, 0.4, width_at) == 45  # equal within a point: 4 / sqrt(45) = 0.596
+    assert count_runs_needed(Question(low=0, unit="%"), 0.001, width_at) is None
+
+
+def test_the_quantiles_are_students():
     # the density of Student's t, integrated, leaves 5 % beyond each quantile
-    for freedom, quantile in enumerate(STUDENT_95, 1):
-        steps = 20000
+    for freedom in (*range(1, 13), 20, 60, 200):
+        steps, quantile = 20000, student_95(freedom)
         inside = sum((1 + (quantile * (i + 0.5) / steps) ** 2 / freedom) ** (-(freedom + 1) / 2) for i in range(steps))
         assert inside * quantile / steps / norm(freedom) == pytest.approx(0.45, abs=2e-4)
 
 
 def norm(freedom):
-    return sqrt(freedom * pi) * gamma(freedom / 2) / gamma((freedom + 1) / 2)
+    return sqrt(pi * freedom) * exp(lgamma(freedom / 2) - lgamma((freedom + 1) / 2))
 
 
-@given(st.lists(FINITE, min_size=1, max_size=12), FINITE, st.floats(0, 10))
-def test_what_holds_above_a_bound_does_not_hold_below_it(values, bound, one_seed):
-    verdicts = {decide_verdict(values, *sides, one_seed)[0] for sides in ((bound, inf), (-inf, bound))}
-    assert Verdict.HOLDS not in verdicts or verdicts == {Verdict.HOLDS, Verdict.FAILS}
+def test_noise_is_pooled_over_models_and_notebooks_without_what_runs_share():
+    first = {"a": {0: 0.50, 1: 0.60}, "b": {0: 0.51, 1: 0.63}}
+    second = {"a": {0: 0.50, 1: 0.60}, "c": {0: 0.2, 1: 0.3, 2: 0.1}, "d": {0: 0.4, 1: 0.3, 2: 0.1}}
+    noise = pool_noise([first], paired=True, relative=False)
+    # The difference of a and b is 0.01 in one run and 0.03 in the other.
+    assert noise.variance == pytest.approx(statistics.variance([0.01, 0.03])) and noise.freedom == 1
+    both = pool_noise([first, second], paired=True, relative=False)
+    other = statistics.variance([0.2, 0.0, 0.0])
+    assert both.variance == pytest.approx((noise.variance + 2 * other) / 3) and both.freedom == 3
+    single = pool_noise([first], paired=False, relative=False)
+    assert single.variance == pytest.approx((statistics.variance([0.5, 0.6]) + statistics.variance([0.51, 0.63])) / 2)
+    assert single.freedom == 1, "models of one run share its luck"
+    assert pool_noise([{"a": {0: 0.5}}], paired=True, relative=False) is None
+
+
+def test_images_add_to_the_interval_unless_each_run_has_its_own():
+    noise = Noise(0.0004, 10)
+    alone = interval_half_width(noise, 4, ImageNoise())
+    assert alone == pytest.approx(student_95(10) * 0.01)
+    assert interval_half_width(noise, 4, ImageNoise(0.0003)) == pytest.approx(2 * alone)  # all runs on the same images
+    assert interval_half_width(noise, 4, ImageNoise(0.0003, folds=5)) == pytest.approx(alone)
+    more = interval_half_width(noise, 10, ImageNoise(0.0003, folds=5))
+    assert more == pytest.approx(student_95(10) * sqrt(0.00004 + 0.0003 * (1 / 5 - 1 / 10)))
+
+
+def test_stored_replicates_widen_the_interval_by_what_the_images_are_worth(results):
+    rows = table_1(0.030, 0.031, 0.029)
+    drawn = {"SCP": [0.0, 0.01] * 50, "SCP + TAKD": [0.04, 0.0] * 50}
+    results(rows)
+    plain = evaluate_claims("quick", listed(CLAIM))
+    resampled = [(n, seed, {**v, "metrics": {"resampled": {"map50": drawn[n]}}}) for n, seed, v in rows]
+    results(resampled)
+    [wider] = evaluate_claims("quick", listed(CLAIM))
+    error = 100 * statistics.stdev([0.04, -0.01] * 50)
+    t = student_95(2)
+    assert wider.half_width == pytest.approx(sqrt(plain[0].half_width ** 2 + (t * error) ** 2))
+    assert "images not resampled" in plain[0].source and "images resampled" in wider.source
+
+
+def test_a_verdict_that_cocos_map_contradicts_is_marked(results):
+    small = [("SCP", s, {"map50": 0.8, "map": 0.4}) for s in range(3)]
+    large = [("SCP + TAKD", s, {"map50": 0.803 + s / 1000, "map": 0.385 + s / 1000, "mb": 1.0}) for s in range(3)]
+    results(small + large)
+    hardly = changed(reported=None, holds={"quick": {"above": -2}})
+    [judged] = evaluate_claims("quick", listed(hardly))
+    # The bound of COCO's mAP is in proportion: -2 points of 80 are -1 of 40; it fell by 1.4.
+    assert judged.verdict is Verdict.HOLDS and judged.contradicted
+    assert judged.coco[0].mean == pytest.approx(-1.4)
+    assert scoreboard.tabulate_claims([judged])["COCO mAP"][0].endswith("!")
+    assert "COCO's mAP contradicts mAP50 on 1." in scoreboard.count_chance([judged])
+
+
+def test_the_page_opens_with_problem_finding_and_certainty(results):
+    results(table_1(0.03, 0.031, 0.029))
+    page = scoreboard.render_page(evaluate_claims("quick"), "quick", load_claims().topics)
+    opening = page[: page.index("*Here* is")]
+    assert "| problem | what we found | how sure |" in opening
+    assert "What does each part of the method add? (4.4.1)" in opening and "here +3.0 (paper: +2.7), *holds*" in opening
+    assert "would be decided wrongly by chance" in opening
 
 
 def test_differences_are_taken_within_a_seed(results):
@@ -227,10 +312,10 @@ def test_each_unit_is_worked_out_as_the_list_says(results):
 @pytest.mark.parametrize(
     ("metric", "baseline", "verdict"),
     [
-        ("map50", (0.5, 0.6, 0.7), "holds"),
-        ("map50", (0.5, 0.01, 0.7), "undecided"),
-        ("top1", (0.5, 0.6, 0.7), "holds"),
-        ("top1", (0.5, 0.1, 0.7), "undecided"),  # hardly more than guessing among twelve classes
+        ("map50", (0.5, 0.52, 0.54), "holds"),
+        ("map50", (0.5, 0.01, 0.54), "undecided"),
+        ("top1", (0.5, 0.52, 0.54), "holds"),
+        ("top1", (0.5, 0.1, 0.54), "undecided"),  # hardly more than guessing among twelve classes
     ],
 )
 def test_a_baseline_that_has_not_learned_gives_no_verdict_on_accuracy(metric, baseline, verdict, results):
@@ -245,7 +330,7 @@ def test_a_baseline_that_has_not_learned_gives_no_verdict_on_accuracy(metric, ba
     words, floor = {"map50": ("mAP50", "0.05"), "top1": ("top-1 accuracy", "0.25")}[metric]
     told = f"the baseline has not learned ({words} of baseline, seed 1, below {floor})"
     assert judged.reason == (told if verdict == "undecided" else "")
-    assert smaller.verdict is Verdict.HOLDS, "a size does not depend on what was learned"
+    assert smaller.verdict is Verdict.OTHER_SIZE, "a size does not depend on what was learned"
 
 
 @pytest.mark.parametrize(
@@ -296,7 +381,7 @@ def test_the_command_prints_and_writes_every_claim(results):
     for claim in load_claims().claims:
         assert claim.id in found.stdout
         assert f"| {claim.claim} |" in page
-    assert "| +2.7 | +3.0 ± 0.1 (3 seeds) | > 0 | holds |" in page
+    assert "| +2.7 | +3.0 (3 runs) | +2.8 to +3.2 | – | > 0 | holds |" in page
     assert f"Of {len(load_claims().claims)} claims 1 hold" in found.stdout
 
 
@@ -305,7 +390,7 @@ def test_the_readme_shows_the_results_that_are_committed_and_their_verdicts():
     text = (root / "README.md").read_text(encoding="utf-8")
     assert readme.update_blocks(text) == text, "bring it up to date: make scoreboard"
     assert {found[2] for found in readme.BLOCK.finditer(text)} == {"ablation", "claims"}
-    page = scoreboard.render_page(evaluate_claims("laptop"), "laptop")
+    page = scoreboard.render_page(evaluate_claims("laptop"), "laptop", load_claims().topics)
     assert (root / "results" / "laptop" / scoreboard.PAGE).read_text(encoding="utf-8") == page
     with pytest.raises(ValueError, match="marks no place"):
         readme.update_blocks("# A README\n")
@@ -395,7 +480,7 @@ def test_a_sentence_about_results_is_refused_once_its_verdicts_change_or_a_numbe
     )
     block = findings.render_finding("03_components")
     assert "A gain of +3.1 points, 90 % interval +2.5 to +3.7, 51.0 %." in block
-    assert "| +2.7 | +3.1 ± 0.14 (2 seeds) | +2.5 to +3.7 | > 0 | holds |" in block
+    assert "| +2.7 | +3.1 (2 runs) | +2.5 to +3.7 | – | > 0 | holds |" in block
     said["03_components"]["rests_on"]["takd-gain"] = "undecided"
     with pytest.raises(ValueError, match="findings.yaml: 03_components: takd-gain is now “holds”; write another"):
         findings.render_finding("03_components")
@@ -403,3 +488,11 @@ def test_a_sentence_about_results_is_refused_once_its_verdicts_change_or_a_numbe
     with pytest.raises(ValueError, match="no claim and no model 'nothing|map50'"):
         findings.render_finding("03_components")
     assert "has not been run on real data yet" in findings.render_finding("07_detectors")
+
+
+def test_the_example_computes_the_interval_of_the_scoreboard(capsys):
+    runpy.run_path(str(paths.repository_root() / "examples" / "verdict.py"))
+    [judged] = [one for one in evaluate_claims("laptop") if one.claim.id == "takd-gain"]
+    said = capsys.readouterr().out
+    assert said.startswith(f"takd-gain: {judged.mean:+.2f} ± {judged.half_width:.2f} points"), said
+    assert all(word in judged.source for word in re.findall(r"(\d+ degrees of freedom)", said))

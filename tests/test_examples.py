@@ -17,6 +17,7 @@ WRITTEN = {
     "extend_and_fuse": [],
     "custom_criterion": [],
     "log_epochs": ["epochs.csv"],
+    "verdict": [],
 }
 SAID = {
     "prune_torchvision": r"equal after loading: True",
@@ -24,6 +25,7 @@ SAID = {
     "deploy_int8": r"PyTorch: \d\.\de-0[4-9]",
     "extend_and_fuse": r"fused network: \d\.\de-0[4-9]",
     "custom_criterion": r"kept by both: [1-9]",
+    "verdict": r"takd-gain: -?\d+\.\d\d ± \d+\.\d\d points",
     "log_epochs": r"epoch 3 of 3: loss \d",
 }
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from paperlib import files, paths
 from paperlib.claims import scoreboard
-from paperlib.claims.schema import claims_path
+from paperlib.claims.schema import claims_path, load_claims
 from paperlib.claims.verdicts import ClaimResult, Verdict, evaluate_claims
 from paperlib.figures.tables import to_markdown
 from paperlib.store.results import CERTIFICATE, METRICS, SCOREBOARD
@@ -22,7 +22,6 @@ FOUND = "what-we-found"
 REAL_SCALES = ("paper", "laptop")
 """The scales on real data, best first."""
 TITLE = "## What we found\n<!-- written by `make scoreboard` -->"
-ASSUMED = " (assumed)"
 DATA_SETS = {"vhr10": "NWPU VHR-10"}
 FORMATS = {"mb": "{:.1f} MB", "gmacs": "{:.2f} GMACs"}
 """How a row's metrics are written; all others are fractions, in percent."""
@@ -63,10 +62,12 @@ def _render_review() -> str:
     results = evaluate_claims(scale)
     undecided = [one for one in results if one.verdict is Verdict.UNDECIDED]
     alone = sum(len(one.values) == 1 for one in undecided)
+    answers = to_markdown(scoreboard.answer_topics(results, load_claims().topics))
     return (
-        f"{TITLE}\n{scoreboard.count_verdicts(results, scale)} **In one sentence.** {alone} of the {len(undecided)} "
-        "undecided claims have a single seed, so they need more seeds. The table above shows the scale of this "
-        f"run. [All verdicts at the {scale} scale](../results/{scale}/{scoreboard.PAGE})."
+        f"{TITLE}\n{scoreboard.count_verdicts(results, scale)} {scoreboard.count_chance(results)}\n\n{answers}\n\n"
+        f"**In one sentence.** {alone} of the {len(undecided)} undecided claims have a single run, so they need more. "
+        f"The table above shows the scale of this run. [All verdicts at the {scale} scale]"
+        f"(../results/{scale}/{scoreboard.PAGE})."
     )
 
 
@@ -96,17 +97,14 @@ def _describe_scale(notebook: str, scale: str) -> str:
 
 def _tabulate(results: Sequence[ClaimResult]) -> pd.DataFrame:
     rows = scoreboard.tabulate_claims(results)
-    intervals = [_format_interval(result) for result in results]
     verdicts = rows["verdict"].where(rows["reason"] == "", rows["verdict"] + ": " + rows["reason"])
-    columns = {"claim": rows["claim"], "paper": rows["paper"], "here": rows["here"], "90 % interval": intervals}
-    return pd.DataFrame({**columns, "holds if": rows["criterion"], "verdict": verdicts})
-
-
-def _format_interval(result: ClaimResult) -> str:
-    low, high = (
-        scoreboard.format_number(result.mean + sign * result.half_width, result.claim.unit) for sign in (-1, 1)
-    )
-    return f"{low} to {high}" + ASSUMED * (len(result.values) == 1)
+    columns = {
+        "claim": rows["claim"],
+        "paper": rows["paper"],
+        "here": rows["here"],
+        "90 % interval": rows["90 % interval"],
+    }
+    return pd.DataFrame({**columns, "COCO mAP": rows["COCO mAP"], "holds if": rows["criterion"], "verdict": verdicts})
 
 
 def _fill_sentence(notebook: str, scale: str, results: Sequence[ClaimResult]) -> str:
@@ -134,7 +132,7 @@ class _Values:
             if result.claim.unit == "times":
                 return scoreboard.format_number(result.mean, "times").replace("×", "times")
             unit = " points" * (result.claim.unit == "points")
-            interval = _format_interval(result).removesuffix(ASSUMED)
+            interval = scoreboard.format_interval(result).removesuffix(scoreboard.ASSUMED)
             return f"{scoreboard.format_number(result.mean, result.claim.unit)}{unit}, 90 % interval {interval}"
         model, _, metric = name.partition("|")
         found = [row[metric] for row in self.rows if row["model"] == model and metric in row]
@@ -147,9 +145,8 @@ def _close(notebook: str, scale: str, results: Sequence[ClaimResult]) -> str:
     """Return what was not measured, and where to look further."""
     reasons = Counter(one.reason for one in results if one.verdict is Verdict.NOT_RUN)
     missing = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
-    # A single seed shows no spread, so the interval is that between other runs of one recipe.
-    assumed = any(len(one.values) == 1 for one in results)
-    note = "*Assumed*: one seed shows no spread, so the interval is the usual one between runs of a recipe. " * assumed
+    assumed = any(one.assumed for one in results)
+    note = "*Assumed*: no run was repeated, so the interval is the usual one between runs of a recipe. " * assumed
     text = f"Claims not measured at this scale: {missing}. " if missing else ""
     folder = f"../results/{scale}"
     return f"{note}{text}[Results and certificate]({folder}/{notebook}) · [all verdicts]({folder}/{scoreboard.PAGE})"

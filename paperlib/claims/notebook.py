@@ -16,8 +16,9 @@ from matplotlib.patches import Patch
 
 from paperlib import paths
 from paperlib.claims import scoreboard
-from paperlib.claims.schema import claims_path
-from paperlib.claims.verdicts import ClaimResult, Verdict, evaluate_claims
+from paperlib.claims.decide import Verdict
+from paperlib.claims.schema import claims_path, load_claims
+from paperlib.claims.verdicts import ClaimResult, evaluate_claims
 from paperlib.experiments.study import Study
 from paperlib.extras import needs_extra
 from paperlib.figures.style import COLOURS, GREY, make_axes
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 MARKS: dict[Verdict, dict[str, Any]] = {
     Verdict.HOLDS: {"marker": "o", "color": COLOURS[0]},
+    Verdict.OTHER_SIZE: {"marker": "^", "color": COLOURS[0], "markerfacecolor": "white"},
     Verdict.FAILS: {"marker": "X", "color": COLOURS[1]},
+    Verdict.EQUAL: {"marker": "d", "color": COLOURS[3]},
     Verdict.UNDECIDED: {"marker": "s", "color": "#767676"},
 }
 REPORTED: dict[str, Any] = {
@@ -67,7 +70,7 @@ class Review(Study):
             from IPython.display import Markdown
 
         scale = self.settings.profile
-        return Markdown(scoreboard.render_page(scoreboard.write_page(scale), scale))
+        return Markdown(scoreboard.render_page(scoreboard.write_page(scale), scale, load_claims().topics))
 
     def prepare_run(self) -> None:
         """Check that the scale exists; there is no data to prepare."""
@@ -146,7 +149,7 @@ def _add_legend(figure: Figure) -> None:
         Line2D([], [], linewidth=1, markersize=5, label=str(verdict), **mark) for verdict, mark in MARKS.items()
     ]
     handles += [Line2D([], [], label="the paper", **REPORTED), Patch(label="criterion", **CRITERION)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
 def _to_row(result: ClaimResult) -> dict[str, Any]:
@@ -157,4 +160,8 @@ def _to_row(result: ClaimResult) -> dict[str, Any]:
         "reported": result.claim.reported,
         "unit": result.claim.unit,
         "values": list(result.values),
+        "half_width": result.half_width,
+        "source": result.source,
+        "coco": result.coco and {"mean": result.coco[0].mean, "half_width": result.coco[0].half_width},
+        "contradicted": result.contradicted,
     }

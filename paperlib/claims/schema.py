@@ -116,6 +116,17 @@ class Claim(_Entry):
         return self
 
 
+class Topic(_Entry):
+    """A question of a reader that several claims answer."""
+
+    question: str
+    sections: list[str]
+    """How the sections of its claims begin."""
+    paper: str = FIRST_PAPER
+    headline: str
+    """The id of the claim whose number answers best."""
+
+
 def _check_ids(claims: list[Claim]) -> list[Claim]:
     names = [claim.id for claim in claims]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -124,15 +135,24 @@ def _check_ids(claims: list[Claim]) -> list[Claim]:
 
 
 class Claims(_Entry):
-    """The whole list, and the half-width assumed for the interval of a single seed, for each unit."""
+    """The whole list, and what is assumed where no run of a scale was repeated."""
 
     one_seed: dict[Unit, Annotated[float, Field(ge=0)]]
+    """The half-width assumed for the interval of a single seed, for each unit."""
+    one_seed_of: dict[str, dict[Unit, Annotated[float, Field(ge=0)]]] = {}
+    """The same for metrics whose noise is not that of mAP."""
     papers: dict[str, Paper] = {FIRST_PAPER: Paper(title="the paper")}
+    topics: list[Topic] = []
+    """The questions with which the page of verdicts opens."""
     learned: Annotated[float, Field(ge=0, le=1)] = 0.05
     """The mAP50 that an original detector must reach with every seed, or else no accuracy is compared with it."""
     learned_top1: Annotated[float, Field(ge=0, le=1)] = 0.25
     """The top-1 accuracy that an original classifier must reach likewise."""
     claims: Annotated[list[Claim], AfterValidator(_check_ids)]
+
+    def assumed_width(self, unit: Unit, metric: str) -> float:
+        """Return the half-width that is assumed for a single seed."""
+        return self.one_seed_of.get(metric, {}).get(unit, self.one_seed[unit])
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -140,6 +160,8 @@ class Claims(_Entry):
             raise ValueError(f"one_seed lacks {', '.join(sorted(missing))}")
         if unknown := {claim.paper for claim in self.claims} - self.papers.keys():
             raise ValueError(f"papers lacks {', '.join(sorted(unknown))}")
+        if unknown := {topic.headline for topic in self.topics} - {claim.id for claim in self.claims}:
+            raise ValueError(f"topics: no claim {', '.join(sorted(unknown))}")
         return self
 
 

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from statistics import median
 
 import pandas as pd
 
 from paperlib import files, paths
-from paperlib.claims.schema import Unit
+from paperlib.claims.schema import Topic, Unit, load_claims
 from paperlib.claims.verdicts import ClaimResult, Verdict, evaluate_claims
 from paperlib.figures.tables import to_markdown
 
 PAGE = "claims.md"
-COLUMNS = ["id", "section", "claim", "paper", "here", "criterion", "verdict", "reason"]
+ASSUMED = " (assumed)"
+COLUMNS = ["id", "section", "claim", "paper", "here", "90 % interval", "COCO mAP", "criterion", "verdict", "reason"]
+WORDS = {
+    Verdict.HOLDS: "hold",
+    Verdict.OTHER_SIZE: "hold in direction, not in size",
+    Verdict.FAILS: "do not hold",
+    Verdict.EQUAL: "show no difference within ± 1 point",
+    Verdict.UNDECIDED: "are undecided",
+}
+DECIDED = (Verdict.HOLDS, Verdict.OTHER_SIZE, Verdict.FAILS, Verdict.EQUAL)
+ERROR_RATE = 0.05
+"""How often a 90 % interval lies wholly on the wrong side of a bound that the true value is at."""
 HOW_TO_READ = (
-    "*Here* is the mean ± standard deviation over the seeds; *criterion* is what counts as holding at this scale: a "
-    "direction or an order, unless it is the paper's own number. A claim is decided if the 90 % interval of the mean "
-    "lies on one side of the criterion. The criteria, and the interval assumed for a single seed, are in "
-    "`notebooks/claims.yaml`. Differences are in percentage points; *×* means times smaller, cheaper or faster."
+    "*Here* is the mean over the runs; *criterion* is what counts as holding at this scale. The 90 % interval comes "
+    "from the noise of all runs of the scale, pooled, and from test images drawn again; where no run was repeated, it"
+    " is assumed. **Holds**: the interval lies within the criterion and, where the paper reports a size, the mean is "
+    "near it. **Same direction, other size**: only the direction agrees. **No difference within ± 1 point**: the "
+    "interval lies within these bounds. **Does not hold**: it lies outside of the criterion. **Undecided**: none of "
+    "these. A claim on mAP50 is also decided by COCO's mAP, with bounds in proportion; *!* marks where the two "
+    "contradict each other. Criteria and assumptions are in `notebooks/claims.yaml`. Differences are in percentage "
+    "points; *×* means times smaller, cheaper or faster. [examples/verdict.py](../../examples/verdict.py) computes "
+    "any verdict from `metrics.json`."
 )
 STAND_IN = (
     "Below the paper scale, YOLOv4-tiny replaces the YOLOv3 of Sections 3.1 and 4.4.1, and the YOLOv4 of Table 5."
@@ -28,9 +45,21 @@ STAND_IN = (
 def count_verdicts(results: Sequence[ClaimResult], scale: str) -> str:
     """Return a sentence that says how many claims have which verdict."""
     counts = Counter(result.verdict for result in results)
-    words = {Verdict.HOLDS: "hold", Verdict.FAILS: "do not hold", Verdict.UNDECIDED: "are undecided"}
-    measured = ", ".join(f"{counts[verdict]} {phrase}" for verdict, phrase in words.items())
-    return f"Of {len(results)} claims {measured}, and {counts[Verdict.NOT_RUN]} were not run at the {scale} scale."
+    measured = ", ".join(f"{counts[verdict]} {words}" for verdict, words in WORDS.items() if counts[verdict])
+    not_run = f"{counts[Verdict.NOT_RUN]} were not run at the {scale} scale"
+    return f"Of {len(results)} claims {measured + ', and ' if measured else ''}{not_run}."
+
+
+def count_chance(results: Sequence[ClaimResult]) -> str:
+    """Return a sentence that says how many verdicts would be wrong by chance."""
+    decided = [result for result in results if result.verdict in DECIDED and result.half_width > 0]
+    text = (
+        f"An interval errs in 5 % of cases on each side: if all true values were at their bounds, about "
+        f"{ERROR_RATE * len(decided):.1f} of the {len(decided)} decided claims would be decided wrongly by chance."
+    )
+    if contradicted := sum(result.contradicted for result in results):
+        text += f" COCO's mAP contradicts mAP50 on {contradicted}."
+    return text
 
 
 def tabulate_claims(results: Sequence[ClaimResult]) -> pd.DataFrame:
@@ -42,6 +71,8 @@ def tabulate_claims(results: Sequence[ClaimResult]) -> pd.DataFrame:
             result.claim.claim,
             _format_reported(result),
             _format_measured(result),
+            format_interval(result),
+            _format_coco(result),
             str(result.criterion or "–").replace("-", "−"),
             str(result.verdict),
             result.reason,
@@ -56,10 +87,13 @@ def format_listing(results: Sequence[ClaimResult]) -> str:
     return tabulate_claims(results).drop(columns=["section", "claim"]).to_markdown(index=False, tablefmt="simple")
 
 
-def render_page(results: Sequence[ClaimResult], scale: str) -> str:
-    """Return all claims as a Markdown page: first those with a verdict, then those without, and why."""
+def render_page(results: Sequence[ClaimResult], scale: str, topics: Sequence[Topic] = ()) -> str:
+    """Return all claims as a Markdown page: what a reader asks, then those with a verdict, then those without."""
     measured, not_run = _split_by_verdict(results)
-    parts = [f"# The paper's claims at the {scale} scale", count_verdicts(results, scale), f"{HOW_TO_READ} {STAND_IN}"]
+    parts = [f"# The paper's claims at the {scale} scale", f"{count_verdicts(results, scale)} {count_chance(results)}"]
+    if measured and topics:
+        parts.append(to_markdown(answer_topics(results, topics)))
+    parts.append(f"{HOW_TO_READ} {STAND_IN}")
     others = {result.paper.short: result.paper for result in results if result.paper.short}
     parts += [f"Claims of *{short}* are those of: {paper.title}." for short, paper in others.items()]
     if measured:
@@ -70,9 +104,50 @@ def render_page(results: Sequence[ClaimResult], scale: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def answer_topics(results: Sequence[ClaimResult], topics: Sequence[Topic]) -> pd.DataFrame:
+    """Return a row for each question of a reader: the problem, what we found, and how sure that is."""
+    rows = []
+    for topic in topics:
+        mine = [result for result in results if _belongs(result, topic)]
+        measured, _ = _split_by_verdict(mine)
+        rows.append(
+            (f"{topic.question}? ({topic.sections[0]})", _describe_found(measured, topic), _describe_sure(measured))
+        )
+    return pd.DataFrame(rows, columns=["problem", "what we found", "how sure"])
+
+
+def _belongs(result: ClaimResult, topic: Topic) -> bool:
+    return result.claim.paper == topic.paper and result.claim.section.startswith(tuple(topic.sections))
+
+
+def _describe_found(measured: Sequence[ClaimResult], topic: Topic) -> str:
+    """Return the number that answers best, and how many claims have which verdict."""
+    if not measured:
+        return "not run at this scale"
+    counts = Counter(result.verdict for result in measured)
+    listed = ", ".join(f"{counts[verdict]} {words}" for verdict, words in WORDS.items() if counts[verdict])
+    best = next((result for result in measured if result.claim.id == topic.headline), measured[0])
+    paper = "" if best.claim.reported is None else f" (paper: {format_number(best.claim.reported, best.claim.unit)})"
+    number = f"{format_number(best.mean, best.claim.unit)}{paper}"
+    return f"{best.claim.claim.rstrip('.')}: here {number}, *{best.verdict}*. Of {len(measured)} claims {listed}."
+
+
+def _describe_sure(measured: Sequence[ClaimResult]) -> str:
+    """Return how wide the intervals are, and what they rest on."""
+    widths = [result.half_width for result in measured if result.claim.unit == "points"]
+    if not measured:
+        return "–"
+    runs = sorted({len(result.values) for result in measured})
+    counted = f"{runs[0]} run{'s' * (runs[0] > 1)}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]} runs"
+    assumed = sum(result.assumed for result in measured)
+    text = f"{counted}" + (f"; 90 % intervals of about ± {median(widths):.1f} points" if widths else "")
+    return text + (f"; {assumed} of {len(measured)} intervals assumed" if assumed else "")
+
+
 def render_count(scale: str) -> str:
     """Return how many claims have which verdict at a scale, with a link to all of them."""
-    counts = count_verdicts(evaluate_claims(scale), scale)
+    results = evaluate_claims(scale)
+    counts = f"{count_verdicts(results, scale)} {count_chance(results)}"
     return f"{counts} [results/{scale}/{PAGE}](results/{scale}/{PAGE}) lists all."
 
 
@@ -83,7 +158,8 @@ def write_page(scale: str) -> list[ClaimResult]:
         ValueError: there is no such scale, or the results that it reads are damaged.
     """
     results = evaluate_claims(scale)
-    files.write_text_atomically(paths.results_root() / scale / PAGE, render_page(results, scale))
+    page = render_page(results, scale, load_claims().topics)
+    files.write_text_atomically(paths.results_root() / scale / PAGE, page)
     return results
 
 
@@ -114,9 +190,24 @@ def format_number(value: float | None, unit: Unit) -> str:
     return text.replace("-", "−")
 
 
+def format_interval(result: ClaimResult) -> str:
+    """Return the bounds of the 90 % interval, and whether it is assumed."""
+    if not result.values:
+        return "–"
+    ends = (format_number(result.mean + sign * result.half_width, result.claim.unit) for sign in (-1, 1))
+    return " to ".join(ends) + ASSUMED * result.assumed
+
+
+def _format_coco(result: ClaimResult) -> str:
+    """Return by how much COCO's mAP changes, with half its interval; marked where it contradicts mAP50."""
+    if result.coco is None or not result.values:
+        return "–"
+    found, _ = result.coco
+    return f"{format_number(found.mean, 'points')} ± {found.half_width:.1f}{' !' * result.contradicted}"
+
+
 def _format_measured(result: ClaimResult) -> str:
     if not result.values:
         return "–"
-    seeds = len(result.values)
-    spread = "" if result.spread is None else f" ± {result.spread:.2g}"
-    return f"{format_number(result.mean, result.claim.unit)}{spread} ({seeds} seed{'s' * (seeds > 1)})"
+    runs = len(result.values)
+    return f"{format_number(result.mean, result.claim.unit)} ({runs} run{'s' * (runs > 1)})"

@@ -1,46 +1,35 @@
-"""The verdict on each claim at one scale: it holds, it does not hold, or the reason why it is undecided or not run.
+"""The verdict on each claim at one scale, with the interval that it rests on, or the reason why there is none.
 
-Values come from `results/<scale>/<notebook>/metrics.json`, one for each seed; two models are compared within a seed. A
-verdict requires that the 90 % interval of the mean lies on one side of a bound (5 % error rate, one-sided); an
-interval that contains a bound leaves the claim undecided, and so does an original network that has not learned, or a
-teacher that is not better than its student already is without it.
-Results that do not fit their certificate are refused.
+Values come from `results/<scale>/<notebook>/metrics.json`, one for each run; two models are compared within a run. The
+90 % interval of their mean (5 % error rate on each side) comes from the noise of all runs of the scale
+(`paperlib.claims.noise`) and from the choice of the test images (`paperlib.evaluation.bootstrap`);
+`paperlib.claims.decide` defines the words. There is no verdict from an original network that has not learned, or from
+a teacher that is not better than its student already is without it. Results that do not fit their certificate are
+refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import product
-from math import inf, sqrt
-from pathlib import Path
+from math import inf
 from statistics import fmean, stdev
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from paperlib import files, paths
-from paperlib.claims.schema import Claim, Claims, Criterion, Measure, Paper, Scale, load_claims
+from paperlib import paths
+from paperlib.claims.decide import MOST_RUNS, Question, Verdict, count_runs_needed, decide_verdict
+from paperlib.claims.intervals import Interval, Widths
+from paperlib.claims.rows import Row, ScaleResults
+from paperlib.claims.schema import Claim, Claims, Criterion, Measure, Paper, Scale, Unit, load_claims
 from paperlib.experiments.parameters import load_profile, profile_path
 from paperlib.experiments.settings import Settings
-from paperlib.store.results import METRICS, require_scale_fits
+from paperlib.store.results import require_scale_fits
 
 ORIGINALS = ("baseline", "teacher", "λ = 0")
 """How the names of the uncompressed models end; they begin with the name of the case."""
 METRIC_WORDS = {"map50": "mAP50", "top1": "top-1 accuracy"}
-STUDENT_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
-"""95 % quantiles of Student's t for 1 to 9 degrees of freedom; the last is slightly conservative for more."""
-
-
-class Verdict(StrEnum):
-    """The verdict on a claim."""
-
-    HOLDS = "holds"
-    FAILS = "does not hold"
-    UNDECIDED = "undecided"
-    NOT_RUN = "not run at this scale"
+OPPOSITE = {Verdict.HOLDS: Verdict.FAILS, Verdict.OTHER_SIZE: Verdict.FAILS, Verdict.FAILS: Verdict.HOLDS}
 
 
 @dataclass(frozen=True)
@@ -51,9 +40,12 @@ class ClaimResult:
         claim: the claim.
         verdict: the verdict on it.
         criterion: what counts as holding at this scale, if the claim is evaluated at it.
-        values: one value for each seed, in the claim's unit.
-        half_width: half the width of the interval around their mean, in the claim's unit.
+        values: one value for each run, in the claim's unit.
+        half_width: half the width of the 90 % interval around their mean, in the claim's unit.
+        source: what that width rests on, in a few words.
+        assumed: whether the width is an assumption, because no run was repeated.
         reason: why the claim is undecided or not run, else empty.
+        coco: for a claim on mAP50, COCO's mAP in its place, and how that would be decided.
         paper: whose claim it is.
     """
 
@@ -62,17 +54,20 @@ class ClaimResult:
     criterion: Criterion | None = None
     values: tuple[float, ...] = ()
     half_width: float = 0.0
+    source: str = ""
+    assumed: bool = False
     reason: str = ""
-    paper: Paper = Paper(title="the paper")
+    coco: tuple[Interval, Verdict] | None = None
+    paper: Paper = field(default_factory=lambda: Paper(title="the paper"))
 
     @property
     def mean(self) -> float:
-        """Return the mean over the seeds."""
+        """Return the mean over the runs."""
         return fmean(self.values)
 
     @property
     def spread(self) -> float | None:
-        """Return the sample standard deviation over the seeds; None for a single seed."""
+        """Return the sample standard deviation over the runs; None for a single run."""
         return stdev(self.values) if len(self.values) > 1 else None
 
     @property
@@ -80,21 +75,10 @@ class ClaimResult:
         """Return the bounds between which the claim holds, both excluded; infinite where there is none."""
         return self.criterion.interval(self.claim.reported) if self.criterion else (-inf, inf)
 
-
-class _Row(BaseModel):
-    # The metrics of a row differ from notebook to notebook.
-    model_config = ConfigDict(extra="allow")
-    model: str
-    seed: int
-
-
-class _Metrics(BaseModel):
-    models: list[_Row]
-    measured: list[_Row] = []
-
-
-LoadRows = Callable[[str], list[_Row] | None]
-"""Returns the rows of a notebook, None if it has not run."""
+    @property
+    def contradicted(self) -> bool:
+        """Return whether COCO's mAP decides the claim the other way."""
+        return self.coco is not None and OPPOSITE.get(self.verdict) is self.coco[1]
 
 
 def evaluate_claims(scale: str, claims: Claims | None = None) -> list[ClaimResult]:
@@ -108,31 +92,8 @@ def evaluate_claims(scale: str, claims: Claims | None = None) -> list[ClaimResul
     claims = claims or load_claims()
     require_scale_fits(paths.results_root() / scale)
     # Many claims read the same notebook.
-    load_rows = cache(lambda notebook: _load_rows(paths.results_root() / scale / notebook / METRICS))
-    return [_evaluate_claim(claim, known, load_rows, claims) for claim in claims.claims]
-
-
-def decide_verdict(values: Sequence[float], low: float, high: float, one_seed: float) -> tuple[Verdict, float]:
-    """Decide on a claim that holds between `low` and `high`, both excluded.
-
-    Args:
-        values: one for each seed, at least one.
-        low, high: bounds, in the unit of the values; either may be infinite.
-        one_seed: half-width of the interval around a single value.
-
-    Returns:
-        The verdict, and the half-width of the interval around the mean that decided it.
-    """
-    mean, half_width = fmean(values), one_seed
-    if len(values) > 1:
-        freedom = min(len(values) - 1, len(STUDENT_95))
-        half_width = STUDENT_95[freedom - 1] * stdev(values) / sqrt(len(values))
-    if low < mean - half_width and mean + half_width < high:
-        return Verdict.HOLDS, half_width
-    # The bounds are excluded, so an interval that only touches one from outside lies outside.
-    if mean + half_width <= low or mean - half_width >= high:
-        return Verdict.FAILS, half_width
-    return Verdict.UNDECIDED, half_width
+    results = ScaleResults(known)
+    return [_evaluate_claim(claim, known, results, claims) for claim in claims.claims]
 
 
 def _check_scale(scale: str) -> Scale:
@@ -142,38 +103,111 @@ def _check_scale(scale: str) -> Scale:
     raise ValueError(f"no scale {scale}; there are {', '.join(get_args(Scale))}")
 
 
-def _evaluate_claim(claim: Claim, scale: Scale, load_rows: LoadRows, claims: Claims) -> ClaimResult:
-    one_seed = claims.one_seed[claim.unit]
+def _evaluate_claim(claim: Claim, scale: Scale, results: ScaleResults, claims: Claims) -> ClaimResult:
     criterion = claim.holds.get(scale)
-    paper = claims.papers[claim.paper]
+    empty = ClaimResult(claim, Verdict.NOT_RUN, criterion, paper=claims.papers[claim.paper])
     try:
-        values = _compute_values(claim, scale, load_rows)
-        floors = {"map50": claims.learned, "top1": claims.learned_top1}
-        fault = _find_fault(claim, floors, load_rows)
+        measure = _require_measure(claim, scale, results)
+        pairs = _find_pairs(measure, results)
+        fault = _find_fault(claim, {"map50": claims.learned, "top1": claims.learned_top1}, results)
     except LookupError as error:
-        return ClaimResult(claim, Verdict.NOT_RUN, criterion, reason=error.args[0], paper=paper)
-    # A ratio of sizes or times is trusted to a fraction of itself.
-    trust = one_seed * fmean(values) if claim.unit == "times" else one_seed
-    result = ClaimResult(claim, Verdict.UNDECIDED, criterion, tuple(values), paper=paper)
-    verdict, half_width = decide_verdict(values, *result.interval, trust)
-    reason = ""
-    if verdict is Verdict.UNDECIDED:
-        reason = "one seed is not enough" if len(values) == 1 else "the seeds differ too much"
+        return replace(empty, reason=error.args[0])
+    values = tuple(_to_unit(claim.unit, mine, other) for mine, other in pairs.values())
+    question = _ask(claim, criterion)
+    width_at = Widths(claim.unit, measure, results, list(pairs), fmean(values), claims)
+    found = width_at.describe()
+    verdict = decide_verdict(question, found.mean, found.half_width)
+    reason = fault
     if fault:
-        verdict, reason = Verdict.UNDECIDED, fault
-    return replace(result, verdict=verdict, half_width=half_width, reason=reason)
+        verdict = Verdict.UNDECIDED
+    elif verdict is Verdict.UNDECIDED:
+        reason = _describe_need(count_runs_needed(question, found.mean, width_at))
+    coco = _evaluate_coco(claim, question, results, list(pairs), claims)
+    return replace(
+        empty, verdict=verdict, values=values, half_width=found.half_width, source=found.source, assumed=found.assumed,
+        reason=reason, coco=coco,
+    )  # fmt: skip
 
 
-def _find_fault(claim: Claim, floors: Mapping[str, float], load_rows: LoadRows) -> str:
+def _require_measure(claim: Claim, scale: Scale, results: ScaleResults) -> Measure:
+    """Return where a claim is measured. Raises LookupError with the reason if it is not, at this scale."""
+    if (measure := claim.measure) is None:
+        raise LookupError(claim.reason)
+    if scale not in claim.holds:
+        raise LookupError(f"only evaluated at the {' and '.join(claim.holds)} scale{'s' * (len(claim.holds) > 1)}")
+    rows = results.load_rows(measure.notebook)
+    if rows is None:
+        raise LookupError(f"{measure.notebook} has not run")
+    if absent := _models_left_out(measure, scale) - {row.model for row in rows}:
+        raise LookupError(f"{measure.notebook} leaves {' and '.join(sorted(absent))} out at this scale")
+    return measure
+
+
+def _find_pairs(measure: Measure, results: ScaleResults) -> dict[int, tuple[float, float | None]]:
+    """Return by seed the metric of the model and, within the same run, of the one that it is compared with."""
+    own = results.find_values(measure.notebook, measure.metric, measure.model)
+    if measure.against is None:
+        return {seed: (value, None) for seed, value in own.items()}
+    other = results.find_values(measure.notebook, measure.metric, measure.against)
+    if not (pairs := {seed: (own[seed], other[seed]) for seed in own if seed in other}):
+        raise LookupError(f"{measure.notebook} has no seed of both {measure.model} and {measure.against}")
+    return dict(pairs)
+
+
+def _to_unit(unit: Unit, mine: float, other: float | None) -> float:
+    """Return a value in a claim's unit."""
+    if other is None:
+        return 100 * mine
+    # Times smaller, cheaper or faster: the other model's value comes first.
+    return 100 * (mine - other) if unit == "points" else other / mine
+
+
+def _ask(claim: Claim, criterion: Criterion | None) -> Question:
+    """Return what is asked of the value of a claim: the bounds of the scale, and the size that the paper reports."""
+    low, high = criterion.interval(claim.reported) if criterion else (-inf, inf)
+    full = claim.holds.get("paper")
+    # The tolerance is that of the paper's scale; claims without one ask for a bound alone.
+    tolerance = full.within if full else None
+    reported = claim.reported if tolerance else None
+    return Question(low, high, reported, tolerance or inf, claim.unit)
+
+
+def _evaluate_coco(
+    claim: Claim, question: Question, results: ScaleResults, seeds: list[int], claims: Claims
+) -> tuple[Interval, Verdict] | None:
+    """Decide a claim on a change of mAP50 by COCO's mAP; the bounds shrink as the metric itself does."""
+    measure = claim.measure
+    if measure is None or measure.metric != "map50" or claim.unit != "points" or not measure.against:
+        return None
+    instead = measure.model_copy(update={"metric": "map"})
+    try:
+        pairs = _find_pairs(instead, results)
+    except LookupError:
+        return None
+    level = fmean(results.find_values(measure.notebook, "map", measure.against).values())
+    shrink = level / max(fmean(results.find_values(measure.notebook, "map50", measure.against).values()), 1e-9)
+    values = [_to_unit("points", mine, other) for mine, other in pairs.values()]
+    found = Widths("points", instead, results, seeds, fmean(values), claims).describe()
+    scaled = Question(question.low * shrink, question.high * shrink)
+    return found, decide_verdict(scaled, found.mean, found.half_width)
+
+
+def _describe_need(runs: int | None) -> str:
+    if runs is None:
+        return f"more than {MOST_RUNS} runs would be needed, or other test images"
+    return f"about {runs} runs would decide it"
+
+
+def _find_fault(claim: Claim, floors: Mapping[str, float], results: ScaleResults) -> str:
     """Return why the comparison of a claim cannot succeed; an empty text if it can."""
     if (measure := claim.measure) is None:
         return ""
-    rows = load_rows(measure.notebook) or []
+    rows = results.load_rows(measure.notebook) or []
     # Sizes and times do not depend on what a network has learned.
     if claim.unit != "times" and (failed := _find_untrained(floors, rows, measure)):
         return f"the baseline has not learned ({failed})"
     if required := measure.requires:
-        score, other = (_mean_map50(rows, measure, name) for name in (required.model, required.than))
+        score, other = (_mean_map50(results, measure, name) for name in (required.model, required.than))
         if score <= other:
             return (
                 f"{required.model} ({100 * score:.1f} % mAP) is not better than {required.than} ({100 * other:.1f} %)"
@@ -181,37 +215,11 @@ def _find_fault(claim: Claim, floors: Mapping[str, float], load_rows: LoadRows) 
     return ""
 
 
-def _mean_map50(rows: list[_Row], measure: Measure, model: str) -> float:
-    return fmean(_metric_by_seed(rows, measure.model_copy(update={"metric": "map50"}), model).values())
+def _mean_map50(results: ScaleResults, measure: Measure, model: str) -> float:
+    return fmean(results.find_values(measure.notebook, "map50", model).values())
 
 
-def _compute_values(claim: Claim, scale: Scale, load_rows: LoadRows) -> list[float]:
-    """Return one value for each seed that all models of a claim have. Raises LookupError with the reason if none."""
-    measure = claim.measure
-    if measure is None:
-        raise LookupError(claim.reason)
-    if scale not in claim.holds:
-        raise LookupError(f"only evaluated at the {' and '.join(claim.holds)} scale{'s' * (len(claim.holds) > 1)}")
-    rows = load_rows(measure.notebook)
-    if rows is None:
-        raise LookupError(f"{measure.notebook} has not run")
-    if absent := _models_left_out(measure, scale) - {row.model for row in rows}:
-        raise LookupError(f"{measure.notebook} leaves {' and '.join(sorted(absent))} out at this scale")
-    own = _metric_by_seed(rows, measure, measure.model)
-    if measure.against is None:
-        return [100 * value for value in own.values()]
-    other = _metric_by_seed(rows, measure, measure.against)
-    # Compared within a seed, so that what all models of a seed share cancels out.
-    pairs = [(own[seed], other[seed]) for seed in own if seed in other]
-    if not pairs:
-        raise LookupError(f"{measure.notebook} has no seed of both {measure.model} and {measure.against}")
-    if claim.unit == "points":
-        return [100 * (mine - others) for mine, others in pairs]
-    # Times smaller, cheaper or faster: the other model's value comes first.
-    return [others / mine for mine, others in pairs]
-
-
-def _find_untrained(floors: Mapping[str, float], rows: list[_Row], measure: Measure) -> str:
+def _find_untrained(floors: Mapping[str, float], rows: list[Row], measure: Measure) -> str:
     """Return which of the originals of the measured models stay below the floor of a metric; an empty text if none."""
     originals = {row.model for row in rows if row.model.endswith(ORIGINALS)}
     concerned = {_original_of(model, originals) for model in (measure.model, measure.against) if model}
@@ -245,34 +253,3 @@ def _models_left_out(measure: Measure, scale: Scale) -> set[str]:
 def _case_names(notebook: str, scale: Scale) -> set[str]:
     settings = cast("Settings", load_profile(notebook, profile_path(notebook, scale)))
     return set(settings.cases)
-
-
-def _metric_by_seed(rows: list[_Row], measure: Measure, model: str) -> dict[int, float]:
-    mine = [row for row in rows if row.model == model]
-    if not mine:
-        raise LookupError(f"{measure.notebook} has no model {model}")
-    found = {row.seed: value for row in mine if (value := _look_up(row.model_extra or {}, measure.metric)) is not None}
-    if not found:
-        raise LookupError(f"{measure.notebook} has no {measure.metric} of {model}")
-    return found
-
-
-def _look_up(values: Mapping[str, Any], metric: str) -> float | None:
-    """Return the number at a dotted path such as `metrics.per_class.ship`, or None."""
-    value: Any = values
-    for key in metric.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _load_rows(path: Path) -> list[_Row] | None:
-    """Return all rows of a `metrics.json`; None if the notebook has not run."""
-    if not path.is_file():
-        return None
-    try:
-        found = _Metrics.model_validate(files.read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{path}: {place}: {first['msg']}") from None
-    return found.models + found.measured

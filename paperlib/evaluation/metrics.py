@@ -25,6 +25,13 @@ IOU_INDEX = 0
 COCO_LIMIT = 100
 DIFFICULT = ("cut by the border", "small", "crowded")
 """Slices of objects that are hard to find in the paper's examples of edge cases (Section 4.5.4)."""
+CONDITIONS = {
+    "occlusion": ("covered",),
+    "clutter": ("cluttered background",),
+    "out of view": ("moved",),
+    "light": ("darker", "brighter"),
+}
+"""The four conditions of Section 4.5.4, and the slices and corruptions that make them."""
 BELONGS = 1.0
 """Marks what belongs to a slice; it replaces the area."""
 
@@ -66,6 +73,20 @@ class Metrics:
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain data for JSON."""
         return asdict(self)
+
+    @property
+    def condition_recall(self) -> dict[str, float]:
+        """Return the recall in each of the four conditions of Section 4.5.4, and their mean as `conditions`.
+
+        Raises:
+            ValueError: the slices or the corruptions were not evaluated.
+        """
+        if missing := [name for names in CONDITIONS.values() for name in names if name not in self.slices]:
+            raise ValueError(f"slice {missing[0]} was not evaluated")
+        found = {
+            name: sum(self.slices[part]["recall"] for part in parts) / len(parts) for name, parts in CONDITIONS.items()
+        }
+        return found | {"conditions": sum(found.values()) / len(found)}
 
     @property
     def edge_recall(self) -> float:
