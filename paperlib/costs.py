@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 
 from paperlib.pairs import partner_layers
-from paperlib.structure import left_tensors, shallow_copy
+from paperlib.structure import copy_modules, left_tensors, shallow_copy
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -149,19 +148,20 @@ def _count_positions(detector: nn.Module, inputs: tuple[Any, ...], described: st
 
 def _meta_copy(detector: nn.Module) -> nn.Module:
     """Copy a detector to the meta device, in evaluation mode, without the layers that change no shape."""
-    # deepcopy treats everything in its memo as copied already, so no weight and no hook is copied. Layers that keep the
-    # shape are slow on the meta device.
     memo: dict[int, Any] = {id(tensor): _meta_tensor(tensor.detach()) for tensor in left_tensors(detector)}
+    parts: list[nn.Module] = []
     for module in detector.modules():
-        memo |= {id(hooks): OrderedDict() for hooks in (module._forward_hooks, module._forward_pre_hooks)}
+        # Layers that keep the shape are slow on the meta device.
         if isinstance(module, _SHAPE_KEEPING):
             memo[id(module)] = _Unchanged(module)
         elif isinstance(module, (*CONVOLUTIONS, nn.Linear)) and not module._modules:
             memo[id(module)] = _meta_layer(module)
         else:
+            parts.append(module)
             own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
             memo |= {id(tensor): _meta_tensor(tensor) for tensor in own}
-    return copy.deepcopy(detector, memo).eval()
+    copy_modules(parts, memo, training=False)
+    return memo[id(detector)].eval()
 
 
 class _Unchanged(nn.Identity):

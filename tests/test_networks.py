@@ -357,6 +357,27 @@ def test_shared_weights_and_the_memory_format_survive() -> None:
     assert small.a[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_network_is_traced_again_only_when_something_in_it_has_changed() -> None:
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.out, self.options = conv(3, 8), nn.Conv2d(8, 3, 1), {"norms": [False]}
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.out(x * x.mean(1, keepdim=True) if self.options["norms"][0] else x)
+
+    net = Optional()
+    graph = trace_channels(net)
+    net.a[0].weight.data.zero_()
+    assert trace_channels(net.train()) is graph
+    net.options["norms"][0] = True
+    assert trace_channels(net).held
+    net.options["norms"][0], net.a[0] = False, nn.Conv2d(3, 6, 3)
+    net.a[1], net.out = nn.BatchNorm2d(6), nn.Conv2d(6, 3, 1)
+    assert len(trace_channels(net).layers["a.0"].outputs) == 6
+
+
 def test_wrappers_are_unwrapped() -> None:
     net = randomise(Net(lambda n, x: x))
     plan = plan_pruning(nn.DataParallel(net), 0.4, image_size=SIDE)

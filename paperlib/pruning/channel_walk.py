@@ -111,6 +111,8 @@ def _lifted(axis: Axis) -> IntArray:
 
 def _combined_levels(node: fx.Node, values: list[Any], widest: Axis) -> IntArray | None:
     """Return the levels of a result: a product is silent where one factor is, a quotient where its dividend is."""
+    if all(isinstance(value, Axis) and value.levels is None for value in values):
+        return None
     name = target_name(node).strip("_").lstrip("i")
     product = name in ("mul", "truediv", "div", "pow")
     levels = [np.full(len(widest.numbers), SILENT)]

@@ -4,25 +4,29 @@ A copy is traced, which shares the tensors and the layers that are recorded as o
 it. Wrappers are unwrapped, and what cannot be traced or cut is refused with its name.
 """
 
-import copy
 import inspect
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator
 from typing import Any, cast
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import prune
 
 from paperlib.pruning.code_sizes import Place, mark_sizes
 from paperlib.pruning.wirings import find_wiring
-from paperlib.structure import MODULE_FIELDS, Bypass, ChannelSplit, select_channels, shared_tensors
+from paperlib.structure import (
+    IMMUTABLE,
+    MODULE_FIELDS,
+    Bypass,
+    ChannelSplit,
+    copy_modules,
+    select_channels,
+    shared_tensors,
+)
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_IMMUTABLE = (int, float, str, bool, type(None), torch.dtype, torch.device)
 _LEAVES = (ChannelSplit, Bypass, nn.Mish, _BatchNorm)
 """Recorded as one node even if a subclass computes them in another way."""
 _CALLS: dict[int, Callable[..., Any]] = {
@@ -75,6 +79,34 @@ def trace_graph(module: nn.Module, *, training: bool = False) -> fx.Graph:
 def leaf_modules(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the parts of a network that are recorded as one node."""
     return (layer for layer in module.modules() if layer is not module and _is_leaf(layer))
+
+
+def describe_code(module: nn.Module) -> Any:
+    """Return all but the values of tensors that a trace depends on, to be compared; None where that cannot be told."""
+    try:
+        return [(name, id(part), type(part), *_describe_part(part)) for name, part in module.named_modules()]
+    except (TypeError, RecursionError):
+        return None
+
+
+def _describe_part(part: nn.Module) -> Iterator[Any]:
+    tensors = (*part._parameters.items(), *part._buffers.items())
+    yield [(key, id(tensor), tensor.shape) for key, tensor in tensors if tensor is not None]
+    yield len(part._forward_pre_hooks)
+    for key, value in vars(part).items():
+        if key not in MODULE_FIELDS:
+            yield key, _describe_value(value)
+
+
+def _describe_value(value: Any) -> Any:
+    """Return a copy of a setting; raise TypeError for what has no attributes to look at, such as a set."""
+    if isinstance(value, list | tuple):
+        return type(value).__name__, [_describe_value(each) for each in value]
+    if isinstance(value, dict):
+        return [(key, _describe_value(each)) for key, each in value.items()]
+    if isinstance(value, Tensor) or callable(value):
+        return id(value)
+    return value if isinstance(value, IMMUTABLE) else (type(value), _describe_value(vars(value)))
 
 
 def refuse_parametrised(module: nn.Module) -> None:
@@ -201,19 +233,9 @@ def _tracing_copy(module: nn.Module, leaves: Container[int], training: bool) -> 
         leaves: the `id` of each module that is recorded as one node.
         training: whether the copy is in training mode.
     """
-    parts = [part for part in module.modules() if id(part) not in leaves]
-    memo: dict[int, Any] = {id(part): type(part).__new__(type(part)) for part in parts}
-    originals = {id(layer): layer for layer in module.modules() if id(layer) in leaves}
-    for part in parts:
-        inner = {name: value for name, value in vars(part).items() if name in MODULE_FIELDS}
-        own = {name: value for name, value in vars(part).items() if name not in MODULE_FIELDS}
-        if any(type(value) not in _IMMUTABLE for value in own.values()):
-            memo |= shared_tensors(module) | originals
-            own = copy.deepcopy(own, memo)
-        inner |= {name: value.copy() for name, value in inner.items() if isinstance(value, dict | set)}
-        inner |= {name: OrderedDict() for name in _HOOKS}
-        inner["_modules"] = {name: memo.get(id(child), child) for name, child in part._modules.items()}
-        vars(memo[id(part)]).update(inner, **own, training=training)
+    memo: dict[int, Any] = {id(layer): layer for layer in module.modules() if id(layer) in leaves}
+    memo |= shared_tensors(module)
+    copy_modules((part for part in module.modules() if id(part) not in leaves), memo, training=training)
     computed_with: set[Place] = set()
     for name, part in module.named_modules():
         if id(part) not in leaves:

@@ -1,47 +1,20 @@
-"""The channel counts of a network as plain data, so that pruned shapes travel with their weights.
-
-Knows only torch.nn. `describe_structure` reads the shapes of a module, `reshape_` gives them to another module of the
-same architecture, `select_channels` reduces one layer to chosen channels. A `Bypass` replaces a removed block.
-"""
+"""The channel counts of a network as plain data, and the modules that pruning adds to one."""
 
 import copy
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.overrides import TorchFunctionMode
 
 Shape = dict[str, Any]
 Structure = dict[str, Shape]
 """The shape of each layer, by the layer's name (see `describe_structure`)."""
 
-MODULE_FIELDS = frozenset(vars(nn.Module()))
-"""The attributes that torch.nn itself gives to every module."""
 _BYPASS_FIELDS = {"shift", "after"}
-
-
-class _NothingFilled(TorchFunctionMode):
-    """A mode in which initialisation does nothing: on the meta device it would be slow and have no effect."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        # Every function of torch.nn.init used here ends in one of these, and each returns the tensor that it fills.
-        fills = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
-        return args[0] if func in fills else func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def shapes_only() -> Iterator[None]:
-    """Build networks on the meta device inside the block: shapes without values, no random number drawn."""
-    with torch.device("meta"), _NothingFilled():
-        yield
 
 
 class ChannelSplit(nn.Module):
@@ -145,97 +118,10 @@ def reshape_(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> N
     for name, shape in in_code.items():
         set_code_sizes(modules[name], shape.get("attributes", {}))
         for key, sizes in shape.get("tensors", {}).items():
-            _assign_tensor(modules[name], key, getattr(modules[name], key).new_zeros(sizes))
+            assign_tensor(modules[name], key, getattr(modules[name], key).new_zeros(sizes))
             note_resized(modules[name], key)
     for name, bypass in bypasses.items():
         module.set_submodule(name, bypass, strict=True)
-
-
-def select_channels(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> nn.Module:
-    """Copy `layer` with only the channels at the given positions (ascending int64 vectors).
-
-    For a depthwise convolution, a batch norm, a split and a bypass, `inputs` and `outputs` are the same positions. A
-    grouped convolution keeps equally many channels in each group, unless it `cuts_whole_groups`.
-    """
-    new = shallow_copy(layer)
-    for key, tensor in _channel_tensors(layer).items():
-        _assign_tensor(new, key, _select_slices(layer, tensor, inputs, outputs))
-    _set_counts(new, _selected_shape(layer, inputs, outputs))
-    return new
-
-
-def select_values(tensor: Tensor, dim: int, positions: NDArray[np.int64]) -> Tensor:
-    """Copy a parameter or buffer with only the values at the given positions of one axis."""
-    kept = tensor.detach().index_select(dim, torch.from_numpy(positions).to(tensor.device))
-    return nn.Parameter(kept, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else kept
-
-
-def cuts_whole_groups(conv: _ConvNd) -> bool:
-    """Tell whether a convolution loses whole groups: each has a single input or output, as in a depthwise one."""
-    return conv.groups > 1 and conv.groups in (conv.in_channels, conv.out_channels)
-
-
-def shallow_copy(layer: nn.Module) -> nn.Module:
-    """Copy one layer much faster than `deepcopy`: the copy shares the tensors that have a channel axis."""
-    new = copy.copy(layer)
-    # torch.nn keeps parameters, buffers, submodules and hooks in such containers.
-    vars(new).update({key: value.copy() for key, value in vars(layer).items() if isinstance(value, dict | set)})
-    new._modules = {name: copy.deepcopy(module) for name, module in layer.named_children()}
-    new._buffers.update({name: b.clone() for name, b in layer.named_buffers(recurse=False) if b.dim() == 0})
-    return new
-
-
-def _selected_shape(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Shape:
-    match layer:
-        case _ConvNd():
-            whole = cuts_whole_groups(layer)
-            groups = len(outputs) * layer.groups // layer.out_channels if whole else layer.groups
-            return {"in": len(inputs), "out": len(outputs), "groups": groups}
-        case nn.Linear():
-            return {"in": len(inputs), "out": len(outputs)}
-        case _BatchNorm() | _InstanceNorm() | nn.PReLU():
-            return {"channels": len(outputs)}
-        case nn.GroupNorm():
-            return {"channels": len(outputs), "groups": len(outputs) * layer.num_groups // layer.num_channels}
-        case ChannelSplit():
-            # A channel belongs to the first part that ends beyond its position.
-            part = torch.bucketize(inputs.cpu(), torch.tensor(layer.sizes).cumsum(0), right=True)
-            return {"sizes": torch.bincount(part, minlength=len(layer.sizes)).tolist()}
-    return {}
-
-
-def _select_slices(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-    """Copy only the chosen channels of `tensor`, a parameter or buffer of `layer`; its memory format is kept."""
-    # The weight of a transposed convolution is [in, out/groups, h, w], any other [out, in/groups, h, w].
-    transposed = isinstance(layer, _ConvTransposeNd) and tensor.dim() > 1
-    rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
-    tensor, rows, columns = tensor.detach(), rows.to(tensor.device), columns.to(tensor.device)
-    groups = getattr(layer, "groups", 1)
-    if tensor.dim() > 1 and isinstance(layer, _ConvNd) and groups > 1 and not cuts_whole_groups(layer):
-        return _select_in_groups(tensor, groups, rows, columns)
-    if tensor.dim() == 1 or groups > 1 or len(columns) == tensor.shape[1]:
-        return tensor.index_select(0, rows).contiguous(memory_format=_memory_format(tensor))
-    if tensor.shape[2:].numel() == 1 or not tensor.is_contiguous():
-        kept = tensor.index_select(0, rows).index_select(1, columns)
-        return kept.contiguous(memory_format=_memory_format(tensor))
-    # The weights of one kernel are contiguous: selecting kernel by kernel copies once and takes half the time.
-    selected = (rows[:, None] * tensor.shape[1] + columns).flatten()
-    return tensor.flatten(0, 1).index_select(0, selected).unflatten(0, (len(rows), len(columns)))
-
-
-def _select_in_groups(tensor: Tensor, groups: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """Copy the kernels [R, C / groups, ...] at the given rows and columns, equally many of each group."""
-    grouped = tensor.unflatten(0, (groups, -1))
-    firsts = torch.arange(groups, device=tensor.device)[:, None]
-    own_rows = rows.view(groups, -1) - firsts * grouped.shape[1]
-    own_columns = columns.view(groups, -1) - firsts * grouped.shape[2]
-    kept = grouped[firsts[:, :, None], own_rows[:, :, None], own_columns[:, None, :]]
-    return kept.flatten(0, 1).contiguous(memory_format=_memory_format(tensor))
-
-
-def _memory_format(tensor: Tensor) -> torch.memory_format:
-    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
 
 
 def set_code_sizes(module: nn.Module, values: Mapping[str, Any]) -> None:
@@ -309,7 +195,8 @@ def _shape_of(layer: nn.Module) -> Shape | None:
     return _code_sizes(layer)
 
 
-def _set_counts(layer: nn.Module, shape: Mapping[str, Any]) -> None:
+def set_counts(layer: nn.Module, shape: Mapping[str, Any]) -> None:
+    """Set the attributes of a layer that name its channel counts."""
     match layer:
         case _ConvNd():
             layer.in_channels, layer.out_channels, layer.groups = shape["in"], shape["out"], shape["groups"]
@@ -383,11 +270,11 @@ def _check_shape(name: str, layer: nn.Module, shape: Mapping[str, Any]) -> None:
 
 
 def _resize_layer(layer: nn.Module, shape: Mapping[str, Any]) -> None:
-    for key, tensor in _channel_tensors(layer).items():
+    for key, tensor in channel_tensors(layer).items():
         size = _tensor_size(layer, tensor, shape)
         if tensor.shape != torch.Size(size):
-            _assign_tensor(layer, key, tensor.new_zeros(size))
-    _set_counts(layer, shape)
+            assign_tensor(layer, key, tensor.new_zeros(size))
+    set_counts(layer, shape)
 
 
 def _tensor_size(layer: nn.Module, tensor: Tensor, shape: Mapping[str, Any]) -> tuple[int, ...]:
@@ -399,55 +286,15 @@ def _tensor_size(layer: nn.Module, tensor: Tensor, shape: Mapping[str, Any]) -> 
     return (rows, columns // shape.get("groups", 1), *tensor.shape[2:])
 
 
-def _channel_tensors(layer: nn.Module) -> dict[str, Tensor]:
+def channel_tensors(layer: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers of `layer` that have a channel axis."""
     own = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
     return {key: tensor for key, tensor in own.items() if tensor.dim() > 0}
 
 
-def _assign_tensor(layer: nn.Module, key: str, tensor: Tensor) -> None:
+def assign_tensor(layer: nn.Module, key: str, tensor: Tensor) -> None:
+    """Set a parameter or buffer of a layer; a parameter keeps its requires_grad."""
     old = getattr(layer, key)
     if isinstance(old, nn.Parameter):
         tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
     setattr(layer, key, tensor)
-
-
-def shared_tensors(module: nn.Module) -> dict[int, Any]:
-    """Return a memo for `copy.deepcopy` by which a copy of `module` shares its tensors."""
-    return {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers(), *left_tensors(module))}
-
-
-def copy_network(module: nn.Module) -> nn.Module:
-    """Copy a network; tensors that its forward methods have left in attributes are shared with the copy."""
-    return copy.deepcopy(module, {id(tensor): tensor.detach() for tensor in left_tensors(module)})
-
-
-def left_tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Yield the tensors that forward methods have left in attributes; `copy.deepcopy` refuses those with a gradient."""
-    for part in module.modules():
-        for name, value in vars(part).items():
-            if name not in MODULE_FIELDS:
-                yield from _tensors_in(value)
-
-
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _tensors_in(part)
-
-
-def module_digest(module: nn.Module) -> str:
-    """Return the SHA-256 over a module's own settings, such as anchors, and its parameters and buffers by name."""
-    settings = {name: value for name, value in vars(module).items() if name != "training" and name[0] != "_"}
-    return tensors_digest(module.state_dict(), f"{type(module).__name__} {sorted(settings.items())}")
-
-
-def tensors_digest(tensors: Mapping[str, Tensor], heading: str = "") -> str:
-    """Return the SHA-256 over a heading and the names, shapes, types and values of tensors, in their order."""
-    total = hashlib.sha256(heading.encode())
-    for name, value in tensors.items():
-        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
