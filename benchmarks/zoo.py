@@ -162,12 +162,10 @@ def randomise(net: nn.Module) -> nn.Module:
             module.bias.data.normal_(0, 0.2)
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)  # pyright: ignore
-        for values in module.parameters(recurse=False):
-            if type(module).forward.__module__.startswith("torch.nn.") or values.numel() != max(
-                values.shape, default=0
-            ):
-                continue
-            values.data.uniform_(0.5, 1.5)  # a layer scale, nearly 0 at first
+        if not type(module).forward.__module__.startswith("torch.nn."):
+            for values in module.parameters(recurse=False):
+                if 1 < values.numel() == max(values.shape):
+                    values.data.uniform_(0.5, 1.5)  # a layer scale, nearly 0 at first
         if isinstance(getattr(module, "drop_rate", None), float):
             module.drop_rate = 0.0  # pyright: ignore
         if hasattr(module, "score_thresh"):
