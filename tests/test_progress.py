@@ -102,7 +102,8 @@ def test_what_an_earlier_run_has_done_is_no_pace():
 def test_before_any_progress_nobody_can_know_unless_told():
     waiting = Report("read the images", total=100)
     assert Estimator().update_estimate(waiting, 0.0) is None
-    assert Estimator(expected=100.0).update_estimate(waiting, 0.0) == pytest.approx(100.0)
+    told = Estimator(expected=100.0)
+    assert [told.update_estimate(waiting, now) for now in (0.0, 80.0)] == pytest.approx([100.0, 100.0])
 
 
 def test_it_is_not_all_done_while_export_and_timing_run():
@@ -148,6 +149,19 @@ def test_a_batch_learns_how_its_promises_compare_with_this_machine(slowness):
         assert shown[int(moment * slowness)] == pytest.approx((400 - moment) * slowness, rel=error)
     if slowness <= 1:
         assert all(after <= 1.01 * before for before, after in zip(shown, shown[1:], strict=False))
+
+
+@pytest.mark.parametrize("slowness", [0.7, 1.0, 3.0, 6.0])
+def test_after_its_first_training_a_batch_is_right_to_a_quarter(slowness):
+    run = notebook("first", 100.0, report=Report(total=100.0))
+    runs = [run, *(notebook(f"{number}", 100.0) for number in range(9))]
+    estimator, now = Estimator(summarise_runs(runs, 1).total), 20.0
+    for done in range(51):
+        run.report = Report(done=float(done), total=100.0)
+        shown = estimator.update_estimate(summarise_runs(runs, 1), now)
+        now += 1.0 * slowness
+    left = (1000 - display.LEARNING_PART * 50) * slowness / display.LEARNING_PART
+    assert shown == pytest.approx(left, rel=0.25)
 
 
 # --- reports and the line -------------------------------------------------------------------------------

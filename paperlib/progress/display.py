@@ -21,8 +21,9 @@ SMOOTHING_SECONDS = 20.0
 """How long an estimate takes to follow a change: it drifts where it would jump."""
 PACE_MEMORY = 0.25
 """The part of all work over which the pace is averaged."""
-PRIOR_WORK = 0.05
-"""The part of all work that an expected duration counts for, against the pace that is measured."""
+PRIOR_WORK = 0.01
+"""The part of all work that an expected duration counts for, against the pace that is measured: little, so that the
+first training, a few hundredths of a batch, tells how this machine compares with the one that the profiles know."""
 LEARNING_PART = 0.95
 """The part of a notebook that its trainings are; figures and tables follow."""
 
@@ -57,7 +58,7 @@ class Estimator:
             return None
         work_left = max(report.total - self.found - self.done_here, 0.0)
         left = work_left * self.pace_seconds / self.pace_work + report.seconds
-        if left > 0:
+        if left > 0 and self.done_here:
             # Between two moments of progress the time runs down, but never out.
             left *= math.exp(-(now - self.progress_at) / left)
         return self._smooth(left, now)
@@ -90,7 +91,8 @@ class Estimator:
     def _smooth(self, left: float, now: float) -> float:
         if self.shown is not None:
             passed = now - self.shown_at
-            run_down = self.shown - passed
+            # Before the first progress nothing is known of this machine, so the expected time stands.
+            run_down = self.shown - passed if self.done_here else self.shown
             left = run_down + (left - run_down) * (1 - math.exp(-passed / SMOOTHING_SECONDS))
         # Only the end of the work is the end of the time.
         self.shown = max(left, 1.0)
