@@ -43,6 +43,7 @@ def train_in_two(folder, epochs=2, batch_size=4):
     found = [results.get(timeout=120) for _ in pair]
     for process in pair:
         process.join(timeout=60)
+    assert [process.exitcode for process in pair] == [0, 0], "a process has not come to its end"
     return [answer for _, *answer in sorted(found)]
 
 

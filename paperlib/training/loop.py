@@ -214,9 +214,12 @@ class _Training:
 
     def _share_statistics(self) -> None:
         """Give every process the batch-norm statistics of the first, as each step of data parallelism begins with."""
-        if self.accelerator.num_processes > 1:
-            for buffer in self.detector.buffers():
-                broadcast(buffer)
+        measured = [each for each in self.detector.buffers() if each.is_floating_point()]
+        if self.accelerator.num_processes > 1 and measured:
+            # As one tensor, because each message has to wait for every process.
+            shared = broadcast(torch.cat([each.flatten() for each in measured]))
+            for each, values in zip(measured, shared.split([each.numel() for each in measured]), strict=True):
+                each.copy_(values.view_as(each))
 
     def _train_step(self, images: Tensor, targets: Any, learning_rate: float) -> dict[str, Tensor]:
         """Update the weights by one batch; return its losses."""
