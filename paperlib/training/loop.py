@@ -210,14 +210,15 @@ class _Training:
             for module in [self.detector, *([self.average.module] if self.average else [])]:
                 end(module)
         self._share_statistics()
-        return {name: float(self.accelerator.reduce(total, "mean")) / count for name, total in sums.items()}
+        reduce: Any = self.accelerator.reduce
+        return {name: float(reduce(total, "mean")) / count for name, total in sums.items()}
 
     def _share_statistics(self) -> None:
         """Give every process the batch-norm statistics of the first, as each step of data parallelism begins with."""
         measured = [each for each in self.detector.buffers() if each.is_floating_point()]
         if self.accelerator.num_processes > 1 and measured:
             # As one tensor, because each message has to wait for every process.
-            shared = broadcast(torch.cat([each.flatten() for each in measured]))
+            shared: Any = broadcast(torch.cat([each.flatten() for each in measured]))
             for each, values in zip(measured, shared.split([each.numel() for each in measured]), strict=True):
                 each.copy_(values.view_as(each))
 

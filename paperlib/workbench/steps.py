@@ -337,7 +337,7 @@ class Workbench:
         def write_metrics(folder: Path) -> None:
             begin_step(f"evaluate on {split}, seed {self.recipe.seed}")
             # Only the final evaluation is resampled.
-            kept = {"keep": folder / KEPT} if isinstance(dataset, Dataset) and split == "test" else {}
+            kept: dict[str, Any] = {"keep": folder / KEPT} if isinstance(dataset, Dataset) and split == "test" else {}
             metrics: Metrics | SceneMetrics = evaluate(model.detector().to(_device()), dataset, **how, **kept)
             files.write_json_atomically(folder / METRICS, metrics.to_dict())
 
