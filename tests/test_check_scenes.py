@@ -118,6 +118,21 @@ def test_another_number_of_a_class_than_published_is_a_fault(root):
     assert result.exit_code == 2 and "ucmerced: 9 images of class beach, 10 were published" in result.stdout
 
 
+def test_drawn_images_under_the_names_of_uc_merced_pass_with_the_committed_split(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path))
+    for seed, name in enumerate(SCENE_LAYOUTS["ucmerced"].published_names):
+        path = tmp_path / "ucmerced" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.array([[[seed // 256, seed % 256, 255]]], np.uint8)
+        Image.fromarray(values).save(path)
+    result = run()
+    assert result.exit_code == 0 and "FAULT" not in result.stdout and "remark" not in result.stdout
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert sum(row[1:] == ["70", "10", "20", "100", "100"] for row in rows) == 21
+    (tmp_path / "ucmerced" / "beach" / "beach07.tif").unlink()
+    assert "FAULT" in (damaged := run().stdout) and "beach/beach07.tif: no such file" in damaged
+
+
 def check_own(folder):
     return CliRunner().invoke(app, ["data", "check", f"scenes:{folder}"])
 

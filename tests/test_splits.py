@@ -38,7 +38,7 @@ def test_no_picture_is_in_two_splits_and_all_are_in_one(real):
             for dataset in sets.values()
         ]
         assert sum(map(len, contents)) == len(set.union(*contents))
-        assert sum(map(len, sets.values())) == {"vhr10": 650, "dota": 10, "resisc45": 3000}[name]
+        assert sum(map(len, sets.values())) == {"vhr10": 650, "dota": 10, "resisc45": 3000, "ucmerced": 2100}[name]
 
 
 def test_every_split_of_vhr10_has_its_share_of_every_class(real):
@@ -55,6 +55,16 @@ def test_the_stored_splits_can_be_drawn_again(real, data_root):
     for name in real:
         layout = PUBLISHED[name]
         assert splits.draw_split_file(layout, data_root / layout.folder)["splits"] == layouts.stored_split(layout)
+
+
+def test_the_split_of_uc_merced_is_drawn_from_its_names_alone(tmp_path):
+    layout = PUBLISHED["ucmerced"]
+    stored = layouts.stored_split(layout)
+    assert splits.draw_split_file(layout, tmp_path / "absent")["splits"] == stored
+    names = [name for found in stored.values() for name in found]
+    assert len(names) == 2100 and {"agricultural/agricultural00.tif", "tenniscourt/tenniscourt99.tif"} < set(names)
+    for split, count in {"train": 70, "val": 10, "test": 20}.items():
+        assert set(Counter(name.split("/")[0] for name in stored[split]).values()) == {count}, "of each of 21 classes"
 
 
 def picture(name: str, value: int, label: int) -> Record:

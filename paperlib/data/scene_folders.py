@@ -23,9 +23,11 @@ class SceneLayout(PublishedFolders):
     Attributes:
         parts: folders below it that each hold the class folders; empty if it holds them itself. They are read as one,
             because the split is our own.
+        published_names: the names of all images, if they follow a rule: a split can then be drawn without the images.
     """
 
     parts: tuple[str, ...] = ()
+    published_names: tuple[str, ...] = ()
 
     def all_folders(self, root: Path) -> list[Path]:
         """Return every folder of the layout."""
@@ -44,9 +46,15 @@ class SceneLayout(PublishedFolders):
         return len(folders) == (3 if self.parts else 2) and (not self.parts or folders[0] in self.parts)
 
 
+UCMERCED_CLASSES = (
+    "agricultural", "airplane", "baseballdiamond", "beach", "buildings", "chaparral", "denseresidential", "forest",
+    "freeway", "golfcourse", "harbor", "intersection", "mediumresidential", "mobilehomepark", "overpass", "parkinglot",
+    "river", "runway", "sparseresidential", "storagetanks", "tenniscourt",
+)  # fmt: skip
+UCMERCED_NAMES = tuple(f"{name}/{name}{number:02d}.tif" for name in UCMERCED_CLASSES for number in range(100))
 LAYOUTS = (
     SceneLayout("resisc45", "NWPU-RESISC45", "nwpu-resisc45"),
-    SceneLayout("ucmerced", "UC Merced Land Use", "ucmerced"),
+    SceneLayout("ucmerced", "UC Merced Land Use", "ucmerced", published_names=UCMERCED_NAMES),
     SceneLayout("rsd46-whu", "RSD46-WHU", "rsd46-whu", ("train", "val")),
 )
 

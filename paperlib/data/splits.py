@@ -19,7 +19,7 @@ import numpy as np
 from paperlib import paths
 from paperlib.data.layouts import Layout, PublishedFolders, draw_command, split_path
 from paperlib.data.records import Dataset, ImageRecord, Record
-from paperlib.data.scene_folders import scene_class
+from paperlib.data.scene_folders import SceneLayout, scene_class
 from paperlib.data.scenes import SceneDataset
 from paperlib.files import shorten_text, write_text_atomically
 from paperlib.progress.report import track_items
@@ -151,10 +151,18 @@ def _counts(bundle: Sequence[Record], num_classes: int) -> np.ndarray:
 
 
 def draw_split_file(layout: PublishedFolders, root: Path) -> dict[str, Any]:
-    """Draw the content of `data/splits/<name>.json` from the data set in `root`."""
-    records = _labelled_records(layout, root)
-    how = f"{draw_command(layout)}: stratified by class, images of equal content kept together"
-    drawn = draw_splits(records, max(int(record.labels.max(initial=0)) for record in records))
+    """Draw the content of `data/splits/<name>.json` from the data set in `root`.
+
+    Where it is not there, but the names of its images are known, these are drawn from.
+    """
+    how = f"{draw_command(layout)}: stratified by class, "
+    if isinstance(layout, SceneLayout) and layout.published_names and not root.is_dir():
+        drawn = draw_scene_splits(layout.published_names, root, content=lambda record: record.name.encode())
+        how += "from the names of the images alone"
+    else:
+        records = _labelled_records(layout, root)
+        drawn = draw_splits(records, max(int(record.labels.max(initial=0)) for record in records))
+        how += "images of equal content kept together"
     return {"how": how, "seed": SEED, "shares": SHARES, "splits": drawn}
 
 
@@ -173,11 +181,13 @@ def _count_as_objects(names: Sequence[str], root: Path) -> list[Record]:
     return [Record(name, root / name, np.empty((0, 4)), labels[scene_class(name)]) for name in names]
 
 
-def draw_scene_splits(names: Sequence[str], root: Path) -> dict[str, list[str]]:
-    """Distribute scenes as `draw_splits` does; files of equal bytes stay together."""
+def draw_scene_splits(
+    names: Sequence[str], root: Path, content: Callable[[Record], bytes] = Record.fingerprint
+) -> dict[str, list[str]]:
+    """Distribute scenes as `draw_splits` does; files of equal content, by default of equal bytes, stay together."""
     records = _count_as_objects(names, root)
     classes = max(int(record.labels[0]) for record in records)
-    return draw_splits(records, classes, content=Record.fingerprint)
+    return draw_splits(records, classes, content=content)
 
 
 def redraw_split(name: str) -> None:
