@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -107,6 +108,7 @@ def test_how_partners_train_is_part_of_the_step(tmp_path: Path) -> None:
     workbench = bench(tmp_path)
     pruned = workbench.prune(workbench.build_detector(), 0.5)
     ways = [Partnership(), Partnership(0.1), Partnership(kind="none"), Partnership(preserve=False)]
+    ways.append(Partnership(copy_noise=0.1))
     made = {workbench.fine_tune(pruned, partners=partners).digest for partners in ways}
     assert len(made) == len(ways)
     assert workbench.fine_tune(pruned, partners=Partnership()).digest in made, "the same again"
@@ -164,18 +166,22 @@ def test_the_kinds_of_diversity_are_those_of_the_options() -> None:
     assert get_args(PartnerOptions.model_fields["diversity"].annotation) == KINDS
 
 
-def compress_with_partners(root: Path) -> None:
+def compress_with(root: Path, **options: object) -> None:
     loop.SECONDS_BETWEEN_STATES = 0
-    run(root, step=0.45, partners=True, fine_tuning=tiny.recipe(epochs=3))
+    run(root, step=0.45, fine_tuning=tiny.recipe(epochs=3), **options)
 
 
 @pytest.mark.slow
-def test_algorithm_1_killed_in_fine_tuning_and_in_distillation_ends_with_the_same_student(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{"partners": True}, {"distillation": "dynamic"}], ids=["partners", "dynamic"])
+def test_algorithm_1_killed_in_fine_tuning_and_in_distillation_ends_with_the_same_student(
+    options: dict[str, object], tmp_path: Path
+) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
+    work = partial(compress_with, **options)
     for kind in ("train-*.partial/fit/state-00003", "distil-*.partial/fit/state-00002"):
-        assert run_process(compress_with_partners, broken, lambda kind=kind: any(broken.glob(kind))) == -9
-    assert run_process(compress_with_partners, broken) == 0
-    assert run_process(compress_with_partners, whole) == 0
+        assert run_process(work, broken, lambda kind=kind: any(broken.glob(kind))) == -9
+    assert run_process(work, broken) == 0
+    assert run_process(work, whole) == 0
     first, second = (
         {path.parent.name: path.read_bytes() for path in root.glob("*/detector.safetensors")}
         for root in (whole, broken)

@@ -170,6 +170,35 @@ def test_the_public_start_draws_both_kernels_by_the_seed_alone() -> None:
         assert not torch.equal(pair.conv.weight, pair.partner.weight)
 
 
+def test_a_start_from_noisy_copies_halves_gamma_and_is_the_network_itself_without_noise() -> None:
+    net = liven(nn.Sequential(block(3, 8, bias=True), block(8, 8)))
+    silent, noisy, again = (extend(net, copy_noise=noise, seed=3) for noise in (0.0, 0.1, 0.1))
+    assert difference(net, silent) < EXACT and 1e-3 < difference(net, noisy) < 0.5
+    for name, pair in find_partners(noisy).items():
+        before = net.get_submodule(pair.norm_name)
+        for _, norm in pair.branches():
+            assert torch.equal(2 * norm.weight, before.weight) and torch.equal(2 * norm.bias, before.bias)
+        moved = (pair.partner.weight - pair.conv.weight).detach()
+        assert 0.05 < float(moved.std() / pair.conv.weight.detach().std()) < 0.2
+        assert torch.equal(pair.partner.weight, find_partners(again)[name].partner.weight), "the seed decides"
+    assert difference(noisy, fuse(noisy)) < EXACT
+
+
+def test_a_refolded_gamma_is_in_closed_form_that_of_both_by_what_does_not_cancel() -> None:
+    net = extend(nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3, eps=0.0)).double().eval())
+    pair = find_partners(net)["0"]
+    with torch.no_grad():
+        pair.conv.weight.zero_()[:, 0, 0, 0] = 1.0
+        pair.partner.weight.zero_()[:, 0, 0] = torch.eye(3, dtype=torch.float64)  # the same, and two orthogonal ones
+        pair.partner.weight[2] = -pair.conv.weight[2]
+        pair.norm.weight.fill_(3.0), pair.partner_norm.weight.fill_(4.0)
+    fused = fuse(net)
+    # |a W + b P| is 3 + 4, hypot(3, 4) and 4 - 3; without cancelling it would be hypot(3, 4) = hypot(gamma, gamma').
+    torch.testing.assert_close(fused[1].weight, torch.tensor([7.0, 5.0, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(fused[0].weight.square().sum((1, 2, 3)), torch.ones(3, dtype=torch.float64))
+    assert (fused[1].running_var == 1).all() and difference(net, fused) < EXACT
+
+
 PAIRS = {"resnet50": 16, "resnet101": 33, "vgg16-bn": 13, "yolov4-tiny-trunk": 12, "yolov4-tiny": 14}
 
 
@@ -239,6 +268,10 @@ def test_misuse_is_refused_in_one_line() -> None:
         diversity(extend(net), "output")
     with pytest.raises(ValueError, match="^partners of shape 'round' are not known; choose one of: twin, asymmetric$"):
         extend(net, shape="round")
+    with pytest.raises(ValueError, match="^copy_noise -1 must be >= 0 and finite$"):
+        extend(net, copy_noise=-1)
+    with pytest.raises(ValueError, match="^copy_noise is a start of twins that preserves the network"):
+        Partnership(copy_noise=0.1, preserve=False)
     message = "^diversity 'orthogonal' compares kernels of one shape; asymmetric partners need kind 'none'$"
     with pytest.raises(ValueError, match=message):
         Partnership(shape="asymmetric")

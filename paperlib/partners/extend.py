@@ -29,7 +29,7 @@ PartnerShape = Literal["twin", "asymmetric"]
 
 def extend(
     module: nn.Module, *, kernels: Collection[int] = (3, 5), preserve: bool = True, seed: int = 0,
-    shape: PartnerShape = "twin",
+    shape: PartnerShape = "twin", copy_noise: float | None = None,
 ) -> nn.Module:  # fmt: skip
     """Return a copy of `module` in which every k x k convolution that has its own batch norm also has a partner.
 
@@ -46,11 +46,16 @@ def extend(
         seed: determines the drawn kernels, for every precision and device.
         shape: `twin`: one partner of the same shape (BPL). `asymmetric`: two, with kernels of 1 x k and k x 1 on the
             same centre (ACNet); for odd k and a padding of at least half a kernel, as `same` convolutions have.
+        copy_noise: another start that preserves: both have half of gamma and beta, and the partner's kernel is a copy
+            with normal noise of this many of its standard deviations. With 0 the network computes what it computed
+            before, with more almost so.
 
     Raises:
-        ValueError: the network is already extended, or has no such convolution; or an unknown shape.
+        ValueError: the network is already extended, or has no such convolution; an unknown shape; or a negative
+            `copy_noise`, or one for another start or shape.
     """
     check_shape(shape)
+    check_copy_noise(copy_noise, preserve, shape)
     if extended := find_partners(module):
         raise ValueError(f"{next(iter(extended))} already has a partner; fuse the network before extending it again")
     norms, skipped = _choose_convolutions(module, kernels, shape)
@@ -65,7 +70,11 @@ def extend(
         for name, norm_name in norms.items():
             conv = cast(Convolution, new.get_submodule(name))
             norm = cast(nn.BatchNorm2d, new.get_submodule(norm_name))
-            new.set_submodule(name, _make_pair(conv, norm, norm_name, preserve, shape), strict=True)
+            if copy_noise is None:
+                pair = _make_pair(conv, norm, norm_name, preserve, shape)
+            else:
+                pair = _halve(conv, norm, norm_name, copy_noise)
+            new.set_submodule(name, pair, strict=True)
             new.set_submodule(norm_name, nn.Identity().train(norm.training), strict=True)
     return new
 
@@ -75,6 +84,16 @@ def check_shape(shape: str) -> None:
     known = get_args(PartnerShape)
     if shape not in known:
         raise ValueError(f"partners of shape {shape!r} are not known; choose one of: {', '.join(known)}")
+
+
+def check_copy_noise(copy_noise: float | None, preserve: bool, shape: str) -> None:
+    """Raise ValueError unless partners of this shape can start as copies with this noise."""
+    if copy_noise is None:
+        return
+    if not copy_noise >= 0 or math.isinf(copy_noise):
+        raise ValueError(f"copy_noise {copy_noise} must be >= 0 and finite")
+    if not preserve or shape != "twin":
+        raise ValueError("copy_noise is a start of twins that preserves the network; it takes no other start or shape")
 
 
 def skipped_convolutions(
@@ -156,6 +175,20 @@ def _make_pair(
     for partner, partner_norm in partners.values():
         _restart_(partner, partner_norm, 0.0 if preserve else start_gamma)
     return PartneredConv(conv, norm, partners, norm_name)
+
+
+@torch.no_grad()
+def _halve(conv: Convolution, norm: nn.BatchNorm2d, norm_name: str, noise: float) -> PartneredConv:
+    """Return a pair of which each has half of gamma and beta, the partner with a copy of the kernel and some noise."""
+    norm.weight.mul_(0.5)
+    norm.bias.mul_(0.5)
+    partner, partner_norm = _copy_without_bias(conv), copy.deepcopy(norm)
+    # Drawn in float32 on the CPU, so that it depends on the seed alone.
+    drawn = torch.randn(conv.weight.shape, device="cpu").to(conv.weight)
+    partner.weight.add_(noise * conv.weight.std() * drawn)
+    if conv.bias is not None:
+        partner_norm.get_buffer("running_mean").sub_(conv.bias)  # a partner has none
+    return PartneredConv(conv, norm, {TWIN: (partner, partner_norm)}, norm_name)
 
 
 def _copy_without_bias(conv: Convolution) -> Convolution:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, distributed, nn
 
 from paperlib.pairs import TWIN, find_partners
 from paperlib.partners.diversity import Kind, check_kind, diversity, filter_cosines
-from paperlib.partners.extend import PartnerShape, check_shape, extend
+from paperlib.partners.extend import PartnerShape, check_copy_noise, check_shape, extend
 from paperlib.partners.fuse import fuse, lost_energy
 from paperlib.pruning.sparsity import Sparsity
 
@@ -31,19 +32,22 @@ class Partnership:
             convolution and its partners as one; the sum of their absolute values would drive gamma' to 0.
         shape: what partners `Workbench` gives; see `extend`. Those of another shape than their originals have no
             diversity loss: they need kind `none`.
+        copy_noise: how `Workbench` starts such a training, instead of `preserve`; see `extend`.
 
     Raises:
-        ValueError: a negative strength, an unknown kind or shape, or a kind that this shape does not have.
+        ValueError: a negative strength, an unknown kind or shape, a kind that this shape does not have, or noise as
+            `extend` refuses it.
     """
 
     def __init__(
         self, strength: float = 0.01, kind: Kind = "orthogonal", *, preserve: bool = True,
-        sparsity: Sparsity | None = None, shape: PartnerShape = "twin",
+        sparsity: Sparsity | None = None, shape: PartnerShape = "twin", copy_noise: float | None = None,
     ) -> None:  # fmt: skip
         if not strength >= 0:
             raise ValueError(f"diversity strength {strength} must be >= 0")
         check_kind(kind)
         check_shape(shape)
+        check_copy_noise(copy_noise, preserve, shape)
         if shape != "twin" and kind != "none":
             raise ValueError(f"diversity {kind!r} compares kernels of one shape; {shape} partners need kind 'none'")
         self.strength = float(strength)
@@ -51,6 +55,7 @@ class Partnership:
         self.preserve = preserve
         self.sparsity = sparsity
         self.shape: PartnerShape = shape
+        self.copy_noise = copy_noise
 
     def with_term(self, term: object | None) -> Partnership:
         """Return the same with this term of Eq. 4; None: with its own, if it has one.
@@ -62,11 +67,13 @@ class Partnership:
             return self
         if not isinstance(term, Sparsity):
             raise ValueError(f"{type(term).__name__}: a training with partners takes no other regulariser than Eq. 4's")
-        return Partnership(self.strength, self.kind, preserve=self.preserve, sparsity=term, shape=self.shape)
+        changed = copy.copy(self)
+        changed.sparsity = term
+        return changed
 
     def extend(self, module: nn.Module, seed: int) -> nn.Module:
         """Return `module` with partners, as a training with this seed starts; see `extend`."""
-        return extend(module, preserve=self.preserve, seed=seed, shape=self.shape)
+        return extend(module, preserve=self.preserve, seed=seed, shape=self.shape, copy_noise=self.copy_noise)
 
     def before_step(self, module: nn.Module, learning_rate: float) -> None:
         """Add the gradients of the loss and of Eq. 4's term, once per optimiser step, after unscaling.
@@ -121,5 +128,7 @@ class Partnership:
     def describe(self) -> dict[str, Any]:
         """Return the settings as plain data."""
         sparsity = self.sparsity.describe() if self.sparsity else None
-        start = {"preserve": self.preserve, "shape": self.shape}
+        start: dict[str, Any] = {"preserve": self.preserve, "shape": self.shape}
+        if self.copy_noise is not None:
+            start["copy_noise"] = self.copy_noise
         return {"strength": self.strength, "kind": self.kind, **start, "sparsity": sparsity}
