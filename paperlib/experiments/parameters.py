@@ -186,7 +186,9 @@ class DynamicDistillation(Distilling, DynamicWeights):
 class PartnerLearning(Distilling):
     """`10_partner_learning` (BPL): scenes by a ResNet, and the detector of `03_components`."""
 
-    seeds: Seeds = [0, 1, 2]
+    seeds: Seeds = [0, 1, 2, 3, 4]
+    detector_seeds: Count = 3
+    """Number of seeds, the first ones, with which the detector is trained: those of `03_components`."""
     detector: NetworkName = "yolov4-tiny"
     """Name of the detector, or of the classifier of scenes."""
     stem_stride: Literal[2, 4] | None = None
@@ -197,14 +199,16 @@ class PartnerLearning(Distilling):
     """Keep rates that are compared with each other."""
     diversity_weight: Number = 0.01
     """Weight of the diversity loss; 0.01 in the public code."""
+    public_start: bool = False
+    """Also train from random weights with partners that start as in the public code."""
     acnet: bool = False
     """Train the branches of ACNet as one more rival."""
     ratios: Chain = [0.3, 0.5]
     """Those of `03_components`, for the detector."""
     cases: Cases = {
         "scenes": {
-            "dataset": "toy-scenes", "detector": "resnet50", "width": 0.25, "depth": 0.1, "image_size": 64,
-            "epochs": 8, "fine_tune_epochs": 3, "batch_size": 32, "fine_tune_learning_rate": 5e-3, "ema": 0.0,
+            "dataset": "toy-scenes", "detector": "resnet50", "width": 0.125, "depth": 0.1, "image_size": 64,
+            "epochs": 8, "batch_size": 32, "ema": 0.0,
         },
         "aerial": {},
     }  # fmt: skip

@@ -30,6 +30,8 @@ from paperlib.workbench.steps import Model, Workbench
 
 KINDS = ("none", "public", "orthogonal")
 """The diversity losses that are compared."""
+PARTS = ("alone", "alone, longer", *(f"partners, {kind}" for kind in KINDS), "scratch", "scratch, partners", "baseline")
+"""The rows of table T1 that are drawn; a scale may leave out the last but one."""
 PRUNING_RIVALS = ("l1-layerwise", "fpgm", "hrank", "SFP")
 """The rows of `rivals` of which partners should beat the best."""
 RIVALS = ("alone", "l1-layerwise", "fpgm", "hrank", "gamma", "SFP", "KD", "self-KD", "ACNet", "partners, orthogonal")
@@ -40,7 +42,7 @@ def components(workbench: Workbench, settings: PartnerLearning) -> Models:
     """Train one pruned network with and without partners and each diversity loss (table T1).
 
     It is cut as in the public code: in every layer the filters with the smallest L2 norms. The fine-tuned rows start
-    from the weights that are left, the last two from random ones, where the partners start as in the public code.
+    from the weights that are left, those from scratch from random ones, where partners start as in the public code.
     """
     baseline = workbench.train(workbench.build_detector())
     pruned = cut(workbench, baseline, settings.keep_rate)
@@ -55,9 +57,10 @@ def components(workbench: Workbench, settings: PartnerLearning) -> Models:
         rows[f"partners, {kind}"] = workbench.fine_tune(
             pruned, f"partners, {kind}", partners=Partnership(settings.diversity_weight, kind)
         )
-    public_start = Partnership(settings.diversity_weight, "orthogonal", preserve=False)
     rows["scratch"] = workbench.train(fresh, "train from scratch")
-    rows["scratch, partners"] = workbench.train(fresh, "from scratch with partners", partners=public_start)
+    if settings.public_start:
+        start = Partnership(settings.diversity_weight, "orthogonal", preserve=False)
+        rows["scratch, partners"] = workbench.train(fresh, "from scratch with partners", partners=start)
     return rows
 
 
@@ -99,10 +102,12 @@ def keep_rates(workbench: Workbench, settings: PartnerLearning) -> Models:
 
 
 def detection(workbench: Workbench, settings: PartnerLearning) -> Models:
-    """Fine-tune a pruned detector alone, with partners, with assistants, and with both (T4).
+    """Fine-tune a pruned detector alone, with partners, with assistants, and with both (T4), with the first seeds.
 
     Partners make an epoch dearer, so both ways without them are also trained for as many epochs as cost the same.
     """
+    if workbench.recipe.seed not in settings.seeds[: settings.detector_seeds]:
+        return {}
     teacher = workbench.train_sparse(workbench.build_detector())
     *assistants, student = prune_to_ratios(workbench, teacher, settings.ratios)
     *_, assistant = distil_chain(workbench, teacher, assistants)
@@ -254,7 +259,7 @@ def tabulate_measured(
 
 
 TRAININGS: dict[Callable[..., Models], Callable[[Any], Trainings]] = {
-    components: lambda settings: Trainings(3, 5),
+    components: lambda settings: Trainings(2 + settings.public_start, 5),
     rivals: lambda settings: Trainings(0, 8 + settings.acnet),
     keep_rates: lambda settings: Trainings(0, 2 * len(settings.keep_rates)),
     detection: lambda settings: Trainings(1, 2 * len(settings.ratios) + 3),
