@@ -201,6 +201,8 @@ class PartnerLearning(Distilling):
     """Weight of the diversity loss; 0.01 in the public code."""
     public_start: bool = False
     """Also train from random weights with partners that start as in the public code."""
+    more_rivals: bool = False
+    """Also prune by gamma, and distil from the unpruned network (KD): the rivals that no claim names."""
     acnet: bool = False
     """Train the branches of ACNet as one more rival."""
     ratios: Chain = [0.3, 0.5]
@@ -208,7 +210,7 @@ class PartnerLearning(Distilling):
     cases: Cases = {
         "scenes": {
             "dataset": "toy-scenes", "detector": "resnet50", "width": 0.125, "depth": 0.1, "image_size": 64,
-            "epochs": 8, "batch_size": 32, "ema": 0.0,
+            "epochs": 6, "batch_size": 32, "ema": 0.0,
         },
         "aerial": {},
     }  # fmt: skip

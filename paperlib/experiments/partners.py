@@ -35,7 +35,7 @@ PARTS = ("alone", "alone, longer", *(f"partners, {kind}" for kind in KINDS), "sc
 PRUNING_RIVALS = ("l1-layerwise", "fpgm", "hrank", "SFP")
 """The rows of `rivals` of which partners should beat the best."""
 RIVALS = ("alone", "l1-layerwise", "fpgm", "hrank", "gamma", "SFP", "KD", "self-KD", "ACNet", "partners, orthogonal")
-"""The rows of table T2; a scale may leave the last rival out."""
+"""The rows of table T2; a scale may leave some out."""
 
 
 def components(workbench: Workbench, settings: PartnerLearning) -> Models:
@@ -75,12 +75,13 @@ def rivals(workbench: Workbench, settings: PartnerLearning) -> Models:
     image_size = workbench.recipe.image_size
     target: dict[str, Any] = {"gmacs": cost(pruned.detector(), image_size).gmacs}
     models = {}
-    for name in ("l1-layerwise", "fpgm", "hrank", "gamma"):
+    for name in ("l1-layerwise", "fpgm", "hrank", *(("gamma",) if settings.more_rivals else ())):
         models[name] = workbench.fine_tune(workbench.prune(baseline, importance=name, **target), f"fine-tune {name}")
     term = SoftPruning(**target, image_size=image_size, min_keep_ratio=settings.min_keep_ratio)
     soft = workbench.fine_tune(baseline, "soft pruning", term=term)
     models["SFP"] = workbench.fine_tune(workbench.prune(soft, importance="l2-layerwise", **target), "fine-tune SFP")
-    models["KD"] = workbench.distil(pruned, baseline)
+    if settings.more_rivals:
+        models["KD"] = workbench.distil(pruned, baseline)
     objective = partial(SelfDistillation, seed=workbench.recipe.seed)
     models["self-KD"] = workbench.fine_tune(pruned, "self-distillation", objective=objective)
     if settings.acnet:
@@ -260,7 +261,7 @@ def tabulate_measured(
 
 TRAININGS: dict[Callable[..., Models], Callable[[Any], Trainings]] = {
     components: lambda settings: Trainings(2 + settings.public_start, 5),
-    rivals: lambda settings: Trainings(0, 8 + settings.acnet),
+    rivals: lambda settings: Trainings(0, 6 + 2 * settings.more_rivals + settings.acnet),
     keep_rates: lambda settings: Trainings(0, 2 * len(settings.keep_rates)),
     detection: lambda settings: Trainings(1, 2 * len(settings.ratios) + 3),
 }

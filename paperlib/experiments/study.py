@@ -174,7 +174,15 @@ class Study:
             The runs by seed and by model name, which begins with the name of the case.
         """
         cases = [case] if case else list(self.cases)
-        jobs = [(part, name, seed) for part in parts for name in cases for seed in self.settings.seeds]
+        return self._run_all([(part, name, seed) for part in parts for name in cases for seed in self.settings.seeds])
+
+    def run_by_case(self, parts: Mapping[str, Sequence[Experiment]]) -> dict[int, dict[str, Run]]:
+        """Do what `run` does where each case, by its name, has experiments of its own; no process waits for a case."""
+        seeds = self.settings.seeds
+        return self._run_all([(part, name, seed) for name, own in parts.items() for part in own for seed in seeds])
+
+    def _run_all(self, jobs: list[Job]) -> dict[int, dict[str, Run]]:
+        """Run the jobs, and return the runs by seed and by model name."""
         epochs = [self._expected_epochs(part, case) for part, case, _ in jobs]
         plan_work(sum(epochs))
         made = self._find_runs(jobs)

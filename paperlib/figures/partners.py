@@ -8,10 +8,13 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from paperlib.figures.style import COLOURS, GREY, line_style, make_axes, marker_style, plot_seeds
 from paperlib.figures.tables import average_by
 
+FEW_EPOCHS = 10
+"""Up to so many epochs a line has a dot for each; one epoch alone has no line."""
 Box = tuple[float, float, str, str]
 """Centre x and y of a box, its text and its colour."""
 IN_TRAINING: Sequence[Box] = (
@@ -90,7 +93,12 @@ def plot_diversity(histories: Mapping[str, pd.DataFrame], cosine: str, energy: s
             for number, name in enumerate(blocks):
                 colour = colormaps["viridis"](0.92 * number / max(len(blocks) - 1, 1))
                 values = history[name] * (1 if row == 0 else 100)
-                axis.plot(history["epoch"], values, color=colour, linestyle="-", label=name.removeprefix(start))
+                dot = "o" if len(history) <= FEW_EPOCHS else ""
+                axis.plot(
+                    history["epoch"], values, color=colour, linestyle="-", marker=dot, markersize=3,
+                    label=name.removeprefix(start),
+                )  # fmt: skip
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.axhline(0, color=GREY, linewidth=0.8)
             axis.set(title=kind if row == 0 else None, xlabel="epoch" if row else None)
         axes[row * len(histories)].set_ylabel(label)
