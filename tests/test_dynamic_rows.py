@@ -2,11 +2,12 @@
 
 from typing import get_args
 
+import pandas as pd
 import pytest
 
 from paperlib.distillation.methods import choose_options
 from paperlib.evaluation.metrics import Metrics
-from paperlib.experiments.dynamic import PARTS, ROWS, T1, TABLES, compare_hard
+from paperlib.experiments.dynamic import PARTS, ROWS, T1, TABLES, compare_detectors, compare_hard
 from paperlib.experiments.parameters import DynamicRow
 from paperlib.workbench.options import DistillationOptions, TeachingOptions
 
@@ -32,3 +33,11 @@ def test_hard_objects_are_compared_with_the_others():
     assert compare_hard(metrics) == -0.375
     with pytest.raises(ValueError, match="no slice 'small or elongated' was evaluated"):
         compare_hard(Metrics(0.5, 0.5, 0.5, 0.5, 0.5, {}))
+
+
+def test_the_gain_of_each_detector_is_that_over_the_control_that_takes_as_long():
+    means = {"teacher": 0.6, "fine-tuned longer": 0.41, "DKD": 0.43, "yolov4 teacher": 0.5}
+    means |= {"yolov4 fine-tuned longer": 0.38, "yolov4 DKD": 0.37}
+    rows = [(name, mean + shift) for name, mean in means.items() for shift in (-0.01, 0.01)]
+    table = compare_detectors(pd.DataFrame(rows, columns=["model", "map50"]), {"": "yolov4-tiny", "yolov4": "yolov4"})
+    assert table.to_numpy().tolist() == [["yolov4-tiny", 60, 41, 43, 2], ["yolov4", 50, 38, 37, -1]]
