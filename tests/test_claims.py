@@ -77,9 +77,11 @@ def test_the_list_covers_every_table_and_every_figure_with_numbers_and_asks_ever
     measured = [claim for claim in claims if claim.measure]
     assert {claim.measure.notebook for claim in measured} == NOTEBOOKS
     assert all("paper" in claim.holds for claim in measured)
-    # Below the paper's scale, sizes that follow from our own ratios; and real data, which quick does not have.
-    ours_to_choose = {"scp-size", "scp-compute", "dkd-vhr10"}
-    asked = [claim for claim in measured if claim.unit != "%" and claim.id not in ours_to_choose]
+    # Below the paper's scale, sizes that follow from our own ratios; real data and a second comparison, which quick
+    # does not have; and a λ that the laptop scale does not train.
+    ours_to_choose = {"scp-size", "scp-compute", "dkd-vhr10", "lambda-costs"}
+    left_out = ours_to_choose | {claim.id for claim in measured if "equal compute" in claim.measure.model}
+    asked = [claim for claim in measured if claim.unit != "%" and claim.id not in left_out]
     assert all(claim.holds.keys() >= {"quick", "laptop"} for claim in asked)
 
 
@@ -429,7 +431,11 @@ def test_every_claim_about_a_notebook_that_is_committed_finds_its_models():
     missed = [
         judged.reason
         for judged in evaluate_claims("laptop")
-        if judged.claim.measure and judged.claim.measure.notebook in ran and " has no " in judged.reason
+        if judged.claim.measure
+        and judged.claim.measure.notebook in ran
+        and " has no " in judged.reason
+        # The committed results are older than this comparison.
+        and "at equal compute" not in judged.reason
     ]
     assert ran and not missed
 
@@ -470,7 +476,7 @@ def test_the_list_stands_beside_the_notebooks():
 
 
 def test_a_sentence_about_results_is_refused_once_its_verdicts_change_or_a_number_is_missing(results, monkeypatch):
-    settings = {"seeds": [0, 1], "dataset": "vhr10", "image_size": 416, "epochs": 18}
+    settings = {"seeds": [0, 1], "dataset": "vhr10", "image_size": 416, "epochs": 18, "batch_size": 4}
     results(table_1(0.03, 0.032), scale="laptop", settings=settings)
     said = {"03_components": {"sentence": "A gain of {takd-gain}, {SCP|map50}.", "rests_on": {"takd-gain": "holds"}}}
     monkeypatch.setattr(

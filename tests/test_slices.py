@@ -106,6 +106,13 @@ def test_what_is_missed_in_a_slice_counts_there_and_nowhere_else(data):
     assert edges == pytest.approx(1 - missed / sum(counts.values()))
     with pytest.raises(ValueError, match="no slice was evaluated among cut by the border, small, crowded"):
         compute_metrics(found, data).edge_recall  # noqa: B018
+    with pytest.raises(ValueError, match="slice covered was not evaluated"):
+        compute_metrics(found, data).condition_recall  # noqa: B018
+    recalls = {"covered": 0.4, "cluttered background": 0.6, "moved": 0.8, "darker": 0.1, "brighter": 0.3}
+    conditions = replace(compute_metrics(found, data), slices={k: {"recall": v} for k, v in recalls.items()})
+    assert conditions.condition_recall == pytest.approx(
+        {"occlusion": 0.4, "clutter": 0.6, "out of view": 0.8, "light": 0.2, "conditions": 0.5}
+    )
     assert scores["dark"]["map50"] == pytest.approx(1)
     assert scores["all"]["map50"] == compute_metrics(found, data).map50 < 1
 

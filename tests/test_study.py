@@ -285,10 +285,10 @@ def test_figure_8_teaches_one_student_through_each_chain_and_distils_no_assistan
 
 def test_table_5_cuts_the_same_weights_to_one_size_by_each_criterion(places):
     made = study("06_pruning_methods", size_share=0.4)
-    parts = (experiments.pruning_methods, experiments.without_sparsity)
+    parts = (experiments.pruning_methods, experiments.without_sparsity, experiments.at_equal_compute)
     runs = made.run(*parts)[0]
-    assert trainings(places) == 9, "the second part finds the baseline in the store"
-    assert [experiments.TRAININGS[part](made.settings).both_kinds for part in parts] == [6, 4]
+    assert trainings(places) == 9, "the second part finds the baseline in the store, and the third makes nothing"
+    assert [experiments.TRAININGS[part](made.settings).both_kinds for part in parts] == [6, 4, 0]
     share = {name: run.cost.size_mb / runs["baseline"].cost.size_mb for name, run in runs.items()}
     for model, names in {
         "sparse": ["gamma", "l1", "l1-layerwise", "taylor"],
@@ -300,6 +300,15 @@ def test_table_5_cuts_the_same_weights_to_one_size_by_each_criterion(places):
             assert step["parents"] == [whole.digest]
             assert pruned.plan().importance == name.split()[0]
             assert share[name] == share[f"{name} pruned"] == pytest.approx(0.4, abs=0.04)
+
+
+def test_table_5_also_compares_the_criteria_at_equal_compute(places):
+    made = study("06_pruning_methods", compute_share=0.5)
+    runs = made.run(experiments.at_equal_compute)[0]
+    gmacs = {name: run.cost.gmacs for name, run in runs.items()}
+    criteria = ("gamma", "l1-layerwise", "taylor")
+    assert set(gmacs) == {f"{name} at equal compute{end}" for name in criteria for end in ("", " pruned")}
+    assert max(gmacs.values()) == pytest.approx(min(gmacs.values()), rel=0.15)
 
 
 def test_seeds_in_processes_give_the_numbers_that_they_give_one_after_the_other(begun, two_seeds, places, monkeypatch):

@@ -90,7 +90,8 @@ def _describe_scale(notebook: str, scale: str) -> str:
     seeds = len(settings["seeds"])
     data = DATA_SETS.get(settings["dataset"], settings["dataset"])
     return (
-        f"At the `{scale}` scale: {data}, {settings['image_size']} pixels, {settings['epochs']} epochs, "
+        f"At the `{scale}` scale: {data}, {settings['image_size']} pixels, {settings['epochs']} epochs in batches of "
+        f"{settings['batch_size']} (the paper: 300 in batches of 16), "
         f"{seeds} seed{'s' * (seeds > 1)}."
     )
 

@@ -94,9 +94,15 @@ class Claim(_Entry):
     """The paper's number, in the claim's unit; None where the paper only names a direction."""
     unit: Unit
     measure: Measure | None = None
+    instead: dict[Scale, Measure] = {}
+    """Where a scale measures the claim, if not where `measure` says."""
     holds: dict[Scale, Criterion] = {}
     reason: str | None = None
     """Why it is not measured."""
+
+    def at_scale(self, scale: Scale) -> Self:
+        """Return the claim as a scale measures it."""
+        return self.model_copy(update={"measure": self.instead.get(scale, self.measure)})
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -141,6 +141,8 @@ def _describe_sure(measured: Sequence[ClaimResult]) -> str:
     counted = f"{runs[0]} run{'s' * (runs[0] > 1)}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]} runs"
     assumed = sum(result.assumed for result in measured)
     text = f"{counted}" + (f"; 90 % intervals of about ± {median(widths):.1f} points" if widths else "")
+    if any("images not resampled" in result.source for result in measured):
+        text += "; test images not resampled, as the results are older"
     return text + (f"; {assumed} of {len(measured)} intervals assumed" if assumed else "")
 
 

@@ -93,7 +93,7 @@ def evaluate_claims(scale: str, claims: Claims | None = None) -> list[ClaimResul
     require_scale_fits(paths.results_root() / scale)
     # Many claims read the same notebook.
     results = ScaleResults(known)
-    return [_evaluate_claim(claim, known, results, claims) for claim in claims.claims]
+    return [_evaluate_claim(claim.at_scale(known), known, results, claims) for claim in claims.claims]
 
 
 def _check_scale(scale: str) -> Scale:

@@ -157,7 +157,7 @@ def _draw_weakest(layout: Layout, found: Sequence[Pair], path: Path) -> None:
     root = paths.data_root() / layout.folder
     weakest = sorted(found, key=lambda pair: pair[2])[:SHOWN]
     pictures = (
-        (f"{a} {b}: {count}", *(layout.read_record(root, name).read_pixels() for name in (a, b)))
+        (f"{a} {b}: {count}", layout.read_record(root, a).read_pixels(), layout.read_record(root, b).read_pixels())
         for a, b, count in weakest
     )
     draw_contact_sheet(pictures, path)

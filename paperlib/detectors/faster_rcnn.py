@@ -129,8 +129,9 @@ class FasterRcnnResNet101(Detector):
     @proposals.setter
     def proposals(self, counts: Sequence[int]) -> None:
         # As in torchvision, suppression starts from as many proposals of each level as it may keep.
-        both = dict(zip(("training", "testing"), counts, strict=True))
-        self.rpn._pre_nms_top_n, self.rpn._post_nms_top_n = both, dict(both)
+        training, testing = counts
+        self.rpn._pre_nms_top_n = {"training": training, "testing": testing}
+        self.rpn._post_nms_top_n = {"training": training, "testing": testing}
 
     def _proposal_network(self, channels: int) -> RegionProposalNetwork:
         shapes = [self.anchors[first : first + SHAPES] for first in range(0, len(self.anchors), SHAPES)]

@@ -135,11 +135,18 @@ def cpu_timing(workbench: Workbench, settings: CpuTiming) -> Models:
     else:
         baseline = sparse = workbench.draw_gammas(new)
         tune = _leave_untrained
-    models = {"baseline": baseline, "compressed": tune(workbench.prune(sparse, settings.ratio))}
+    models = {"baseline": baseline, "compressed": tune(_cut_for_timing(workbench, sparse, settings))}
     # Ratio 0 keeps all channels, so that only the effect of the blocks is timed.
     if settings.layers:
         models["shallow"] = tune(workbench.prune(sparse, 0.0, layers=settings.layers))
     return models
+
+
+def _cut_for_timing(workbench: Workbench, model: Model, settings: CpuTiming) -> Model:
+    if settings.compute_share is None:
+        return workbench.prune(model, settings.ratio)
+    gmacs = cost(model.detector(), settings.image_size).gmacs
+    return workbench.prune(model, gmacs=settings.compute_share * gmacs)
 
 
 def _leave_untrained(model: Model) -> Model:
@@ -176,6 +183,23 @@ def without_sparsity(workbench: Workbench, settings: PruningMethods) -> Models:
     criteria = ("l1", "l1-layerwise", "taylor")
     dense = workbench.train(workbench.build_detector())
     return cut_to_size(workbench, dense, criteria, settings.size_share, " without Eq. 4")
+
+
+def at_equal_compute(workbench: Workbench, settings: PruningMethods) -> Models:
+    """Prune the sparse model to one number of multiply-accumulates by each criterion, and fine-tune equally long.
+
+    At one size, criteria that remove other layers leave other amounts of compute, so a comparison needs both.
+    """
+    if settings.compute_share is None:
+        return {}
+    sparse = workbench.train_sparse(workbench.build_detector())
+    gmacs = settings.compute_share * cost(sparse.detector(), settings.image_size).gmacs
+    models = {}
+    for name in ("gamma", "l1-layerwise", "taylor"):
+        label = f"{name} at equal compute"
+        models[f"{label} pruned"] = pruned = workbench.prune(sparse, gmacs=gmacs, importance=name)
+        models[label] = workbench.fine_tune(pruned, f"fine-tune {label}")
+    return models
 
 
 def cut_to_size(workbench: Workbench, model: Model, criteria: Sequence[str], ratio: float, suffix: str = "") -> Models:
@@ -243,5 +267,6 @@ TRAININGS: dict[Callable[..., Models], Callable[[Any], Trainings]] = {
     assistant_count: lambda settings: Trainings(1, len(settings.ratios) + _count_in_chains(len(settings.ratios) - 1)),
     pruning_methods: lambda settings: Trainings(2, 4),
     without_sparsity: lambda settings: Trainings(1, 3),
+    at_equal_compute: lambda settings: Trainings(1, 3) if settings.compute_share else Trainings(0),
 }
 """How many trainings each experiment asks for, for the progress display."""

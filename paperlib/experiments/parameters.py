@@ -108,6 +108,9 @@ class PruningMethods(Settings):
     workers: Threads = 2
     size_share: Ratio = 0.3
     """Size to which every criterion prunes, as a fraction of the original size."""
+    compute_share: Ratio | None = None
+    """Multiply-accumulates to which scale factors, L1 norms and Taylor's criterion prune in a second comparison, as a
+    fraction of the original ones; none: there is no second comparison."""
 
 
 class Detectors(Distilling):
@@ -132,6 +135,8 @@ class CpuTiming(Settings):
     """Train the detectors first; else their scale factors are drawn at random, since time depends on shapes alone."""
     ratio: Ratio = 0.5
     """Fraction of the channels that is removed from the compressed model."""
+    compute_share: Ratio | None = None
+    """Multiply-accumulates to which the compressed model is pruned instead, as a fraction of the original ones."""
     layers: Annotated[int, Field(ge=0, le=limits.LARGEST_COUNT)] = 0
     """Number of residual blocks removed from a model that keeps all its channels; 0: there is no such model."""
     runtimes: Annotated[list[Runtime], Field(min_length=1)] = ["torch", "onnxruntime", "openvino"]
