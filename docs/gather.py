@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import Distribution
@@ -27,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "docs" / "generated"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXPLORERS = ROOT / "build" / "site-extra"
+EXPLORER_STYLE = ROOT / "paperlib" / "figures" / "templates" / "explorer.css"
 """Pages that are copied to the site as they are."""
 MATHJAX = "tex-svg-full.js"
 ALL_SCALES = (*REAL_SCALES, "quick")
@@ -166,7 +166,10 @@ def embed_explorer(output: nbformat.NotebookNode, name: str, scale: str) -> nbfo
     page = ROOT / "results" / scale / name / "figure_explorer.html"
     if not page.is_file():
         return nbformat.v4.new_output("display_data", {"text/plain": "(a widget of JupyterLab)"})
-    shutil.copyfile(page, EXPLORERS / "explorer_page.html")
+    # The numbers of that run in the look of today, which is as narrow as a phone.
+    rules = [line for line in EXPLORER_STYLE.read_text(encoding="utf-8").splitlines() if "{{" not in line]
+    drawn = page.read_text(encoding="utf-8").replace("</style>", "\n".join([*rules, "</style>"]), 1)
+    write_if_new(EXPLORERS / "explorer_page.html", drawn)
     frame = '<iframe class="explorer" src="../../explorer_page.html" title="Explorer of the pruning ratio"></iframe>'
     return nbformat.v4.new_output("display_data", {"text/html": frame})
 

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from paperlib import build_detector, export_onnx
 from paperlib.data import load_dataset
 from paperlib.data.toy import aerial
 
@@ -55,6 +57,17 @@ def test_latency_prints_a_realised_share_for_each_runtime(run):
         assert whole.split("|")[-2].strip() == "nan"
         compute, time, share = (float(cell) for cell in pruned.split("|")[-4:-1])
         assert share == pytest.approx(time / compute, rel=0.1, abs=0.1)
+
+
+def test_turns_compares_files_with_the_first(run, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        detector = build_detector("yolov4-tiny", 2, width=0.125).eval()
+    files = [str(tmp_path / f"{name}.onnx") for name in ("one", "other")]
+    for file in files:
+        export_onnx(detector, Path(file), 64, tolerance=0.05)
+    one, other = run("turns.py", *files, "--turns", "3", usual=[]).splitlines()
+    assert one.startswith("one.onnx") and one.count("(1.00 times faster)") == 2 and other.startswith("other.onnx")
 
 
 def test_training_prints_images_per_second(run):

@@ -111,7 +111,7 @@ class TimeBudget:
             needed = (self.request.budget_seconds - left + least) / 60
             raise ValueError(
                 f"--budget {self.request.budget}: an epoch takes {epoch:.3g} s; even the shortest trainings need about "
-                f"{math.ceil(needed)}m"
+                f"{math.ceil(needed)}m: raise it, or lower --epochs or --image-size"
             )
         return {"epoch_seconds": epoch, "epochs": chosen[0], "fine_tune_epochs": chosen[1]}
 
