@@ -89,6 +89,11 @@ class Metrics:
         return found | {"conditions": sum(found.values()) / len(found)}
 
     @property
+    def difficult_recall(self) -> dict[str, float]:
+        """Return `edge_recall` and, beside it, all of `condition_recall`."""
+        return {"edge_recall": self.edge_recall, **self.condition_recall}
+
+    @property
     def edge_recall(self) -> float:
         """Average the recall on the difficult slices (`DIFFICULT`), weighted by their numbers of objects.
 
