@@ -98,7 +98,7 @@ def plot_diversity(histories: Mapping[str, pd.DataFrame], cosine: str, energy: s
                     history["epoch"], values, color=colour, linestyle="-", marker=dot, markersize=3,
                     label=name.removeprefix(start),
                 )  # fmt: skip
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axis.axhline(0, color=GREY, linewidth=0.8)
             axis.set(title=kind if row == 0 else None, xlabel="epoch" if row else None)
         axes[row * len(histories)].set_ylabel(label)
