@@ -207,8 +207,9 @@ def time_trainings(runs: Sequence[Run]) -> pd.DataFrame:
     table = average_by(pd.DataFrame(seconds, columns=["model", "seconds"]), "model", ["seconds"]).reset_index()
     # Each detector is compared with itself.
     reference = {run.name: f"{run.case} fine-tuned".lstrip() for run in runs}
-    of_reference = table["model"].map(reference).map(table.set_index("model")["seconds"])
-    return table.assign(times=(table["seconds"] / of_reference).round(2), seconds=table["seconds"].round(1))
+    took = dict(zip(table["model"], table["seconds"], strict=True))
+    times = [round(took[name] / took[reference[name]], 2) for name in table["model"]]
+    return table.assign(times=times, seconds=table["seconds"].round(1))
 
 
 def compare_on_validation(runs: Sequence[Run]) -> pd.DataFrame:
@@ -228,9 +229,10 @@ def compare_detectors(frame: pd.DataFrame, detectors: Mapping[str, str]) -> pd.D
         detectors: by case, the name of its detector; the names of its models begin with that of the case.
     """
     names = ("teacher", "fine-tuned longer", "DKD")
+    means = average_by(frame, "model", ["map50"])["map50"].to_dict()
     rows = []
     for case, detector in detectors.items():
-        found = [100 * frame.loc[frame["model"] == f"{case} {name}".lstrip(), "map50"].mean() for name in names]
+        found = [100 * means[f"{case} {name}".lstrip()] for name in names]
         rows.append([detector, *found, found[2] - found[1]])
     return pd.DataFrame(rows, columns=["detector", *names, "gain"]).round(1)
 
