@@ -3,9 +3,9 @@
     python benchmarks/surgery.py yolov4
     python benchmarks/surgery.py --curve
 
-Prints the median seconds of both and their ratio. Both rank |gamma| over all layers and remove the same fraction
-of channels. Torch-Pruning prunes in place, so it gets a copy whose time is not counted. So do we, because a network
-that is known already is not traced again; the copy that our surgery makes is counted.
+Prints the median seconds of the processor of both and their ratio. Both rank |gamma| over all layers and remove the
+same fraction of channels. Torch-Pruning prunes in place, so it gets a copy whose time is not counted. So do we, because
+a network that is known already is not traced again; the copy that our surgery makes is counted.
 With `--curve` it times paperlib alone, on residual networks of up to 1,000 convolutions.
 """
 
@@ -124,9 +124,9 @@ def _lively(detector: nn.Module) -> nn.Module:
 
 def _seconds(prune: Callable[[], object]) -> float:
     gc.collect()
-    start = time.perf_counter()
+    start = time.process_time()
     prune()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:

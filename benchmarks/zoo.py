@@ -24,6 +24,7 @@ import copy
 import json
 import math
 import multiprocessing
+import platform
 import resource
 import signal
 import sys
@@ -340,6 +341,9 @@ def _run_child(network: str, prune: Any, results: Any, options: argparse.Namespa
     results.put(row | {"seconds": round(time.process_time(), 1)})
 
 
+_COMMANDS = ["```console", *[f"$ {line.strip()}" for line in (__doc__ or "").splitlines()[2:4]], "```"]
+
+
 def _read_results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -352,15 +356,28 @@ def write_table(rows: list[dict[str, Any]]) -> str:
         found.setdefault(row["network"], {})[row["library"]] = row
     bare = [name for name, each in found.items() if any(row["outcome"] == "no batch norm" for row in each.values())]
     with_norms = {name: each for name, each in found.items() if name not in bare}
-    lines = ["# Which networks can be pruned", "", *(__doc__ or "").splitlines()[2:5], ""]
+    lines = ["# Which networks can be pruned", "", *(__doc__ or "").splitlines()[5:], ""]
+    lines += [f"Of {len(with_norms)} networks that have a batch norm:", ""]
     for library in libraries:
-        good = sum(_is_good(each.get(library, {})) for each in with_norms.values())
-        lines.append(f"- {library}: {good} of {len(with_norms)} networks are pruned exactly and train.")
+        tried = [each[library] for each in with_norms.values() if library in each]
+        good = sum(map(_is_good, tried))
+        lines.append(f"- {library}: {good} of the {len(tried)} that it was run on are pruned exactly and train.")
+    both = [each for each in with_norms.values() if all(library in each for library in libraries)]
+    counts = ", ".join(f"{library} {sum(_is_good(each[library]) for each in both)}" for library in libraries)
+    lines += [f"- On the {len(both)} that both were run on: {counts}.", "", *_describe_machine()]
     head = [f"{library}: prunable | difference | trains" for library in libraries]
     lines += ["", f"| network | {' | '.join(head)} |", "|---" * (1 + 3 * len(libraries)) + "|"]
     for name, each in with_norms.items():
         lines.append(f"| {name} | {' | '.join(_write_cells(each.get(library, {})) for library in libraries)} |")
     return "\n".join([*lines, "", f"{len(bare)} more have no batch norm: {', '.join(bare)}."])
+
+
+def _describe_machine() -> list[str]:
+    """Return the versions and the processor, as they are where the table is written."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "torch-pruning"))
+    return [f"{versions}; {names[0] if names else platform.processor()}, one thread. The commands:", "", *_COMMANDS]
 
 
 def _is_good(row: dict[str, Any]) -> bool:
@@ -369,8 +386,10 @@ def _is_good(row: dict[str, Any]) -> bool:
 
 def _write_cells(row: dict[str, Any]) -> str:
     if row.get("outcome") != "pruned":
-        why = row.get("why", "not run").replace("|", "/")
-        return f"{row.get('outcome', '')}: {why} | |"
+        if not row:
+            return "not run | |"
+        why = row.get("why", "").replace("|", "/")
+        return f"{row['outcome']}: {'too large for the memory' if 'allocate memory' in why else why} | |"
     share = f"{row['prunable']} of {row['convolutions']}"
     return f"{share} | {row['difference']:.0e} | {'yes' if row['trains'] else 'no'}"
 

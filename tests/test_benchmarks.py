@@ -141,6 +141,10 @@ def test_average_precision_has_the_digits_of_pycocotools(script, detections):
     assert (metrics.map50, metrics.map) == pytest.approx((oracle[0].mean(), oracle.mean()), abs=1e-12)
 
 
+def test_reading_prints_what_an_annotation_file_takes(run):
+    assert run("reading.py", "--images", "3", usual=()).startswith("3 images, 0.0 MB: 0")
+
+
 def test_predict_prints_the_pace_of_both_models(run):
     lines = run("predict.py", "--pictures", "3", "--width", "0.125").splitlines()
     paces = [float(line.split(": ")[1].split(" ")[0]) for line in lines if "pictures a second" in line]
