@@ -84,7 +84,7 @@ def test_the_student_comes_as_a_detector_and_as_onnx_with_the_numbers_that_are_t
     assert boxes.shape[:2] == scores.shape[:2] and scores.shape[2] == student.num_classes
     table = pd.read_csv(out / "table.csv")
     assert list(table["mb"]) == [stage["cost"]["size_mb"] for stage in told["stages"]]
-    assert result.output.splitlines()[-1].startswith(f"{out}: {cost(student, 64).size_mb:.3g} MB, mAP")
+    assert result.stdout.splitlines()[-1].startswith(f"{out}: {cost(student, 64).size_mb:.3g} MB, mAP")
 
 
 def test_rivals_are_told_with_their_spread_over_the_seeds(delivered):
@@ -134,6 +134,13 @@ def test_the_report_begins_with_the_candidate_that_is_handed_over(delivered):
     accuracy = f"(mAP {100 * winner['map50']:.1f} %)"
     assert first.startswith(f"Of {len(told)} candidates the one that was {winner['trained']} is the most accurate")
     assert accuracy in first and "points above the next, which was" in first
+
+
+def test_an_original_that_has_hardly_learned_is_told_at_the_end_and_in_the_report(delivered):
+    out, result = delivered
+    assert json.loads((out / "metrics.json").read_text())["stages"][0]["fine_tuned"]["map50"] < 0.1
+    assert "so it has hardly learned and neither has its student" in result.stderr.splitlines()[-1]
+    assert "so it has hardly learned and neither has its student" in (out / "report.md").read_text()
 
 
 def test_a_class_that_looks_like_markup_stays_text(delivered):

@@ -12,7 +12,7 @@ from torch import nn
 
 from paperlib.compression.budget import TimeBudget
 from paperlib.compression.final_test import load_test
-from paperlib.compression.outputs import Round, describe_excess, output_seconds, write_outputs
+from paperlib.compression.outputs import Round, describe_doubts, output_seconds, write_outputs
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
 from paperlib.data.annotated import ReadOptions
@@ -92,7 +92,7 @@ def run_compression(request: CompressRequest) -> int:
     size_mb = compressed.chain[-1].cost.size_mb
     accuracy = 100 * compressed.delivered.metrics.map50
     print(f"{request.out}: {size_mb:.3g} MB, mAP {accuracy:.1f} %. Open report.html.")
-    for fault in (*faults, *filter(None, [describe_excess(request, compressed)])):
+    for fault in (*faults, *describe_doubts(request, compressed)):
         print(f"paperlib: {fault}", file=sys.stderr)
     return 1 if faults else 0
 

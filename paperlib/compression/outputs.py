@@ -38,6 +38,8 @@ EXPORT_SECONDS = 15.0
 """Expected time to write one detector as ONNX, for the progress display."""
 REPORT_SECONDS = 10.0
 """Expected time to write both reports with their figures."""
+LEARNED = 0.1
+"""The mAP at IoU 0.5 below which the report says that the original detector has hardly learned."""
 NOT_RECORDED = {"out", "threads", "fine_tune_epochs", "fine_tune_learning_rate"}
 """Options without effect on the result, or that the recorded recipes say already."""
 
@@ -103,21 +105,31 @@ def _collect_notes(request: CompressRequest, compressed: Compressed) -> Iterator
     if request.partners and (skipped := skipped_convolutions(compressed.student)):
         reasons = ", ".join(f"{name} ({reason})" for name, reason in skipped.items())
         yield f"Convolutions that trained without a partner: {reasons}."
-    if excess := describe_excess(request, compressed):
-        yield excess
+    yield from describe_doubts(request, compressed)
     # An mAP cannot fall by more than itself; a limit of 1 is a user's choice to prune whatever the accuracy.
     if compressed.stages[0].tuned.map50 <= request.max_drop < 1:
         yield "Accuracy could not stop the pruning: the trained detector's mAP is not above the drop allowed."
 
 
-def describe_excess(request: CompressRequest, compressed: Compressed) -> str | None:
-    """Return a sentence if the student lost more accuracy than allowed, which can happen only if `pure`."""
-    if len(compressed.chain) == 1 or compressed.drop < request.max_drop:
-        return None
-    return (
-        f"The student lost {100 * compressed.drop:.1f} points of mAP; --max-drop {request.max_drop:g} does not allow "
-        "that. Without --pure a more accurate one is handed over."
-    )
+def describe_doubts(request: CompressRequest, compressed: Compressed) -> list[str]:
+    """Return why the student may be of no use, one sentence each.
+
+    The original has not learned, or the student lost more accuracy than allowed, which can happen only if `pure`.
+    """
+    doubts = []
+    original = compressed.stages[0].tuned.map50
+    if original < LEARNED:
+        doubts.append(
+            f"The original detector has a mAP of {100 * original:.1f} % on the validation images, so it has hardly "
+            "learned and neither has its student. Train longer (--epochs), start from trained weights (--weights), or "
+            "give more images."
+        )
+    if len(compressed.chain) > 1 and compressed.drop >= request.max_drop:
+        doubts.append(
+            f"The student lost {100 * compressed.drop:.1f} points of mAP; --max-drop {request.max_drop:g} does not "
+            "allow that. Without --pure a more accurate one is handed over."
+        )
+    return doubts
 
 
 def output_seconds(request: CompressRequest) -> float:
