@@ -188,7 +188,9 @@ def plot_speed_bars(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
 def _plot_changes(axis: Axes, changes: pd.DataFrame, reported: Mapping[str, float]) -> None:
     """Plot differences from the first column in points: one row per column, with its seeds; the paper's beside."""
     near = changes.loc[:, changes.mean().abs() < NEAR]
-    seen = [-1.0, 1.0, *reported.values(), *near.to_numpy().ravel()]
+    spread = near.std().fillna(0.0)
+    bars = [*(near.mean() - spread), *(near.mean() + spread)]
+    seen = [-1.0, 1.0, *reported.values(), *bars, *near.to_numpy().ravel()]
     low, high = min(seen) - 0.7, max(seen) + 0.7
     # The first row is the reference, so it has no change.
     drawn = {name: changes[name].tolist() if row and name in near else [] for row, name in enumerate(changes)}

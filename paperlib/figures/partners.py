@@ -103,8 +103,9 @@ def plot_diversity(histories: Mapping[str, pd.DataFrame], cosine: str, energy: s
             axis.set(title=kind if row == 0 else None, xlabel="epoch" if row else None)
         axes[row * len(histories)].set_ylabel(label)
     handles, labels = axes[0].get_legend_handles_labels()
-    shown = sorted({0, len(labels) // 2, len(labels) - 1})
-    figure.legend([handles[i] for i in shown], [labels[i] for i in shown], loc="outside upper right", ncols=3)
+    # Of many blocks, the first, one in the middle and the last tell the colours.
+    shown = range(len(labels)) if len(labels) <= 4 else (0, len(labels) // 2, len(labels) - 1)
+    figure.legend([handles[i] for i in shown], [labels[i] for i in shown], loc="outside upper right", ncols=4)
     return figure
 
 
