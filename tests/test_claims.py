@@ -218,7 +218,8 @@ def test_stored_replicates_widen_the_interval_by_what_the_images_are_worth(resul
     results(rows)
     plain = evaluate_claims("quick", listed(CLAIM))
     resampled = [(n, seed, {**v, "metrics": {"resampled": {"map50": drawn[n]}}}) for n, seed, v in rows]
-    results(resampled)
+    # What a notebook measures besides comes in rows of the same models, without replicates.
+    results(resampled, [(name, seed, {"gain": 0.1}) for name, seed, _ in rows])
     [wider] = evaluate_claims("quick", listed(CLAIM))
     error = 100 * statistics.stdev([0.04, -0.01] * 50)
     t = student_95(2)

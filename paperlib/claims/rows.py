@@ -66,9 +66,13 @@ class ScaleResults:
 
     def _replicates(self, notebook: str, metric: str, model: str) -> dict[int, list[float]]:
         """Return by seed the metric on images drawn with replacement; older results have none."""
-        rows = [row for row in self.load_rows(notebook) or [] if row.model == model]
-        found = {row.seed: (row.model_extra or {}).get("metrics", {}).get("resampled", {}).get(metric) for row in rows}
-        return {seed: values for seed, values in found.items() if values}
+        found: dict[int, list[float]] = {}
+        for row in self.load_rows(notebook) or []:
+            # A model may have a second row, of what was measured besides, which has no replicates.
+            resampled = (row.model_extra or {}).get("metrics", {}).get("resampled", {})
+            if row.model == model and metric in resampled:
+                found[row.seed] = resampled[metric]
+        return found
 
     def _folds(self, notebook: str, model: str) -> int | None:
         """Return the number of folds of a model's case."""

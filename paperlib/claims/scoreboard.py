@@ -125,11 +125,11 @@ def _describe_found(measured: Sequence[ClaimResult], topic: Topic) -> str:
     if not measured:
         return "not run at this scale"
     counts = Counter(result.verdict for result in measured)
-    listed = ", ".join(f"{counts[verdict]} {words}" for verdict, words in WORDS.items() if counts[verdict])
+    listed = ", ".join(f"{counts[verdict]} × {verdict}" for verdict in WORDS if counts[verdict])
     best = next((result for result in measured if result.claim.id == topic.headline), measured[0])
     paper = "" if best.claim.reported is None else f" (paper: {format_number(best.claim.reported, best.claim.unit)})"
     number = f"{format_number(best.mean, best.claim.unit)}{paper}"
-    return f"{best.claim.claim.rstrip('.')}: here {number}, *{best.verdict}*. Of {len(measured)} claims {listed}."
+    return f"{best.claim.claim.rstrip('.')}: here {number}, *{best.verdict}*. {len(measured)} claims: {listed}."
 
 
 def _describe_sure(measured: Sequence[ClaimResult]) -> str:
@@ -141,8 +141,8 @@ def _describe_sure(measured: Sequence[ClaimResult]) -> str:
     counted = f"{runs[0]} run{'s' * (runs[0] > 1)}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]} runs"
     assumed = sum(result.assumed for result in measured)
     text = f"{counted}" + (f"; 90 % intervals of about ± {median(widths):.1f} points" if widths else "")
-    if any("images not resampled" in result.source for result in measured):
-        text += "; test images not resampled, as the results are older"
+    if fixed := sum("images not resampled" in result.source for result in measured):
+        text += f"; {fixed} of {len(measured)} intervals from the noise of training alone"
     return text + (f"; {assumed} of {len(measured)} intervals assumed" if assumed else "")
 
 
