@@ -98,7 +98,7 @@ class Settings(TrainingOptions, SurgeryOptions, SparsityOptions, DetectorLimits,
     """Factor on the detector's usual anchors, made for images of 416 pixels, where it has some."""
     seeds: Seeds = [0]
     """Random seeds; every experiment is repeated with each."""
-    folds: Annotated[int, Field(ge=2)] | None = None
+    folds: Annotated[int, Field(ge=2, le=1000)] | None = None
     """Number of folds of the data set: the run of seed r uses fold r mod folds. None: the usual split."""
     threads: Threads = 1
     """Threads of one process; part of every result's identity, since sums depend on it."""
