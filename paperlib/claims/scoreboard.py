@@ -34,7 +34,7 @@ HOW_TO_READ = (
     "interval lies within these bounds. **Does not hold**: it lies outside of the criterion. **Undecided**: none of "
     "these. A claim on mAP50 is also decided by COCO's mAP, with bounds in proportion; *!* marks where the two "
     "contradict each other. Criteria and assumptions are in `notebooks/claims.yaml`. Differences are in percentage "
-    "points; *×* means times smaller, cheaper or faster. [examples/verdict.py](../../examples/verdict.py) computes "
+    "points; *×* means times smaller, cheaper or faster. `examples/verdict.py` computes "
     "any verdict from `metrics.json`."
 )
 STAND_IN = (
