@@ -104,7 +104,8 @@ def test_an_interrupted_search_goes_on_where_it_ended(project, monkeypatch):
     real = overlap.compare_images
     monkeypatch.setattr(overlap, "compare_images", lambda *pair: compared.append(pair[1:]) or real(*pair))
     assert overlap.find_overlap(vhr10.LAYOUT, project / "data" / vhr10.LAYOUT.folder, cache) == whole
-    assert compared == [(2, 3)]
+    assert overlap.find_overlap(vhr10.LAYOUT, project / "data" / vhr10.LAYOUT.folder, cache) == whole
+    assert compared == [(2, 3)], "the row after the one that was cut off is whole, too"
 
 
 def test_without_opencv_the_command_says_what_to_install(project, monkeypatch, capsys):

@@ -106,6 +106,8 @@ def find_overlap(layout: Layout, root: Path, cache: Path) -> list[Pair]:
         _load_features(layout, root, name, cache) for name in track_items(names, f"finding features in {layout.title}")
     ]
     done = _finished_rows(cache / "rows.jsonl")
+    # Without a last line that was cut off, to which the next row would be joined.
+    write_text_atomically(cache / "rows.jsonl", "".join(f"{json.dumps(row)}\n" for row in done.items()))
     with (cache / "rows.jsonl").open("a") as file:
         for first in track_items(range(len(names)), f"comparing the images of {layout.title}"):
             if first not in done:
