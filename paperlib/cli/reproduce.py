@@ -153,7 +153,7 @@ def check_inputs(settings: dict[str, Common]) -> None:
     Raises:
         ValueError, FileNotFoundError: the first fault that is found.
     """
-    checked = {("toy-aerial", None)}  # drawn by the notebooks themselves
+    checked = {("toy-aerial", None), ("toy-scenes", None)}  # drawn by the notebooks themselves
     for name, chosen in settings.items():
         if isinstance(chosen, Settings) and chosen.inputs - checked:
             # This import brings torch, and most batches read no files.
