@@ -116,11 +116,24 @@ def reproduce(
         int | None, typer.Option(min=1, max=limits.MOST_THREADS, help="Number of CPU cores. Default: all.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run notebooks again that are up to date.")] = False,
+    executor: Annotated[
+        Literal["local", "slurm"],
+        typer.Option(help="Where the jobs run: here, or in the queue of a SLURM cluster."),
+    ] = "local",
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many jobs are queued or run at a time. Default: the cores; 16 on a cluster."),
+    ] = None,
+    gpu: Annotated[
+        bool | None,
+        typer.Option("--gpu/--no-gpu", help="Ask for a GPU for each training on a cluster. Default: if it has some."),
+    ] = None,
 ) -> None:
     """Run notebooks as a batch and fill results/PROFILE. After an interruption the same command continues."""
     from paperlib.cli import reproduce
 
-    raise typer.Exit(reproduce.reproduce(notebooks or [], profile, cores=cores, force=force))
+    options = {"cores": cores, "force": force, "executor": executor, "jobs": jobs, "gpu": gpu}
+    raise typer.Exit(reproduce.reproduce(notebooks or [], profile, **options))
 
 
 @app.command()

@@ -23,6 +23,8 @@ from pathlib import Path
 import psutil
 
 from paperlib import paths
+from paperlib.cli.batch_plan import PLAN, done_file, write_plan
+from paperlib.cli.executors import Executor, ExecutorName, choose_executor
 from paperlib.cli.run_notebook import FAILED, find_failure, shorten_reason
 from paperlib.cli.staleness import NO_RESULTS, find_outdated
 from paperlib.experiments.parameters import load_profile
@@ -31,7 +33,7 @@ from paperlib.extras import needs_extra
 from paperlib.progress.display import SECONDS_BETWEEN_LOOKS, NotebookRun, ProgressLine, format_duration, summarise_runs
 from paperlib.progress.processes import die_with_parent, hold_lock
 from paperlib.progress.slots import VARIABLE, describe_slots
-from paperlib.store.results import SCOREBOARD, SCRATCH
+from paperlib.store.results import SCRATCH
 
 MARK = "PAPERLIB_BATCH"
 """The variable by which the processes of a batch are found; it holds the batch's state folder."""
@@ -40,6 +42,8 @@ SHOWN_REASONS = 3
 NOT_A_SCALE = (SCRATCH, "reported")
 """Folders in `results/` that belong to no profile."""
 ERROR = re.compile(r"^(\w*(Error|Exception)\b.*)", re.MULTILINE)
+MESSAGE = re.compile(r"^ *message: (?!None$)(.+)$", re.MULTILINE)
+"""How Snakemake says why a job on a cluster failed."""
 COST = re.compile(r"^# Cost:.*?(\d[\d.]*) *(s|min|hours?|h)\b", re.MULTILINE)
 SECONDS_OF = {"s": 1, "min": 60, "h": 3600, "hour": 3600, "hours": 3600}
 EXPECTED_IF_UNKNOWN = 300.0
@@ -49,10 +53,10 @@ LISTED = {".svg", ".png", ".html", ".csv", ".md", ".json", ".ipynb"}
 
 @dataclass(frozen=True)
 class Batch:
-    """The places of a batch, and the cores that it may use."""
+    """The places of a batch, and where its jobs run."""
 
     profile: str
-    cores: int
+    executor: Executor
     root: Path = field(default_factory=paths.repository_root)
     source: Path = field(default_factory=paths.source_root)
     results: Path = field(default_factory=paths.results_root)
@@ -76,17 +80,29 @@ class Batch:
         """Return the path of a notebook's profile."""
         return self.source / "notebooks" / "profiles" / self.profile / f"{notebook}.yaml"
 
-    def done_file(self, notebook: str) -> Path:
-        """Return the path of the empty file that tells Snakemake that a notebook of this batch is done."""
-        return self.state / f"{notebook}.done"
+    def done_file(self, name: str) -> Path:
+        """Return the path of the file that tells Snakemake that a notebook or a job of this batch is done."""
+        return done_file(self.state, name) if "." in name else self.state / f"{name}.done"
 
     def result_path(self, notebook: str, file: str) -> Path:
         """Return the path of a file among a notebook's results."""
         return self.results / self.profile / notebook / file
 
 
-def reproduce(names: Sequence[str], profile: str, *, cores: int | None = None, force: bool = False) -> int:
+def reproduce(
+    names: Sequence[str], profile: str, *, cores: int | None = None, force: bool = False,
+    executor: ExecutorName = "local", jobs: int | None = None, gpu: bool | None = None,
+) -> int:  # fmt: skip
     """Bring the results of the notebooks `names` (default: all) at scale `profile` up to date.
+
+    Args:
+        names: the notebooks.
+        profile: the scale.
+        cores: of this machine, that the batch may use; default: all.
+        force: whether notebooks that are up to date run again.
+        executor: where jobs run. On a cluster each experiment is a job of its own for each case and seed.
+        jobs: how many run at a time.
+        gpu: whether jobs on a cluster that train ask for a GPU; default: if it has some.
 
     Returns:
         The exit status: 0 all is up to date, 1 a notebook failed, 130 interrupted.
@@ -95,10 +111,10 @@ def reproduce(names: Sequence[str], profile: str, *, cores: int | None = None, f
         ValueError, FileNotFoundError: before anything is started: an unknown notebook or profile, a profile that does
             not fit its notebook, missing or damaged data or weights, or another process that reproduces the same
             results.
-        MissingExtraError: what runs notebooks is not installed.
+        MissingExtraError: what runs notebooks, or hands jobs to a cluster, is not installed.
     """
-    batch = Batch(profile, cores or _available_cores())
     require_batch_packages()
+    batch = Batch(profile, choose_executor(executor, jobs, cores or _available_cores(), gpu))
     settings = load_settings(batch, names)
     with hold_results(batch):
         outdated = find_outdated(batch.source, batch.results / profile, settings)
@@ -107,8 +123,9 @@ def reproduce(names: Sequence[str], profile: str, *, cores: int | None = None, f
         if not outdated:
             print(f"Nothing to do: {len(settings)} of {len(settings)} notebooks are up to date in {batch.shown}.")
             return 0
-        check_inputs({name: settings[name] for name in outdated})
-        runs = [_prepare_run(batch, name, settings[name].cores) for name in outdated]
+        chosen = {name: settings[name] for name in outdated}
+        check_inputs(chosen)
+        runs = _prepare_runs(batch, chosen)
         try:
             return run_notebooks(batch, list(settings), runs, outdated)
         except KeyboardInterrupt:
@@ -174,18 +191,24 @@ def hold_results(batch: Batch) -> Iterator[None]:
     if lock is None:
         raise ValueError(f"{batch.shown} is being reproduced by another process; wait for it or stop it")
     try:
-        stop_leftovers(batch)
+        if cancelled := stop_leftovers(batch):
+            print(f"Cancelled {cancelled} jobs that an earlier run had left in the queue.", flush=True)
         yield
     finally:
         os.close(lock)
 
 
-def stop_leftovers(batch: Batch) -> None:
-    """Kill every process that a batch for these results started and that still runs."""
+def stop_leftovers(batch: Batch) -> int:
+    """End every process, and every job on a cluster, that a batch for these results started and that is not done.
+
+    Returns:
+        The number of jobs.
+    """
     leftovers = [process for process in psutil.process_iter() if _read_mark(process) == str(batch.state)]
     for process in leftovers:
         process.kill()
     psutil.wait_procs(leftovers, timeout=10)
+    return batch.executor.cancel_jobs(batch.state)
 
 
 def run_notebooks(
@@ -205,36 +228,42 @@ def run_notebooks(
     Raises:
         KeyboardInterrupt: on Ctrl-C and SIGTERM.
     """
-    expected = format_duration(summarise_runs(runs, batch.cores).total)
-    outdated = [run.name for run in runs]
-    print(f"Reproducing {', '.join(outdated)} in {batch.shown}: about {expected}.", flush=True)
+    expected = format_duration(summarise_runs(runs, batch.executor.jobs).total)
+    outdated = list(reasons)
+    queued = "" if batch.executor.is_local else f" in {len(runs)} jobs by {batch.executor.name}"
+    print(f"Reproducing {', '.join(outdated)} in {batch.shown}{queued}: about {expected}.", flush=True)
     for name, found in reasons.items():
         if found and found != [NO_RESULTS]:
             more = f"; and {len(found) - SHOWN_REASONS} more" if len(found) > SHOWN_REASONS else ""
             print(f"  {name} again: {shorten_reason('; '.join(found[:SHOWN_REASONS]))}{more}", flush=True)
     began = time.monotonic()
     status = _run_snakemake(batch, _snakemake(batch, outdated), runs)
-    failed = [run for run in runs if not batch.done_file(run.name).is_file()]
+    missing = [run for run in runs if not batch.done_file(run.name).is_file()]
+    # What has not begun waits for what has failed; if nothing has, the fault is that of the first.
+    failed = [run for run in missing if run.report] or missing[:1]
     # Every notebook is done, so the fault is Snakemake's own.
     if status and not failed:
         print(f"FAILED: {_last_reason(batch.log)}\n  see {relative_path(batch.log, Path.cwd())}")
     for run in failed:
-        print(describe_failure(batch, run, others_failed=len(failed) > 1))
+        print(describe_failure(batch, run))
+    if waiting := [run.name for run in missing if run not in failed]:
+        reason = "they wait for jobs" if waiting[1:] else "it waits for the notebooks"
+        print(f"NOT RUN {shorten_reason(', '.join(waiting))}: {reason} that failed")
     took = format_duration(time.monotonic() - began)
-    print(f"{len(runs) - len(failed)} of {len(runs)} notebooks done in {took}. Look in {batch.shown}:")
+    done = len(outdated) - sum(run.name in reasons for run in missing)
+    print(f"{done} of {len(outdated)} notebooks done in {took}. Look in {batch.shown}:")
     for name in names:
         files = sorted(path.name for path in batch.result_path(name, "").glob("*") if path.suffix in LISTED)
         print(f"  {name}/  {'  '.join(files)}")
     return 1 if status or failed else 0
 
 
-def describe_failure(batch: Batch, run: NotebookRun, *, others_failed: bool) -> str:
-    """Return what went wrong in a notebook: its error, or else the last line of the log."""
+def describe_failure(batch: Batch, run: NotebookRun) -> str:
+    """Return what went wrong in a notebook or a job: its error, or else the last line of the log."""
     has_started = run.report is not None
-    if run.name == SCOREBOARD and others_failed and not has_started:
-        return f"NOT RUN {run.name}: it waits for the notebooks that failed"
     executed = batch.result_path(run.name, f"{run.name}.ipynb")
-    log = batch.result_path(run.name, "papermill.log") if has_started else batch.log
+    own = run.state.with_name(f"{run.name}.log") if "." in run.name else batch.result_path(run.name, "papermill.log")
+    log = own if has_started else batch.log
     failure = find_failure(executed) if has_started else None
     if failure is not None:
         cell, _, reason = failure.partition(": ")
@@ -253,20 +282,28 @@ def relative_path(path: Path, folder: Path) -> Path:
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
-def _prepare_run(batch: Batch, name: str, cores: int) -> NotebookRun:
-    run = NotebookRun(name, batch.state / name, expected_seconds(batch.settings_file(name)), cores)
-    run.remove_traces()
-    return run
+def _prepare_runs(batch: Batch, settings: Mapping[str, Common]) -> list[NotebookRun]:
+    if batch.executor.is_local:
+        runs = [
+            NotebookRun(name, batch.state / name, expected_seconds(batch.settings_file(name)), chosen.cores)
+            for name, chosen in settings.items()
+        ]
+    else:
+        runs = write_plan(batch.state, settings, batch.executor)
+    for run in runs:
+        run.remove_traces()
+    return runs
 
 
 def _snakemake(batch: Batch, outdated: Sequence[str]) -> list[str]:
     """Return the command that runs notebooks."""
-    workflow = batch.source / "workflow"
+    workflow, executor = batch.source / "workflow", batch.executor
+    planned = [] if executor.is_local else [f"plan={batch.state / PLAN}", f"gpu={int(executor.gpu)}"]
     return [
-        *(sys.executable, "-m", "snakemake", "--cores", str(batch.cores), "--nolock"),
+        *(sys.executable, "-m", "snakemake", *executor.snakemake_arguments(batch.state), "--nolock"),
         *("--snakefile", str(workflow / "Snakefile"), "--directory", str(batch.root)),
-        *("--workflow-profile", str(workflow / "profiles" / "local")),
-        *("--config", f"profile={batch.profile}", f"outdated={','.join(outdated)}"),
+        *("--workflow-profile", str(workflow / "profiles" / executor.name)),
+        *("--config", f"profile={batch.profile}", f"outdated={','.join(outdated)}", *planned),
     ]
 
 
@@ -274,7 +311,7 @@ def _run_snakemake(batch: Batch, command: list[str], runs: Sequence[NotebookRun]
     """Run Snakemake to its end, showing the live line, and return its exit status."""
     # SIGTERM then raises KeyboardInterrupt, and the batch ends as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    line = ProgressLine(expected=summarise_runs(runs, batch.cores).total)
+    line = ProgressLine(expected=summarise_runs(runs, batch.executor.jobs).total)
     with open(batch.log, "wb") as log:
         # A session of its own: Ctrl-C reaches this process only, which then stops the others.
         process = subprocess.Popen(
@@ -285,15 +322,16 @@ def _run_snakemake(batch: Batch, command: list[str], runs: Sequence[NotebookRun]
             for run in runs:
                 run.look_again()
             steps = [(run.report.step if run.report else "", run.has_ended) for run in runs]
-            line.show_report(summarise_runs(runs, batch.cores), steps)
+            line.show_report(summarise_runs(runs, batch.executor.jobs), steps)
             time.sleep(SECONDS_BETWEEN_LOOKS)
         line.clear_line()
         return process.returncode
 
 
 def _environment(batch: Batch) -> dict[str, str]:
-    slots = describe_slots(batch.cores, batch.state)
-    return {**os.environ, **paths.as_environment(), MARK: str(batch.state), VARIABLE: slots}
+    # Jobs on a cluster have their cores from its queue.
+    slots = {VARIABLE: describe_slots(batch.executor.jobs, batch.state)} if batch.executor.is_local else {}
+    return {**os.environ, **paths.as_environment(), **batch.executor.environment(), MARK: str(batch.state), **slots}
 
 
 def _read_mark(process: psutil.Process) -> str | None:
@@ -313,5 +351,5 @@ def _last_reason(log: Path) -> str:
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if lines and lines[-1].startswith(FAILED):
         return lines[-1].removeprefix(FAILED)
-    errors = [found[1] for found in ERROR.finditer(text)]
+    errors = [found[1] for found in MESSAGE.finditer(text)] or [found[1] for found in ERROR.finditer(text)]
     return shorten_reason(errors[-1] if errors else lines[-1] if lines else "no output in its log")

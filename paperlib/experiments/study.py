@@ -183,14 +183,14 @@ class Study:
 
     def _run_all(self, jobs: list[Job]) -> dict[int, dict[str, Run]]:
         """Run the jobs, and return the runs by seed and by model name."""
-        epochs = [self._expected_epochs(part, case) for part, case, _ in jobs]
+        epochs = [self.expected_epochs(part, case) for part, case, _ in jobs]
         plan_work(sum(epochs))
         made = self._find_runs(jobs)
         if made is None:
             if (workers := min(len(jobs), self.settings.workers)) > 1:
                 # The processes fill the store; then everything is found finished.
                 run_jobs(_run_in_process, [(self.notebook, self.settings, *job) for job in jobs], epochs, workers)
-                made = [run for job in jobs for run in self._run_job(*job)]
+                made = [run for job in jobs for run in self.run_job(*job)]
             else:
                 made = self._run_in_turn(jobs, epochs)
         fresh = {(run.name, run.seed): run for run in made}
@@ -326,11 +326,11 @@ class Study:
     def _find_runs(self, jobs: list[Job]) -> list[Run] | None:
         """Return the runs of the jobs if the store has all their steps, else None; no process is started for it."""
         try:
-            return [run for job in jobs for run in self._run_job(*job, store=FinishedSteps())]
+            return [run for job in jobs for run in self.run_job(*job, store=FinishedSteps())]
         except UnfinishedError:
             return None
 
-    def _expected_epochs(self, experiment: Experiment, case: str) -> int:
+    def expected_epochs(self, experiment: Experiment, case: str) -> int:
         """Return about how many epochs an experiment trains for one seed."""
         settings = self.cases[case].settings
         count = assistants.TRAININGS.get(experiment) or partners.TRAININGS.get(experiment)
@@ -343,10 +343,11 @@ class Study:
         plan_work(sum(epochs))
         for number, job in enumerate(jobs):
             expect_work(epochs[number], later=sum(epochs[number + 1 :]))
-            made += self._run_job(*job)
+            made += self.run_job(*job)
         return made
 
-    def _run_job(self, experiment: Experiment, case: str, seed: int, store: Store | None = None) -> list[Run]:
+    def run_job(self, experiment: Experiment, case: str, seed: int, store: Store | None = None) -> list[Run]:
+        """Run one experiment for one case and seed, in this process, and evaluate its models."""
         settings = self.cases[case].settings
         workbench = self.cases[case].make_workbench(seed, store)
         models = experiment(workbench, settings)
@@ -401,4 +402,4 @@ def _run_in_process(notebook: str, settings: Settings, experiment: Experiment, c
     """Fill the store with the models of one job, in a process of its own."""
     torch.set_num_threads(settings.threads)
     with occupy_slots(settings.threads):
-        Study(notebook, settings)._run_job(experiment, case, seed)
+        Study(notebook, settings).run_job(experiment, case, seed)

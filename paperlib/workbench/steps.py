@@ -7,6 +7,7 @@ steps alone, so they read like the paper, and when they are interrupted they con
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOp
 DETECTOR, PLAN, METRICS, KEPT = "detector.safetensors", "plan.json", "metrics.json", "detections.npz"
 FITTED = "fitted.json"
 """The file that a training's folder gets last, with the digests of what the training made."""
+STEP_DEVICE = "PAPERLIB_STEP_DEVICE"
+"""The variable that names the device of steps made elsewhere, such as `cuda`, for a process that only reads them."""
 
 MakeObjective = Callable[[nn.Module], Objective]
 """Makes an objective for the network that will be trained: its class, or `functools.partial` of it with options."""
@@ -426,12 +429,14 @@ class Workbench:
         The step depends on the code of `method` and on that of the objects that it `uses`.
         """
         code = code_of(method, *uses)
+        if settings.get("device", _device().type) != _device().type:
+            make = _refuse_to_make
         step = Step(kind, settings, tuple(parent.digest for parent in parents), data, code.digest)
         return Model(step.digest, self._store.get_step(step, make, code))
 
     @staticmethod
     def _machine() -> dict[str, Any]:
-        return {"threads": torch.get_num_threads(), "device": _device().type}
+        return {"threads": torch.get_num_threads(), "device": os.environ.get(STEP_DEVICE) or _device().type}
 
 
 def _describe_maker(make_objective: MakeObjective) -> dict[str, Any]:
@@ -446,6 +451,13 @@ def _prolong(recipe: Recipe, times: float) -> Recipe:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _refuse_to_make(folder: Path) -> None:
+    raise RuntimeError(
+        f"{STEP_DEVICE}={os.environ[STEP_DEVICE]}, but this process has no such device, and {folder.stem} is not in "
+        "the store"
+    )
 
 
 def _is_fitted(folder: Path) -> bool:
