@@ -50,7 +50,8 @@ def project(tmp_path):
     shutil.copy(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb", root / "notebooks")
     yield root
     while _heads:
-        _heads.pop().kill()
+        with _heads.pop() as head:
+            head.kill()
 
 
 _heads = []
@@ -60,8 +61,8 @@ def start(project, environment, *arguments):
     ours = {name: value for name, value in environment.items() if not name.startswith("PAPERLIB_")}
     ours |= {"PAPERLIB_ROOT": str(project), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [*PAPERLIB, "reproduce", "--profile", "small", *arguments]
-    log = (project / "out.txt").open("w")
-    _heads.append(subprocess.Popen(command, cwd=project, env=ours, stdout=log, stderr=subprocess.STDOUT))
+    with (project / "out.txt").open("w") as log:
+        _heads.append(subprocess.Popen(command, cwd=project, env=ours, stdout=log, stderr=subprocess.STDOUT))
     return _heads[-1]
 
 
