@@ -36,7 +36,7 @@ def run_with_core(code, *arguments):
 
 
 def test_the_extras_are_those_of_the_design():
-    assert set(EXTRAS) == {"runtimes", "batch", "notebooks", "docs", "dev"}
+    assert set(EXTRAS) == {"runtimes", "batch", "cluster", "notebooks", "docs", "dev"}
     core = {Requirement(line).name for line in PROJECT["dependencies"]}
     assert not core & set().union(*EXTRAS.values())
 

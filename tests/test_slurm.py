@@ -75,8 +75,8 @@ def queued(environment):
 
 def running(environment, experiment):
     """Return the ids of the running jobs of an experiment."""
-    jobs = queued(environment).items()
-    return [number for (number, rule), state in jobs if experiment in rule and state == "RUNNING"]
+    wanted = f"rule_job_{NOTEBOOK}_{experiment}_seed0"
+    return [number for (number, rule), state in queued(environment).items() if (rule, state) == (wanted, "RUNNING")]
 
 
 def is_training(project, experiment):
