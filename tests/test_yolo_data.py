@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from paperlib.data import load_dataset
-from paperlib.data.own import name_own
+from paperlib.data.own import find_own_splits, name_own
 
 SIZE = WIDTH, HEIGHT = 80, 40
 CONTENT = {"train": "images/train", "val": "images/val", "names": ["ship", "plane"]}
@@ -148,3 +148,21 @@ def test_boxes_inside_the_image_come_back(folder, objects):
 def test_the_suffix_tells_the_format():
     assert name_own("a/data.yaml") == "yolo:a/data.yaml" and name_own("a.json") == "coco:a.json"
     assert name_own("yolo:odd.name") == "yolo:odd.name"
+
+
+@pytest.mark.parametrize("also", [None, "test"])
+def test_images_for_training_alone_are_distributed_and_a_split_that_is_there_stays(tmp_path, also):
+    for index in range(12):
+        place = "test" if also and index > 9 else "train"
+        (tmp_path / "images" / place).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SIZE, (index, 0, 0)).save(tmp_path / f"images/{place}/{index}.png")
+        write_labels(tmp_path, f"{place}/{index}.txt", "0 0.5 0.5 0.5 0.5\n")
+    content = {"train": "images/train", "names": ["ship"]} | ({also: f"images/{also}"} if also else {})
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(content))
+    name = f"yolo:{tmp_path}/data.yaml#75/25/0"
+    assert find_own_splits(name) == ("train", "val", *([also] if also else []))
+    sizes = [len(load_dataset(name, split)) for split in find_own_splits(name)]
+    assert sizes == ([8, 2, 2] if also else [9, 3])
+    if also:
+        with pytest.raises(ValueError, match="is split into train, test already; leave out #60/20/20"):
+            load_dataset(f"yolo:{tmp_path}/data.yaml#60/20/20", "train")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -121,9 +121,17 @@ def find_own_splits(name: str) -> tuple[str, ...]:
     """Return which of train, val and test own data have, named as in `load_dataset`; empty if they are one split."""
     prefix, _, path = name.partition(":")
     place, chosen = split_name(path)
-    if chosen:
-        return SPLITS if read_fractions(chosen) else ()
-    return FORMATS[prefix].find_splits(Path(place))
+    present = FORMATS[prefix].find_splits
+    if not chosen:
+        return present(Path(place))
+    fractions = read_fractions(chosen)
+    return _splits_after_drawing(present(Path(place)), fractions) if fractions else ()
+
+
+def _splits_after_drawing(present: Sequence[str], fractions: Sequence[float]) -> tuple[str, ...]:
+    """Return the splits of data that have those of `present`, after their images for training were distributed."""
+    drawn = {split for split, fraction in zip(SPLITS, fractions, strict=True) if fraction}
+    return tuple(split for split in SPLITS if split in drawn.union(present))
 
 
 def load_own(
@@ -133,7 +141,8 @@ def load_own(
 
     Args:
         name: a prefix of `FORMATS` and a path. After a `#` may stand the split that is read whatever `split` says, or
-            the fractions of train, val and test: data that are one split are then distributed by a fixed seed.
+            the fractions of train, val and test: data that are one split are then distributed by a fixed seed, and so
+            are the images for training of data that have no other of the splits to be drawn.
         split: `train`, `val` or `test`.
         root: the folder of the images, if it is not the one that the data imply.
         options: what becomes of bad boxes, and which classes are read.
@@ -151,6 +160,17 @@ def load_own(
         return kind.load(Path(place), chosen or split, root, options, learn=learn)
     if split not in SPLITS:
         raise ValueError(f"{name} has no split {quote_value(split)}; it has {', '.join(SPLITS)}")
-    if present := kind.find_splits(Path(place)):
-        raise ValueError(f"{place}: is split into {', '.join(present)} already; leave out #{chosen}")
+    present = kind.find_splits(Path(place))
+    _check_distribution(place, present, chosen, fractions)
+    if split in present and split != "train":
+        return kind.load(Path(place), split, root, options, learn=learn)
     return draw_split(kind.load(Path(place), "train", root, options, learn=learn), split, fractions)
+
+
+def _check_distribution(place: str, present: Sequence[str], chosen: str, fractions: Sequence[float]) -> None:
+    """Refuse to draw a split that the data have already, or any from data without images for training."""
+    if not present:
+        return
+    twice = [split for split, share in zip(SPLITS, fractions, strict=True) if share and split != "train" and split in present]
+    if "train" not in present or twice:
+        raise ValueError(f"{place}: is split into {', '.join(present)} already; leave out #{chosen}")
