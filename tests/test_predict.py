@@ -108,6 +108,16 @@ def test_every_runtime_finds_what_pytorch_finds(request, files, runtime):
         torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=1e-1)
 
 
+@pytest.mark.parametrize("most", [5, 20])
+def test_a_file_keeps_as_many_detections_of_an_image_as_its_detector(tmp_path, most):
+    folder = write_model(tmp_path, "yolov4-tiny", max_detections=most)
+    (folder / "selecting.onnx").write_bytes((folder / "detector.onnx").read_bytes())
+    include_selection(folder / "selecting.onnx")
+    for name in ("detector.safetensors", "detector.onnx", "selecting.onnx"):
+        found = pl.predict(folder / name, picture(), confidence=0.0)
+        assert len(found) == most
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("files", ["model_files", "heatmap_files"])
 def test_a_file_with_selection_finds_what_pytorch_finds(request, files, runtime, tmp_path):

@@ -37,6 +37,9 @@ class Description(BaseModel):
         selection: how detections are chosen among a one-stage detector's boxes: by non-maximum suppression, or as
             the peaks of a heat map.
         nms_iou: of two boxes of a class that overlap by more, only the one with the higher score stays.
+        score_threshold: the selection starts from scores above this one; it is low, because average precision takes in
+            the whole curve.
+        max_detections: so many detections of an image are kept at most, highest scores first.
         preprocessing: see `PREPROCESSING`.
         training_data: digest of the training data.
         licence: what the licence of the training data or the initial weights asks for.
@@ -50,6 +53,8 @@ class Description(BaseModel):
     confidence: Share | None = None
     selection: Literal["nms", "peaks"] = "nms"
     nms_iou: Share = 0.5
+    score_threshold: Share = 0.005
+    max_detections: Annotated[int, Field(ge=1, le=limits.LARGEST_COUNT)] = 100
     preprocessing: str = PREPROCESSING
     training_data: str = ""
     licence: str = ""
@@ -66,7 +71,8 @@ class Description(BaseModel):
 
 def describe_selection(detector: Any) -> dict[str, Any]:
     """Return the fields of a description that say how a detector's detections are selected."""
-    return {"selection": getattr(detector, "selection", "nms"), "nms_iou": getattr(detector, "nms_iou", 1.0)}
+    usual = {"selection": "nms", "nms_iou": 1.0, "score_threshold": 0.005, "max_detections": 100}
+    return {name: getattr(detector, name, value) for name, value in usual.items()}
 
 
 def read_properties(properties: Mapping[str, str], path: Path) -> Description:

@@ -25,10 +25,6 @@ from paperlib.files import replace_file
 from paperlib.paths import models_root
 
 Runtime = Literal["torch", "onnxruntime", "openvino"]
-SCORE_THRESHOLD = 0.005
-"""As in the detectors of this package: low, because average precision takes in the whole curve."""
-MAX_DETECTIONS = 100
-"""Of an image, highest scores first."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,8 @@ class FileDetector(nn.Module):
         boxes, scores = outputs
         if self.description.selection == "peaks":
             scores = _keep_peaks(scores, size)
-        limits = (SCORE_THRESHOLD, self.description.nms_iou, MAX_DETECTIONS)
+        use = self.description
+        limits = (use.score_threshold, use.nms_iou, use.max_detections)
         return suppress_non_maxima(boxes[0], scores[0], size, *limits)
 
 
@@ -125,7 +122,7 @@ def include_selection(path: Path) -> None:
     use = _read_onnx_description(path)
     joined = add_selection(
         onnx.load(path), (use.image_size, use.image_size), iou=use.nms_iou, peaks=use.selection == "peaks",
-        threshold=SCORE_THRESHOLD, most=MAX_DETECTIONS,
+        threshold=use.score_threshold, most=use.max_detections,
     )  # fmt: skip
     with replace_file(path) as partial:
         onnx.save(joined, partial)

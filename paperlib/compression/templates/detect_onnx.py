@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-GREY, LEAST_SCORE, MOST = 127, 0.005, 100
+GREY = 127
 
 
 def load_square(path: str, side: int) -> tuple[np.ndarray, float, tuple[int, int]]:
@@ -36,15 +36,17 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, limit: float) -> list[int]:
     return kept
 
 
-def select(boxes: np.ndarray, scores: np.ndarray, limit: float) -> list[tuple[float, int, np.ndarray]]:
-    """Return boxes, labels and scores of one image's detections."""
+def select(boxes: np.ndarray, scores: np.ndarray, said: dict[str, str]) -> list[tuple[float, int, np.ndarray]]:
+    """Return scores, labels and boxes of one image's detections, chosen as the file says."""
+    limit, least = json.loads(said["nms_iou"]), json.loads(said.get("score_threshold", "0.005"))
+    most = json.loads(said.get("max_detections", "100"))
     found = []
     for label in range(scores.shape[1]):
-        rows = np.flatnonzero(scores[:, label] > LEAST_SCORE)
+        rows = np.flatnonzero(scores[:, label] > least)
         rows = rows[suppress(boxes[rows], scores[rows, label], limit)]
         found += [(scores[row, label], label + 1, boxes[row]) for row in rows]
     found.sort(key=lambda each: -each[0])
-    return found[:MOST]
+    return found[:most]
 
 
 def detect(model: str, path: str) -> list[tuple[str, float, list[float]]]:
@@ -55,7 +57,7 @@ def detect(model: str, path: str) -> list[tuple[str, float, list[float]]]:
     square, scale, (width, height) = load_square(path, side)
     outputs = session.run(None, {"images": square})
     if len(outputs) == 2:
-        found = select(outputs[0][0].clip(0, side), outputs[1][0], json.loads(said["nms_iou"]))
+        found = select(outputs[0][0].clip(0, side), outputs[1][0], said)
     else:  # the file selects its detections itself
         boxes, labels, scores = outputs[:3]
         found = list(zip(scores, labels, boxes, strict=True))
