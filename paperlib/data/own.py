@@ -171,6 +171,6 @@ def _check_distribution(place: str, present: Sequence[str], chosen: str, fractio
     """Refuse to draw a split that the data have already, or any from data without images for training."""
     if not present:
         return
-    twice = [split for split, share in zip(SPLITS, fractions, strict=True) if share and split != "train" and split in present]
-    if "train" not in present or twice:
+    drawn = {split for split, fraction in zip(SPLITS, fractions, strict=True) if fraction}
+    if "train" not in present or drawn.intersection(present) != {"train"}:
         raise ValueError(f"{place}: is split into {', '.join(present)} already; leave out #{chosen}")
