@@ -53,6 +53,7 @@ def test_the_generated_pages_name_every_package_command_and_public_name(gather):
     assert all(f"## paperlib {name}\n" in commands for name in ("reproduce", "compress", "data check", "store why"))
     assert "Usage: paperlib compress" in commands
     assert all(f".{name}\n" in names for name in paperlib.__all__)
+    assert "| pruned; its gamma ranks the channels | BatchNorm1d" in gather.write_operations(gather.list_operations())
 
 
 BAD = {

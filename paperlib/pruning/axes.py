@@ -112,10 +112,24 @@ def transpose_axis(axis: Axis, first: Any, second: Any) -> Axis | None:
     return permute_axis(axis, order)
 
 
+def move_axis(axis: Axis, source: Any, target: Any) -> Axis | None:
+    """Return the axis after one dimension is moved to another place."""
+    source, target = normalise_dim(source, axis.ndim), normalise_dim(target, axis.ndim)
+    if axis.ndim is None or source is None or target is None:
+        return None
+    order = [dim for dim in range(axis.ndim) if dim != source]
+    order.insert(target, source)
+    return permute_axis(axis, order)
+
+
 def reduce_axis(axis: Axis, dims: Any, *, keepdim: bool) -> Axis | None:
     """Return the axis after a mean, maximum or sum over the given dimensions."""
     found = [normalise_dim(dim, axis.ndim) for dim in (dims if isinstance(dims, list | tuple) else [dims])]
-    if not axis.plain or not found or any(dim is None or dim in (0, axis.dim) for dim in found):
+    if (
+        not axis.plain
+        or not found
+        or any(dim is None or dim == axis.dim or (dim == 0 and axis.dim < 2) for dim in found)
+    ):
         return None
     if keepdim:
         return axis

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx
 
-from paperlib.pruning.axes import CONSTANT, SILENT, Axis, IntArray, combine_sizes
+from paperlib.pruning.axes import CONSTANT, SILENT, Axis, IntArray, combine_sizes, normalise_dim
 from paperlib.pruning.fx_ops import arguments_of, describe_target, target_name
 from paperlib.pruning.walk_base import Hold, Layer, Parameter, level_array
 from paperlib.pruning.walk_layers import LayerWalk
@@ -16,8 +16,11 @@ from paperlib.pruning.walk_shapes import ShapeWalk
 __all__ = ["ChannelWalk", "Hold", "Layer", "Parameter"]
 
 
-_LIFTING = ("sigmoid", "hardsigmoid", "softplus", "logsigmoid", "exp", "threshold")
+_LIFTING = (
+    "sigmoid", "hardsigmoid", "softplus", "logsigmoid", "exp", "threshold", "cos", "log", "rsqrt", "reciprocal",
+)  # fmt: skip
 """Activations that do not map zero to zero."""
+_PRODUCTS = ("mul", "multiply")
 
 
 class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
@@ -61,6 +64,28 @@ class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
     def visit_pass_through(self, node: fx.Node) -> Any:
         """Keep the numbers; other operands, such as sizes, do not matter."""
         return self._first(node)
+
+    def visit_pixel_move(self, node: fx.Node) -> Axis | None:
+        """Keep the numbers if pixels are flipped or rolled, not channels."""
+        axis, args = self._axis_and_arguments(node)
+        dims = args[-1] if len(args) == 1 + (target_name(node) == "roll") else None
+        found = (
+            [normalise_dim(dim, axis.ndim) for dim in (dims if isinstance(dims, list | tuple) else [dims])]
+            if axis
+            else []
+        )
+        moved = axis is None or not axis.plain or None in found or axis.dim in found
+        return self.visit_unknown(node) if moved else axis
+
+    def visit_functional_slope(self, node: fx.Node) -> Axis | None:
+        """Tie the slopes of a PReLU, which the code hands over, to the channels."""
+        axis, args = self._axis_and_arguments(node)
+        slope = args[0] if args else None
+        if axis is None or not axis.plain or axis.dim != 1 or not isinstance(slope, Axis | int):
+            return self.visit_unknown(node)
+        if isinstance(slope, Axis):
+            self.ties.tie_numbers(axis.numbers, slope.numbers)
+        return axis
 
     def visit_pad(self, node: fx.Node) -> Axis | None:
         """Keep the numbers if pixels are padded, not channels."""
@@ -114,7 +139,7 @@ def _combined_levels(node: fx.Node, values: list[Any], widest: Axis) -> IntArray
     if all(isinstance(value, Axis) and value.levels is None for value in values):
         return None
     name = target_name(node).strip("_").lstrip("i")
-    product = name in ("mul", "truediv", "div", "pow")
+    product = name in (*_PRODUCTS, "truediv", "div", "divide", "true_divide", "pow")
     levels = [np.full(len(widest.numbers), SILENT)]
     for value in values:
         if isinstance(value, Axis):
@@ -124,7 +149,7 @@ def _combined_levels(node: fx.Node, values: list[Any], widest: Axis) -> IntArray
     found = np.max(levels, axis=0)
     if product:
         # Nothing is multiplied: what is divided, or raised to a power, decides alone.
-        silencing = levels[1:] if name == "mul" else levels[1:2]
+        silencing = levels[1:] if name in _PRODUCTS else levels[1:2]
         found[np.min(silencing, axis=0) == SILENT] = SILENT
     return found if found.any() else None
 

@@ -19,7 +19,7 @@ from paperlib.pruning.fx_ops import arguments_of, execute_node, target_name
 from paperlib.pruning.tracing import has_own_forward
 from paperlib.structure import shallow_copy
 
-_IDLE = ("contiguous", "clone", "detach", "dropout", "dropout2d", "stochastic_depth")
+_IDLE = ("contiguous", "clone", "detach", "to", "type", "dropout", "dropout2d", "stochastic_depth")
 _IDLE_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _AVERAGE_MODULES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _AVERAGE_POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
@@ -148,6 +148,11 @@ class _ConstantWalk(RowWalk):
         values = ChainMap({node.all_input_nodes[0]: x}, self.values)
         return execute_node(node, self.modules, values).masked_fill_(varying, torch.nan)
 
+    def visit_functional_slope(self, node: fx.Node) -> Tensor | None:
+        """Apply a PReLU whose slopes the code hands over."""
+        x, slope = self._pointwise_input(node), self.values[node.all_input_nodes[-1]]
+        return None if x is None else F.prelu(x, slope.flatten())
+
     visit_bypass = visit_activation
     visit_slope = visit_activation
 
@@ -170,6 +175,7 @@ class _ConstantWalk(RowWalk):
     visit_squeeze = visit_pass_through
     visit_unsqueeze = visit_pass_through
     visit_expansion = visit_pass_through
+    visit_pixel_move = visit_pass_through
 
     def _keeps_pixels(self, node: fx.Node) -> bool:
         """Tell whether an operation moves no value to another pixel."""
@@ -215,7 +221,8 @@ class _ConstantWalk(RowWalk):
         x, name = self._input(node), target_name(node)
         if x is not None and name == "sum":
             return torch.where(x != 0, torch.nan, x)
-        return (x, None) if name in ("max", "min") else x
+        positions = None if x is None else torch.full_like(x, torch.nan)
+        return (x, positions) if name in ("max", "min") else x
 
     def visit_view(self, node: fx.Node) -> Tensor | None:
         """Keep the constants, in the order after a channel shuffle."""
@@ -245,6 +252,10 @@ class _ConstantWalk(RowWalk):
         value: Any = self.input_values(node)[0]
         index: Any = node.args[1]
         return value[index] if isinstance(value, tuple) else self.visit_view(node)
+
+    def visit_named_part(self, node: fx.Node) -> Any:
+        """Return the values of a maximum."""
+        return self.input_values(node)[0][0]
 
     def visit_narrow(self, node: fx.Node) -> Tensor | None:
         """Return the constants of the channels that a slice chooses."""

@@ -22,7 +22,7 @@ from paperlib.structure import Bypass, ChannelSplit, cuts_whole_groups
 _ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.GELU, nn.ELU, nn.CELU, nn.SELU,
     nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, nn.Softplus, nn.Softsign,
-    nn.LogSigmoid, nn.Threshold,
+    nn.LogSigmoid, nn.Threshold, nn.RReLU,
 )  # fmt: skip
 _SAME_VALUES = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
@@ -31,6 +31,7 @@ _SAME_VALUES = (
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity,
     nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
     nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
+    nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
 )  # fmt: skip
 _CONSTANT_PADS = (
     nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d,
@@ -51,7 +52,9 @@ _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((F.softsign, F.logsigmoid, F.hardshrink, F.softshrink, F.threshold), "activation"),
     **dict.fromkeys((torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.clamp, torch.clip), "activation"),
     **dict.fromkeys((torch.clamp_min, torch.clamp_max, torch.abs, torch.neg, operator.neg, operator.abs), "activation"),
-    **dict.fromkeys((torch.exp, torch.sqrt, torch.square), "activation"),
+    **dict.fromkeys((torch.exp, torch.expm1, torch.log, torch.log1p, torch.sqrt, torch.square), "activation"),
+    **dict.fromkeys((torch.rsqrt, torch.reciprocal, torch.sin, torch.cos, torch.erf, F.tanhshrink), "activation"),
+    **dict.fromkeys((F.rrelu, torch.round, torch.sign), "activation"),
     **dict.fromkeys((F.max_pool2d, F.adaptive_max_pool2d, F.adaptive_avg_pool2d, F.interpolate), "pass_through"),
     **dict.fromkeys((torch.max_pool2d, F.dropout, F.dropout2d, stochastic_depth), "pass_through"),
     **dict.fromkeys((F.max_pool1d, F.adaptive_avg_pool1d, F.max_pool3d, F.adaptive_avg_pool3d), "pass_through"),
@@ -59,15 +62,20 @@ _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((operator.add, operator.sub, operator.mul, operator.truediv), "arithmetic"),
     **dict.fromkeys((operator.iadd, operator.isub, operator.imul, operator.itruediv), "arithmetic"),
     **dict.fromkeys((torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum), "arithmetic"),
+    **dict.fromkeys((torch.subtract, torch.multiply, torch.divide, torch.true_divide, torch.rsub), "arithmetic"),
     **dict.fromkeys((operator.pow, torch.pow), "arithmetic"),
     **dict.fromkeys((torch.mean, torch.amax, torch.amin, torch.sum, torch.max, torch.min), "reduction"),
-    **dict.fromkeys((torch.permute, torch.transpose, torch.swapaxes), "permutation"),
+    **dict.fromkeys((torch.permute, torch.transpose, torch.swapaxes, torch.movedim), "permutation"),
     **dict.fromkeys((torch.reshape, torch.unflatten), "view"),
     **dict.fromkeys((torch.chunk, torch.split), "parts"),
+    **dict.fromkeys((torch.flip, torch.roll), "pixel_move"),
+    F.prelu: "functional_slope",
+    torch.prelu: "functional_slope",
+    torch.tile: "expansion",
     torch.narrow: "narrow",
     torch.stack: "stack",
     torch.unbind: "unbind",
-    **dict.fromkeys((torch.cat, torch.concat), "concatenation"),
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), "concatenation"),
     **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle), "rearrangement"),
     F.pad: "pad",
     torch.flatten: "flatten",
@@ -79,14 +87,17 @@ _FUNCTIONS: dict[Any, str] = {
 _METHODS: dict[Any, str] = {
     **dict.fromkeys(("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "clamp", "clamp_"), "activation"),
     **dict.fromkeys(("clip", "clip_", "clamp_min", "clamp_max", "abs", "abs_", "neg", "exp", "sqrt"), "activation"),
-    **dict.fromkeys(("square", "float", "double", "half"), "activation"),
-    **dict.fromkeys(("contiguous", "clone", "detach"), "pass_through"),
+    **dict.fromkeys(("square", "float", "double", "half", "bfloat16", "expm1", "log", "log1p", "rsqrt"), "activation"),
+    **dict.fromkeys(("reciprocal", "sin", "cos", "erf", "round", "sign"), "activation"),
+    **dict.fromkeys(("contiguous", "clone", "detach", "to", "type"), "pass_through"),
+    **dict.fromkeys(("subtract", "multiply", "divide", "true_divide"), "arithmetic"),
     **dict.fromkeys(("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "pow", "pow_"), "arithmetic"),
     **dict.fromkeys(("mean", "amax", "amin", "sum", "max", "min"), "reduction"),
-    **dict.fromkeys(("permute", "transpose", "swapaxes"), "permutation"),
+    **dict.fromkeys(("permute", "transpose", "swapaxes", "movedim"), "permutation"),
+    **dict.fromkeys(("flip", "roll"), "pixel_move"),
     **dict.fromkeys(("view", "reshape", "unflatten"), "view"),
     **dict.fromkeys(("chunk", "split"), "parts"),
-    **dict.fromkeys(("expand", "expand_as"), "expansion"),
+    **dict.fromkeys(("expand", "expand_as", "repeat", "tile"), "expansion"),
     **dict.fromkeys(("dim", "numel"), "opaque"),
     "size": "size",
     "narrow": "narrow",
@@ -95,6 +106,8 @@ _METHODS: dict[Any, str] = {
     "squeeze": "squeeze",
     "unsqueeze": "unsqueeze",
 }
+_ATTRIBUTES = {"shape": "size", "values": "named_part"}
+"""Attributes of tensors, and of the pair that a maximum over one dimension returns."""
 _TRAITS = ("dtype", "device", "ndim", "is_cuda", "requires_grad")
 
 
@@ -141,7 +154,7 @@ def classify_node(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
         # `x.shape` is traced as getattr(x, "shape").
         if node.target is getattr:
             name = str(node.args[1])
-            return "size" if name == "shape" else "opaque" if name in _TRAITS else "unknown"
+            return _ATTRIBUTES.get(name, "opaque" if name in _TRAITS else "unknown")
         return _FUNCTIONS.get(node.target, "unknown")
     return "output" if node.op == "output" else "constant" if node.op == "get_attr" else "opaque"
 

@@ -94,7 +94,9 @@ def mask_plan(
     Unless `keep_beta`, further norms, depthwise convolutions and per-channel parameters that such a channel passes add
     nothing to it, either.
     A removed block is masked in the batch norm that ends its branch. The reference for surgery: in evaluation mode
-    it computes what the pruned network computes.
+    it computes what the pruned network computes. The exception is an operation that turns 0 into something else, such
+    as a sigmoid or 1 - x, before the next layer: `compensate="off"` drops that, too; only with `keep_beta` and
+    `compensate="exact"` are both the same.
 
     Raises:
         ValueError: the plan does not fit the network.

@@ -39,6 +39,11 @@ class PartWalk(WalkBase):
         axis, chosen = index_axis(value, parts)
         return axis if chosen == slice(None) else self._choose_channels(node, axis, chosen)
 
+    def visit_named_part(self, node: fx.Node) -> Any:
+        """Return the values of a maximum over one dimension."""
+        value = self._argument(node.args[0])
+        return value[0] if isinstance(value, tuple) else self.visit_unknown(node)
+
     def _index_value(self, leaf: Any) -> Any:
         """Return what stands for a part of an index, where None has a meaning of its own."""
         value = self.values[leaf] if isinstance(leaf, fx.Node) else leaf

@@ -1,16 +1,19 @@
 """The part of the walk that visits operations on the shape of a tensor: views, permutations, means, expansions."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 from torch import fx
 
 from paperlib.pruning.axes import (
+    LOUD,
     Axis,
     Size,
     axis_sizes,
     combine_sizes,
     flatten_axis,
+    move_axis,
     normalise_dim,
     permute_axis,
     reduce_axis,
@@ -48,8 +51,10 @@ class ShapeWalk(WalkBase):
         if not axes or len(node.all_input_nodes) > 1 or "dim" not in given:
             return self.visit_unknown(node)
         axis = self._known(node, reduce_axis(axes[0], given["dim"], keepdim=bool(given.get("keepdim"))))
-        # The maximum over one dimension comes with its positions.
-        return (axis, None) if axis is not None and target_name(node) in ("max", "min") else axis
+        if axis is None or target_name(node) not in ("max", "min"):
+            return axis
+        # The maximum over one dimension comes with its positions, which no norm silences.
+        return axis, replace(axis, levels=np.full(len(axis.numbers), LOUD))
 
     def visit_permutation(self, node: fx.Node) -> Axis | None:
         """Put the dimensions in another order."""
@@ -59,6 +64,8 @@ class ShapeWalk(WalkBase):
         if target_name(node) == "permute":
             args = list(args[0]) if len(args) == 1 and isinstance(args[0], list | tuple) else args
             return self._known(node, permute_axis(axis, args))
+        if target_name(node) == "movedim":
+            return self._known(node, move_axis(axis, *args) if len(args) == 2 else None)
         return self._known(node, transpose_axis(axis, *args) if len(args) == 2 else None)
 
     def visit_view(self, node: fx.Node) -> Axis | None:
@@ -122,6 +129,8 @@ class ShapeWalk(WalkBase):
         if not args or len(args) != axis.ndim:
             return self.visit_unknown(node)
         count = args[axis.dim]
+        if target_name(node) in ("repeat", "tile"):
+            return axis if count == 1 else self.visit_unknown(node)
         if isinstance(count, Size) and count.numbers is not None and len(count.numbers) == len(axis.numbers):
             self.ties.tie_numbers(axis.numbers, count.numbers)
         elif count != -1 and len(axis.numbers) > 1:
