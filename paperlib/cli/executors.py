@@ -1,4 +1,4 @@
-"""Where the jobs of a batch run: on this machine, or in the queue of a SLURM cluster.
+"""Where the jobs of a batch run: on this machine, in the queue of a SLURM cluster, or on Kubernetes.
 
 This module is also read by the workflow on every node, so it imports nothing that takes long.
 """
@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from paperlib.cli import kubernetes
 from paperlib.extras import needs_extra
 
-ExecutorName = Literal["local", "slurm"]
-COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun")
-"""What `--executor slurm` calls."""
+ExecutorName = Literal["local", "slurm", "kubernetes"]
+COMMANDS = {"slurm": ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun"), "kubernetes": ("kubectl",)}
+"""What each executor calls."""
+PLUGINS = {"slurm": "slurm", "kubernetes": "cluster-generic"}
+"""The plug-in of Snakemake by which it hands jobs on. The one for Kubernetes itself allows no shared folder."""
 STEP_DEVICE = "PAPERLIB_STEP_DEVICE"
 """The variable that says on which device steps were made, for processes that only read them; see `workbench.steps`."""
 GPU_GMACS = 10_000.0
@@ -49,14 +54,20 @@ class Executor:
         """Return whether jobs run on this machine, one for each notebook."""
         return self.name == "local"
 
-    def snakemake_arguments(self, state: Path) -> list[str]:
-        """Return what Snakemake is told besides the workflow's profile; `state` is the folder of the batch."""
-        if self.is_local:
+    def snakemake_arguments(self, state: Path, profile: Path) -> list[str]:
+        """Return what Snakemake is told besides its `profile`, a folder; `state` is the folder of the batch."""
+        prefix = job_prefix(state)
+        if self.name == "local":
             return ["--cores", str(self.jobs)]
-        arguments = ["--executor", self.name, "--jobs", str(self.jobs)]
         if self.name == "slurm":
-            arguments += ["--slurm-jobname-prefix", job_prefix(state), "--slurm-logdir", str(state / "slurm")]
-        return arguments
+            chosen = ["--slurm-jobname-prefix", prefix, "--slurm-logdir", str(state / "slurm")]
+        else:
+            call = f"{shlex.quote(sys.executable)} -m paperlib.cli.kubernetes"
+            place = shlex.quote(str(profile / "job.yaml"))
+            needs = "{threads} {resources.mem_mb} {resources.runtime} {resources.gpu}"
+            chosen = ["--cluster-generic-submit-cmd", f"{call} submit {prefix} {place} {needs}"]
+            chosen += ["--cluster-generic-status-cmd", f"{call} status"]
+        return ["--executor", PLUGINS[self.name], "--jobs", str(self.jobs), *chosen]
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which all jobs agree on the device of the steps."""
@@ -70,7 +81,9 @@ class Executor:
         Raises:
             TimeoutError: a job does not end.
         """
-        if self.name != "slurm" or not (found := _find_jobs(state)):
+        if self.name == "kubernetes":
+            return kubernetes.cancel_batch(job_prefix(state))
+        if self.name == "local" or not (found := _find_jobs(state)):
             return 0
         subprocess.run(["scancel", *found], check=False, capture_output=True)
         deadline = time.monotonic() + SECONDS_TO_CANCEL
@@ -88,24 +101,28 @@ def choose_executor(name: ExecutorName, jobs: int | None, cores: int, gpu: bool 
         name: which one.
         jobs: how many jobs run at a time; None: one for each core, or 16 on a cluster.
         cores: of this machine, that the batch may use.
-        gpu: whether jobs that train ask for a GPU; None: if the cluster has some.
+        gpu: whether jobs that train ask for a GPU; None: if SLURM has some, and always on Kubernetes.
 
     Raises:
-        ValueError: a command that it needs is missing, or SLURM does not answer.
+        ValueError: a command that it needs is missing, or the cluster does not answer.
         MissingExtraError: its plug-in is not installed.
     """
     if name == "local":
         return Executor(name, min(jobs or cores, cores))
-    if name == "slurm" and (missing := [command for command in COMMANDS if not shutil.which(command)]):
+    if missing := [command for command in COMMANDS[name] if not shutil.which(command)]:
         raise ValueError(
-            f"--executor slurm: there is no {missing[0]} on the PATH; start it on a node where jobs can be submitted, "
+            f"--executor {name}: there is no {missing[0]} on the PATH; start it on a node where jobs can be submitted, "
             "or choose --executor local"
         )
-    if fault := _ask_slurm("%N")[1]:
+    if name == "kubernetes":
+        kubernetes.require_answer()
+    elif fault := _ask_slurm("%N")[1]:
         raise ValueError(f"--executor slurm: SLURM does not answer: {fault}")
     with needs_extra("cluster"):
-        metadata.distribution(f"snakemake-executor-plugin-{name}")
-    return Executor(name, jobs or 16, "gpu" in _ask_slurm("%G")[0] if gpu is None else gpu)
+        metadata.distribution(f"snakemake-executor-plugin-{PLUGINS[name]}")
+    if gpu is None:
+        gpu = name == "kubernetes" or "gpu" in _ask_slurm("%G")[0]
+    return Executor(name, jobs or 16, gpu)
 
 
 def job_prefix(state: Path) -> str:

@@ -117,8 +117,8 @@ def reproduce(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run notebooks again that are up to date.")] = False,
     executor: Annotated[
-        Literal["local", "slurm"],
-        typer.Option(help="Where the jobs run: here, or in the queue of a SLURM cluster."),
+        Literal["local", "slurm", "kubernetes"],
+        typer.Option(help="Where the jobs run: here, in the queue of a SLURM cluster, or on Kubernetes."),
     ] = "local",
     jobs: Annotated[
         int | None,

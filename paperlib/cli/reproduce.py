@@ -298,11 +298,12 @@ def _prepare_runs(batch: Batch, settings: Mapping[str, Common]) -> list[Notebook
 def _snakemake(batch: Batch, outdated: Sequence[str]) -> list[str]:
     """Return the command that runs notebooks."""
     workflow, executor = batch.source / "workflow", batch.executor
+    chosen = workflow / "profiles" / executor.name
     planned = [] if executor.is_local else [f"plan={batch.state / PLAN}", f"gpu={int(executor.gpu)}"]
     return [
-        *(sys.executable, "-m", "snakemake", *executor.snakemake_arguments(batch.state), "--nolock"),
+        *(sys.executable, "-m", "snakemake", *executor.snakemake_arguments(batch.state, chosen)),
         *("--snakefile", str(workflow / "Snakefile"), "--directory", str(batch.root)),
-        *("--workflow-profile", str(workflow / "profiles" / executor.name)),
+        *("--workflow-profile", str(chosen), "--nolock"),
         *("--config", f"profile={batch.profile}", f"outdated={','.join(outdated)}", *planned),
     ]
 
