@@ -71,11 +71,13 @@ def main() -> None:
     parser.add_argument("--sparse", action="store_true", help="train with Eq. 4's term")
     parser.add_argument("--ratios", nargs="*", type=float, default=[], help="prune at each ratio, and evaluate")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--fold", type=int, help="evaluate on the validation split of this fold, and take nothing away")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     tried = settings(chosen.profile, chosen.set)
-    case = Case("", tried, splits(tried.dataset))
+    data = splits(tried.dataset) if chosen.fold is None else Splits(tried.dataset, chosen.fold)
+    case = Case("", tried, data)
     print(f"{provenance.describe_machine()}; {' '.join(chosen.set)}, seed {chosen.seed}: "
           f"{len(case.splits.train)} training images, {len(case.splits.val)} evaluation images")  # fmt: skip
     bench = case.make_workbench(chosen.seed)

@@ -37,8 +37,10 @@ def family_of(name: str) -> Family[Any]:
     raise ValueError(f"unknown detector {name!r}; known: {known[0]}; classifiers of scenes: {known[1]}")
 
 
-def transfer_coco_weights(network: Network, path: str | Path) -> None:
+def transfer_coco_weights(network: Network, path: str | Path, class_rows: Mapping[int, int] | None = None) -> None:
     """Load official COCO weights into a detector, or into a classifier that has the trunk of one.
+
+    `class_rows` names class outputs of a detector that are loaded, too (see `detectors.transfer_coco_weights`).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -47,7 +49,7 @@ def transfer_coco_weights(network: Network, path: str | Path) -> None:
     if isinstance(network, Classifier):
         classifiers.transfer_coco_weights(network, path)
     else:
-        detectors.transfer_coco_weights(network, path)
+        detectors.transfer_coco_weights(network, path, class_rows)
 
 
 def save_network(network: nn.Module, path: str | Path, *, use: Mapping[str, str] | None = None) -> None:

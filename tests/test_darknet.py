@@ -6,7 +6,13 @@ import torch
 from conftest import YOLOS, same, snapshot
 from torch import Tensor, nn
 
-from paperlib.detectors import build_detector, count_darknet_classes, load_darknet_weights, transfer_coco_weights
+from paperlib.detectors import (
+    build_detector,
+    count_darknet_classes,
+    find_coco_rows,
+    load_darknet_weights,
+    transfer_coco_weights,
+)
 from paperlib.detectors.blocks import ConvBlock
 from paperlib.detectors.files import load_detector
 from paperlib.pruning import apply_plan, plan_pruning
@@ -190,3 +196,24 @@ def test_a_file_of_another_program_is_named_and_not_read(tiny_detector, tmp_path
         with pytest.raises(ValueError, match=kind) as caught:
             read(path)
         assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_class_outputs_of_chosen_classes_start_from_those_of_coco(tiny_detector, tmp_path):
+    source, target = tiny_detector(80, seed=1), tiny_detector(3, seed=2)
+    path = tmp_path / "coco.weights"
+    path.write_bytes(WIDE_HEADER + values_of(source).tobytes())
+    before, given = snapshot(target), snapshot(source)
+    rows = find_coco_rows({"plane": "airplane", "vehicle": "car"}, ("plane", "ship", "vehicle"))
+    assert rows == {0: 4, 2: 2}
+    transfer_coco_weights(target, path, rows)
+    for name in (key for key in before if "_out." in key):
+        loaded, fresh = (values[name].unflatten(0, (3, 8)) for values in (snapshot(target), before))
+        coco = given[name].unflatten(0, (3, 85))
+        assert torch.equal(loaded[:, [5, 7]], coco[:, [9, 7]])
+        assert torch.equal(loaded[:, 6], fresh[:, 6])
+
+
+@pytest.mark.parametrize("pairs", [{"boat": "boat"}, {"ship": "ship"}])
+def test_a_class_that_one_side_lacks_is_named(pairs):
+    with pytest.raises(ValueError, match=f"coco_rows: '{next(iter(pairs))}' is no class of"):
+        find_coco_rows(pairs, ("ship",))

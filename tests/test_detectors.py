@@ -10,6 +10,7 @@ from torch import nn
 from paperlib.detectors import DETECTORS, build_detector, reinitialise_, usual_anchors
 from paperlib.detectors.base import Assignment
 from paperlib.detectors.blocks import Mish, ResidualBlock
+from paperlib.detectors.files import load_detector, save_detector
 from paperlib.pruning import apply_plan, plan_pruning
 
 # Per head, coarse head first: stride, scale_x_y and the numbers of its anchors.
@@ -228,6 +229,19 @@ def rows_that_answer(
             before = sum(3 * a * b for a, b in grids[:head])
             rows.append(before + 3 * (line * columns + column) + number)
     return rows
+
+
+def test_with_the_official_matching_a_box_has_only_its_best_anchor(tmp_path):
+    detector = build_detector("yolov4-tiny", 3, width=0.1, match_iou=1.0)
+    save_detector(detector, tmp_path / "official.safetensors")
+    back = load_detector(tmp_path / "official.safetensors")
+    boxes = torch.tensor([[10.0, 10, 90, 92], [40, 30, 52, 47], [3, 3, 60, 20]])
+    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2, 3])}]
+    with torch.no_grad():
+        assigned = back.assign_targets(back.head_outputs(torch.zeros(1, 3, 96, 96)), targets)
+    # The first box is most like the anchor that both heads have.
+    expected = [row for box in boxes.tolist() for row in rows_that_answer(box, back, [(3, 3), (6, 6)], 1.0)]
+    assert sorted(assigned.row.tolist()) == sorted(expected) and len(expected) == 4
 
 
 @pytest.mark.parametrize("name", YOLOS)

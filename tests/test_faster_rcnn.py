@@ -326,6 +326,8 @@ def test_limits_are_chosen_when_a_detector_is_built_and_come_back_from_disk(tmp_
     assert len(found["boxes"]) == 7
     with pytest.raises(ValueError, match="yolov4-tiny has no proposals to choose"):
         build_detector("yolov4-tiny", 2, width=0.1, proposals=[10, 10])
+    with pytest.raises(ValueError, match="faster-rcnn-resnet101 has no match_iou to choose"):
+        make(match_iou=1.0)
 
 
 # --- size -----------------------------------------------------------------------------------------------

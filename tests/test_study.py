@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from paperlib.data.toy import album
 from paperlib.evaluation.evaluate import Metrics
 from paperlib.experiments import assistants as experiments
+from paperlib.experiments import equal_cost
 from paperlib.experiments.case import Splits
 from paperlib.experiments.parameters import validate_settings
 from paperlib.experiments.study import Study
@@ -373,3 +374,26 @@ def test_cases_stand_side_by_side_under_their_names(places):
     thin, small = runs.values()
     assert thin.cost.size_mb < small.cost.size_mb and thin.cost.gmacs > small.cost.gmacs / 2
     assert made.collect_origin()["data_digest"].keys() == {"toy-aerial"}
+
+
+def test_controls_of_equal_cost_have_the_students_shape_and_the_stated_length(places):
+    made = study("03_components", ratios=[0.3, 0.6], epochs=1, rows=list(equal_cost.ROWS), longer=2.0)
+    runs = made.run(experiments.components, equal_cost.equal_cost)[0]
+    same_shape = [name for name in runs if name.startswith(("SCP", "scratch")) and name != "SCP without Eq. 4"]
+    assert len(same_shape) == 10 and len({runs[name].cost for name in same_shape}) == 1
+    assert runs["baseline, longer"].cost == runs["sparse, longer"].cost == runs["sparse"].cost
+    short = made.settings.fine_tune_epochs
+    epochs = {name: len(runs[name].model.history()) for name in ("SCP, longer", "SCP, then KD", "sparse, longer")}
+    assert epochs == {"SCP, longer": 2 * short, "SCP, then KD": short, "sparse, longer": 1 + 2 * short}
+    assert len(runs["scratch, twice"].model.history()) == 2
+
+    def parents(name):
+        return json.loads((runs[name].model.folder / "step.json").read_text())["step"]["parents"]
+
+    assert parents("SCP, then KD") == [runs["SCP"].model.digest, runs["sparse"].model.digest]
+    assert parents("SCP + TAKD, longer") == parents("SCP + TAKD")
+    settings = made.settings
+    counted = sum(
+        experiments.TRAININGS[part](settings).both_kinds for part in (experiments.components, equal_cost.equal_cost)
+    )
+    assert trainings(places) <= counted

@@ -25,6 +25,10 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int: ...
 
+    def labels_by_image(self) -> list[list[int]]:
+        """Return the labels that each image has, with repetitions."""
+        ...
+
     def spaced_indices(self, count: int) -> list[int]:
         """Return the indices of up to `count` images at equal distances."""
         ...

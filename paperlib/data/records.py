@@ -156,6 +156,10 @@ class Dataset(torch.utils.data.Dataset):
 
     counts = box_counts  # its name in the first release
 
+    def labels_by_image(self) -> list[list[int]]:
+        """Return the labels of each image's boxes."""
+        return [record.labels.tolist() for record in self.records]
+
     def spaced_indices(self, count: int, *, min_objects: int = 0, max_objects: int | None = None) -> list[int]:
         """Return the indices of up to `count` images at equal distances, among those with so many objects."""
         fitting = [

@@ -96,6 +96,10 @@ class SceneDataset(torch.utils.data.Dataset):
             self._squares = {side: (images, torch.tensor([record.label for record in self.records]))}
         return self._squares[side]
 
+    def labels_by_image(self) -> list[list[int]]:
+        """Return the label of each image, in a list of its own."""
+        return [[record.label] for record in self.records]
+
     def spaced_indices(self, count: int) -> list[int]:
         """Return the indices of up to `count` images at equal distances."""
         return list(range(len(self)))[:: max(1, len(self) // count)][:count]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from paperlib.detectors.base import Detector
 from paperlib.detectors.centernet import CenterNet
@@ -27,8 +28,8 @@ DETECTORS: dict[str, type[Detector]] = {
     "centernet-resnet50": CenterNet,
     "faster-rcnn-resnet101": FasterRcnnResNet101,
 }
-LIMITS = ("max_detections", "sampled_anchors", "sampled_regions", "proposals")
-"""Numbers of things that a detector considers at most; only Faster R-CNN has the last three."""
+LIMITS = ("max_detections", "match_iou", "sampled_anchors", "sampled_regions", "proposals")
+"""Numbers that bound what a detector considers; only YOLOs have the second, only Faster R-CNN the last three."""
 FAMILY = Family("detector", "paperlib-detector-1", DETECTORS, {"width": 1.0, "depth": 1.0, "anchors": None}, LIMITS)
 COCO_CLASSES = 80
 USUAL_SIDE = 416
@@ -54,9 +55,10 @@ def build_detector(
         depth: multiplies the numbers of repeated blocks, for detectors that repeat some.
         anchors: `(width, height)` in pixels, small to large, for detectors with anchors; see `usual_anchors`.
         structure: shapes of a pruned detector (`paperlib.structure.describe`), applied after building.
-        limits: some of `LIMITS` with other values: `max_detections` of an image (100) and, of Faster R-CNN,
-            `sampled_anchors` and `sampled_regions` of an image for the losses (64 and 32) and the `proposals`, those
-            of training and those of detection ([300, 300]).
+        limits: some of `LIMITS` with other values: `max_detections` of an image (100); of a YOLO,
+            `match_iou`, above which an anchor that is not the best is assigned to a box (0.213; 1: none is); of
+            Faster R-CNN, `sampled_anchors` and `sampled_regions` of an image for the losses (64 and 32) and the
+            `proposals`, those of training and those of detection ([300, 300]).
 
     Raises:
         ValueError: an unknown name, no or too many classes, a width or depth out of range, a depth or anchors for a
@@ -86,6 +88,26 @@ def usual_anchors(name: str, *, scale: float = 1.0) -> tuple[tuple[float, float]
     return anchors and tuple((width * scale, height * scale) for width, height in anchors)
 
 
+def find_coco_rows(pairs: Mapping[str, str], classes: Sequence[str]) -> dict[int, int]:
+    """Return the indices of paired classes, from 0: of each class of a data set and of the class of COCO it is like.
+
+    Args:
+        pairs: names of COCO's classes, by the names of the data set's.
+        classes: the data set's classes.
+
+    Raises:
+        ValueError: a name that the data set or COCO does not have.
+    """
+    meta = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    # Torchvision's list has gaps where COCO took classes out; in Darknet's files the 80 stand without gaps.
+    coco = [name for name in meta if name not in ("__background__", "N/A")]
+    for own, other in pairs.items():
+        for name, known, whose in ((own, classes, "the data set"), (other, coco, "COCO")):
+            if name not in known:
+                raise ValueError(f"coco_rows: {name!r} is no class of {whose}; its classes: {', '.join(known)}")
+    return {list(classes).index(own): coco.index(other) for own, other in pairs.items()}
+
+
 def reinitialise_(detector: nn.Module) -> None:
     """Draw fresh weights in place, as `build_detector` does, for a detector of any shape, also a pruned one."""
     for module in detector.modules():
@@ -113,12 +135,18 @@ def count_darknet_classes(path: str | Path, name: str, *, width: float = 1.0, de
     return None if header is None else count_classes(Path(path).stat().st_size - header)
 
 
-def transfer_coco_weights(detector: Detector, path: str | Path) -> None:
+def transfer_coco_weights(detector: Detector, path: str | Path, class_rows: Mapping[int, int] | None = None) -> None:
     """Load Darknet weights, official ones of COCO or those of the detector's own classes, into a detector.
 
     Of COCO weights all layers are loaded except the class outputs. In an output convolution the box and objectness
     channels of each anchor are loaded, and the class channels keep their initial values. Weights of as many classes as
     the detector has are loaded completely.
+
+    Args:
+        detector: the detector, changed in place.
+        path: the file.
+        class_rows: of COCO weights, class channels that are loaded too: per index of a class of the detector, from 0,
+            the index of the class of COCO.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -144,6 +172,8 @@ def transfer_coco_weights(detector: Detector, path: str | Path) -> None:
                 source_rows = (-1, 5 + COCO_CLASSES, *value.shape[1:])
                 target_rows = (-1, 5 + detector.num_classes, *value.shape[1:])
                 target[name].view(target_rows)[:, :5] = value.view(source_rows)[:, :5]
+                for own, coco in (class_rows or {}).items():
+                    target[name].view(target_rows)[:, 5 + own] = value.view(source_rows)[:, 5 + coco]
 
 
 __all__ = [
@@ -153,6 +183,7 @@ __all__ = [
     "USUAL_SIDE",
     "build_detector",
     "count_darknet_classes",
+    "find_coco_rows",
     "load_darknet_weights",
     "reinitialise_",
     "transfer_coco_weights",

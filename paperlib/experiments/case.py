@@ -14,7 +14,7 @@ from paperlib import paths
 from paperlib.data import Dataset, SceneDataset, load_dataset
 from paperlib.data.own import SPLIT_MARK, find_own_splits, is_own
 from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
-from paperlib.detectors import usual_anchors
+from paperlib.detectors import find_coco_rows, usual_anchors
 from paperlib.evaluation.evaluate import detect
 from paperlib.experiments.settings import Settings
 from paperlib.files import quote_value
@@ -124,6 +124,7 @@ class Case:
         if blueprint.weights:
             network = family_of(blueprint.name).build(blueprint.name, 1, **blueprint.build_options())
             transfer_coco_weights(network, blueprint.weights)
+            find_coco_rows(blueprint.coco_rows, self.splits.train.classes)
         splits = (self.splits.train, self.splits.val, self.splits.test)
         refuse_shared_images(*splits)
         refuse_shared_pictures(*splits, pictures=_read_pictures)
@@ -144,7 +145,7 @@ class Case:
         anchors = None if self.is_classifier else usual_anchors(chosen.detector, scale=chosen.anchor_scale)
         return Blueprint(
             chosen.detector, chosen.width, chosen.depth, anchors, weights, chosen.gamma_level,
-            **chosen.blueprint_options,
+            coco_rows=chosen.coco_rows, **chosen.blueprint_options,
         )  # fmt: skip
 
     @property
@@ -162,8 +163,9 @@ class Case:
             splits.test,
             self.blueprint,
             recipe=self.recipe(seed),
-            # Weights that are trained already need no warm-up.
-            fine_tuning=self._recipe(chosen.fine_tune_epochs, chosen.fine_tune_learning_rate, 0.0, seed),
+            fine_tuning=self._recipe(
+                chosen.fine_tune_epochs, chosen.fine_tune_learning_rate, chosen.fine_tune_warmup_epochs, seed
+            ),
             sparsity=Sparsity(chosen.sparsity, chosen.sparsity_method),
             pruning=chosen.select(PruningOptions),
             distillation=chosen.select(DistillationOptions),

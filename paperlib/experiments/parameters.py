@@ -71,9 +71,22 @@ class Distilling(Settings, DistillationOptions):
     workers: Threads = 2
 
 
+ControlRow = Literal[
+    "SCP, longer", "SCP, twice", "SCP, then KD", "SCP, then TAKD", "SCP + TAKD, longer", "SCP + TAKD, twice",
+    "baseline, longer", "sparse, longer", "without Eq. 4", "scratch, twice",
+]  # fmt: skip
+"""Rows of `03_components` that compare at equal cost (see `paperlib.experiments.equal_cost`)."""
+
+
 class Components(Distilling):
     """`03_components` (Section 4.4.1, Table 1)."""
 
+    rows: list[ControlRow] = []
+    """Further controls that are trained."""
+    row_seeds: Count = 1
+    """Number of seeds, the first ones, with which these rows are run."""
+    longer: Annotated[float, Field(ge=1.0, le=10.0)] = 1.4
+    """How many times as many epochs the longer rows are tuned: fine-tuning then takes as long as a distillation."""
     seeds: Seeds = [0, 1, 2]
     ratios: Chain = [0.3, 0.5]
     """Fraction of the original channels that is removed after each pruning iteration: assistants, then the student."""

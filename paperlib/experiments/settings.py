@@ -92,6 +92,8 @@ class Settings(TrainingOptions, SurgeryOptions, SparsityOptions, DetectorLimits,
     """Factor on the numbers of its repeated blocks, where it has some."""
     weights: str | None = None
     """Darknet file of COCO weights to start from, in the weights folder; none: from scratch."""
+    coco_rows: dict[str, str] = {}
+    """Classes whose outputs start from COCO weights, too, each with the class of COCO that it is like."""
     gamma_level: PositiveNumber | None = None
     """Bring pretrained scale factors to this level first, the function unchanged; the paper starts at 0.5."""
     anchor_scale: PositiveNumber = 0.5
@@ -110,6 +112,8 @@ class Settings(TrainingOptions, SurgeryOptions, SparsityOptions, DetectorLimits,
     """Epochs after each pruning and of each distillation."""
     fine_tune_learning_rate: PositiveNumber = 1e-2
     """Learning rate after each pruning and of each distillation."""
+    fine_tune_warmup_epochs: Number = 0.0
+    """Epochs of linear warm-up after each pruning and in each distillation."""
 
     image_size: ImageSize = 160
     epochs: Count = 12

@@ -11,6 +11,7 @@ from accelerate.utils import get_int_from_env
 from torch import Tensor
 
 from paperlib.data.interface import ImageSet
+from paperlib.data.sampling import draw_order
 from paperlib.seeding import derive_seed
 from paperlib.training.recipe import Recipe
 
@@ -63,7 +64,7 @@ def draw_batches(
     """
     rank = accelerator.process_index
     generator = torch.Generator().manual_seed(derive_seed(recipe.seed, epoch))
-    order = torch.randperm(len(dataset), generator=generator)
+    order = draw_order(dataset, recipe.repeat_below, generator)
     # A data set smaller than a batch makes one small batch.
     size = min(recipe.batch_size, len(order))
     for number in range(count_batches(dataset, recipe)):

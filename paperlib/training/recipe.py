@@ -45,6 +45,8 @@ class TrainingOptions(Options):
     """Augmentation: largest relative change of brightness, contrast and saturation."""
     mosaic: Fraction = 0.0
     """Augmentation: probability that an image is put together from four."""
+    repeat_below: Fraction = 0.0
+    """Images of a class that less than this fraction of all images shows are drawn more often. 0: none are."""
     precision: Precision = "no"
     """Mixed precision. auto: bf16 on a processor or GPU that multiplies bfloat16, which is faster; no on any other."""
     validate_every: Count = 10

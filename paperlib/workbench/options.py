@@ -38,7 +38,8 @@ class Blueprint:
         anchors: of a detector, in pixels (width, height); None: its usual ones.
         stem_stride: of a classifier (see `build_classifier`); None: the usual one.
         weights: a Darknet file of COCO weights; None: from scratch.
-        limits: numbers that a detector considers at most (`paperlib.detectors.LIMITS`), where they are not the usual.
+        coco_rows: classes whose outputs start from those weights, too, each with the class of COCO that it is like.
+        limits: numbers that bound a detector's choices (`paperlib.detectors.LIMITS`), where they are not the usual.
         gamma_level: the level to which the scale factors of those weights are brought first; None: as they are.
     """
 
@@ -50,6 +51,7 @@ class Blueprint:
     gamma_level: float | None = None
     stem_stride: int | None = None
     limits: Mapping[str, Any] = field(default_factory=dict)
+    coco_rows: Mapping[str, str] = field(default_factory=dict)
 
     def build_options(self) -> dict[str, Any]:
         """Return what was chosen beside the name, as arguments of building."""
@@ -58,10 +60,13 @@ class Blueprint:
 
 
 class DetectorLimits(Options):
-    """How much a detector considers at most; none: the usual number, made for images of 416 pixels."""
+    """What bounds a detector's choices; none: the usual number, made for images of 416 pixels."""
 
     max_detections: Count | None = None
     """Detections of an image; usually 100."""
+    match_iou: PositiveFraction | None = None
+    """Of YOLOs: an anchor that is not the best is assigned to a box whose shape it overlaps by more than this; usually
+    0.213; 1: only the best is, as in the official configuration of YOLOv4-tiny."""
     sampled_anchors: Count | None = None
     """Of Faster R-CNN: anchors of an image that the losses of the first stage sample; usually 64, in the paper 256."""
     sampled_regions: Count | None = None

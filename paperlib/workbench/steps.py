@@ -22,7 +22,7 @@ from paperlib import files
 from paperlib.data.records import Dataset
 from paperlib.data.scenes import SceneDataset
 from paperlib.data.slices import SliceGroup
-from paperlib.detectors import reinitialise_
+from paperlib.detectors import find_coco_rows, reinitialise_
 from paperlib.distillation.methods import KeptChannels, TeachingMethod, choose_options, make_teaching
 from paperlib.distillation.scenes import SceneDistillation
 from paperlib.evaluation.evaluate import Metrics, evaluate
@@ -358,10 +358,13 @@ class Workbench:
                 torch.manual_seed(seed)
                 network = family_of(plan.name).build(plan.name, classes, **options)
                 if plan.weights:
-                    transfer_coco_weights(network, plan.weights)
+                    rows = find_coco_rows(plan.coco_rows, self.train_set.classes)
+                    transfer_coco_weights(network, plan.weights, rows)
             save_network(network, folder / DETECTOR)
 
         settings = {"name": plan.name, "classes": classes, **options, "weights": weights, "seed": seed}
+        if plan.coco_rows:
+            settings["coco_rows"] = find_coco_rows(plan.coco_rows, self.train_set.classes)
         return self._model("new", Workbench._build, settings, (), write_model)
 
     def _rescale_gamma(self, model: Model, level: float) -> Model:
