@@ -9,7 +9,8 @@ what the file holds already is not run again. For each network and each of the t
 - prunable: the convolutions whose output channels can be removed. For Torch-Pruning: those that it has made smaller.
 - difference: the largest difference between the outputs of the pruned network and of the full one whose removed
   channels have gamma 0 (compensate="exact"; where that is refused, gamma and beta 0), in float64, relative to the
-  largest output. Detectors are compared by losses and detections.
+  largest output. Detectors are compared by losses and detections; SSD, many of whose untrained scores are equal,
+  so that rounding decides their order, by losses and the outputs of its head.
 - trains: one step of SGD in training mode leaves a finite loss, and every parameter has a gradient.
 
 Torch-Pruning gets the mildest reference: what is removed is set to zero where the next layer reads it. Its output
@@ -186,7 +187,7 @@ def run_network(net: nn.Module, images: Tensor) -> list[Tensor]:
     The auxiliary heads of classifiers and the losses of detectors belong to the latter.
     """
     net.eval()
-    outputs = [net(images)]
+    outputs = [_head_outputs(net, images) if isinstance(net, SSD) else net(images)]
     parts = [net, *(getattr(net, name) for name in ("rpn", "roi_heads") if hasattr(net, name))]
     for part in parts:
         part.training = True
@@ -197,6 +198,12 @@ def run_network(net: nn.Module, images: Tensor) -> list[Tensor]:
         raise RuntimeError(f"in training mode only: {error}") from error
     net.eval()
     return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _head_outputs(net: SSD, images: Tensor) -> Any:
+    batch, _ = net.transform(list(images))
+    features: Any = net.backbone(batch.tensors)
+    return net.head(list(features.values()))
 
 
 def _call_training(net: nn.Module, images: Tensor) -> Any:
