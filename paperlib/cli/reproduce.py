@@ -237,6 +237,7 @@ def run_notebooks(
             more = f"; and {len(found) - SHOWN_REASONS} more" if len(found) > SHOWN_REASONS else ""
             print(f"  {name} again: {shorten_reason('; '.join(found[:SHOWN_REASONS]))}{more}", flush=True)
     began = time.monotonic()
+    psutil.cpu_percent()  # the next call returns the share since this one
     status = _run_snakemake(batch, _snakemake(batch, outdated), runs)
     missing = [run for run in runs if not batch.done_file(run.name).is_file()]
     # What has not begun waits for what has failed; if nothing has, the fault is that of the first.
@@ -250,8 +251,10 @@ def run_notebooks(
         reason = "they wait for jobs" if waiting[1:] else "it waits for the notebooks"
         print(f"NOT RUN {shorten_reason(', '.join(waiting))}: {reason} that failed")
     took = format_duration(time.monotonic() - began)
+    share = psutil.cpu_percent()
+    busy = f"; the processors of this machine were busy {share:.0f} % of the time" if batch.executor.is_local else ""
     done = len(outdated) - sum(run.name in reasons for run in missing)
-    print(f"{done} of {len(outdated)} notebooks done in {took}. Look in {batch.shown}:")
+    print(f"{done} of {len(outdated)} notebooks done in {took}{busy}. Look in {batch.shown}:")
     for name in names:
         files = sorted(path.name for path in batch.result_path(name, "").glob("*") if path.suffix in LISTED)
         print(f"  {name}/  {'  '.join(files)}")
