@@ -6,9 +6,12 @@ import nbformat
 import pytest
 
 from paperlib import paths
-from paperlib.cli.executors import choose_executor, estimate_megabytes, estimate_minutes
+from paperlib.cli.executors import STEP_DEVICE, choose_executor, estimate_megabytes, estimate_minutes
 from paperlib.experiments.jobs import EXPERIMENTS, plan_jobs
 from paperlib.experiments.parameters import NOTEBOOKS, validate_settings
+from paperlib.experiments.study import Study
+from paperlib.store.store import Store
+from paperlib.workbench import steps
 
 SMALL = {"image_size": 32, "width": 0.0625}
 
@@ -94,3 +97,14 @@ def test_an_executor_that_cannot_work_here_is_refused_in_one_line(monkeypatch, t
     with pytest.raises(ValueError, match="--executor slurm: there is no sbatch on the PATH"):
         choose_executor("slurm", 1, 2, None)
     assert choose_executor("local", None, 3, None).jobs == 3
+
+
+def test_a_process_without_the_device_of_the_steps_reads_them_and_trains_none(tmp_path, monkeypatch):
+    monkeypatch.setenv(STEP_DEVICE, "cuda")
+    study = Study("01_scale_factor", settings("01_scale_factor", epochs=1))
+    if steps._device().type == "cuda":
+        pytest.skip("this machine has the device")
+    with pytest.raises(
+        RuntimeError, match=r"PAPERLIB_STEP_DEVICE=cuda, but this process has no such device, and train-"
+    ):
+        study.run_job(EXPERIMENTS["01_scale_factor"][0], "", 0, Store(tmp_path))

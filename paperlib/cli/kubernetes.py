@@ -95,8 +95,9 @@ def _call(*arguments: str, given: str | None = None) -> str:
 def main(command: str, *rest: str) -> None:
     """Submit a job and print its name, or print the state of one; while Kubernetes does not answer, it is running."""
     if command == "submit":
-        batch, template, *numbers, script = rest
-        print(submit_job(batch, Path(template), *map(int, numbers), Path(script)))
+        batch, template, threads, megabytes, minutes, gpus, script = rest
+        needs = (int(threads), int(megabytes), int(minutes), int(gpus))
+        print(submit_job(batch, Path(template), *needs, Path(script)))
         return
     try:
         print(read_status(*rest))

@@ -60,7 +60,10 @@ def find_missing() -> str:
     """Return why no cluster can be started here; nothing if it can."""
     if missing := [name for name in NEEDED if not shutil.which(name, path=SEARCHED)]:
         return f"no {', '.join(missing)} here: apt-get install slurm-wlm munge"
-    return "" if os.geteuid() == 0 else "slurmd starts jobs as other users, so it needs root"
+    if os.geteuid() != 0:
+        return "slurmd starts jobs as other users, so it needs root"
+    daemon = subprocess.run([shutil.which("slurmd", path=SEARCHED) or "", "-V"], capture_output=True, check=False)
+    return "slurmd does not start here, as in a user namespace" if daemon.returncode else ""
 
 
 @contextmanager
