@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that differ")
     parser.add_argument("--sparse", action="store_true", help="train with Eq. 4's term")
+    parser.add_argument("--restart", action="store_true", help="fine-tune the trained detector, uncut, and evaluate")
     parser.add_argument("--ratios", nargs="*", type=float, default=[], help="prune at each ratio, and evaluate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--fold", type=int, help="evaluate on the validation split of this fold, and take nothing away")
@@ -83,6 +84,8 @@ def main() -> None:
     bench = case.make_workbench(chosen.seed)
     model = (bench.train_sparse if chosen.sparse else bench.train)(bench.build_detector())
     rows = [judged(bench, "sparse" if chosen.sparse else "trained", model)]
+    if chosen.restart:
+        rows.append(judged(bench, "fine-tuned", bench.fine_tune(model)))
     rows += [judged(bench, f"cut {ratio:.0%}", bench.prune(model, ratio)) for ratio in chosen.ratios]
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
     print(f"{model.history()['seconds'].sum() / 60:.1f} min of training, on {chosen.threads} threads")
