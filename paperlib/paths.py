@@ -1,17 +1,18 @@
 """The project's folders: where it reads its notebooks and tables, and where it writes. Variables move them.
 
-=====================  ==================  ===========================================================
-function               variable            default
-=====================  ==================  ===========================================================
-`source_root()`        `PAPERLIB_ROOT`     the repository, or its copy inside an installed package: notebooks,
-                                           profiles, claims, registry, splits, reported tables, workflow
-`repository_root()`    `PAPERLIB_ROOT`     the repository; for an installed package the current folder
-`data_root()`          `PAPERLIB_DATA`     `<root>/data`: the data sets, one folder each
-`weights_root()`       `PAPERLIB_WEIGHTS`  `weights` in the data folder, else `weights` beside it
-`results_root()`       `PAPERLIB_RESULTS`  `<root>/results`: metrics, tables, figures, provenance
-`store_root()`         `PAPERLIB_STORE`    `<root>/.store`: finished training steps
-`models_root()`        `PAPERLIB_MODELS`   `<root>/models`: trained detectors that are used by name
-=====================  ==================  ===========================================================
+=====================  ===================  ==========================================================
+function               variable             default
+=====================  ===================  ==========================================================
+`source_root()`        `PAPERLIB_ROOT`      the repository, or its copy inside an installed package: notebooks,
+                                            profiles, claims, registry, splits, reported tables, workflow
+`repository_root()`    `PAPERLIB_ROOT`      the repository; for an installed package the current folder
+`data_root()`          `PAPERLIB_DATA`      `<root>/data`: the data sets, one folder each
+`weights_root()`       `PAPERLIB_WEIGHTS`   `weights` in the data folder, else `weights` beside it
+`results_root()`       `PAPERLIB_RESULTS`   `<root>/results`: metrics, tables, figures, provenance
+`store_root()`         `PAPERLIB_STORE`     `<root>/.store`: finished training steps
+`pictures_root()`      `PAPERLIB_PICTURES`  `<store>/pictures`: squares of data sets that are too large for memory
+`models_root()`        `PAPERLIB_MODELS`    `<root>/models`: trained detectors that are used by name
+=====================  ===================  ==========================================================
 
 An empty variable counts as not set. No function here creates a folder or requires that it exists.
 """
@@ -54,6 +55,11 @@ def store_root() -> Path:
     return _moved_folder("PAPERLIB_STORE") or repository_root() / ".store"
 
 
+def pictures_root() -> Path:
+    """Return the folder of data sets that are too large for memory (`paperlib.data.squares`)."""
+    return _moved_folder("PAPERLIB_PICTURES") or store_root() / "pictures"
+
+
 def models_root() -> Path:
     """Return the folder of trained detectors that are used by name, one file each."""
     """Return the folder of trained detectors that are used by name, one file each."""
@@ -68,8 +74,9 @@ def as_environment() -> dict[str, str]:
         "PAPERLIB_RESULTS": results_root(),
         "PAPERLIB_STORE": store_root(),
     }
-    if root := _moved_folder("PAPERLIB_ROOT"):
-        folders["PAPERLIB_ROOT"] = root
+    for variable in ("PAPERLIB_ROOT", "PAPERLIB_PICTURES"):
+        if moved := _moved_folder(variable):
+            folders[variable] = moved
     return {variable: str(folder) for variable, folder in folders.items()}
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from hypothesis import settings
 from torch import Tensor, nn
 
@@ -27,11 +26,9 @@ YOLOS = ("yolov3", "yolov3-spp", "yolov4", "yolov4-tiny")
 def pytest_collection_finish() -> None:
     """Spare what every test would pay for: collections of all that is imported by now, and waiting for the disk.
 
-    After each training Accelerate collects garbage, which takes a third of a second in a process as large as this one;
-    the interpreter also does so by itself, now and then. What the tests write need not outlast a power cut.
+    What the tests write need not outlast a power cut.
     """
     gc.freeze()
-    Accelerator.free_memory = lambda *_: None
     os.fsync = lambda _: None
 
 

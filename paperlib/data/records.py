@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from paperlib import files
 from paperlib.data.augment import Augmentation, augment
 from paperlib.data.pictures import LARGE, decode_image, decode_scaled, image_size
+from paperlib.data.squares import hold_squares
 from paperlib.progress.report import track_items
 
 GREY = 127
@@ -174,12 +175,14 @@ class Dataset(torch.utils.data.Dataset):
         return Dataset(name, self.classes, [self.records[i] for i in indices])
 
     def letterboxed(self, side: int) -> Letterboxed:
-        """Return all images in squares of `side` pixels; those of the last side stay in memory."""
+        """Return all images in squares of `side` pixels; those of the last side are held (`hold_squares`)."""
         if side not in self._squares:
             slow = not all(isinstance(record.image, np.ndarray) for record in self.records)
-            everything = range(len(self))
-            indices = track_items(everything, f"reading {self.name}") if slow else everything
-            self._squares = {side: self._letterbox(indices, len(self), side)}
+            records = track_items(self.records, f"reading {self.name}") if slow else self.records
+            self._squares.clear()
+            squares = (_draw_square(record, side) for record in records)
+            images = hold_squares(squares, len(self), side, self.digest)
+            self._squares[side] = _describe_squares(images, self.records)
         return self._squares[side]
 
     def plain_batch(self, indices: Tensor, side: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -207,21 +210,8 @@ class Dataset(torch.utils.data.Dataset):
     def letterboxed_batches(self, side: int, size: int) -> Iterator[Letterboxed]:
         """Yield the images in squares of `side` pixels, `size` at a time in order; none of them stays in memory."""
         for start in range(0, len(self), size):
-            chosen = range(start, min(start + size, len(self)))
-            yield self._letterbox(chosen, len(chosen), side)
-
-    def _letterbox(self, indices: Iterable[int], count: int, side: int) -> Letterboxed:
-        images = torch.full((count, 3, side, side), GREY, dtype=torch.uint8)
-        boxes, labels, scales, sizes = [], [], [], []
-        for position, index in enumerate(indices):
-            record = self.records[index]
-            fitted, scale, size = _letterbox_record(record, side)
-            images[position, :, : fitted.shape[1], : fitted.shape[2]] = fitted
-            boxes.append(torch.tensor(record.boxes) * scale)
-            labels.append(torch.tensor(record.labels))
-            scales.append(scale)
-            sizes.append(size)
-        return Letterboxed(images, boxes, labels, torch.tensor(scales, dtype=torch.float64), sizes)
+            chosen = self.records[start : start + size]
+            yield _describe_squares(torch.stack([_draw_square(record, side) for record in chosen]), chosen)
 
 
 def letterbox_image(image: Tensor, side: int) -> tuple[Tensor, float]:
@@ -231,16 +221,33 @@ def letterbox_image(image: Tensor, side: int) -> tuple[Tensor, float]:
     return (image if size == [height, width] else F.resize(image, size, antialias=True)), scale
 
 
-def _letterbox_record(record: Record, side: int) -> tuple[Tensor, float, tuple[int, int]]:
-    """Return a record's image as `letterbox_image` scales it, its scale, and its original `(height, width)`."""
+def _draw_square(record: Record, side: int) -> Tensor:
+    """Return a record's image in a square, uint8 `[3, side, side]`."""
+    square = torch.full((3, side, side), GREY, dtype=torch.uint8)
+    fitted = _read_fitted(record, side)
+    square[:, : fitted.shape[1], : fitted.shape[2]] = fitted
+    return square
+
+
+def _describe_squares(images: Tensor, records: Sequence[Record]) -> Letterboxed:
+    """Return squares `[N, 3, S, S]` of records with their boxes and scales."""
+    side = images.shape[-1]
+    sizes = [(height, width) for width, height in (record.size() for record in records)]
+    scales = [side / max(size) for size in sizes]
+    boxes = [torch.tensor(record.boxes) * scale for record, scale in zip(records, scales, strict=True)]
+    labels = [torch.tensor(record.labels) for record in records]
+    return Letterboxed(images, boxes, labels, torch.tensor(scales, dtype=torch.float64), sizes)
+
+
+def _read_fitted(record: Record, side: int) -> Tensor:
+    """Return a record's image as `letterbox_image` scales it."""
     if isinstance(record.image, Path):
         width, height = record.size()
         if width * height > LARGE and max(width, height) > side:
             # With all its pixels, and a copy to scale it, such a picture would take gigabytes.
-            size, scale = _letterbox_size(height, width, side)
-            return decode_scaled(record.image, (size[1], size[0])), scale, (height, width)
-    image = torch.from_numpy(record.read_pixels()).permute(2, 0, 1)
-    return *letterbox_image(image, side), (image.shape[1], image.shape[2])
+            size, _ = _letterbox_size(height, width, side)
+            return decode_scaled(record.image, (size[1], size[0]))
+    return letterbox_image(torch.from_numpy(record.read_pixels()).permute(2, 0, 1), side)[0]
 
 
 def _letterbox_size(height: int, width: int, side: int) -> tuple[list[int], float]:

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from paperlib.data.augment import Augmentation, augment_scenes
 from paperlib.data.records import ImageRecord
+from paperlib.data.squares import hold_squares
 from paperlib.progress.report import track_items
 
 _log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class SceneDataset(torch.utils.data.Dataset):
         return SceneDataset(name, self.classes, [self.records[i] for i in indices])
 
     def squares(self, side: int) -> tuple[Tensor, Tensor]:
-        """Return all images in squares of `side` pixels; those of the last side stay in memory.
+        """Return all images in squares of `side` pixels; those of the last side are held (`hold_squares`).
 
         An image is cut to the largest square around its centre, which is then scaled. If any had to be scaled up, one
         line of the log says how many.
@@ -85,15 +86,12 @@ class SceneDataset(torch.utils.data.Dataset):
         if side not in self._squares:
             slow = not all(isinstance(record.image, np.ndarray) for record in self.records)
             records = track_items(self.records, f"reading {self.name}") if slow else self.records
-            images = torch.empty((len(self), 3, side, side), dtype=torch.uint8)
-            enlarged = 0
-            for position, record in enumerate(records):
-                image = torch.from_numpy(record.read_pixels()).permute(2, 0, 1)
-                enlarged += min(image.shape[1:]) < side
-                images[position] = crop_square(image, side)
-            if enlarged:
+            self._squares.clear()
+            squares = (crop_square(torch.from_numpy(each.read_pixels()).permute(2, 0, 1), side) for each in records)
+            images = hold_squares(squares, len(self), side, self.digest)
+            if enlarged := sum(min(record.size()) < side for record in self.records):
                 _log.warning("%s: %d of %d images were scaled up to %d pixels", self.name, enlarged, len(self), side)
-            self._squares = {side: (images, torch.tensor([record.label for record in self.records]))}
+            self._squares[side] = images, torch.tensor([record.label for record in self.records])
         return self._squares[side]
 
     def labels_by_image(self) -> list[list[int]]:

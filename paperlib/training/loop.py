@@ -323,7 +323,9 @@ class _Training:
         if self.accelerator.is_main_process:
             save_network(self._convert_for_saving(self.detector), self.folder / LAST)
         self.accelerator.wait_for_everyone()
-        self.accelerator.free_memory()
+        if self.accelerator.num_processes > 1:
+            # It collects garbage, which takes up to a second. Only data parallelism leaves some that is large.
+            self.accelerator.free_memory()
         return History(pd.DataFrame(self.rows), self.folder, self.detector)
 
     def _compute_identity(self) -> str:
