@@ -47,7 +47,12 @@ def names_run_by(notebook):
         is_experiment = isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "experiments"
         if is_experiment and id(node) not in skipped:
             found.add(node.attr)
-    return found
+    imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    imported = {
+        each.name for node in imports if f"{node.module}".startswith("paperlib.experiments.") for each in node.names
+    }
+    given = [argument for call in runs for argument in call.args if isinstance(argument, ast.Name)]
+    return found | {argument.id for argument in given if argument.id in imported}
 
 
 @pytest.mark.parametrize("notebook", sorted(EXPERIMENTS))

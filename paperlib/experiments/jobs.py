@@ -25,6 +25,7 @@ from paperlib import files
 from paperlib.costs import cost
 from paperlib.experiments import assistants, dynamic, partners
 from paperlib.experiments.case import Case
+from paperlib.experiments.equal_cost import equal_cost
 from paperlib.experiments.settings import Common, Settings
 from paperlib.experiments.study import Experiment, Study
 from paperlib.network_files import load_network
@@ -62,7 +63,7 @@ EXPERIMENTS: Mapping[str, Sequence[Experiment]] = {
     "00_start_here": (assistants.start_here, algorithm_1),
     "01_scale_factor": (assistants.scale_factor, assistants.proximal_step),
     "02_pruning_ratio": (assistants.pruning_ratio,),
-    "03_components": (assistants.baseline, assistants.components, assistants.controls),
+    "03_components": (assistants.baseline, assistants.components, assistants.controls, equal_cost),
     "04_assistant_count": (assistants.assistant_count,),
     "05_datasets": (assistants.compression,),
     "06_pruning_methods": (

@@ -187,7 +187,7 @@ class DynamicDistillation(Distilling, DynamicWeights):
     """`09_dynamic_distillation` (DKD). The teacher is trained to the end, so that there is something to learn."""
 
     seeds: Seeds = [0, 1]
-    teacher_times: Annotated[float, Field(ge=1.0, le=10.0)] = 1.5
+    teacher_times: Annotated[float, Field(ge=1.0, le=10.0)] = 2.0
     """How many times as many epochs the teacher is trained as in the other notebooks."""
     fine_tune_epochs: Count = 3
     ratios: Chain = [0.4, 0.65]
@@ -205,8 +205,8 @@ class PartnerLearning(Distilling):
     """`10_partner_learning` (BPL): scenes by a ResNet, and the detector of `03_components`."""
 
     seeds: Seeds = [0, 1, 2, 3, 4]
-    detector_seeds: Count = 2
-    """Number of seeds, the first ones, with which the detector is trained: among those of `03_components`."""
+    detector_seeds: Count = 3
+    """Number of seeds, the first ones, with which the detector is trained: those of `03_components`."""
     detector: NetworkName = "yolov4-tiny"
     """Name of the detector, or of the classifier of scenes."""
     stem_stride: Literal[2, 4] | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from paperlib.training.recipe import Decay, Precision, TrainingOptions
+from paperlib.training.recipe import Decay, TrainingOptions
 from paperlib.typed_options import (
     Count,
     DepthFactor,
@@ -124,7 +124,6 @@ class Settings(TrainingOptions, SurgeryOptions, SparsityOptions, DetectorLimits,
     zoom: Annotated[float, Field(ge=1.0, le=10.0)] = 1.1
     shift: Fraction = 0.05
     colour: Decay = 0.1
-    precision: Precision = "auto"
     validate_every: Count = 7
 
     @property
