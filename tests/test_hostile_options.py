@@ -18,6 +18,7 @@ REQUIRED = {"cost": ["yolov4-tiny"], "export": ["a.safetensors", "b.onnx"], "spl
 ZERO_IS_MEANT = {
     "seed", "sparsity", "warmup_epochs", "weight_decay", "ema", "shift", "colour", "mosaic", "soft_weight",
     "bound_weight", "min_keep_ratio", "diversity_weight", "gd_weight", "isd_weight", "tsa_weight", "isd_candidates",
+    "repeat_below",
 }  # fmt: skip
 
 

@@ -122,7 +122,11 @@ def reproduce(
     ] = "local",
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="How many jobs are queued or run at a time. Default: the cores; 16 on a cluster."),
+        typer.Option(
+            min=1,
+            max=limits.LARGEST_COUNT,
+            help="How many jobs are queued or run at a time. Default: the cores; 16 on a cluster.",
+        ),
     ] = None,
     gpu: Annotated[
         bool | None,
