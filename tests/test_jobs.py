@@ -6,11 +6,11 @@ import nbformat
 import pytest
 
 from paperlib import paths
-from paperlib.cli.executors import STEP_DEVICE, choose_executor, estimate_megabytes, estimate_minutes
+from paperlib.cli.executors import choose_executor, estimate_megabytes, estimate_minutes
 from paperlib.experiments.jobs import EXPERIMENTS, plan_jobs
 from paperlib.experiments.parameters import NOTEBOOKS, validate_settings
 from paperlib.experiments.study import Study
-from paperlib.store.store import Store
+from paperlib.store.store import STEP_DEVICE, Store
 from paperlib.workbench import steps
 
 SMALL = {"image_size": 32, "width": 0.0625}

@@ -19,14 +19,13 @@ from typing import Any, Literal
 
 from paperlib.cli import kubernetes
 from paperlib.extras import needs_extra
+from paperlib.store.store import STEP_DEVICE
 
 ExecutorName = Literal["local", "slurm", "kubernetes"]
 COMMANDS = {"slurm": ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun"), "kubernetes": ("kubectl",)}
 """What each executor calls."""
 PLUGINS = {"slurm": "slurm", "kubernetes": "cluster-generic"}
 """The plug-in of Snakemake by which it hands jobs on. The one for Kubernetes itself allows no shared folder."""
-STEP_DEVICE = "PAPERLIB_STEP_DEVICE"
-"""The variable that says on which device steps were made, for processes that only read them; see `workbench.steps`."""
 GPU_GMACS = 10_000.0
 """GMACs a second that a GPU is taken to do in training: 20 TFLOP/s, as in `benchmarks/paper.py`."""
 CPU_GMACS = 25.0

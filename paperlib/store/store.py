@@ -26,6 +26,8 @@ from paperlib.store.code_digest import Code
 
 LIBRARIES = ("accelerate", "faster-coco-eval", "numpy", "torch", "torchvision")
 """Libraries that compute the numbers: with another version of one it is another step."""
+STEP_DEVICE = "PAPERLIB_STEP_DEVICE"
+"""The variable that names the device of steps made elsewhere, such as `cuda`, for a process that only reads them."""
 CODE = "code"
 """Folder in the store: for each state of the code that made a step, what that code was."""
 

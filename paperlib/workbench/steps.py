@@ -36,7 +36,7 @@ from paperlib.seeding import seeded_rng
 from paperlib.store.ancestry import find_prunings
 from paperlib.store.code_digest import code_of
 from paperlib.store.contents import check_files, read_sealed, seal_record
-from paperlib.store.store import Step, Store, canonical_json
+from paperlib.store.store import STEP_DEVICE, Step, Store, canonical_json
 from paperlib.structure import describe_structure, module_digest
 from paperlib.training.batches import refuse_several_processes
 from paperlib.training.loop import BEST, HISTORY, LAST, fit
@@ -47,8 +47,6 @@ from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOp
 DETECTOR, PLAN, METRICS, KEPT = "detector.safetensors", "plan.json", "metrics.json", "detections.npz"
 FITTED = "fitted.json"
 """The file that a training's folder gets last, with the digests of what the training made."""
-STEP_DEVICE = "PAPERLIB_STEP_DEVICE"
-"""The variable that names the device of steps made elsewhere, such as `cuda`, for a process that only reads them."""
 
 MakeObjective = Callable[[nn.Module], Objective]
 """Makes an objective for the network that will be trained: its class, or `functools.partial` of it with options."""
