@@ -177,13 +177,16 @@ class Dataset(torch.utils.data.Dataset):
     def letterboxed(self, side: int) -> Letterboxed:
         """Return all images in squares of `side` pixels; those of the last side are held (`hold_squares`)."""
         if side not in self._squares:
-            slow = not all(isinstance(record.image, np.ndarray) for record in self.records)
-            records = track_items(self.records, f"reading {self.name}") if slow else self.records
             self._squares.clear()
-            squares = (_draw_square(record, side) for record in records)
-            images = hold_squares(squares, len(self), side, self.digest)
+            images = hold_squares(self._draw_squares(side), len(self), side, self.digest)
             self._squares[side] = _describe_squares(images, self.records)
         return self._squares[side]
+
+    def _draw_squares(self, side: int) -> Iterator[Tensor]:
+        slow = not all(isinstance(record.image, np.ndarray) for record in self.records)
+        # A `for` statement ends the line of progress at once if an image is broken; a generator expression does not.
+        for record in track_items(self.records, f"reading {self.name}") if slow else self.records:
+            yield _draw_square(record, side)
 
     def plain_batch(self, indices: Tensor, side: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Return images in squares, uint8 `[B, 3, side, side]`, and per image their targets.

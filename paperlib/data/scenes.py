@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,11 +84,8 @@ class SceneDataset(torch.utils.data.Dataset):
             Images uint8 `[N, 3, S, S]` and labels int64 `[N]` in 0..C-1.
         """
         if side not in self._squares:
-            slow = not all(isinstance(record.image, np.ndarray) for record in self.records)
-            records = track_items(self.records, f"reading {self.name}") if slow else self.records
             self._squares.clear()
-            squares = (crop_square(torch.from_numpy(each.read_pixels()).permute(2, 0, 1), side) for each in records)
-            images = hold_squares(squares, len(self), side, self.digest)
+            images = hold_squares(self._draw_squares(side), len(self), side, self.digest)
             if enlarged := sum(min(record.size()) < side for record in self.records):
                 _log.warning("%s: %d of %d images were scaled up to %d pixels", self.name, enlarged, len(self), side)
             self._squares[side] = images, torch.tensor([record.label for record in self.records])
@@ -97,6 +94,12 @@ class SceneDataset(torch.utils.data.Dataset):
     def labels_by_image(self) -> list[list[int]]:
         """Return the label of each image, in a list of its own."""
         return [[record.label] for record in self.records]
+
+    def _draw_squares(self, side: int) -> Iterator[Tensor]:
+        slow = not all(isinstance(record.image, np.ndarray) for record in self.records)
+        # A `for` statement ends the line of progress at once if an image is broken; a generator expression does not.
+        for record in track_items(self.records, f"reading {self.name}") if slow else self.records:
+            yield crop_square(torch.from_numpy(record.read_pixels()).permute(2, 0, 1), side)
 
     def spaced_indices(self, count: int) -> list[int]:
         """Return the indices of up to `count` images at equal distances."""
