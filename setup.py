@@ -14,7 +14,7 @@ ASSETS = (
     "notebooks/*.yaml",
     "notebooks/profiles/*/*.yaml",
     "workflow/Snakefile",
-    "workflow/profiles/*/config.yaml",
+    "workflow/profiles/*/*.yaml",
     "data/registry.yaml",
     "data/splits/*.json",
     "data/folds/*.json",
