@@ -2,11 +2,12 @@
 
     python benchmarks/recipe.py --set epochs=10 image_size=416 batch_size=4 mosaic=0.0 --threads 1
     python benchmarks/recipe.py --set epochs=10 sparsity=0.01 --sparse --ratios 0.3 0.4 0.5 --threads 1
+    python benchmarks/recipe.py --fold 0 --set folds=5 --sparse --chain 0.6 0.7 --threads 1
 
 A third of the training images are moved to the validation images, which alone are too few to tell two recipes apart:
 for NWPU VHR-10, 305 images are for training and 208 for evaluation. `--sparse` trains with Eq. 4. The detector is then
-pruned at each of `--ratios` and evaluated without fine-tuning. Finished steps are kept in the store, so an interrupted
-trial continues.
+pruned at each of `--ratios` and evaluated without fine-tuning. `--chain` prunes it in iterations, as `03_components`
+does, and fine-tunes the student. Finished steps are kept in the store, so an interrupted trial continues.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from paperlib.experiments.parameters import load_profile, profile_path
 from paperlib.experiments.settings import Settings
 from paperlib.store import provenance
 from paperlib.typed_options import check_values
+from paperlib.workbench.algorithm_1 import prune_to_ratios
 from paperlib.workbench.steps import Model, Workbench
 
 NOTEBOOK = "03_components"
@@ -63,6 +65,18 @@ def judged(bench: Workbench, name: str, model: Model) -> dict[str, object]:
     return {"model": name, "MB": price.size_mb, "mAP50": found.map50, "mAP": found.map, **shares}
 
 
+def fine_tune_chain(bench: Workbench, teacher: Model, ratios: list[float]) -> list[dict[str, object]]:
+    """Prune in iterations, fine-tune the student, and return a row per model, before and after its fine-tuning."""
+    pruned = prune_to_ratios(bench, teacher, ratios)
+    rows = []
+    for ratio, model in zip(ratios, pruned, strict=True):
+        student = model is pruned[-1]
+        tuned = bench.fine_tune(model, f"fine-tune at {ratio:.0%}", sparse=not student)
+        rows.append(judged(bench, f"{ratio:.0%} pruned", model))
+        rows.append(judged(bench, f"{ratio:.0%} {'student' if student else 'assistant'}", tuned))
+    return rows
+
+
 def main() -> None:
     """Run one trial."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -71,6 +85,7 @@ def main() -> None:
     parser.add_argument("--sparse", action="store_true", help="train with Eq. 4's term")
     parser.add_argument("--restart", action="store_true", help="fine-tune the trained detector, uncut, and evaluate")
     parser.add_argument("--ratios", nargs="*", type=float, default=[], help="prune at each ratio, and evaluate")
+    parser.add_argument("--chain", nargs="*", type=float, default=[], help="prune in iterations, and fine-tune")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--fold", type=int, help="evaluate on the validation split of this fold, and take nothing away")
     parser.add_argument("--seed", type=int, default=0)
@@ -87,6 +102,7 @@ def main() -> None:
     if chosen.restart:
         rows.append(judged(bench, "fine-tuned", bench.fine_tune(model)))
     rows += [judged(bench, f"cut {ratio:.0%}", bench.prune(model, ratio)) for ratio in chosen.ratios]
+    rows += fine_tune_chain(bench, model, chosen.chain) if chosen.chain else []
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
     print(f"{model.history()['seconds'].sum() / 60:.1f} min of training, on {chosen.threads} threads")
 
