@@ -113,6 +113,24 @@ def test_a_recipe_is_judged_by_images_that_it_did_not_learn_from(run, script, tm
     assert judged == {parts.val.digest}
 
 
+def test_every_arm_is_tuned_with_the_same_trials_on_validation_images(run, script, tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(aerial, "SIZES", {"train": 16, "val": 8, "test": 8})
+    log = tmp_path / "log.jsonl"
+    small = ["--profile", "quick", "--set", "epochs=1", "fine_tune_epochs=1", "image_size=64", "ratios=[0.2, 0.4]"]
+    said = run("tuning.py", *small, "--trials", "2", "--threads", "1", "--log", str(log), usual=())
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(row["trial"], row["arm"]) for row in rows] == [
+        (t, a) for t in (0, 1) for a in ("fine-tuning", "KD", "TAKD")
+    ]
+    assert len({(row["rate"], row["warmup"], row["times"]) for row in rows}) == 2
+    assert all(("temperature" in row) == (row["arm"] != "fine-tuning") for row in rows)
+    assert said.count("| KD") == 2
+    val = script("recipe.py")["Splits"]("toy-aerial").val.digest
+    judged = {json.loads(path.read_text())["step"]["data"] for path in tmp_path.glob("store/evaluate-*/step.json")}
+    assert judged == {val}
+
+
 def test_a_trial_with_a_setting_that_does_not_fit_ends_in_one_line(run):
     with pytest.raises(SystemExit, match="^--set: learning_rate: "):
         run("recipe.py", "--profile", "quick", "--set", "learning_rate=2e-3", usual=())

@@ -48,12 +48,11 @@ def test_the_notebooks_of_one_scale_train_a_detector_on_a_data_set_in_one_way(sc
 
 
 @pytest.mark.parametrize("scale", ["quick", "laptop"])
-def test_the_cuts_of_figure_8_begin_with_those_of_table_1_and_leave_three_assistants(scale):
+def test_the_cuts_of_figure_8_contain_those_of_table_1_and_leave_three_assistants(scale):
     table_1, figure_8 = (
         load_profile(name, profile_path(name, scale)) for name in ("03_components", "04_assistant_count")
     )
-    count = len(table_1.ratios)
-    assert figure_8.ratios[:count] == table_1.ratios and len(figure_8.ratios) == 4 > count
+    assert set(table_1.ratios) < set(figure_8.ratios) and len(figure_8.ratios) == 4
 
 
 @pytest.mark.parametrize(

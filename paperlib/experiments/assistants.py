@@ -83,19 +83,21 @@ def components(workbench: Workbench, settings: Components) -> Models:
     """Train the other rows of Table 1 (Section 4.4.1), all from the same pruned weights and equally long.
 
     The teacher is the sparsely trained original, as in Algorithm 1; the assistants are the models kept on the
-    way to the student. One row is not in the paper: sparse training alone.
+    way to the student. Rows that are not in the paper: sparse training alone and, if asked for, the assistants.
     """
     teacher = workbench.train_sparse(workbench.build_detector())
-    *assistants, student = prune_to_ratios(workbench, teacher, settings.ratios)
-    *_, last_assistant = distil_chain(workbench, teacher, assistants)
+    *pruned, student = prune_to_ratios(workbench, teacher, settings.ratios)
+    names = [f"assistant {ratio:.0%}" for ratio in settings.ratios[:-1]]
+    assistants = dict(zip(names, distil_chain(workbench, teacher, pruned), strict=True))
     # The student is not fine-tuned first: the last three rows differ in nothing but the objective.
-    return {
+    models = {
         "sparse": teacher,
         "pruned": student,
         "SCP": workbench.fine_tune(student),
         "SCP + KD": workbench.distil(student, teacher, "distil by the teacher"),
-        "SCP + TAKD": workbench.distil(student, last_assistant, "distil by the last assistant"),
+        "SCP + TAKD": workbench.distil(student, assistants[names[-1]], "distil by the last assistant"),
     }
+    return models | assistants if settings.assistants else models
 
 
 def controls(workbench: Workbench, settings: Components) -> Models:

@@ -85,6 +85,8 @@ class Components(Distilling):
     """Further controls that are trained."""
     row_seeds: Count = 1
     """Number of seeds, the first ones, with which these rows are run."""
+    assistants: bool = False
+    """Also list the distilled assistants, which are trained in any case: the original, compressed less."""
     longer: Annotated[float, Field(ge=1.0, le=10.0)] = 1.4
     """How many times as many epochs the longer rows are tuned: fine-tuning then takes as long as a distillation."""
     seeds: Seeds = [0, 1, 2]
