@@ -13,7 +13,15 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from paperlib.costs import cost
 from paperlib.network_files import load_network, save_network
-from paperlib.pruning import apply_plan, mask_plan, plan_pruning, register_importance, trace_channels
+from paperlib.pruning import (
+    absolute_gammas,
+    apply_plan,
+    mask_plan,
+    plan_pruning,
+    register_importance,
+    rescale_gamma_,
+    trace_channels,
+)
 from paperlib.structure import describe_structure, reshape_
 
 SIDE = 12
@@ -115,6 +123,31 @@ CONV: Callable[[], nn.Module] = lambda: nn.Conv2d(8, 8, 3, padding=1)  # noqa: E
 NORM: Callable[[], nn.Module] = lambda: nn.BatchNorm2d(8)  # noqa: E731
 
 
+def conv1(inputs: int) -> nn.Module:
+    return nn.Conv2d(inputs, 8, 1)
+
+
+def wide(channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels)
+
+
+def two_norms(net: Net, x: Tensor) -> Tensor:
+    x = net.c(x)
+    return net.f(x).relu() + net.g(x)
+
+
+def functional_layers(net: Net, x: Tensor) -> Tensor:
+    norm = net.norm
+    x = F.conv2d(x, net.c.weight, None, (2, 2), padding=1)
+    x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training, eps=norm.eps)
+    return F.linear(x.relu().mean((2, 3)), net.e.weight, net.e.bias)
+
+
+def norms_of_halves(net: Net, x: Tensor) -> Tensor:
+    first, second = net.c(x).chunk(2, 1)
+    return torch.cat([net.f(first), net.g(second).relu()], 1)
+
+
 class Scale(nn.Module):
     """A layer scale and an offset: parameters of one value per channel that the code reads."""
 
@@ -125,6 +158,22 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) * self.gamma + self.offset.view(1, -1, 1, 1)
+
+
+def dense(net: Net, x: Tensor) -> Tensor:
+    x = torch.cat([x, net.c(x)], 1)
+    return net.last(torch.cat([net.d(F.relu(net.first(x))), x], 1))
+
+
+def before_activation(net: Net, x: Tensor) -> Tensor:
+    x = net.c(x)
+    x = x + net.e(F.relu(net.second(net.d(F.relu(net.first(x))))))
+    return F.relu(net.last(F.avg_pool2d(x, 3, 1, 1)))
+
+
+def shared_by_levels(net: Net, x: Tensor) -> Tensor:
+    large = net.first(net.c(x))
+    return large + F.interpolate(net.second(net.c(F.max_pool2d(x, 2))), scale_factor=2)
 
 
 def sigmoid_gate(net: Net, x: Tensor) -> Tensor:
@@ -174,6 +223,28 @@ PASSING: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "functional PReLU": (lambda: Net(lambda n, x: F.prelu(x, n.slope.weight), slope=nn.PReLU(8)), 2),
     "circular padding": (lambda: Net(lambda n, x: n.pad(x), pad=nn.CircularPad2d(1)), 2),
     "concatenate": (lambda: Net(lambda n, x: torch.concatenate([x, n.c(x)], 1), nn.Conv2d(16, 3, 1), c=conv(8, 8)), 3),
+    "norm after a concatenation": (
+        lambda: Net(dense, nn.Conv2d(24, 3, 1), c=CONV(), d=conv1(16), first=wide(16), last=wide(24)),
+        4,
+    ),
+    "norm before the convolution": (
+        lambda: Net(before_activation, c=CONV(), d=CONV(), e=CONV(), first=NORM(), second=NORM(), last=NORM()),
+        5,
+    ),
+    "two norms": (lambda: Net(lambda n, x: n.f(n.c(x)).relu() * n.g(n.c(x)), c=CONV(), f=NORM(), g=NORM()), 3),
+    "two norms of one output": (lambda: Net(two_norms, c=CONV(), f=NORM(), g=NORM()), 3),
+    "a norm for each level": (lambda: Net(shared_by_levels, c=CONV(), first=NORM(), second=NORM()), 3),
+    "norm behind a depthwise convolution": (
+        lambda: Net(lambda n, x: n.norm(n.d(n.c(x))), c=CONV(), d=nn.Conv2d(8, 8, 3, groups=8), norm=NORM()),
+        4,
+    ),
+    "functional layers": (
+        lambda: Net(
+            functional_layers, nn.Linear(8, 3), c=nn.Conv2d(8, 8, 3, 2, 1, bias=False), norm=NORM(), e=nn.Linear(8, 8)
+        ),
+        3,
+    ),
+    "norms of halves": (lambda: Net(norms_of_halves, c=CONV(), f=wide(4), g=wide(4)), 3),
     "linear batch norm": (lambda: Net(pixels, nn.Sequential(LINEAR, nn.BatchNorm1d(3), nn.Linear(3, 2))), 3),
 }
 ONLY_OFF: dict[str, tuple[Callable[[], nn.Module], int]] = {
@@ -478,6 +549,28 @@ def test_a_criterion_of_ones_own_ranks_and_is_recorded() -> None:
     assert plan_pruning(net, 0.5, importance="position", image_size=SIDE).kept == plan.kept
     with pytest.raises(ValueError, match="importance '<lambda>' gives no 8 scores for a.0"):
         plan_pruning(net, 0.5, importance=lambda module, prunable: {}, image_size=SIDE)
+
+
+def test_a_channel_is_as_important_as_the_norm_that_scales_it_most() -> None:
+    net = randomise(PASSING["norm after a concatenation"][0]())
+    graph = trace_channels(net)
+    # `c` is read by the second half of `first`, and by the last third of `last`.
+    assert {(read.norm, int(read.channels[0])) for read in graph.norms["c"]} == {("first", 8), ("last", 16)}
+    largest = torch.maximum(net.first.weight[8:].abs(), net.last.weight[16:].abs())
+    torch.testing.assert_close(absolute_gammas(net)["c"], largest.detach())
+    batches = [(torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64), None)]
+    for importance in ("gamma", "l1", "fused", "fpgm", "hrank"):
+        data = {"calibration": batches} if importance == "hrank" else {}
+        plan = plan_pruning(net, 0.4, importance=importance, image_size=SIDE, **data)
+        assert largest_gap(apply_plan(net, plan, compensate="off"), mask_plan(net, plan), batches[0][0]) < 1e-10
+
+    def by_bias(module: nn.Module, prunable: dict[str, str]) -> dict[str, Tensor]:
+        return {name: module.get_parameter(f"{norm}.bias").abs() for name, norm in prunable.items()}
+
+    kept = plan_pruning(net, {"c": 0.5}, importance=by_bias, image_size=SIDE).kept["c"]
+    assert kept == sorted(net.first.bias[8:].abs().argsort()[4:].tolist())
+    with pytest.raises(ValueError, match="cannot rescale gamma: c is not followed by one batch norm of its own"):
+        rescale_gamma_(net)
 
 
 def test_ignored_layers_keep_all_their_channels() -> None:

@@ -102,6 +102,13 @@ PARTS: dict[str, Callable[[], nn.Module]] = {
     "two norms": lambda: Part(
         two_norms, conv=nn.Conv2d(W, W, 1), first=nn.BatchNorm2d(W), second=nn.BatchNorm2d(W)
     ),
+    "norm first": lambda: Part(
+        lambda p, x: x + p.conv(F.relu(p.norm(x))), conv=nn.Conv2d(W, W, 3, padding=1), norm=nn.BatchNorm2d(W)
+    ),
+    "dense, norm first": lambda: Part(
+        lambda p, x: p.b(p.norm(torch.cat([p.a(x), x], 1)).relu()),
+        a=nn.Conv2d(W, W, 1), b=nn.Conv2d(2 * W, W, 1), norm=nn.BatchNorm2d(2 * W),
+    ),
     "detached": lambda: Part(lambda p, x: x + p.a(x.detach()), a=unit(W, W)),
     "slopes": lambda: nn.PReLU(W),
     "pool": lambda: nn.AvgPool2d(3, 1, 1, count_include_pad=False),

@@ -22,13 +22,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from paperlib.pruning.axes import Axis, BoolArray, IntArray
-from paperlib.pruning.channel_walk import ChannelWalk, Hold, Layer, Parameter
+from paperlib.pruning.channel_walk import ChannelWalk, Hold, Layer, NormRead, Parameter
 from paperlib.pruning.code_sizes import Place
 from paperlib.pruning.fx_ops import target_name
 from paperlib.pruning.tracing import describe_code, refuse_parametrised
 from paperlib.pruning.value_tracing import record_network
 
-__all__ = ["BoolArray", "ChannelGraph", "IntArray", "Layer", "Segment", "trace_channels"]
+__all__ = ["BoolArray", "ChannelGraph", "IntArray", "Layer", "NormRead", "Segment", "trace_channels"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class ChannelGraph:
     Attributes:
         layers: every convolution, linear layer, batch norm, split and shift that the trace reaches, by name.
         fixed: for each channel number, whether it can never be removed (a network output, for instance).
-        prunable: name of each prunable convolution -> name of the batch norm after it, in forward order.
+        prunable: name of each prunable convolution -> name of the batch norm after it, in forward order; of several
+            that read it, as after a concatenation, the first.
+        norms: for each convolution all batch norms that read it.
+        silencing: for each batch norm, which of its channels go silent if it has gamma 0 there, and not before.
         segments: parts of splits first, then the outputs of prunable convolutions.
         balanced: groups of channels of which equally many must be kept, such as the parts of a chunk.
         moves: for a node that rearranges channels, where each channel of its result, or of each part, comes from.
@@ -61,6 +64,8 @@ class ChannelGraph:
     layers: dict[str, Layer]
     fixed: BoolArray
     prunable: dict[str, str]
+    norms: dict[str, tuple[NormRead, ...]]
+    silencing: dict[str, BoolArray]
     segments: list[Segment]
     balanced: list[list[IntArray]]
     moves: dict[fx.Node, Any]
@@ -151,10 +156,6 @@ def _training_nodes(module: nn.Module, example_inputs: Any) -> tuple[fx.Node, ..
 
 def _build_graph(walk: ChannelWalk) -> ChannelGraph:
     norm_of = _sole_norms(walk)
-    for name, followers in walk.followers.items():
-        # The outputs of a depthwise convolution are its inputs, which another layer may make prunable.
-        if name not in norm_of and followers != {None} and walk.layers[name].kind != "depthwise":
-            walk.holds.append(Hold(walk.layers[name].outputs, "having other readers than one batch norm"))
     _tie_shared_weights(walk)
     _tie_parameters(walk)
     sizes = walk.settle_sizes()
@@ -167,10 +168,11 @@ def _build_graph(walk: ChannelWalk) -> ChannelGraph:
         name: Layer(layer.kind, roots[layer.inputs], roots[layer.outputs], norm_of.get(name), name not in walk.apart)
         for name, layer in walk.layers.items()
     }
-    prunable = {name: norm for name, norm in norm_of.items() if not fixed[layers[name].outputs].all()}
+    norms = _find_norms(walk, layers)
+    prunable = {name: reads[0].norm for name, reads in norms.items() if not fixed[layers[name].outputs].all()}
     return ChannelGraph(
-        layers, fixed, prunable, _segments(walk, layers, prunable), balanced, walk.moves, walk.nodes,
-        frozenset(_opaque_nodes(walk)), _reasons(walk, layers, norm_of.keys() - prunable.keys(), roots),
+        layers, fixed, prunable, norms, walk.silencing, _segments(walk, layers, prunable), balanced, walk.moves,
+        walk.nodes, frozenset(_opaque_nodes(walk)), _reasons(walk, layers, norms.keys() - prunable.keys(), roots),
         {name: replace(parameter, numbers=roots[parameter.numbers]) for name, parameter in walk.parameters.items()},
         {place: (roots[use.numbers], use.size.divisor) for place, use in sizes.items()},
     )  # fmt: skip
@@ -185,6 +187,29 @@ def _sole_norms(walk: ChannelWalk) -> dict[str, str]:
         if len(followers) == 1 and norm is not None and calls[norm] == calls[name] and norm in walk.layers:
             found[name] = norm
     return found
+
+
+def _find_norms(walk: ChannelWalk, layers: dict[str, Layer]) -> dict[str, tuple[NormRead, ...]]:
+    """Return for each convolution or linear layer the norms that read it, in forward order, if there are any.
+
+    What only multiplies something silent, such as a gate, goes with that, and is not ranked itself.
+    """
+    gates = np.concatenate([np.empty(0, dtype=np.int64), *walk.gates])
+    others = [name for name in walk.followers if layers[name].norm is None and layers[name].kind != "depthwise"]
+    shared = [name for name in others if not np.isin(walk.layers[name].outputs, gates).any()]
+    outputs, sizes = [layers[name].outputs for name in shared], [len(layers[name].outputs) for name in shared]
+    reads: dict[str, list[NormRead]] = {name: [] for name in shared}
+    position = np.full(walk.ties.count, -1)
+    for norm, loud in walk.silencing.items() if shared else ():
+        numbers = layers[norm].outputs[loud]
+        position[numbers] = np.flatnonzero(loud)
+        for name, found in zip(shared, np.split(position[np.concatenate(outputs)], np.cumsum(sizes)[:-1]), strict=True):
+            if (found >= 0).any():
+                reads[name].append(NormRead(norm, np.flatnonzero(found >= 0), found[found >= 0]))
+        position[numbers] = -1
+    own = {name: [NormRead(norm)] for name in walk.followers if (norm := layers[name].norm)}
+    found = {name: tuple(own.get(name) or reads.get(name, ())) for name in walk.followers}
+    return {name: norms for name, norms in found.items() if norms}
 
 
 def _tie_shared_weights(walk: ChannelWalk) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx
 
-from paperlib.pruning.axes import CONSTANT, SILENT, Axis, IntArray, combine_sizes, normalise_dim
+from paperlib.pruning.axes import CONSTANT, LOUD, SILENT, Axis, IntArray, combine_sizes, normalise_dim
 from paperlib.pruning.fx_ops import arguments_of, describe_target, target_name
-from paperlib.pruning.walk_base import Hold, Layer, Parameter, level_array
+from paperlib.pruning.walk_base import Hold, Layer, NormRead, Parameter, level_array
 from paperlib.pruning.walk_layers import LayerWalk
 from paperlib.pruning.walk_parts import PartWalk
 from paperlib.pruning.walk_shapes import ShapeWalk
 
-__all__ = ["ChannelWalk", "Hold", "Layer", "Parameter"]
+__all__ = ["ChannelWalk", "Hold", "Layer", "NormRead", "Parameter"]
 
 
 _LIFTING = (
@@ -117,8 +117,18 @@ class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
             else:
                 # One channel that is broadcast to all cannot be removed.
                 self.holds.append(Hold(axis.numbers, f"being broadcast at {node.name}"))
+        levels = _combined_levels(node, values, widest)
+        self._note_gates(axes, levels)
         ndim = widest.ndim if any(a.ndim is None for a in axes) else max(a.ndim or 0 for a in axes)
-        return replace(widest, levels=_combined_levels(node, values, widest), ndim=ndim, dim=_shifted_dim(widest, ndim))
+        return replace(widest, levels=levels, ndim=ndim, dim=_shifted_dim(widest, ndim))
+
+    def _note_gates(self, axes: list[Axis], levels: IntArray | None) -> None:
+        """Note the loud channels that a product with silent ones has silenced."""
+        silent = np.full(1, SILENT) if levels is None else levels
+        for axis in axes:
+            silenced = (level_array(axis) == LOUD) & (silent == SILENT)
+            if len(silenced) == len(axis.numbers):
+                self.gates.append(axis.numbers[silenced])
 
 
 def _from_the_right(axis: Axis) -> int:

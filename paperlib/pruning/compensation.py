@@ -78,9 +78,10 @@ class Compensation:
 
     def _isolate_carriers(self, pruned: nn.Module) -> None:
         """Make the carriers emit only their constants, which no consumer reads yet."""
-        for name, norm in self.graph.prunable.items():
-            carriers = self._carrier_positions(self.graph.layers[name].outputs)
-            pruned.get_parameter(f"{norm}.weight")[carriers] = 0.0
+        for norm, loud in self.graph.silencing.items():
+            numbers = self.graph.layers[norm].outputs
+            kept = ~self.removed[numbers]
+            pruned.get_parameter(f"{norm}.weight")[positions_of((self.carriers[numbers] & loud)[kept])] = 0.0
         for each in self.consumers:
             each.kernels(pruned)[:, self._carrier_positions(each.inputs)] = 0.0
 

@@ -58,7 +58,6 @@ class _ConstantWalk(RowWalk):
     def __init__(self, module: nn.Module, graph: ChannelGraph, removed: BoolArray, *, exact: bool) -> None:
         super().__init__(module, graph.nodes, exact=exact)
         self.root, self.graph, self.removed = module, graph, removed
-        self.norms = set(graph.prunable.values())
         self.seen: dict[str, list[Tensor]] = {}
 
     def _record_constants(self, node: fx.Node, x: Tensor | None) -> None:
@@ -110,13 +109,17 @@ class _ConstantWalk(RowWalk):
         norm, x, name = self.module_of(node), self._pointwise_input(node), target_name(node)
         if x is None:
             return _varying(norm.weight, norm.num_features)
-        own = positions_of(self.removed[self.graph.layers[name].outputs]) if name in self.norms else None
+        own = self._silenced(name)
         if has_own_forward(norm):
             return self._execute_norm(norm, x, own)
         out = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-        if own is not None:
-            out[:, own, 0, 0] = norm.bias[own]
+        out[:, own, 0, 0] = norm.bias[own]
         return out
+
+    def _silenced(self, name: str) -> Tensor:
+        """Return the positions of the removed channels that a norm emits as beta, because its gamma counts as 0."""
+        loud = self.graph.silencing.get(name, False)
+        return positions_of(self.removed[self.graph.layers[name].outputs] & loud)
 
     def visit_group_norm(self, node: fx.Node) -> Tensor:
         """Apply the norm to constant planes, which have the same statistics as their constants alone."""
@@ -126,14 +129,13 @@ class _ConstantWalk(RowWalk):
         groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else len(norm.weight)
         # Of two pixels, because torch refuses the statistics of a single value.
         out = F.group_norm(x.expand(-1, -1, 2, -1), groups, norm.weight, norm.bias, norm.eps)[:, :, :1]
-        if name in self.norms:
-            own = positions_of(self.removed[self.graph.layers[name].outputs])
-            out[0, own, 0, 0] = norm.bias[own]
+        own = self._silenced(name)
+        out[0, own, 0, 0] = norm.bias[own]
         return out
 
-    def _execute_norm(self, norm: _BatchNorm, x: Tensor, removed: Tensor | None) -> Tensor:
+    def _execute_norm(self, norm: _BatchNorm, x: Tensor, removed: Tensor) -> Tensor:
         """Run a batch norm that does more than that, such as an activation; at its mean it emits beta."""
-        if removed is not None and norm.running_mean is not None:
+        if norm.running_mean is not None:
             x = x.clone()
             x[:, removed, 0, 0] = norm.running_mean[removed]
         varying = x.isnan()

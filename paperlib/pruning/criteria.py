@@ -11,9 +11,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from paperlib.pruning.importance import CALIBRATED, IMPORTANCES, Batches, Scores
+from paperlib.pruning.importance import CALIBRATED, IMPORTANCES, Batches, Prunable, Scores, output_filters
+from paperlib.pruning.walk_base import NormRead
 
 Criterion = Callable[..., Mapping[str, Any]]
 """A criterion of one's own: see `score_channels`."""
@@ -102,47 +104,55 @@ def criterion_digest(importance: str | Criterion) -> str | None:
 
 
 def score_channels(
-    importance: str | Criterion, module: nn.Module, prunable: Mapping[str, str], calibration: Batches | None = None
+    importance: str | Criterion,
+    module: nn.Module,
+    prunable: Mapping[str, str],
+    calibration: Batches | None = None,
+    norms: Prunable | None = None,
 ) -> Scores:
     """Return the scores of a criterion for the convolutions of `prunable` (-> their batch norms).
 
     Args:
         importance: the name of a criterion, or a function `(module, prunable)`, or `(module, prunable, calibration)` if
-            batches are given, that returns one score per output channel of each convolution, by its name.
+            batches are given, that returns one score per output channel of each convolution, by its name. Where the
+            norm of a convolution reads others, too, one score per channel of the norm will do.
         module: the network.
         prunable: convolution -> batch norm, by name.
         calibration: batches for a criterion that needs data.
+        norms: convolution -> all norms that read it (`ChannelGraph.norms`); by default the one of `prunable`.
 
     Raises:
         ValueError: no such criterion; calibration batches are missing, or given to a criterion that needs only the
             weights; or a score is not finite (diverged training).
     """
     criterion, name = find_criterion(importance), describe_importance(importance)
+    reads = {layer: (norms or {}).get(layer) or (NormRead(norm),) for layer, norm in prunable.items()}
     if calibration is None and needs_calibration(importance):
         raise ValueError(f"importance {name!r} needs calibration: batches of (images, targets)")
     if not isinstance(importance, str) or importance not in IMPORTANCES:
-        return _scores_of_function(criterion, name, module, prunable, calibration)
+        found = criterion(module, prunable) if calibration is None else criterion(module, prunable, calibration)
+        return {layer: _checked_scores(name, module, layer, found, read[0]) for layer, read in reads.items()}
     if importance not in CALIBRATED and calibration is not None:
         raise ValueError(f"importance {importance!r} takes no calibration: it uses only the weights")
     data = () if calibration is None else (calibration,)
-    scores = IMPORTANCES[importance](module, prunable, *data)
+    scores = IMPORTANCES[importance](module, reads, *data)
     for layer, values in scores.items():
         if not np.isfinite(values).all():
             raise ValueError(f"importance {importance!r} of {layer} is not finite; did the training diverge?")
     return scores
 
 
-def _scores_of_function(
-    criterion: Criterion, name: str, module: nn.Module, prunable: Mapping[str, str], calibration: Batches | None
-) -> Scores:
-    """Call a criterion of one's own and check what it returns."""
-    found = criterion(module, prunable) if calibration is None else criterion(module, prunable, calibration)
-    scores = {}
-    for layer, norm in prunable.items():
-        count = len(module.get_parameter(f"{norm}.weight"))
-        if layer not in found or np.shape(torch.as_tensor(found[layer]).detach().cpu()) != (count,):
-            raise ValueError(f"importance {name!r} gives no {count} scores for {layer}")
-        scores[layer] = torch.as_tensor(found[layer]).detach().cpu().double().numpy()
-        if not np.isfinite(scores[layer]).all():
-            raise ValueError(f"importance {name!r} of {layer} is not finite")
+def _checked_scores(
+    name: str, module: nn.Module, layer: str, found: Mapping[str, Any], read: NormRead
+) -> NDArray[np.float64]:
+    """Return the scores that a criterion of one's own has found for the outputs of a layer."""
+    count, scores = len(output_filters(module, layer)), np.empty(0)
+    if layer in found:
+        scores = torch.as_tensor(found[layer]).detach().cpu().double().numpy()
+    if scores.shape == module.get_parameter(f"{read.norm}.weight").shape != (count,):
+        scores = scores[read.channels]  # those of the norm, which reads other layers, too
+    if scores.shape != (count,):
+        raise ValueError(f"importance {name!r} gives no {count} scores for {layer}")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"importance {name!r} of {layer} is not finite")
     return scores

@@ -74,6 +74,9 @@ def _refuse_unscalable(module: nn.Module, graph: ChannelGraph) -> None:
     """Check that prunable channels pass only through homogeneous operations between batch norm and consumers."""
     modules = dict(module.named_modules())
     own_norms = set(graph.prunable.values())
+    shared = [name for name in graph.prunable if graph.layers[name].norm is None]
+    if shared:
+        raise ValueError(f"cannot rescale gamma: {shared[0]} is not followed by one batch norm of its own")
     for name, layer in graph.layers.items():
         # A depthwise convolution or a second batch norm adds a constant that is not scaled with its input.
         foreign = layer.kind in ("depthwise", "pixel_norm") or (layer.kind in NORMS and name not in own_norms)

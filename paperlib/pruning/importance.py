@@ -1,7 +1,7 @@
 """How much a channel matters: the criteria by which plans rank channels (Section 3.1, Table 5)."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,24 +11,33 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from paperlib.pairs import centre_kernels, find_partners
+from paperlib.pruning.walk_base import NormRead
 
 Scores = dict[str, NDArray[np.float64]]
 """Per prunable convolution, one number for each output channel; the lowest are pruned first."""
+Prunable = Mapping[str, Sequence[NormRead]]
+"""Prunable convolutions and the batch norms that read them; what a norm scores counts where it is largest."""
 Batches = Iterable[tuple[Any, Any]]
 """Pairs `(images, targets)` for which a detector in training mode returns a dict of losses."""
 
 
-def gamma_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
+def gamma_importance(module: nn.Module, prunable: Prunable) -> Scores:
     """Score channels by |gamma| of the batch norm after each prunable convolution (Eqs. 1-3)."""
-    return {name: _to_float64(module.get_parameter(f"{norm}.weight").abs()) for name, norm in prunable.items()}
+    return {name: _to_float64(largest_gammas(module, name, norms)) for name, norms in prunable.items()}
 
 
-def l1_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
+def largest_gammas(module: nn.Module, name: str, norms: Sequence[NormRead]) -> Tensor:
+    """Return for each output of a convolution the largest |gamma| among the norms that read it; detached, [C_out]."""
+    gammas = {read.norm: module.get_parameter(f"{read.norm}.weight").detach() for read in norms}
+    return _pick_largest(module, name, norms, gammas).abs()
+
+
+def l1_importance(module: nn.Module, prunable: Prunable) -> Scores:
     """Score channels by the L1 norm of each filter of each prunable convolution."""
     return {name: _to_float64(_filter_rows(module, name).abs().sum(1)) for name in prunable}
 
 
-def l1_layerwise_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
+def l1_layerwise_importance(module: nn.Module, prunable: Prunable) -> Scores:
     """Score channels by the rank of their L1 norm within the layer, from 1/n to 1: the rival of Table 5.
 
     Li et al. (2017), who proposed the criterion, rank each layer separately: sums over filters of different sizes are
@@ -37,7 +46,7 @@ def l1_layerwise_importance(module: nn.Module, prunable: Mapping[str, str]) -> S
     return _rank_in_layers(l1_importance(module, prunable))
 
 
-def l2_layerwise_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
+def l2_layerwise_importance(module: nn.Module, prunable: Prunable) -> Scores:
     """Score channels by the rank of the L2 norm of their filter within the layer, from 1/n to 1.
 
     So does the public code of partner learning, and so does soft filter pruning (He et al. 2018).
@@ -47,12 +56,12 @@ def l2_layerwise_importance(module: nn.Module, prunable: Mapping[str, str]) -> S
 
 
 @torch.no_grad()
-def fused_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
+def fused_importance(module: nn.Module, prunable: Prunable) -> Scores:
     """Score channels by the L2 norm of their filter after its batch norm is folded in: gamma / sqrt(var + eps) W.
 
     That of a convolution with partners (BPL) is the norm of the fused filter: 0 where they cancel each other.
     """
-    folded = {name: _fold_filters(module, name, norm) for name, norm in prunable.items()}
+    folded = {name: _fold_filters(module, name, norms) for name, norms in prunable.items()}
     for name, pair in find_partners(module).items():
         own, *partners = (f"{name}.{each}" for each in ("conv", *pair.partner_names))
         if own in folded:
@@ -62,7 +71,7 @@ def fused_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
     return {name: _to_float64(filters.flatten(1).norm(dim=1)) for name, filters in folded.items()}
 
 
-def fpgm_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
+def fpgm_importance(module: nn.Module, prunable: Prunable) -> Scores:
     """Score channels by the rank, within the layer, of the sum of their filter's distances to all its others.
 
     The filters next to the layer's geometric median are pruned first, because the others can replace them (He et al.
@@ -75,25 +84,25 @@ def fpgm_importance(module: nn.Module, prunable: Mapping[str, str]) -> Scores:
 
 
 @torch.no_grad()
-def hrank_importance(module: nn.Module, prunable: Mapping[str, str], calibration: Batches) -> Scores:
+def hrank_importance(module: nn.Module, prunable: Prunable, calibration: Batches) -> Scores:
     """Score channels by the rank, within the layer, of the mean matrix rank of their feature maps (Lin et al. 2020).
 
     A feature map is the rectified output of the batch norm, as the next layer of a network with ReLU sees it.
 
     Args:
         module: the network; a copy in evaluation mode is used.
-        prunable: convolution -> batch norm, by name.
+        prunable: convolution -> the batch norms that read it.
         calibration: at least one batch of images; targets are not used.
 
     Raises:
         ValueError: there is no batch.
     """
     observed = copy.deepcopy(module).eval()
-    totals: dict[str, Any] = dict.fromkeys(prunable, 0.0)
-    for name, norm in prunable.items():
+    totals: dict[str, Any] = dict.fromkeys((read.norm for norms in prunable.values() for read in norms), 0.0)
+    for norm in totals:
 
-        def add_ranks(_: nn.Module, _inputs: Any, maps: Tensor, name: str = name) -> None:
-            totals[name] += torch.linalg.matrix_rank(maps.float().relu()).double().sum(0)
+        def add_ranks(_: nn.Module, _inputs: Any, maps: Tensor, norm: str = norm) -> None:
+            totals[norm] += torch.linalg.matrix_rank(maps.float().relu()).double().sum(0)
 
         observed.get_submodule(norm).register_forward_hook(add_ranks)
     batches = 0
@@ -103,10 +112,11 @@ def hrank_importance(module: nn.Module, prunable: Mapping[str, str], calibration
     if not batches:
         raise ValueError("calibration holds no batch")
     # All channels of a layer have seen the same maps, so the order of the sums is that of the means.
-    return _rank_in_layers({name: _to_float64(total) for name, total in totals.items()})
+    found = {name: _pick_largest(module, name, norms, totals) for name, norms in prunable.items()}
+    return _rank_in_layers({name: _to_float64(total) for name, total in found.items()})
 
 
-def taylor_importance(module: nn.Module, prunable: Mapping[str, str], calibration: Batches) -> Scores:
+def taylor_importance(module: nn.Module, prunable: Prunable, calibration: Batches) -> Scores:
     """Score channels by |gamma dL/dgamma + beta dL/dbeta|, summed over batches: the first-order rival of Table 5.
 
     Molchanov et al. (2019), in the form that they recommend for networks with batch norm: a gate z = 1 that
@@ -116,7 +126,7 @@ def taylor_importance(module: nn.Module, prunable: Mapping[str, str], calibratio
 
     Args:
         module: the detector; a copy in training mode is used, so its gradients and statistics stay as they are.
-        prunable: convolution -> batch norm, by name.
+        prunable: convolution -> the batch norms that read it.
         calibration: at least one batch.
 
     Raises:
@@ -124,7 +134,8 @@ def taylor_importance(module: nn.Module, prunable: Mapping[str, str], calibratio
     """
     trained = copy.deepcopy(module).train().requires_grad_(False)
     values: list[nn.Parameter] = []
-    for norm in prunable.values():
+    names = dict.fromkeys(read.norm for norms in prunable.values() for read in norms)
+    for norm in names:
         trained.get_submodule(norm).requires_grad_(True)
         values += [trained.get_parameter(f"{norm}.weight"), trained.get_parameter(f"{norm}.bias")]
     totals: list[Tensor] = []
@@ -138,7 +149,8 @@ def taylor_importance(module: nn.Module, prunable: Mapping[str, str], calibratio
         totals = [old + new for old, new in zip(totals, changes, strict=True)] if totals else changes
     if prunable and not totals:
         raise ValueError("calibration holds no batch")
-    return {name: _to_float64(total) for name, total in zip(prunable, totals, strict=True)}
+    by_norm = dict(zip(names, totals, strict=True))
+    return {name: _to_float64(_pick_largest(module, name, norms, by_norm)) for name, norms in prunable.items()}
 
 
 IMPORTANCES: dict[str, Callable[..., Scores]] = {
@@ -189,13 +201,28 @@ def _filter_rows(module: nn.Module, name: str) -> Tensor:
     return output_filters(module, name).flatten(1)
 
 
-def _fold_filters(module: nn.Module, name: str, norm_name: str) -> Tensor:
-    norm: Any = module.get_submodule(norm_name)
-    scale = norm.weight.double()
-    if getattr(norm, "running_var", None) is not None:
-        scale = scale / (norm.running_var.double() + norm.eps).sqrt()
+def _pick_largest(module: nn.Module, name: str, norms: Sequence[NormRead], values: Mapping[str, Tensor]) -> Tensor:
+    """Return for each output of a convolution the value of largest size that a norm has for it, 0 if none reads it."""
+    found = values[norms[0].norm].new_zeros(len(output_filters(module, name)))
+    for read in norms:
+        others = values[read.norm][read.channels]
+        known = found[read.outputs]
+        found[read.outputs] = torch.where(others.abs() <= known.abs(), known, others)
+    return found
+
+
+def _fold_filters(module: nn.Module, name: str, norms: Sequence[NormRead]) -> Tensor:
+    scales = {read.norm: _norm_scale(module.get_submodule(read.norm)) for read in norms}
+    scale = _pick_largest(module, name, norms, scales)
     filters = output_filters(module, name).double()
     return scale.view(-1, *[1] * (filters.dim() - 1)) * filters
+
+
+def _norm_scale(norm: Any) -> Tensor:
+    """Return the factor by which a norm multiplies each channel, [C], with running statistics if it has any."""
+    if getattr(norm, "running_var", None) is None:
+        return norm.weight.double()
+    return norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
 
 
 def _to_float64(values: Tensor) -> NDArray[np.float64]:

@@ -143,7 +143,8 @@ class Planner:
         self.graph = _without_layers(trace_channels(base, example_inputs), ignore) if self.blocks else full_graph
         if not self.graph.prunable:
             raise ValueError(explain_unprunable(base, self.graph))
-        scores = score_channels(importance, detector, full_graph.prunable | self.graph.prunable, calibration)
+        prunable, norms = full_graph.prunable | self.graph.prunable, full_graph.norms | self.graph.norms
+        scores = score_channels(importance, detector, prunable, calibration, norms)
         counted, self.scores = merge_partners(detector, self.graph, scores)
         segments = name_by_original(detector, counted.segments)
         originals = segments

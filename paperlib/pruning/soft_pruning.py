@@ -54,14 +54,17 @@ class SoftPruning:
         """
         options: dict[str, Any] = self.target
         kept = plan_pruning(module, **options, importance=self.importance).kept
-        for name, norm in trace_channels(module).prunable.items():
+        graph = trace_channels(module)
+        for name in graph.prunable:
             filters = output_filters(module, name)
             lost = torch.ones(len(filters), dtype=torch.bool, device=filters.device)
             lost[kept[name]] = False
             filters[lost] = 0.0
-            # The mean of what such a filter emits is 0 now; so its batch norm emits beta, as surgery expects.
-            if getattr(module.get_submodule(norm), "running_mean", None) is not None:
-                module.get_buffer(f"{norm}.running_mean")[lost] = 0.0
+            # The mean of what such a filter emits is 0 now; so its batch norms emit beta, as surgery expects.
+            for read in graph.norms[name]:
+                mean = getattr(module.get_submodule(read.norm), "running_mean", None)
+                if mean is not None:
+                    mean[read.channels] = mean[read.channels].masked_fill(lost[read.outputs], 0.0)
 
     def penalty(self, module: nn.Module) -> Tensor:
         """Return 0: the loss has no further term."""

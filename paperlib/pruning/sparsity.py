@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from paperlib.pairs import find_partners
 from paperlib.pruning.channel_graph import trace_channels
+from paperlib.pruning.importance import largest_gammas
 
 Method = Literal["subgradient", "proximal"]
 
@@ -77,8 +78,8 @@ class Sparsity:
 
 def absolute_gammas(module: nn.Module) -> dict[str, Tensor]:
     """Return |gamma| `[C]` of each prunable batch norm, by name of the convolution before it; detached copies."""
-    prunable = trace_channels(module).prunable
-    return {name: module.get_parameter(f"{norm}.weight").detach().abs() for name, norm in prunable.items()}
+    graph = trace_channels(module)
+    return {name: largest_gammas(module, name, graph.norms[name]) for name in graph.prunable}
 
 
 @torch.no_grad()
@@ -114,6 +115,8 @@ def _gamma_groups(module: nn.Module) -> list[list[nn.Parameter]]:
             for name, pair in find_partners(module).items()
         }
         left_out = set().union(*partners.values())
-        norms = [norm for norm in trace_channels(module).prunable.values() if norm not in left_out]
+        graph = trace_channels(module)
+        found = dict.fromkeys(read.norm for name in graph.prunable for read in graph.norms[name])
+        norms = [norm for norm in found if norm not in left_out]
         _norm_names[module] = [(norm, *partners.get(norm, ())) for norm in norms]
     return [[module.get_parameter(f"{norm}.weight") for norm in names] for names in _norm_names[module]]

@@ -107,7 +107,9 @@ def mask_plan(
     removed = removed_channels(graph, plan)
     blocks = removable_blocks(detector) if plan.blocks else {}
     masked = copy_network(detector)
-    masks = {norm: torch.from_numpy(removed[graph.layers[name].outputs]) for name, norm in graph.prunable.items()}
+    masks = {
+        norm: torch.from_numpy(removed[graph.layers[norm].outputs] & loud) for norm, loud in graph.silencing.items()
+    }
     masks |= {norm: torch.ones((), dtype=torch.bool) for name in plan.blocks for norm in blocks[name].norms}
     if not keep_beta:
         passed = {name: layer for name, layer in graph.layers.items() if layer.kind in (*NORMS, "depthwise")}

@@ -20,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from paperlib.pruning.code_sizes import Place, mark_sizes
+from paperlib.pruning.functional_calls import call_layers
 from paperlib.pruning.fx_ops import execute_node
 from paperlib.pruning.tracing import Tracer, leaf_modules, prepare_method, trace_graph
 from paperlib.structure import left_tensors
@@ -44,11 +45,11 @@ def record_network(module: nn.Module, *, training: bool = False, example_inputs:
         ValueError: neither can follow the network; the module in which torch.fx stopped is named.
     """
     try:
-        return trace_graph(module, training=training)
+        return call_layers(trace_graph(module, training=training), module)
     except ValueError as error:
         for inputs in _possible_inputs(module, example_inputs):
             try:
-                return _trace_values(module, inputs, training)
+                return call_layers(_trace_values(module, inputs, training), module)
             except Exception:  # a network of one's own may raise anything; the first reason is reported
                 continue
         raise error

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from paperlib.pruning.axes import LOUD, SILENT, Axis, IntArray, Size
+from paperlib.pruning.axes import LOUD, SILENT, Axis, BoolArray, IntArray, Size
 from paperlib.pruning.code_sizes import CodeSize, Place
 from paperlib.pruning.fx_ops import GraphWalk, describe_target
 
@@ -27,6 +27,19 @@ class Layer:
     outputs: IntArray
     norm: str | None = None
     adjacent: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class NormRead:
+    """Outputs of a convolution that a batch norm reads, and at which of its own channels.
+
+    A norm that follows one convolution reads all outputs, in their order. One that follows a concatenation or a sum
+    reads those of several convolutions, and those of one convolution may be read by several norms.
+    """
+
+    norm: str
+    outputs: IntArray | slice = field(default_factory=lambda: slice(None))
+    channels: IntArray | slice = field(default_factory=lambda: slice(None))
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,8 @@ class WalkBase(GraphWalk):
         ties, layers: the numbers, and the layers that have them.
         followers: per convolution or linear layer the batch norms that read it; None stands for any other reader.
         apart: convolutions whose batch norm reads them through an activation or a pooling.
+        silencing: for each norm, which of its channels nothing but its own gamma and beta can silence.
+        gates: outputs of convolutions that something silent is multiplied by.
         parameters: per-channel parameters that the code itself reads, such as a layer scale, by name.
         holds: channels that must be kept.
         balanced: groups of channels of which equally many must be kept, such as the parts of a chunk.
@@ -112,6 +127,8 @@ class WalkBase(GraphWalk):
         self.layers: dict[str, Layer] = {}
         self.followers: dict[str, set[str | None]] = {}
         self.apart: set[str] = set()
+        self.silencing: dict[str, BoolArray] = {}
+        self.gates: list[IntArray] = []
         self.parameters: dict[str, Parameter] = {}
         self.holds: list[Hold] = []
         self.balanced: list[list[IntArray]] = []

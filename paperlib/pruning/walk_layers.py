@@ -7,9 +7,9 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm3d
 from torch.nn.modules.conv import _ConvNd
 
-from paperlib.pruning.axes import LOUD, Axis, IntArray
+from paperlib.pruning.axes import LOUD, SILENT, Axis, IntArray
 from paperlib.pruning.fx_ops import NORMS, classify_node, target_name
-from paperlib.pruning.walk_base import Hold, Layer, WalkBase
+from paperlib.pruning.walk_base import Hold, Layer, WalkBase, level_array
 
 
 class LayerWalk(WalkBase):
@@ -19,7 +19,7 @@ class LayerWalk(WalkBase):
         """Return the axis that `node` reads, or new fixed numbers if it reads an opaque value."""
         axis = self.input_values(node)[0] if node.all_input_nodes else None
         if isinstance(axis, Axis):
-            return self._consume(axis, node)
+            return axis
         numbers, source = self.ties.new_numbers(count), next(iter(node.all_input_nodes), node)
         whence = "an input" if source.op == "placeholder" else f"read from {source.name}, which is not followed"
         self.holds.append(Hold(numbers, f"being {whence}"))
@@ -51,15 +51,13 @@ class LayerWalk(WalkBase):
     def visit_conv(self, node: fx.Node) -> Axis | None:
         """Give the outputs of a convolution new numbers."""
         conv, ndim = self.module_of(node), _layer_dims(self.module_of(node))
-        axis = self._axis(node, conv.in_channels, ndim)
+        axis = self._consume(self._axis(node, conv.in_channels, ndim), node)
         if not axis.plain or axis.dim != 1 or len(axis.numbers) != conv.in_channels:
             return self.visit_unknown(node)
         outputs = self.ties.new_numbers(conv.out_channels)
         self._record(node, classify_node(node, self.modules), axis.numbers, outputs)
-        return Axis(outputs, ndim=ndim, levels=self._find_levels(node, outputs))
-
-    def _find_levels(self, node: fx.Node, outputs: IntArray) -> IntArray | None:
-        return None if self._record_follower(node) else np.full(len(outputs), LOUD)
+        self._record_follower(node)
+        return Axis(outputs, ndim=ndim, levels=np.full(len(outputs), LOUD))
 
     def visit_depthwise(self, node: fx.Node) -> Axis | None:
         """Give the outputs of each group the number of its inputs, which are tied: the group goes as a whole."""
@@ -69,10 +67,13 @@ class LayerWalk(WalkBase):
             return self.visit_unknown(node)
         by_group = axis.numbers.reshape(conv.groups, -1)
         self._tie_parts(list(by_group.T))
-        outputs = np.repeat(by_group[:, 0], conv.out_channels // conv.groups)
+        multiplier = conv.out_channels // conv.groups
+        outputs = np.repeat(by_group[:, 0], multiplier)
         self._record(node, "depthwise", axis.numbers, outputs)
-        self._record_follower(node)
-        return replace(axis, numbers=outputs, levels=None)
+        loud = (level_array(axis) == LOUD).reshape(by_group.shape).any(1).repeat(multiplier)
+        # Its own batch norm silences what its bias, or a constant that it reads, would emit.
+        loud |= self._record_follower(node)
+        return replace(axis, numbers=outputs, levels=np.where(loud, LOUD, SILENT) if loud.any() else None)
 
     def visit_grouped(self, node: fx.Node) -> Axis | None:
         """Give the outputs of a grouped convolution new numbers; every group keeps equally many of each."""
@@ -86,7 +87,7 @@ class LayerWalk(WalkBase):
         """Give the outputs of a linear layer new numbers; it may read flattened maps."""
         linear = self.module_of(node)
         opaque = self.input_values(node)[0] is None
-        axis = self._axis(node, linear.in_features, None)
+        axis = self._consume(self._axis(node, linear.in_features, None), node)
         positions, rest = divmod(linear.in_features, len(axis.numbers))
         last = axis.ndim is None or axis.dim == axis.ndim - 1
         fits = axis.groups == 1 and last and (axis.flat or positions == 1)
@@ -94,8 +95,8 @@ class LayerWalk(WalkBase):
             return self.visit_unknown(node)
         outputs = self.ties.new_numbers(linear.out_features)
         self._record(node, "linear", np.repeat(axis.numbers, positions), outputs)
-        levels = self._find_levels(node, outputs)
-        # Without batch norm of its own nothing but a gate can remove an output of a linear layer.
+        self._record_follower(node)
+        levels = np.full(len(outputs), LOUD)
         return Axis(outputs, dim=axis.dim, ndim=None if opaque else axis.ndim, levels=levels)
 
     def visit_norm(self, node: fx.Node) -> Axis | None:
@@ -104,7 +105,14 @@ class LayerWalk(WalkBase):
         axis = self._axis(node, norm.num_features, _norm_dims(norm))
         if not axis.plain or axis.dim != 1 or len(axis.numbers) != norm.num_features:
             return self.visit_unknown(node)
-        self._record(node, "norm", axis.numbers, axis.numbers)
+        return self._silence(node, "norm", axis)
+
+    def _silence(self, node: fx.Node, kind: str, axis: Axis) -> Axis:
+        """Record a norm: where both its gamma and beta are 0, a channel is silent, however loud it was."""
+        name, loud = target_name(node), level_array(axis) == LOUD
+        self._record(node, kind, axis.numbers, axis.numbers)
+        if loud.any():
+            self.silencing[name] = self.silencing.get(name, False) | loud
         return replace(axis, levels=None)
 
     def visit_group_norm(self, node: fx.Node) -> Axis | None:
@@ -116,8 +124,7 @@ class LayerWalk(WalkBase):
             return self.visit_unknown(node)
         if isinstance(norm, nn.GroupNorm):
             self._tie_parts(list(axis.numbers.reshape(norm.num_groups, -1).T))
-        self._record(node, "group_norm", axis.numbers, axis.numbers)
-        return replace(axis, levels=None)
+        return self._silence(node, "group_norm", axis)
 
     def visit_slope(self, node: fx.Node) -> Axis | None:
         """Keep the numbers through a module that treats each channel alone, such as a PReLU per channel."""
@@ -131,7 +138,7 @@ class LayerWalk(WalkBase):
 
     def visit_split(self, node: fx.Node) -> tuple[Axis, ...]:
         """Give each part of a `ChannelSplit` its share of the numbers."""
-        axis = self._axis(node, sum(self.module_of(node).sizes), 4)
+        axis = self._consume(self._axis(node, sum(self.module_of(node).sizes), 4), node)
         self._record(node, "split", axis.numbers, axis.numbers)
         ends = np.cumsum(self.module_of(node).sizes)
         return tuple(axis.take(slice(*ends_)) for ends_ in zip([0, *ends[:-1]], ends, strict=True))
@@ -141,7 +148,7 @@ class LayerWalk(WalkBase):
         shift = self.module_of(node).shift
         if shift is None:
             return self.input_values(node)[0]
-        axis = self._axis(node, len(shift), 4)
+        axis = self._consume(self._axis(node, len(shift), 4), node)
         self._record(node, "bypass", axis.numbers, axis.numbers)
         return axis
 
