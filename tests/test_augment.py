@@ -95,6 +95,57 @@ def test_boxes_move_with_their_pixels_into_a_mosaic(seed):
     assert check_boxes_lie_on_their_pixels(*run(seed, how), SIDE // 2) >= 4
 
 
+def beside_grey(seed: int) -> tuple:
+    """Like `rectangles`, in images of 64 x 32 and of 32 x 64 pixels; and the rectangles that these fill."""
+    areas = [torch.tensor([[0.0, 0.0, *size]]) for size in ((64, 32), (32, 64), (32, 64), (64, 32))]
+    images, _, labels = rectangles(seed)
+    boxes = []
+    images.fill_(127)
+    for image, colour, area, start in zip(images, COLOURS, areas, range(seed % 7, seed % 7 + 4), strict=True):
+        right, bottom = (area[0, 2:] - start).int().tolist()
+        image[:, bottom - 20 : bottom, right - 16 : right] = colour[:, None, None]
+        boxes.append(torch.tensor([[right - 16.0, bottom - 20.0, right, bottom]]))
+    return images, boxes, labels, areas
+
+
+@examples
+@seeds
+def test_a_cropped_batch_has_the_shape_of_its_images_and_shows_all_of_them(seed):
+    images, boxes, labels, areas = beside_grey(seed)
+    how = Augmentation(zoom=1.0, shift=0.0, colour=0.0, visible=0.0, crop=True)
+    out, targets = augment(images, boxes, labels, how, torch.Generator().manual_seed(seed), areas)
+    assert out.shape[2:] in ((64, 32), (32, 64))
+    assert check_boxes_lie_on_their_pixels(out, targets, SIDE) == 4
+    for target in targets:
+        assert (target["boxes"][0, 2:] - target["boxes"][0, :2]).prod() == pytest.approx(16 * 20)
+        torch.testing.assert_close(target["visible"], torch.tensor([[0.0, 0.0, out.shape[3], out.shape[2]]]))
+
+
+@examples
+@seeds
+def test_boxes_move_with_their_pixels_into_a_cropped_batch(seed):
+    images, boxes, labels, areas = beside_grey(seed)
+    how = Augmentation(zoom=1.4, shift=0.2, colour=0.0, visible=0.0, crop=True)
+    out, targets = augment(images, boxes, labels, how, torch.Generator().manual_seed(seed), areas)
+    check_boxes_lie_on_their_pixels(out, targets, SIDE)
+    limit = torch.tensor([out.shape[3], out.shape[2]]).repeat(2)
+    assert all((target[name] <= limit).all() for target in targets for name in ("boxes", "visible"))
+
+
+def test_cropped_batches_are_upright_or_on_their_side_and_hold_no_mosaics():
+    shapes = set()
+    for seed in range(12):
+        images, boxes, labels, areas = beside_grey(seed)
+        out, _ = augment(images, boxes, labels, Augmentation(crop=True), _generator(seed), areas)
+        shapes.add(tuple(out.shape[2:]))
+    assert shapes == {(32, 64), (64, 32)}
+    # Without quarter turns images of both positions share a square.
+    out, _ = augment(images, boxes, labels, Augmentation(crop=True, symmetries=False), _generator(0), areas)
+    assert out.shape[2:] == (64, 64)
+    with pytest.raises(ValueError, match="mosaic is 0.5: mosaics are squares; set it to 0, or crop_padding to false"):
+        augment(images, boxes, labels, Augmentation(crop=True, mosaic=0.5), _generator(0), areas)
+
+
 @examples
 @seeds
 def test_a_batch_is_a_function_of_its_seed(seed):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paperlib.data import Dataset, Record
-from paperlib.data.sampling import draw_order, repeat_factors
+from paperlib.data.sampling import draw_order, group_shapes, repeat_factors
 
 
 def generator(seed=0):
@@ -45,3 +45,15 @@ def test_an_epoch_stays_as_long_and_repeats_bit_for_bit(seed, threshold):
     order = draw_order(data, threshold, generator(seed))
     assert len(order) == 5 and bool(((order >= 0) & (order < 5)).all())
     assert torch.equal(order, draw_order(data, threshold, generator(seed)))
+
+
+@given(seed=st.integers(0, 99), count=st.integers(4, 40))
+def test_batches_of_similar_shape_hold_every_image_once_upright_or_on_its_side(seed, count):
+    sides = [((100, 50), (30, 60), (80, 80), (40, 41))[number % 4] for number in range(count)]
+    order = draw_order(images([[1]] * count), 0.0, generator(seed))
+    grouped = group_shapes(order, sides, 4, generator(seed))
+    assert sorted(grouped.tolist()) == sorted(order[: count // 4 * 4].tolist())
+    kinds = [{max(sides[i]) / min(sides[i]) for i in batch} for batch in grouped.view(-1, 4).tolist()]
+    # Sorted by three ratios of the sides, so at most two batches hold two of them.
+    assert sum(len(kind) - 1 for kind in kinds) <= 2
+    assert torch.equal(grouped, group_shapes(order, sides, 4, generator(seed)))

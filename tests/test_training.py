@@ -6,7 +6,7 @@ import random
 import shutil
 import signal
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -16,7 +16,9 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from paperlib.data import Dataset
 from paperlib.data.augment import augment
+from paperlib.data.toy.aerial import CLASSES
 from paperlib.detectors.files import load_detector
 from paperlib.distillation.answers import match_channels
 from paperlib.distillation.assistants import Distillation
@@ -453,6 +455,24 @@ def test_a_batch_of_detection_data_holds_the_bits_that_every_stored_result_was_t
         for one, other in zip(targets, objects, strict=True):
             assert torch.equal(one["boxes"], other["boxes"]) and torch.equal(one["labels"], other["labels"])
     assert len(batches) == 2
+
+
+def test_without_grey_padding_a_batch_is_as_narrow_as_its_images():
+    wide = [replace(record, image=record.image[:20], boxes=record.boxes[:0], labels=record.labels[:0])
+            for record in tiny.dataset().records]  # fmt: skip
+    seen = []
+
+    def note_shape(detector, images, targets):
+        seen.append(tuple(images.shape[2:]))
+        return detector(images, targets)
+
+    fit(
+        tiny.detector(),
+        Dataset("wide", CLASSES, wide),
+        tiny.recipe(crop_padding=True, batch_size=2),
+        objective=note_shape,
+    )
+    assert set(seen) == {(32, 64), (64, 32)}
 
 
 def test_no_images_are_refused():

@@ -28,6 +28,7 @@ class Augmentation:
         colour: largest relative change of brightness, contrast and saturation.
         mosaic: probability that an image is composed of four others.
         visible: a box is kept when at least this fraction of it is still in the image.
+        crop: whether a batch has the shape of its largest image instead of a square that is grey beside it.
     """
 
     zoom: float = 1.3
@@ -36,6 +37,7 @@ class Augmentation:
     colour: float = 0.3
     mosaic: float = 0.0
     visible: float = 0.3
+    crop: bool = False
 
 
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
@@ -57,8 +59,14 @@ def augment(
 
     Returns:
         float32 `[B, 3, S, S]` in [0, 1], mosaics last, and the targets of the new images: `boxes`, `labels`, and
-        `visible`, the rectangles that show an image.
+        `visible`, the rectangles that show an image. With `crop` both sides are multiples of 32, S at most, and the
+        quarter turns of a batch bring all of its images into one position, upright or on their side.
+
+    Raises:
+        ValueError: both `crop` and `mosaic` are set; four images fill a square.
     """
+    if options.crop and options.mosaic:
+        raise ValueError(f"mosaic is {options.mosaic:g}: mosaics are squares; set it to 0, or crop_padding to false")
     count, side = len(images), images.shape[-1]
     # Centred at grey, because resampling fills the outside of an image with zeros.
     pixels = images.to(torch.float32).div_(255).sub_(GREY)
@@ -71,7 +79,8 @@ def augment(
     plain = count - int((torch.rand(count, generator=generator) < options.mosaic).sum())
     parts = []
     if plain:
-        parts.append(_view(pixels[:plain], given[:plain], options, generator, side, zoom=1.0))
+        views = (pixels[:plain], given[:plain], options, generator)
+        parts.append(_cropped_view(*views) if options.crop else _view(*views, side, zoom=1.0))
     if plain < count:
         parts.append(_mosaic(pixels, given, options, generator, count - plain))
     out = torch.cat([views for views, _ in parts])
@@ -83,36 +92,70 @@ def _view(
     generator: torch.Generator, side: int, zoom: float,
 ) -> Batch:  # fmt: skip
     """Resample each image by a random similarity, in a window of `side` pixels."""
-    forward = _similarities(len(pixels), options, generator, zoom)
+    return _resample(pixels, given, options, _similarities(len(pixels), options, generator, zoom), (side, side))
+
+
+def _cropped_view(
+    pixels: Tensor, given: list[dict[str, Tensor]], options: Augmentation, generator: torch.Generator
+) -> Batch:
+    """Resample each image by a random similarity, in a window of the shape that the images of the batch have."""
+    source = pixels.shape[-1]
+    areas = torch.cat([target["visible"] for target in given]).to("cpu", torch.float64)
+    extent = areas[:, 2:] - areas[:, :2]
+    turned = None
+    if options.symmetries:
+        upright = bool(torch.rand((), generator=generator) < 0.5)
+        turned = (extent[:, 0] > extent[:, 1]) == upright
+        extent = torch.where(turned[:, None], extent.flip(1), extent)
+    width, height = (32 * math.ceil(float(longest) / 32) for longest in extent.amax(0))
+    maps = _similarities(len(pixels), options, generator, 1.0, turned)
+    # The window is centred on the image, which lies in the upper left corner of its square, at the same scale.
+    maps[:, :2, :2] *= source / torch.tensor([[width], [height]], dtype=torch.float64)
+    centre = (areas[:, :2] + areas[:, 2:]) / source - 1
+    maps[:, :2, 2] -= (maps[:, :2, :2] @ centre[:, :, None])[:, :, 0]
+    return _resample(pixels, given, options, maps, (height, width))
+
+
+def _resample(
+    pixels: Tensor, given: list[dict[str, Tensor]], options: Augmentation, forward: Tensor, size: tuple[int, int]
+) -> Batch:
+    """Map images and targets by `[B, 3, 3]` affine maps into windows of `(height, width)` pixels."""
     # `grid_sample` needs, for each pixel of the window, its place in the source.
     inverse = torch.linalg.inv(forward)
-    grid = _grid(inverse[:, :2].to(pixels), side)
+    grid = _grid(inverse[:, :2].to(pixels), *size)
     out = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     source = pixels.shape[-1]
     targets = [
-        _move(target, matrix, source, side, options.visible)
+        _move(target, matrix, source, size, options.visible)
         for target, matrix in zip(given, forward.to(torch.float32), strict=True)
     ]
     return out, targets
 
 
-def _grid(maps: Tensor, side: int) -> Tensor:
-    """Map the pixels' centres by `[B, 2, 3]` affine maps, to `[B, side, side, 2]`.
+def _grid(maps: Tensor, height: int, width: int) -> Tensor:
+    """Map the pixels' centres by `[B, 2, 3]` affine maps, to `[B, height, width, 2]`.
 
     Equal to `F.affine_grid`, but several times faster: a map is the sum of a function of x and one of y.
     """
     # With `align_corners=False`, -1 and 1 are the image's edges; the outer pixels' centres lie half a pixel inside.
-    axis = ((2 * torch.arange(side, device=maps.device) + 1) / side - 1)[:, None]
-    along, down = axis * maps[:, None, :, 0], axis * maps[:, None, :, 1] + maps[:, None, :, 2]
-    return along[:, None] + down[:, :, None]
+    across, down = (((2 * torch.arange(side, device=maps.device) + 1) / side - 1)[:, None] for side in (width, height))
+    of_x, of_y = across * maps[:, None, :, 0], down * maps[:, None, :, 1] + maps[:, None, :, 2]
+    return of_x[:, None] + of_y[:, :, None]
 
 
-def _similarities(count: int, options: Augmentation, generator: torch.Generator, zoom: float) -> Tensor:
-    """Draw `[count, 3, 3]` float64 maps from the source's to the window's coordinates, both in [-1, 1]."""
+def _similarities(
+    count: int, options: Augmentation, generator: torch.Generator, zoom: float, turned: Tensor | None = None
+) -> Tensor:
+    """Draw `[count, 3, 3]` float64 maps from the source's to the window's coordinates, both in [-1, 1].
+
+    With `turned` `[count]` it is given which images lie on their side afterwards.
+    """
     draw = torch.rand(count, 4, generator=generator, dtype=torch.float64)
     # Uniform in the logarithm: enlarging and shrinking are equally likely.
     scale = zoom * torch.exp((2 * draw[:, 0] - 1) * math.log(options.zoom))
     turn = (draw[:, 1] * 8).floor().long() if options.symmetries else torch.zeros(count, dtype=torch.long)
+    if turned is not None:
+        turn = turn // 2 * 2 + turned.long()
     angle = (turn % 4) * (math.pi / 2)
     # Rounded, because the cosine of pi / 2 is 6e-17 in floating point.
     cosine, sine = angle.cos().round(), angle.sin().round()
@@ -127,24 +170,27 @@ def _similarities(count: int, options: Augmentation, generator: torch.Generator,
     return matrix
 
 
-def _move(given: dict[str, Tensor], matrix: Tensor, source: int, side: int, visible: float) -> dict[str, Tensor]:
+def _move(
+    given: dict[str, Tensor], matrix: Tensor, source: int, window: tuple[int, int], visible: float
+) -> dict[str, Tensor]:
     """Map boxes and rectangles `[n, 4]`, clip them to the window and drop boxes of which too little is left."""
     box, label = given["boxes"], given["labels"]
-    unclipped = _map_boxes(box.cpu(), matrix, source, side)
-    clipped = unclipped.clamp(0, side)
+    bounds = torch.tensor(window[::-1], dtype=torch.float32)
+    unclipped = _map_boxes(box.cpu(), matrix, source, bounds)
+    clipped = unclipped.clamp(min=0).minimum(bounds.repeat(2))
     size = clipped[:, 2:] - clipped[:, :2]
     full_size = unclipped[:, 2:] - unclipped[:, :2]
     kept = (size.prod(1) >= visible * full_size.prod(1)) & (size.amin(1) >= 2)
-    area = _map_boxes(given["visible"].cpu(), matrix, source, side).clamp(0, side)
+    area = _map_boxes(given["visible"].cpu(), matrix, source, bounds).clamp(min=0).minimum(bounds.repeat(2))
     return {"boxes": clipped[kept].to(box), "labels": label[kept.to(label.device)], "visible": area}
 
 
-def _map_boxes(box: Tensor, matrix: Tensor, source: int, side: int) -> Tensor:
-    """Map boxes `[n, 4]` from the source's pixels to the window's."""
+def _map_boxes(box: Tensor, matrix: Tensor, source: int, window: Tensor) -> Tensor:
+    """Map boxes `[n, 4]` from the source's pixels to those of a window of `[width, height]` pixels."""
     unit = box * (2 / source) - 1
     # Two opposite corners are enough: flips and quarter turns keep a box parallel to the axes.
     corners = unit.view(-1, 2, 2) @ matrix[:2, :2].T + matrix[:2, 2]
-    corners = (corners + 1) * (side / 2)
+    corners = (corners + 1) * (window / 2)
     return torch.cat([corners.amin(1), corners.amax(1)], 1)
 
 
@@ -189,7 +235,8 @@ def augment_scenes(images: Tensor, options: Augmentation, generator: torch.Gener
 
     The crop has between 1 / zoom² and 1 of the image's area, and a ratio of width to height between 3/4 and 4/3; it
     lies anywhere in the image and is enlarged to the image's size. With `symmetries` one of the eight flips and
-    quarter turns follows, else a flip from left to right with probability 1/2. `shift` and `visible` have no effect.
+    quarter turns follows, else a flip from left to right with probability 1/2. `shift`, `visible` and `crop` have
+    no effect.
 
     Args:
         images: uint8 `[B, 3, S, S]`.
@@ -208,7 +255,7 @@ def augment_scenes(images: Tensor, options: Augmentation, generator: torch.Gener
     maps = _crops(len(pixels), options, generator)
     # Beyond the border nothing is sampled but half a pixel at most, which repeats the border.
     views = F.grid_sample(
-        pixels, _grid(maps.to(pixels), pixels.shape[-1]), mode="bilinear", padding_mode="border", align_corners=False
+        pixels, _grid(maps.to(pixels), *pixels.shape[-2:]), mode="bilinear", padding_mode="border", align_corners=False
     )
     return _recolour(views, options.colour, generator)
 

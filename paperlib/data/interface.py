@@ -29,6 +29,10 @@ class ImageSet(Protocol):
         """Return the labels that each image has, with repetitions."""
         ...
 
+    def sides(self) -> list[tuple[int, int]]:
+        """Return width and height of each image in pixels."""
+        ...
+
     def spaced_indices(self, count: int) -> list[int]:
         """Return the indices of up to `count` images at equal distances."""
         ...
@@ -41,6 +45,8 @@ class ImageSet(Protocol):
         self, indices: Tensor, side: int, augmentation: Augmentation, generator: torch.Generator, device: torch.device
     ) -> tuple[Tensor, Any]:
         """Return augmented images, float32 `[B, 3, side, side]` in [0, 1] on `device`, and the targets of these.
+
+        With `augmentation.crop` they have fewer rows or columns.
 
         Args:
             indices: int64 `[B]`, on the CPU.

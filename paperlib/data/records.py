@@ -150,6 +150,10 @@ class Dataset(torch.utils.data.Dataset):
         """Return the longest side of any image, in pixels."""
         return max(max(record.size()) for record in self.records)
 
+    def sides(self) -> list[tuple[int, int]]:
+        """Return width and height of each image in pixels."""
+        return [record.size() for record in self.records]
+
     def box_counts(self) -> dict[str, int]:
         """Count the boxes of each class."""
         found = Counter(int(label) for record in self.records for label in record.labels)

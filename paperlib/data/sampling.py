@@ -1,4 +1,4 @@
-"""The order in which an epoch draws images; those of rare classes may come more often (Gupta et al. 2019, LVIS)."""
+"""The order in which an epoch draws images: those of rare classes more often (LVIS), or those of one shape together."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from paperlib.data.interface import ImageSet
+
+POOL = 16
+"""Batches among which images are exchanged for others of their shape."""
 
 
 def draw_order(dataset: ImageSet, repeat_below: float, generator: torch.Generator) -> Tensor:
@@ -40,3 +43,20 @@ def repeat_factors(labels: Sequence[Sequence[int]], repeat_below: float) -> list
     images = Counter(label for each in labels for label in set(each))
     factor = {label: max(1.0, (repeat_below * len(labels) / count) ** 0.5) for label, count in images.items()}
     return [max((factor[label] for label in each), default=1.0) for each in labels]
+
+
+def group_shapes(order: Tensor, sides: Sequence[tuple[int, int]], size: int, generator: torch.Generator) -> Tensor:
+    """Exchange images so that those of a batch have similar shapes; return the order, without an incomplete batch.
+
+    Args:
+        order: indices of images, int64 `[N]`.
+        sides: width and height of each image.
+        size: images in a batch.
+        generator: a CPU generator, by which the batches are shuffled.
+    """
+    batches = len(order) // size
+    # How long an image is, whether upright or on its side, because quarter turns exchange the two.
+    lengths = torch.tensor([max(each) / min(each) for each in sides], dtype=torch.float64)
+    pools = order[: batches * size].split(POOL * size)
+    grouped = torch.cat([pool[lengths[pool].argsort(stable=True)] for pool in pools])
+    return grouped.view(batches, size)[torch.randperm(batches, generator=generator)].flatten()

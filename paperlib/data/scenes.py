@@ -91,6 +91,10 @@ class SceneDataset(torch.utils.data.Dataset):
             self._squares[side] = images, torch.tensor([record.label for record in self.records])
         return self._squares[side]
 
+    def sides(self) -> list[tuple[int, int]]:
+        """Return width and height of each image in pixels."""
+        return [record.size() for record in self.records]
+
     def labels_by_image(self) -> list[list[int]]:
         """Return the label of each image, in a list of its own."""
         return [[record.label] for record in self.records]

@@ -11,7 +11,7 @@ from accelerate.utils import get_int_from_env
 from torch import Tensor
 
 from paperlib.data.interface import ImageSet
-from paperlib.data.sampling import draw_order
+from paperlib.data.sampling import draw_order, group_shapes
 from paperlib.seeding import derive_seed
 from paperlib.training.recipe import Recipe
 
@@ -67,6 +67,8 @@ def draw_batches(
     order = draw_order(dataset, recipe.repeat_below, generator)
     # A data set smaller than a batch makes one small batch.
     size = min(recipe.batch_size, len(order))
+    if recipe.crop_padding:
+        order = group_shapes(order, dataset.sides(), size, generator)
     for number in range(count_batches(dataset, recipe)):
         # Every process takes each so many-th image of the batch.
         indices = order[number * size : (number + 1) * size][rank :: accelerator.num_processes]

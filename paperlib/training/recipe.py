@@ -45,6 +45,8 @@ class TrainingOptions(Options):
     """Augmentation: largest relative change of brightness, contrast and saturation."""
     mosaic: Fraction = 0.0
     """Augmentation: probability that an image is put together from four."""
+    crop_padding: bool = False
+    """Train on batches of images of similar shape, without the grey that makes them squares; validation has squares."""
     repeat_below: Fraction = 0.0
     """Images of a class that less than this fraction of all images shows are drawn more often. 0: none are."""
     precision: Precision = "no"
@@ -68,7 +70,7 @@ class Recipe(TrainingOptions):
         """Return the strengths of augmentation."""
         from paperlib.data.augment import Augmentation  # it imports torch, which the help of a command can do without
 
-        return Augmentation(self.zoom, self.shift, self.symmetries, self.colour, self.mosaic)
+        return Augmentation(self.zoom, self.shift, self.symmetries, self.colour, self.mosaic, crop=self.crop_padding)
 
     def rate(self, progress: float) -> float:
         """Return the learning rate at `progress` epochs after the start."""
