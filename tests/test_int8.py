@@ -12,6 +12,7 @@ import paperlib as pl
 from paperlib.cli.main import app
 from paperlib.deploy import int8
 from paperlib.deploy.description import Description
+from paperlib.deploy.mish import PREFIX
 from paperlib.deploy.onnx import export_onnx, open_onnx_session
 
 USE = Description(classes=tiny.CLASSES, image_size=tiny.SIDE, confidence=0.02)
@@ -56,6 +57,17 @@ def test_the_file_is_smaller_describes_itself_and_finds_nearly_the_same(model, t
         boxes, scores[name] = session.run(None, {"images": images})
         assert np.isfinite(boxes).all()
     assert np.corrcoef(scores["float32"].ravel(), scores["int8"].ravel())[0, 1] > 0.9
+
+
+def test_the_exponential_of_mish_stays_in_float32(tmp_path):
+    detector = pl.build_detector("yolov4", len(tiny.CLASSES), width=0.05, depth=0.1).eval()
+    export_onnx(detector, tmp_path / "mish.onnx", tiny.SIDE, description=USE)
+    made = int8.quantise(tmp_path / "mish.onnx", tmp_path / "int8.onnx", tiny.dataset(), count=1)
+    nodes = onnx.load(made.path).graph.node
+    quantised = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    formula = [node for node in nodes if node.name.startswith(PREFIX) and node.op_type != "Constant"]
+    inner = {node.output[0] for node in formula if not node.name.startswith(f"{PREFIX}product")}
+    assert inner and not inner & quantised
 
 
 def test_of_all_ways_the_most_accurate_is_kept_and_slow_ones_are_tried_only_if_needed(model, tmp_path, monkeypatch):

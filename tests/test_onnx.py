@@ -6,7 +6,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from small import SIZE, Cells, Finder
+from torch import nn
 from typer.testing import CliRunner
 
 from paperlib.cli.main import app
@@ -64,6 +66,28 @@ def test_a_chosen_number_of_images_is_part_of_the_file(path):
     check_one_stage(detector, path, (1,))
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
         run(path, pictures(2))
+
+
+class Curved(nn.Module):
+    """Mish of the pixels; all values of a row are the boxes and the scores."""
+
+    num_classes, image_multiple = SIZE[1], 1
+    selection, score_threshold, max_detections = "nms", 0.005, 100
+
+    def head_outputs(self, batch):
+        return [F.mish(batch[:, 0])]
+
+    def decode(self, outputs, image_size):
+        return outputs[0], outputs[0]
+
+
+@pytest.mark.parametrize("largest", [1.0, 25.0, 1e4])
+def test_mish_is_exact_and_finite_for_all_values(path, largest):
+    export_onnx(Curved(), path, SIZE, batch_size=1)
+    assert "Softplus" not in {node.op_type for node in onnx.load(path).graph.node}
+    x = torch.linspace(-largest, largest, 3 * SIZE[0] * SIZE[1]).view(1, 3, *SIZE)
+    (found, _), exact = run(path, x), F.mish(x[:, 0].double())
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-9)
 
 
 def test_a_two_stage_detector_finds_the_same_however_much_there_is(path):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from paperlib.data.records import Dataset
+from paperlib.deploy.mish import PREFIX
 from paperlib.deploy.onnx import INPUT
 from paperlib.deploy.runtime import open_model
 from paperlib.evaluation.evaluate import evaluate
@@ -176,7 +177,7 @@ def _write_int8(prepared: Path, file: Path, squares: np.ndarray, way: Way) -> No
     heads = last_convolutions(graph)
     inner = _before_convolutions(graph)
     excluded = [node.name for node in graph.node if node.name not in inner and node.op_type != "Conv"]
-    excluded += first_layers(graph)
+    excluded += first_layers(graph) + [node.name for node in graph.node if node.name.startswith(PREFIX)]
     if way.float_heads:
         excluded += heads
     with _quiet():

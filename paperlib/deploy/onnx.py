@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from paperlib.classifiers.base import Classifier
 from paperlib.deploy.description import PREPROCESSING, SCENE_PREPROCESSING, Description, describe_selection
+from paperlib.deploy.mish import expand_mish
 from paperlib.deploy.selection import SELECTED, add_selection
 from paperlib.extras import load_later, needs_extra
 from paperlib.files import replace_file
@@ -192,7 +193,7 @@ def export_onnx(
         network(example)  # first, so that the detector caches real tensors and not those of a tracer
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the comparison finds whatever a tracer wrongly takes for constant
-        model = network.trace_onnx(example, batch_size is None)
+        model = expand_mish(network.trace_onnx(example, batch_size is None))
     onnx.checker.check_model(model, full_check=True)
     difference = _compare_with_torch(model, network, batch_size or 3)
     if difference > tolerance:
