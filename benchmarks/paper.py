@@ -1,196 +1,173 @@
-"""Run every profile of the paper scale without a GPU, on a few images, and estimate what the full runs would cost.
+"""Estimate how long the paper scale takes on 1, 4, 16 and 64 GPUs, from the jobs of a batch; nothing is trained.
 
-    python benchmarks/paper.py --threads 2
-    python benchmarks/paper.py --threads 2 01_scale_factor 03_components
+    python benchmarks/paper.py
+    python benchmarks/paper.py --measure yolov3          with the throughput of the GPU or processor at hand
 
-Papermill runs each notebook with its profile of the `paper` scale: every case, 800 x 800 pixels, mixed precision, and
-all steps (training, pruning, distillation, evaluation and timing). These settings are smaller: one seed; four training
-images in batches of two, so that an epoch has two steps; one epoch after each pruning, two otherwise; and the data sets
-(see `few.py`). Finished notebooks and steps stay in `--folder`, so an interrupted run continues.
+The jobs are those of `paperlib reproduce --profile paper --executor slurm` (`paperlib.experiments.jobs`): every
+experiment for each case and seed, and what it waits for. They are planned on a few images (see `few.py`), and their
+multiply-accumulates are then scaled to the full data sets. The time of a job is its multiply-accumulates divided by the
+throughput of one GPU, which is an assumption unless it is measured.
 
-Then the cost is estimated. For each training, the multiply-accumulates at full length are counted: three passes of the
-student (the backward pass counts twice) and one pass of a teacher, on all images, over all epochs and seeds. The speed
-of this machine is measured on training steps of the unpruned detector; the speed of a GPU is assumed. A training that
-several notebooks share is counted in the first, for the largest number of seeds among them.
+The jobs are then handed out as Snakemake does it: whenever a GPU is free, it takes the longest job that waits for no
+other. No number of GPUs can finish before the *critical path*, the longest chain of jobs in which each waits for the
+one before.
 
-The estimate is rough. After two epochs on four images the scale factors are nearly equal, so the layers are not pruned
-as in a full run. A pruned network also uses a machine less efficiently than the unpruned one that is measured. Not
-counted: reading and augmenting images, validation, evaluation (with the edge cases of `05_datasets`), Taylor's
-criterion, and the timing in `08_cpu_timing`.
+The estimate is rough. Networks are counted as if nothing were pruned, which makes it too long, and without partners,
+which makes `10_partner_learning` too short. Not counted: Algorithm 1 of `00_start_here` beyond its first step, reading
+and augmenting images, validation, evaluation, the notebooks themselves, and the timing in `08_cpu_timing`.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import heapq
 import os
-import shutil
 import statistics
-import subprocess
-import sys
+import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pandas as pd
 import torch
-from few import few_images
+from few import COUNTS, SCENES, few_images
 
 import paperlib as pl
-from paperlib import files, paths
+from paperlib.cli.executors import GPU_GMACS
 from paperlib.data import registry
+from paperlib.data.folds import stored_fold
+from paperlib.data.layouts import stored_split
 from paperlib.data.tiles import Tiling
-from paperlib.experiments.case import Splits
-from paperlib.experiments.parameters import NOTEBOOKS, load_profile, profile_path
+from paperlib.experiments.jobs import EXPERIMENTS, PASSES, PlannedJob, plan_jobs
+from paperlib.experiments.parameters import load_profile, profile_path
 from paperlib.experiments.settings import Settings
+from paperlib.experiments.study import Study
 from paperlib.store import provenance
-from paperlib.store.results import METRICS
-from paperlib.workbench.lineage import step_folder, steps_behind
-from paperlib.workbench.steps import DETECTOR
 
-SMALLER = {"epochs": 2, "fine_tune_epochs": 1, "batch_size": 2, "seeds": [0]}
-COUNTS = {"train": 4, "val": 2, "test": 4}
+GPUS = (1, 4, 16, 64)
 TRAIN = 0.7
-"""Share of the images that a split of RSOD or DOTA learns from; of NWPU VHR-10 the split itself is here."""
+"""Share of the images that a split of RSOD or DOTA learns from; of the others the split itself is here."""
 CROPS, CROPS_WITH_OBJECTS, CROPS_APART = 21_046, 13_557, 1024 - 200
 """Of DOTA's images for training and validation, cut into 1024 pixels with an overlap of 200, as others found:
 https://github.com/csuhan/s2anet/issues/74. The ten samples at hand are smaller than most."""
-TRAININGS = ("train", "distil")
-GPU = 10_000.0
-"""GMACs a second that a GPU is taken to do in training: 20 TFLOP/s, a fiftieth of an H100's peak in bfloat16."""
 
 
-def run(notebook: str, folder: Path, threads: int) -> Path:
-    """Run a notebook on a few images, unless it is done, and return the folder of its results.
+def find_critical_path(hours: Mapping[str, float], after: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the longest chain of jobs, first to last.
 
-    Raises:
-        CalledProcessError: it failed.
+    Args:
+        hours: of each job; those that a job waits for stand before it.
+        after: the jobs that each waits for.
     """
-    root, results = folder / "root", folder / "results" / "paper" / notebook
-    results.mkdir(parents=True, exist_ok=True)
-    moved = {"ROOT": root, "DATA": root / "data", "STORE": folder / "store", "RESULTS": folder / "results"}
-    environment = os.environ | {f"PAPERLIB_{name}": str(place) for name, place in moved.items()}
-    command = [sys.executable, "-m", "papermill", "--log-output", "-f", str(profile_path(notebook, "paper"))]
-    for name, value in (SMALLER | {"threads": threads}).items():
-        command += ["-y", f"{name}: {value}"]
-    if not (results / METRICS).exists():
-        executed = f"{notebook}.ipynb"
-        subprocess.run([*command, root / "notebooks" / executed, results / executed], env=environment, check=True)
-    return results
+    ends: dict[str, float] = {}
+    before: dict[str, str | None] = {}
+    for name, length in hours.items():
+        before[name] = max(after[name], key=ends.__getitem__, default=None)
+        ends[name] = length + ends.get(before[name] or "", 0.0)
+    chain, name = [], max(ends, key=ends.__getitem__, default=None)
+    while name is not None:
+        chain.append(name)
+        name = before[name]
+    return chain[::-1]
 
 
-def trainings(results: Path, store: Path) -> Iterator[dict[str, Any]]:
-    """Return the training steps of a notebook, each with detector and multiply-accumulates of student and teacher."""
-    made = [step_folder(store, digest) for digest in files.read_json(results / "provenance.json")["steps"]]
-    for folder, step in steps_behind(made):
-        if step["kind"] in TRAININGS:
-            student, *teacher = (_gmacs(step_folder(store, parent)) for parent in step["parents"])
-            yield step | {"name": folder.name, "student": student, "teacher": teacher[0] if teacher else None}
+def simulate(hours: Mapping[str, float], after: Mapping[str, Sequence[str]], gpus: int) -> float:
+    """Return after how many hours all jobs are done, if a free GPU takes the longest job that waits for no other."""
+    waiting = {name: set(after[name]) for name in hours}
+    running: list[tuple[float, str]] = []
+    now = 0.0
+    while waiting or running:
+        ready = sorted((name for name, missing in waiting.items() if not missing), key=lambda name: -hours[name])
+        for name in ready[: gpus - len(running)]:
+            heapq.heappush(running, (now + hours[name], name))
+            del waiting[name]
+        now, done = heapq.heappop(running)
+        for missing in waiting.values():
+            missing.discard(done)
+    return now
 
 
-@lru_cache
-def _gmacs(folder: Path) -> tuple[str, float]:
-    """Return the name of a stored detector and its multiply-accumulates / 10^9 at 800 pixels."""
-    detector = pl.load_detector(folder / DETECTOR)
-    return detector.build_arguments["name"], pl.cost(detector).gmacs
-
-
-def full_sets(root: Path) -> dict[str, int]:
-    """Return the number of training images of each full data set, by the data digest of the runs on a few images."""
+def count_full_sets() -> dict[str, int]:
+    """Return the number of training images of each full data set."""
     rsod = TRAIN * (registry.find_entry("rsod").images or 0)
-    full = {"vhr10": len(Splits("vhr10").train), "rsod": rsod, "dota": TRAIN * tiles_of_dota(Tiling())}
-    usual = {name: os.environ.get(name) for name in ("PAPERLIB_ROOT", "PAPERLIB_DATA")}
-    os.environ |= {"PAPERLIB_ROOT": str(root), "PAPERLIB_DATA": str(root / "data")}
-    digests = {name: Splits(name).collect_digests() for name in full}
-    for name, value in usual.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
-    pairs = {name: (digests[name]["train"] + digests[name]["val"]).encode() for name in full}
-    return {hashlib.sha256(pair).hexdigest(): round(full[name]) for name, pair in pairs.items()}
+    return {
+        "vhr10": len(stored_fold("vhr10", 0)["train"]),
+        "rsod": round(rsod),
+        "dota": round(TRAIN * estimate_dota_tiles(Tiling())),
+        "ucmerced": len(stored_split(SCENES)["train"]),
+    }
 
 
-def tiles_of_dota(tiling: Tiling) -> float:
+def estimate_dota_tiles(tiling: Tiling) -> float:
     """Estimate the number of DOTA training tiles in both annotated splits; most empty tiles are left out."""
     more = (CROPS_APART / (tiling.side - tiling.overlap)) ** 2
     return more * (CROPS_WITH_OBJECTS + tiling.empty * (CROPS - CROPS_WITH_OBJECTS))
 
 
-@lru_cache
-def rate(detector: str, precision: str, rounds: int) -> float:
-    """Measure this machine's GMACs per second in training steps of an unpruned detector, on two 800-pixel images."""
-    network = pl.build_detector(detector, 10).train()
+def plan_paper_scale(notebooks: Sequence[str]) -> list[tuple[PlannedJob, float]]:
+    """Return the jobs of notebooks at the paper scale, each with its GMACs on the full data sets."""
+    full = count_full_sets()
+    with tempfile.TemporaryDirectory(prefix="paperlib-paper-") as folder:
+        few_images(Path(folder), COUNTS)
+        os.environ |= {"PAPERLIB_ROOT": folder, "PAPERLIB_DATA": str(Path(folder, "data"))}
+        # A fold holds all images, not a few. The number of training images is the same in all folds.
+        profiles = {name: cast(Settings, load_profile(name, profile_path(name, "paper"))) for name in notebooks}
+        chosen = {name: profile.model_copy(update={"folds": None}) for name, profile in profiles.items()}
+        studies = {name: Study(name, settings) for name, settings in chosen.items()}
+        jobs = []
+        for job in plan_jobs(chosen):
+            case = studies[job.notebook].cases[job.case]
+            jobs.append((job, job.gmacs * full[case.settings.dataset] / len(case.splits_of(job.seed).train)))
+        return jobs
+
+
+def measure_throughput(detector: str, rounds: int) -> float:
+    """Measure the GMACs per second of training steps in bfloat16, on batches of 800 pixels, with the GPU if any."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = pl.build_detector(detector, 10).train().to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters())
-    images = torch.rand(SMALLER["batch_size"], 3, 800, 800).contiguous(memory_format=torch.channels_last)
-    targets = [{"boxes": torch.tensor([[100.0, 100, 200, 180]]), "labels": torch.tensor([1])} for _ in images]
+    images = torch.rand(16 if device.type == "cuda" else 2, 3, 800, 800, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    boxes, labels = torch.tensor([[100.0, 100, 200, 180]], device=device), torch.tensor([1], device=device)
     seconds = []
     for _ in range(1 + rounds):
         started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            losses = network(images, targets)
-        torch.stack(list(losses.values())).sum().backward()
+        with torch.autocast(device.type, torch.bfloat16):
+            losses = network(images, [{"boxes": boxes, "labels": labels}] * len(images))
+        total = torch.stack(list(losses.values())).sum()
+        total.backward()
         optimiser.step()
         optimiser.zero_grad()
+        float(next(network.parameters()).flatten()[0])  # waits for the GPU
         seconds.append(time.perf_counter() - started)
-    return 3 * len(images) * pl.cost(network).gmacs / statistics.median(seconds[1:])
-
-
-def estimate(
-    made: dict[str, list[dict[str, Any]]], images: dict[str, int], rates: Callable[[str, str], float]
-) -> Iterator[dict[str, Any]]:
-    """Return a table row for each notebook: how many trainings it adds, and what they cost at full length.
-
-    Args:
-        made: the training steps of each notebook on a few images (see `trainings`).
-        images: the number of training images of the full data set, by the data digest of a step.
-        rates: GMACs per second of a detector at a precision.
-    """
-    profiles = {notebook: cast(Settings, load_profile(notebook, profile_path(notebook, "paper"))) for notebook in made}
-    seeds, seen = Counter(), set()
-    for notebook, steps in made.items():
-        seeds |= dict.fromkeys((step["name"] for step in steps), len(profiles[notebook].seeds))
-    for notebook, steps in made.items():
-        settings, row = profiles[notebook], Counter[str]()
-        for step in (step for step in steps if step["name"] not in seen):
-            long = step["settings"]["recipe"]["epochs"] == SMALLER["epochs"]
-            epochs = settings.epochs if long else settings.fine_tune_epochs
-            name, student = step["student"]
-            work = 3 * student + (step["teacher"][1] if step["teacher"] else 0.0)
-            gmacs = seeds[step["name"]] * epochs * images[step["data"]] * work
-            row += {"trainings": seeds[step["name"]], "PMACs": gmacs / 1e6, "h": gmacs / GPU / 3600}
-            row += {"days here": gmacs / rates(name, settings.precision) / 86400}
-        seen |= {step["name"] for step in steps}
-        told = {name: row[name] for name in ("trainings", "PMACs", "days here")}
-        yield {"notebook": notebook, **told, f"h at {GPU / 500:g} TFLOP/s": row["h"]}
+    return PASSES * len(images) * pl.cost(network).gmacs / statistics.median(seconds[1:])
 
 
 def main() -> None:
-    """Run the notebooks, and print what each adds to the cost of the notebooks above it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    everything = [name for name in NOTEBOOKS if name != "99_claims"]
-    parser.add_argument("notebooks", nargs="*", default=everything)
-    parser.add_argument("--folder", type=Path, default=paths.store_root() / "paper")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    folder = chosen.folder.absolute()
-    if not (folder / "root").exists():
-        unfinished = folder / "root.partial"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        few_images(unfinished, COUNTS)
-        unfinished.rename(folder / "root")
-    print(provenance.describe_machine())
-    images, made, minutes = full_sets(folder / "root"), {}, {}
-    for notebook in chosen.notebooks:
-        results = run(notebook, folder, chosen.threads)
-        made[notebook] = list(trainings(results, folder / "store"))
-        minutes[notebook] = files.read_json(results / "provenance.json")["wall_seconds"] / 60
-    rows = pd.DataFrame(estimate(made, images, partial(rate, rounds=chosen.rounds)))
-    rows.insert(1, "min on few images", [minutes[name] for name in rows["notebook"]])
-    print(rows.to_markdown(index=False, floatfmt=".3g"))
+    """Plan the jobs, and print the hours of each notebook and of all on several numbers of GPUs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="*", default=list(EXPERIMENTS), help="notebooks (all that train)")
+    parser.add_argument("--gpus", nargs="+", type=int, default=list(GPUS), help="numbers of GPUs (1 4 16 64)")
+    parser.add_argument("--gmacs", type=float, default=GPU_GMACS, help="assumed throughput of one GPU in GMACs/s")
+    parser.add_argument("--measure", metavar="DETECTOR", help="measure the throughput with training steps of it")
+    parser.add_argument("--rounds", type=int, default=5, help="measured steps (5)")
+    options = parser.parse_args()
+    rate, source = options.gmacs, "assumed"
+    if options.measure:
+        rate, source = measure_throughput(options.measure, options.rounds), f"measured with {options.measure}"
+    machine = provenance.describe_machine()
+    print(f"{machine['gpu'] or machine['processor']}; {rate:.3g} GMACs/s ({rate / 500:.3g} TFLOP/s), {source}\n")
+    jobs = plan_paper_scale(options.notebooks)
+    hours = {job.name: gmacs / rate / 3600 for job, gmacs in jobs}
+    after = {job.name: job.after for job, _ in jobs}
+    table = pd.DataFrame({"notebook": job.notebook, "jobs": 1, "hours": hours[job.name]} for job, _ in jobs)
+    print(table.groupby("notebook").sum().to_markdown(floatfmt=(".0f", ".0f", ".1f")))
+    chain = find_critical_path(hours, after)
+    print(f"\n{len(hours)} jobs. Critical path, {sum(hours[name] for name in chain):.1f} h: {' → '.join(chain)}\n")
+    total, ends = sum(hours.values()), {gpus: simulate(hours, after, gpus) for gpus in options.gpus}
+    rows = pd.DataFrame({"hours": ends, "busy": {gpus: total / gpus / end for gpus, end in ends.items()}})
+    print(rows.rename_axis("GPUs").to_markdown(floatfmt=(".0f", ".1f", ".0%")))
 
 
 if __name__ == "__main__":

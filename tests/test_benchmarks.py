@@ -3,10 +3,13 @@
 import json
 import runpy
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from paperlib import build_detector, export_onnx
 from paperlib.data import load_dataset
@@ -21,6 +24,15 @@ ONCE = ["--rounds", "1"]
 def script(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     return lambda name: runpy.run_path(str(BENCHMARKS / name))
+
+
+@pytest.fixture(scope="module")
+def paper():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return runpy.run_path(str(BENCHMARKS / "paper.py"))
+    finally:
+        sys.path.remove(str(BENCHMARKS))
 
 
 @pytest.fixture
@@ -136,18 +148,30 @@ def test_a_trial_with_a_setting_that_does_not_fit_ends_in_one_line(run):
         run("recipe.py", "--profile", "quick", "--set", "learning_rate=2e-3", usual=())
 
 
-def test_the_cost_of_the_paper_scale_charges_a_shared_training_once_for_the_most_seeds(script):
-    estimate = script("paper.py")["estimate"]
-    step = {"student": ("yolov4-tiny", 10.0), "teacher": None, "data": "x"}
-    shared = step | {"name": "train-a", "settings": {"recipe": {"epochs": 2}}}
-    taught = step | {"name": "distil-b", "settings": {"recipe": {"epochs": 1}}, "teacher": ("yolov4-tiny", 20.0)}
-    made = {"00_start_here": [shared], "01_scale_factor": [shared, taught]}
-    first, second = estimate(made, {"x": 1000}, lambda detector, precision: 100.0)
-    # One seed in 00, three in 01; 300 epochs of 1000 images, three passes of 10 GMACs; then 60 with one of 20 beside.
-    assert (first["trainings"], first["PMACs"]) == (3, pytest.approx(3 * 300 * 1000 * 3 * 10 / 1e6))
-    assert (second["trainings"], second["PMACs"]) == (3, pytest.approx(3 * 60 * 1000 * (3 * 10 + 20) / 1e6))
-    assert second["days here"] == pytest.approx(second["PMACs"] * 1e6 / 100 / 86400)
-    assert second["h at 20 TFLOP/s"] == pytest.approx(second["PMACs"] * 1e6 * 2 / 20e3 / 3600)
+@settings(max_examples=40)
+@given(
+    hours=st.lists(st.integers(0, 50), min_size=1, max_size=12),
+    waits=st.lists(st.frozensets(st.integers(0, 11)), min_size=12, max_size=12),
+    gpus=st.integers(1, 20),
+)
+def test_a_schedule_on_one_gpu_is_the_sum_and_never_shorter_than_the_critical_path(paper, hours, waits, gpus):
+    names = [f"job {number}" for number in range(len(hours))]
+    length = dict(zip(names, map(float, hours), strict=True))
+    after = {name: [names[i] for i in waits[number] if i < number] for number, name in enumerate(names)}
+    chain = paper["find_critical_path"](length, after)
+    assert all(first in after[second] for first, second in pairwise(chain))
+    total, path = sum(hours), sum(length[name] for name in chain)
+    assert paper["simulate"](length, after, 1) == total
+    ends = paper["simulate"](length, after, gpus)
+    # Graham's bound holds for every schedule that leaves no GPU idle while a job could start.
+    assert max(path, total / gpus) <= ends <= total / gpus + (1 - 1 / gpus) * path + 1e-9
+    assert paper["simulate"](length, after, len(names)) == path
+
+
+def test_the_longest_job_that_can_start_comes_first(paper):
+    hours, after = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 3.0}, {"a": [], "b": [], "c": [], "d": ["c"]}
+    assert paper["simulate"](hours, after, 2) == 6  # c, and a and b one after the other; then d
+    assert paper["find_critical_path"](hours, after) == ["c", "d"]
 
 
 @pytest.mark.parametrize("detections", [0, 40, 300])

@@ -29,6 +29,7 @@ from paperlib.experiments.equal_cost import equal_cost
 from paperlib.experiments.settings import Common, Settings
 from paperlib.experiments.study import Experiment, Study
 from paperlib.network_files import load_network
+from paperlib.progress.processes import keep_memory
 from paperlib.progress.report import plan_work
 from paperlib.store.contents import RECORD
 from paperlib.store.store import Step, Store, canonical_json
@@ -142,6 +143,7 @@ def run_planned(job: PlannedJob, settings: Settings) -> list[str]:
     Raises:
         Exception: whatever the experiment raises.
     """
+    keep_memory()
     torch.set_num_threads(settings.threads)
     part = {each.__name__: each for each in (*ROOTS, *EXPERIMENTS[job.notebook])}[job.experiment]
     study = Study(job.notebook, settings)
