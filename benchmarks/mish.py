@@ -13,8 +13,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import onnx
-import pandas as pd
 import torch
 from latency import build
 from torch import nn
@@ -42,9 +42,9 @@ def write_forms(detector: nn.Module, image_size: int, folder: Path, name: str) -
     return files
 
 
-def show_quartiles(ratios: pd.Series) -> str:
+def show_quartiles(ratios: np.ndarray) -> str:
     """Return the median and the quartiles as text."""
-    low, middle, high = ratios.quantile([0.25, 0.5, 0.75])
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -67,14 +67,13 @@ def main() -> None:
         times = measure([*originals.values(), *students.values()], options.rounds)
     runtime = f"onnxruntime {provenance.package_version('onnxruntime')}"
     print(f"{provenance.describe_machine()['processor']}, 1 thread, {runtime}")
-    for files in (originals, students):
-        slow, fast = (times[file.name] for file in files.values())
-        ratio = show_quartiles(slow / fast)
-        print(
-            f"{files[FORMS[0]].name}: {slow.median():.0f} ms; rational: {fast.median():.0f} ms, {ratio} times as fast"
-        )
+    for name, files in (("whole", originals), ("pruned", students)):
+        slow, fast = (times[file.name].to_numpy() for file in files.values())
+        print(f"{name}: {np.median(slow):.0f} ms, rational {np.median(fast):.0f} ms", end="; ")
+        print(f"{show_quartiles(slow / fast)} times as fast")
     for form in FORMS:
-        realised = (1 - times[students[form].name] / times[originals[form].name]) / saved
+        before, after = (times[files[form].name].to_numpy() for files in (originals, students))
+        realised = (1 - after / before) / saved
         print(f"{form}: {show_quartiles(realised)} of the saving of {saved:.0%} is realised")
 
 

@@ -125,7 +125,7 @@ def plan_paper_scale(notebooks: Sequence[str]) -> list[tuple[PlannedJob, float]]
 def measure_throughput(detector: str, rounds: int) -> float:
     """Measure the GMACs per second of training steps in bfloat16, on batches of 800 pixels, with the GPU if any."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = pl.build_detector(detector, 10).train().to(device, memory_format=torch.channels_last)
+    network = pl.build_detector(detector, 10).train().to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters())
     images = torch.rand(16 if device.type == "cuda" else 2, 3, 800, 800, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -162,7 +162,7 @@ def main() -> None:
     hours = {job.name: gmacs / rate / 3600 for job, gmacs in jobs}
     after = {job.name: job.after for job, _ in jobs}
     table = pd.DataFrame({"notebook": job.notebook, "jobs": 1, "hours": hours[job.name]} for job, _ in jobs)
-    print(table.groupby("notebook").sum().to_markdown(floatfmt=(".0f", ".0f", ".1f")))
+    print(table.pivot_table(index="notebook", aggfunc="sum").to_markdown(floatfmt=(".0f", ".0f", ".1f")))
     chain = find_critical_path(hours, after)
     print(f"\n{len(hours)} jobs. Critical path, {sum(hours[name] for name in chain):.1f} h: {' → '.join(chain)}\n")
     total, ends = sum(hours.values()), {gpus: simulate(hours, after, gpus) for gpus in options.gpus}
