@@ -1,78 +1,224 @@
-"""Several processes: one training shared by two, and what refuses to be shared."""
+"""Several processes: one training shared by two, the steps of the store, `compress`, and what is refused."""
 
 import json
 import os
-import socket
+import signal
 
 import pandas as pd
 import pytest
 import tiny
+import torch
+from ranks import run_ranks
 from typer.testing import CliRunner
 
 from paperlib.cli.main import app
+from paperlib.compression import command, outputs
+from paperlib.compression.request import CompressRequest
+from paperlib.data import Dataset
+from paperlib.evaluation.evaluate import evaluate
 from paperlib.network_files import load_network
+from paperlib.progress import group
 from paperlib.pruning import Sparsity
+from paperlib.store.store import Step, Store
 from paperlib.structure import module_digest
+from paperlib.training import loop
 from paperlib.training.loop import HISTORY, LAST, fit
-from paperlib.workbench.steps import Workbench
+from paperlib.training.shares import average_statistics_, require_equal_shares
+
+STEP = Step("new", {"seed": 0}, (), "", "code", {})
+SHARED = Step("train", {"processes": 2}, (), "", "code", {})
 
 
-def train_share(rank, port, folder, epochs, batch_size, results):
-    """Train as process `rank` of two, as `torchrun` would start it."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"MASTER_PORT": str(port)}
-    detector, recipe = tiny.detector(), tiny.recipe(epochs=epochs, batch_size=batch_size)
-    options = {"validation": tiny.dataset("val", 4), "regulariser": Sparsity(1e-3), "folder": folder}
-    try:
-        history = fit(detector, tiny.dataset(), recipe, **options)
-    except ValueError as error:
-        results.put((rank, str(error), None))
-    else:
-        results.put((rank, module_digest(detector), history.epochs.drop(columns="seconds").fillna(-1.0)))
+class Watched(Dataset):
+    """A data set that notes which images a process takes, and kills it when it takes them for the `fatal`th time."""
+
+    taken: list
+    fatal: int = 0
+
+    def draw_batch(self, indices, *arguments):
+        self.taken.append(indices.tolist())
+        if len(self.taken) == self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().draw_batch(indices, *arguments)
 
 
-def train_in_two(folder, epochs=2, batch_size=4):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    results = tiny.processes.Queue()
-    share = (port, folder, epochs, batch_size, results)
-    pair = [tiny.processes.Process(target=train_share, args=(rank, *share)) for rank in range(2)]
-    for process in pair:
-        process.start()
-    found = [results.get(timeout=120) for _ in pair]
-    for process in pair:
-        process.join(timeout=60)
-    assert [process.exitcode for process in pair] == [0, 0], "a process has not come to its end"
-    return [answer for _, *answer in sorted(found)]
+def watched(fatal=0):
+    plain = tiny.dataset()
+    made = Watched(plain.name, plain.classes, plain.records)
+    made.taken, made.fatal = [], fatal
+    return made
 
 
-def test_two_processes_end_with_the_same_weights_and_one_history(tmp_path):
-    (weights, rows), (other_weights, other_rows) = train_in_two(tmp_path)
-    assert weights == other_weights
+def train_share(rank, folder, killed=()):
+    """Train three epochs of two batches; processes `killed` end in the middle of the second epoch."""
+    loop.SECONDS_BETWEEN_STATES = 0
+    detector, data = tiny.detector(), watched(fatal=4 if rank in killed else 0)
+    options = {"validation": tiny.dataset("val", 40), "regulariser": Sparsity(1e-3), "folder": folder}
+    history = fit(detector, data, tiny.recipe(epochs=3, batch_size=4, validate_every=1), **options)
+    return module_digest(detector), history.epochs.drop(columns="seconds"), data.taken
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared")
+    answers, statuses = run_ranks(train_share, folder)
+    assert statuses == [0, 0], answers
+    return folder, answers
+
+
+def test_two_processes_end_with_the_same_weights_and_one_history(shared):
+    folder, [(weights, rows, taken), (other_weights, other_rows, other_taken)] = shared
+    assert weights == other_weights == module_digest(load_network(folder / LAST))
     pd.testing.assert_frame_equal(rows, other_rows, check_exact=True)
-    written = [json.loads(line) for line in (tmp_path / HISTORY).read_text().splitlines()]
+    written = [json.loads(line) for line in (folder / HISTORY).read_text().splitlines()]
     assert [row["loss"] for row in written] == list(rows["loss"])
-    assert module_digest(load_network(tmp_path / LAST)) == weights
-    # Started again, both find it done.
-    assert train_in_two(tmp_path)[1][0] == weights
+    # Each epoch covers every image once: four batches of two images, two by each process.
+    for epoch in range(3):
+        batches = [each for part in (taken, other_taken) for each in part[2 * epoch : 2 * epoch + 2]]
+        assert sorted(index for batch in batches for index in batch) == list(range(8))
 
 
-def test_a_batch_without_equal_shares_is_refused_by_every_process(tmp_path):
-    refused = train_in_two(tmp_path, batch_size=3)
-    assert refused[0] == refused[1]
-    assert "tiny/train: a batch of 3 images has no equal shares for 2 processes" in refused[0][0]
-    assert not list(tmp_path.iterdir())
+def test_shared_validation_gives_the_digits_of_one_process(shared):
+    folder, [(_, rows, _), _] = shared
+    alone = evaluate(load_network(folder / LAST), tiny.dataset("val", 40), image_size=tiny.SIDE)
+    assert rows["map50"].iloc[-1] == alone.map50
 
 
-def test_what_consists_of_many_steps_refuses_to_be_one_of_several(monkeypatch, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+@pytest.mark.parametrize("killed", [(0,), (1,), (0, 1)])
+def test_after_a_kill_none_hangs_and_the_training_continues_to_the_same_bits(shared, tmp_path, killed):
+    _, [(weights, _, _), _] = shared
+    answers, statuses = run_ranks(train_share, tmp_path, killed)
+    assert all(statuses), "a process ended as if all were done"
+    assert not (tmp_path / LAST).exists()
+    survivors = [answer for rank, answer in enumerate(answers) if rank not in killed]
+    assert all(answer.startswith("LostProcessError: another of the 2 processes has ended") for answer in survivors)
+    resumed, statuses = run_ranks(train_share, tmp_path)
+    assert statuses == [0, 0]
+    assert [answer[0] for answer in resumed] == [weights, weights]
+    assert len(resumed[0][2]) == 4, "the first epoch was not kept"
+
+
+def train_every_detector(rank):
+    digests = []
+    for name in tiny.QUICK:
+        detector = tiny.quick(name, 10)
+        fit(detector, tiny.dataset(count=4), tiny.recipe(epochs=1), resume=False)
+        digests.append(module_digest(detector))
+    return digests
+
+
+def test_all_six_detectors_train_in_two_processes(monkeypatch, tmp_path):
+    monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
+    [digests, others], statuses = run_ranks(train_every_detector)
+    assert statuses == [0, 0], digests
+    assert digests == others and len(set(digests)) == 6
+
+
+def differ(rank, folder):
+    """Do what is not the same in both processes, one after the other; return the messages."""
+    found = []
+
+    def attempt(work):
+        try:
+            found.append(work())
+        except (ValueError, OSError) as error:
+            found.append(f"{error}")
+
+    group.join_group()
+    norm = torch.nn.BatchNorm2d(2)
+    norm.running_mean += rank
+    average_statistics_(norm, loop._new_accelerator("no"))
+    found.append(norm.running_mean.tolist())
+    options = {"folder": folder / "fit"}
+    attempt(lambda: fit(tiny.detector(), tiny.dataset(), tiny.recipe(batch_size=3), **options))
+    attempt(lambda: fit(tiny.detector(rank), tiny.dataset(), tiny.recipe(), **options))
+    loop.code_digest = lambda *parts: f"code of process {rank}"
+    attempt(lambda: fit(tiny.detector(), tiny.dataset(), tiny.recipe(), **options))
+    store = Store(folder / "store")
+    attempt(lambda: store.get_step(Step("train", {"epochs": rank}, (), "", f"code {rank}", {}), print))
+
+    def fail(step):
+        raise OSError(f"process {rank} cannot write")
+
+    def make(step):
+        (step / f"by-{rank}").touch()
+
+    attempt(lambda: store.get_step(STEP, fail))
+    attempt(lambda: sorted(path.name for path in store.get_step(STEP, make).iterdir()))
+    attempt(lambda: sorted(path.name for path in store.get_step(SHARED, make).iterdir()))
+    return found
+
+
+def test_what_differs_is_refused_by_both_and_what_the_first_does_is_told_to_the_other(tmp_path):
+    [found, others], statuses = run_ranks(differ, tmp_path)
+    assert statuses == [0, 0], found
+    assert found == others
+    means, batch, weights, code, step, failed, made, together = found
+    assert means == [0.5, 0.5]
+    assert "tiny/train: a batch of 3 images has no equal shares for 2 processes" in batch
+    start = "training: process 1 differs from process 0 in"
+    assert weights.startswith(f"{start} initial weights; start all with the same code")
+    assert code.startswith(f"{start} code; ")
+    assert step.startswith("train step: process 1 differs from process 0 in code, the setting epochs; ")
+    assert failed == "process 0 cannot write"
+    assert made == ["by-0", "step.json"]
+    assert together == ["by-0", "by-1", "step.json"]
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "fault"),
+    [
+        (3, 8, "3 images are fewer than 4 processes; start fewer"),
+        (8, 2, "a batch of 2 images has no equal shares for 4 processes; choose a batch_size that is a multiple of 4"),
+        (6, 8, "a batch of 6 images has no equal shares for 4 processes"),
+        (8, 8, ""),
+    ],
+)
+def test_each_process_needs_an_equal_share_of_a_batch(images, batch, fault):
+    try:
+        require_equal_shares(tiny.dataset(count=images), tiny.recipe(batch_size=batch), 4)
+    except ValueError as error:
+        assert fault and fault in str(error)
+    else:
+        assert not fault
+
+
+def compress(rank, options):
+    """Compress, without the files that take long to write."""
+    torch.set_num_threads(1)
+    outputs.installed_runtimes = lambda: ["torch"]
+    outputs.export_onnx = lambda *_, **__: {}["not in this test"]
+    return command.run_compression(CompressRequest(**options))
+
+
+def test_compress_in_two_processes(tmp_path):
     for split, data in zip(("train", "val"), tiny.of_classes(tiny.dataset(), tiny.dataset("val", 4)), strict=True):
         tiny.write_coco(tmp_path, split, data, images=".")
-    with pytest.raises(ValueError, match=r"one of 2 processes \(WORLD_SIZE\), and only pl.fit"):
-        Workbench(*[tiny.dataset()] * 3, None, tiny.recipe(), tiny.recipe(), Sparsity(0.0))
-    given = ["--data", str(tmp_path / "train.json"), "--val", str(tmp_path / "val.json")]
-    result = CliRunner().invoke(app, ["compress", *given, "--out", str(tmp_path / "out"), "--image-size", "64"])
+    options = {"data": tmp_path / "train.json", "val": tmp_path / "val.json", "out": tmp_path / "out"}
+    options |= {"image_size": 64, "width": 0.1, "epochs": 2, "fine_tune_epochs": 1, "batch_size": 4, "step": 0.5}
+    options |= {"precision": "no", "min_keep_ratio": 0.4, "max_drop": 1, "timing_seconds": 0.01, "budget": "10m"}
+    answers, statuses = run_ranks(compress, options)
+    assert (answers, statuses) == ([1, 0], [0, 0])  # only the first missed student.onnx
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    steps = [json.loads((folder / "step.json").read_text()) for folder in (tmp_path / "out/steps").glob("*-*[0-9a-f]")]
+    trained = [made["step"]["settings"]["processes"] for made in steps if made["step"]["kind"] in ("train", "distil")]
+    assert len(trained) >= 4 and set(trained) == {2}
+    assert set(provenance["steps"]) <= {made["digest"] for made in steps}
+    student = load_network(tmp_path / "out" / "student.safetensors")
+    assert evaluate(student, tiny.dataset("val", 4), image_size=64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["reproduce"], "a batch cannot be shared by 2 processes (WORLD_SIZE); start it once: --jobs"),
+        (["compress", "--data", "a.json", "--out", "out"], "WORLD_SIZE is 2, but RANK is not set; use torchrun"),
+    ],
+)
+def test_what_cannot_run_in_several_processes_says_so_in_one_line(monkeypatch, arguments, line):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(app, arguments)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
-    assert "start it without accelerate launch or torchrun" in result.stderr
-    assert not (tmp_path / "out").exists()
+    assert line in result.stderr

@@ -6,10 +6,12 @@ import os
 from dataclasses import replace
 
 import pytest
+import tiny
 from filelock import FileLock
 from typer.testing import CliRunner
 
 from paperlib.cli.main import app
+from paperlib.data import squares
 from paperlib.experiments.parameters import load_profile
 from paperlib.paths import repository_root
 from paperlib.store import inspect, provenance
@@ -196,3 +198,22 @@ def test_values_are_compared_place_by_place():
     old = {"recipe": {"epochs": 12, "seed": 0}, "gone": 1, "same": [1, 2]}
     new = {"recipe": {"epochs": 18, "seed": 0}, "same": [1, 2], "fresh": None}
     assert compare_values(old, new) == ["recipe.epochs: 12 -> 18", "gone: 1 -> none", "fresh: none -> None"]
+
+
+def test_mapped_pictures_are_listed_verified_and_removed_except_while_they_are_written(filled, monkeypatch):
+    monkeypatch.setenv(squares.VARIABLE, "0")
+    tiny.dataset().letterboxed(48)
+    path, *others = (filled.root / "pictures").glob("*.squares")
+    assert not others and call("list")[1].splitlines()[-1] == "1 file of mapped pictures, 0.06 MB"
+    assert call("verify") == (0, f"{filled.root}: 4 steps and 1 file of mapped pictures read, none damaged\n")
+    path.write_bytes(path.read_bytes()[:-1])
+    status, text = call("verify")
+    assert status == 1 and text.startswith(f"{path} was changed after it was written\n") and "1 damaged" in text
+    (path.parent / "killed.partial").touch()
+    with FileLock(path.with_suffix(".lock")):
+        assert "1 file of mapped pictures (written again" in call("prune", "--yes")[1]
+    assert [each for each in path.parent.iterdir() if each.suffix != ".lock"] == [path]
+    assert "1 file of mapped pictures (written again" in call("prune", "--yes")[1]
+    assert not list(path.parent.iterdir())
+    tiny.dataset().letterboxed(48)
+    assert path.exists()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typer.exceptions import TyperException
 
-from paperlib.extras import MissingExtraError
 from paperlib.files import is_disk_full
 
 LONGEST_LINE = 500
 """Characters of a line; of a longer one the beginning and the end are shown."""
 
 
-def describe_error(error: ValueError | OSError | MissingExtraError) -> str:
+def describe_error(error: Exception) -> str:
     """Return the line for bad input, for what the operating system refuses, or for a package that is missing."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -15,6 +15,7 @@ from paperlib.cli import data, store
 from paperlib.cli.errors import describe_error, describe_usage
 from paperlib.cli.streams import prepare_streams, quiet_libraries
 from paperlib.extras import DISTRIBUTION, MissingExtraError
+from paperlib.progress import group
 
 
 class OneLineErrors(TyperGroup):
@@ -33,7 +34,8 @@ class OneLineErrors(TyperGroup):
         try:
             status = super().main(*arguments, standalone_mode=False, **options) or 0
         except TyperException as error:
-            typer.echo(describe_usage(error), err=True)
+            if group.may_speak():
+                typer.echo(describe_usage(error), err=True)
             status = 2
         except typer.Abort:
             typer.echo("paperlib: aborted", err=True)
@@ -52,11 +54,12 @@ class OneLineErrors(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # the reader of our output has gone, as `head` does; typer ends the process quietly
-        except (ValueError, OSError, MissingExtraError) as error:
+        except (ValueError, OSError, MissingExtraError, group.LostProcessError) as error:
             if ctx.params.get("debug"):
                 raise
-            typer.echo(describe_error(error), err=True)
-            raise typer.Exit(2) from error
+            if group.may_speak():
+                typer.echo(describe_error(error), err=True)
+            raise typer.Exit(1 if isinstance(error, group.LostProcessError) else 2) from error
 
 
 def _flush_output() -> None:
@@ -318,6 +321,8 @@ def claims(
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def compress(context: typer.Context) -> None:
     """Compress a detector on your own data: prune, fine-tune and distil (Algorithm 1), then report."""
+    # Before anything can fail, so that one of several processes tells why all of them end.
+    group.join_group()
     # The options are the fields of the request, read here, because other commands can do without pydantic.
     from paperlib.cli.options import run_with_options
     from paperlib.compression.request import CompressRequest

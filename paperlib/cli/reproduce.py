@@ -30,6 +30,7 @@ from paperlib.cli.staleness import NO_RESULTS, find_outdated
 from paperlib.experiments.parameters import load_profile
 from paperlib.experiments.settings import Common, Settings
 from paperlib.extras import needs_extra
+from paperlib.progress import group
 from paperlib.progress.display import SECONDS_BETWEEN_LOOKS, NotebookRun, ProgressLine, format_duration, summarise_runs
 from paperlib.progress.processes import die_with_parent, hold_lock
 from paperlib.progress.slots import VARIABLE, describe_slots
@@ -113,6 +114,7 @@ def reproduce(
             results.
         MissingExtraError: what runs notebooks, or hands jobs to a cluster, is not installed.
     """
+    group.refuse_several_processes("a batch", "start it once: --jobs and --executor say how much runs at a time")
     require_batch_packages()
     batch = Batch(profile, choose_executor(executor, jobs, cores or _available_cores(), gpu))
     settings = load_settings(batch, names)

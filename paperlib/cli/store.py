@@ -50,16 +50,21 @@ def why(
 
 @app.command()
 def verify(store: Store = None) -> None:
-    """Read every finished step and compare it with its digests; exit status 1 if one is damaged."""
+    """Read every finished step and all mapped pictures, and compare them with their digests.
+
+    The exit status is 1 if one is damaged.
+    """
     from paperlib.store import inspect
 
     folder = _existing(store)
     checked = inspect.format_count(len(inspect.find_steps(folder)), "step")
+    if count := len(inspect.find_pictures(folder)):
+        checked += f" and {inspect.format_count(count, 'file')} of mapped pictures"
     faults = inspect.find_damage(folder)
     for fault in faults:
         typer.echo(fault)
     if faults:
-        typer.echo(f"{folder}: {checked} read, {len(faults)} damaged; what needs a damaged step makes it again")
+        typer.echo(f"{folder}: {checked} read, {len(faults)} damaged; what needs one of them makes it again")
         raise typer.Exit(1)
     typer.echo(f"{folder}: {checked} read, none damaged")
 
@@ -69,7 +74,7 @@ def prune(
     store: Store = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove the steps that no result rests on, and what processes that have ended left behind."""
+    """Remove the steps that no result rests on, mapped pictures, and what processes that have ended left behind."""
     from paperlib import paths
     from paperlib.store import inspect
 
@@ -78,13 +83,15 @@ def prune(
     if found.in_use:
         steps = inspect.format_count(found.in_use, "step")
         typer.echo(f"Kept: {steps} in the making by running processes, and the steps that these start from.")
-    if not found.steps and not found.leftovers:
+    if not found.steps and not found.leftovers and not found.pictures:
         typer.echo(f"Nothing to remove: every step in {folder} belongs to a result.")
         return
-    typer.echo(
-        f"{folder}: {inspect.format_count(len(found.steps), 'step')} that no result rests on and "
-        f"{inspect.format_count(len(found.leftovers), 'leftover')} of ended processes, {found.megabytes:.2f} MB"
-    )
+    leftovers = f"{inspect.format_count(len(found.leftovers), 'leftover')} of ended processes"
+    if found.pictures:
+        pictures = inspect.format_count(len(found.pictures), "file")
+        leftovers += f", {pictures} of mapped pictures (written again from the data when needed)"
+    steps = f"{inspect.format_count(len(found.steps), 'step')} that no result rests on"
+    typer.echo(f"{folder}: {steps} and {leftovers}, {found.megabytes:.2f} MB")
     if not yes:
         # In a script nobody would answer, and the script would hang.
         if not sys.stdin.isatty():

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pandas as pd
 from paperlib import files
 from paperlib.compression.request import CompressRequest
 from paperlib.costs import cost
+from paperlib.progress import group
 from paperlib.store.contents import read_sealed, seal_record
 from paperlib.store.store import canonical_json
 from paperlib.training.loop import HISTORY
@@ -51,13 +53,10 @@ class TimeBudget:
     began: float
 
     def __post_init__(self) -> None:
-        self._earlier = _training_seconds(self.request.out)
+        self._earlier = group.let_first(partial(_training_seconds, self.request.out))
         told = self.request.model_dump(mode="json", exclude={"out", "threads", "timing_seconds"})
         of = hashlib.sha256(canonical_json({"request": told, "data": list(self.data)}).encode()).hexdigest()
-        self._plan: dict[str, Any] = {"of": of, "decisions": {}}
-        with contextlib.suppress(ValueError):  # there is none, or it was damaged
-            if (known := read_sealed(self.request.out / PLAN))["of"] == of:
-                self._plan = known
+        self._plan = group.let_first(partial(_read_plan, self.request.out, of))
 
     def shorten_trainings(self, workbench: Workbench, given: Model) -> CompressRequest:
         """Return the request with the numbers of epochs that the budget allows; two epochs are measured first.
@@ -97,7 +96,8 @@ class TimeBudget:
         return {"epochs": recipe.epochs, "fine_tune_epochs": tuning.epochs}
 
     def _seconds_left(self) -> float:
-        spent = self._earlier + time.perf_counter() - self.began
+        # Clocks differ, and all processes must decide alike: the first one's clock counts.
+        spent = self._earlier + group.let_first(lambda: time.perf_counter() - self.began)
         return (1 - MARGIN) * self.request.budget_seconds - self.reserve - spent
 
     def _choose_epochs(self, workbench: Workbench, given: Model) -> dict[str, Any]:
@@ -116,7 +116,15 @@ class TimeBudget:
         return {"epoch_seconds": epoch, "epochs": chosen[0], "fine_tune_epochs": chosen[1]}
 
     def _write(self) -> None:
-        files.write_json_atomically(self.request.out / PLAN, seal_record(self._plan))
+        group.let_first(lambda: files.write_json_atomically(self.request.out / PLAN, seal_record(self._plan)))
+
+
+def _read_plan(out: Path, of: str) -> dict[str, Any]:
+    """Return the decisions that an earlier run of the same request has written down, or none."""
+    with contextlib.suppress(ValueError):  # there is none, or it was damaged
+        if (known := read_sealed(out / PLAN))["of"] == of:
+            return known
+    return {"of": of, "decisions": {}}
 
 
 def fit_epochs(available: float, long: int, short: int, fractions: Sequence[float]) -> tuple[int, int] | None:

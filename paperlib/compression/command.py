@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -30,10 +31,12 @@ from paperlib.detectors import (
 )  # fmt: skip
 from paperlib.detectors.files import load_detector
 from paperlib.extras import describe_missing
+from paperlib.progress import group
 from paperlib.progress.display import show_progress
 from paperlib.progress.processes import keep_memory
 from paperlib.progress.report import begin_step, expect_work, plan_work
 from paperlib.store.store import Store
+from paperlib.training.shares import require_equal_shares
 from paperlib.workbench.algorithm_1 import always_time, make_workbench, most_epochs, run_algorithm_1
 from paperlib.workbench.candidates import (
     add_controls,
@@ -59,6 +62,7 @@ def run_compression(request: CompressRequest) -> int:
 
     Written last, `provenance.json` says that the folder is complete. All files except it, `timing.json` and what the
     reports take from that are the same, bit for bit, however often the work was interrupted.
+    Several processes, started by `torchrun` or `accelerate launch`, share every training; the first does all else.
 
     Returns:
         The exit status: 0, 1 if the student could not be written as ONNX, 130 if interrupted.
@@ -68,25 +72,25 @@ def run_compression(request: CompressRequest) -> int:
     """
     began = time.perf_counter()
     keep_memory()
+    group.join_group()
     if request.threads:
         torch.set_num_threads(request.threads)
     try:
-        with show_progress(request.out / PROGRESS_LOG):
+        with show_progress(request.out / PROGRESS_LOG) if group.is_first() else nullcontext():
             plan_work(0, seconds=output_seconds(request))
             train, val = read_inputs(request)
-            for data in (train, val):
-                for remark in data.remarks:
-                    print(f"paperlib: {data.name}: {remark}", file=sys.stderr)
-            if "onnxruntime" not in installed_runtimes():
-                missing = describe_missing("onnxruntime", "runtimes")
-                print(f"paperlib: student.onnx will not be written: {missing}", file=sys.stderr)
+            if group.is_first():
+                _print_remarks(train, val)
             clock = TimeBudget(request, (train.digest, val.digest), output_seconds(request), began)
             if request.budget:
                 request = clock.shorten_trainings(*_set_up(request, train, val, 0))
             rounds = [_run_round(request, train, val, number, clock) for number in range(request.seeds)]
+            if not group.leave_group():
+                return 0  # the first process writes the outputs
             faults = write_outputs(request, rounds, began, clock.describe() if request.budget else [])
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command continues where this stopped.", flush=True)
+        if group.may_speak():
+            print("\nInterrupted. The same command continues where this stopped.", flush=True)
         return 130
     compressed = rounds[0].compressed
     size_mb = compressed.chain[-1].cost.size_mb
@@ -95,6 +99,15 @@ def run_compression(request: CompressRequest) -> int:
     for fault in (*faults, *describe_doubts(request, compressed)):
         print(f"paperlib: {fault}", file=sys.stderr)
     return 1 if faults else 0
+
+
+def _print_remarks(train: Dataset, val: Dataset) -> None:
+    for data in (train, val):
+        for remark in data.remarks:
+            print(f"paperlib: {data.name}: {remark}", file=sys.stderr)
+    if "onnxruntime" not in installed_runtimes():
+        missing = describe_missing("onnxruntime", "runtimes")
+        print(f"paperlib: student.onnx will not be written: {missing}", file=sys.stderr)
 
 
 def read_inputs(request: CompressRequest) -> tuple[Dataset, Dataset]:
@@ -110,6 +123,7 @@ def read_inputs(request: CompressRequest) -> tuple[Dataset, Dataset]:
     side = request.image_size
     check_detector(detector, side)
     train, val = _load_data(request)
+    require_equal_shares(train, request.recipe, group.count_processes())
     if request.trained_detector:
         check_classes(detector, train)
     else:

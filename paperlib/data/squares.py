@@ -20,13 +20,13 @@ from torch import Tensor
 
 from paperlib import files, paths
 from paperlib.store.code_digest import code_digest
+from paperlib.store.pictures import DIGEST_BYTES, SUFFIX, ends_with_digest
 from paperlib.store.provenance import package_version
 
 VARIABLE = "PAPERLIB_PICTURE_MEMORY"
 """Names the limit in GiB."""
 DEFAULT_GIB, LARGEST_GIB, SHARE = 2.0, 4096.0, 1 / 8
 """The limit if the variable is not set: so many GiB, but at most that share of the machine's memory."""
-DIGEST_BYTES = 32
 
 _log = logging.getLogger(__name__)
 _held = {"bytes": 0}
@@ -79,7 +79,7 @@ def _release(size: int) -> None:
 
 
 def _map_squares(squares: Iterable[Tensor], digest: str, side: int, size: int) -> Tensor:
-    path = paths.pictures_root() / f"{_name_squares(digest, side)}.squares"
+    path = paths.pictures_root() / f"{_name_squares(digest, side)}{SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
     # Other processes, such as those that share a training, wait until the first has written the file.
     with FileLock(path.with_suffix(".lock")):
@@ -97,16 +97,11 @@ def _name_squares(digest: str, side: int) -> str:
 
 
 def _is_whole(path: Path, size: int) -> bool:
-    """Return whether a file ends with the digest of the squares before it; a damaged one is told."""
+    """Return whether a file holds so many bytes of squares and their digest; a damaged one is told."""
     if not path.exists():
         return False
-    with path.open("rb") as opened:
-        total, rest = hashlib.sha256(), size
-        while rest and (part := opened.read(min(rest, 2**24))):
-            total.update(part)
-            rest -= len(part)
-        if not rest and opened.read() == total.digest():
-            return True
+    if path.stat().st_size == size + DIGEST_BYTES and ends_with_digest(path):
+        return True
     _log.warning("%s: was cut or changed after it was written; it is written again", path)
     return False
 

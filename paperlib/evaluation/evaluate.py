@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, overload
 
@@ -21,6 +22,7 @@ from paperlib.evaluation.bootstrap import match_detections, resample_matches
 from paperlib.evaluation.forward import evaluation_mode, run_on_squares
 from paperlib.evaluation.metrics import Metrics, compute_metrics, compute_slice_metrics, require_boxes
 from paperlib.evaluation.scenes import SceneMetrics, evaluate_scenes
+from paperlib.progress import group
 from paperlib.progress.report import track_items
 
 Detections = list[dict[str, Tensor]]
@@ -123,11 +125,9 @@ def detect(detector: nn.Module, dataset: Dataset, *, image_size: int, batch_size
         1..C and `scores` `[N]`.
     """
     letterboxed = dataset.letterboxed(image_size)
-    found = []
     with evaluation_mode(detector):
-        for images in letterboxed.images.split(batch_size):
-            found += run_on_squares(detector, images)
-    return _scale_to_images(found, letterboxed)
+        batches = group.map_items(partial(_detect_on_squares, detector), letterboxed.images.split(batch_size))
+    return _scale_to_images([image for batch in batches for image in batch], letterboxed)
 
 
 def detect_full_images(detector: nn.Module, tiles: Dataset, *, image_size: int, batch_size: int = 16) -> Detections:
@@ -166,6 +166,10 @@ def _require_tiles(dataset: Dataset) -> Tiles:
     if not isinstance(dataset, Tiles):
         raise ValueError(f"{dataset.name}: its images were not cut into tiles, so there is nothing to merge")
     return dataset
+
+
+def _detect_on_squares(detector: nn.Module, images: Tensor) -> Detections:
+    return [{name: values.cpu() for name, values in image.items()} for image in run_on_squares(detector, images)]
 
 
 def _scale_to_images(found: Sequence[dict[str, Tensor]], letterboxed: Letterboxed) -> Detections:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from paperlib.data.scenes import SceneDataset
 from paperlib.evaluation.bootstrap import resample_mean
 from paperlib.evaluation.forward import evaluation_mode, run_on_squares
+from paperlib.progress import group
 
 TOP = 5
 
@@ -81,7 +82,8 @@ def classify(network: nn.Module, dataset: SceneDataset, *, image_size: int, batc
     """Return the logits of every image, float32 `[N, C]`, on the CPU."""
     images, _ = dataset.squares(image_size)
     with evaluation_mode(network):
-        logits = [run_on_squares(network, batch).float().cpu() for batch in images.split(batch_size)]
+        batches = images.split(batch_size)
+        logits = group.map_items(lambda batch: run_on_squares(network, batch).float().cpu(), batches)
     return torch.cat(logits)
 
 

@@ -35,6 +35,7 @@ from paperlib.experiments.parameters import load_profile, profile_path, validate
 from paperlib.experiments.settings import Settings
 from paperlib.extras import needs_extra
 from paperlib.figures import tables
+from paperlib.progress import group
 from paperlib.progress.processes import keep_memory, run_jobs
 from paperlib.progress.report import expect_work, plan_work
 from paperlib.progress.slots import occupy_slots, take_slots
@@ -101,6 +102,11 @@ class Study:
     stages: list[Model] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        group.refuse_several_processes(
+            f"the notebook {self.notebook}",
+            "start it alone: `workers` in its profile trains several models at a time, and `paperlib reproduce --jobs` "
+            "runs several notebooks",
+        )
         self._started = time.perf_counter()
         self._written: set[str] = set()
         self.differences = _compare_with_profile(self.notebook, self.settings)

@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from paperlib.progress import group
+
 Item = TypeVar("Item")
 
 VARIABLE = "PAPERLIB_PROGRESS"
@@ -133,6 +135,8 @@ def track_items(items: Collection[Item], label: str, *, first: int = 0) -> Itera
         label: the name of one item ("epoch", "image").
         first: how many items before these an earlier run has finished.
     """
+    if not group.is_first():
+        return items  # the first of several processes shows the progress of all
     if os.environ.get(VARIABLE):
         return _report_items(items, label, first)
     from tqdm.auto import tqdm

@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from paperlib import files
 from paperlib.store.contents import ASIDE, RECORD, check_step
+from paperlib.store.locks import is_held
+from paperlib.store.pictures import ends_with_digest, find_pictures, find_removable_pictures, remove_picture
 from paperlib.store.store import CODE, is_code_intact
 
 _FOLDER = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{16}")
@@ -64,12 +66,14 @@ class Removable:
         steps: finished steps that no result refers to.
         leftovers: unfinished steps and locks of processes that have ended, damaged steps that were set aside, and
             records of code that made nothing left.
-        megabytes: size of both.
+        pictures: files of mapped pictures, which are written again from the data when they are needed.
+        megabytes: size of all.
         in_use: how many steps running processes are making at the moment.
     """
 
     steps: list[StoredStep]
     leftovers: list[Path]
+    pictures: list[Path]
     megabytes: float
     in_use: int
 
@@ -128,11 +132,14 @@ def list_steps(store: Path, results: Path, kind: str | None = None) -> str:
     unused = [step.key for step in shown if not users[step.key]]
     lines.append(f"{format_count(len(shown), 'step')}, {sum(sizes.values()):.2f} MB")
     lines.append(f"{len(unused)} of them, {sum(sizes[key] for key in unused):.2f} MB, belong to no result")
+    if pictures := find_pictures(store):
+        size = sum(measure_megabytes(path) for path in pictures)
+        lines.append(f"{format_count(len(pictures), 'file')} of mapped pictures, {size:.2f} MB")
     return "\n".join(lines)
 
 
 def find_damage(store: Path) -> list[str]:
-    """Read every file of every finished step, and the records of code; return one line for each damaged one."""
+    """Read every finished step, the mapped pictures and the records of code; return one line for each damaged file."""
     faults = []
     for step in find_steps(store):
         try:
@@ -140,6 +147,7 @@ def find_damage(store: Path) -> list[str]:
         except (ValueError, OSError) as error:
             faults.append(str(error))
     damaged = [path for path in sorted((store / CODE).glob("*.json")) if not is_code_intact(path)]
+    damaged += [path for path in find_pictures(store) if not ends_with_digest(path)]
     return faults + [f"{path} was changed after it was written" for path in damaged]
 
 
@@ -152,7 +160,7 @@ def find_removable(store: Path, results: Path) -> Removable:
     steps = find_steps(store)
     found = find_results(results, store)
     users = find_users(steps, found)
-    held = {lock.stem for lock in store.glob("*.lock") if _is_held(lock)}
+    held = {lock.stem for lock in store.glob("*.lock") if is_held(lock)}
     running = [StoredStep(store / name, _read_record(store / f"{name}.partial")) for name in held]
     # What a running step starts from is needed, though no result names it yet.
     started_from = {key for step in running for key in step.parents}
@@ -168,12 +176,15 @@ def find_removable(store: Path, results: Path) -> Removable:
     leftovers += [path for path in (store / CODE).glob("*.json") if path.stem not in codes]
     leftovers += store.glob(f"{_REMOVED}*")
     leftovers += store.glob(f"{ASIDE}*")
-    total = sum(measure_megabytes(path) for path in [*leftovers, *(step.folder for step in unused)])
-    return Removable(unused, leftovers, total, len(held))
+    pictures = find_removable_pictures(store)
+    total = sum(measure_megabytes(path) for path in [*leftovers, *pictures, *(step.folder for step in unused)])
+    return Removable(unused, leftovers, pictures, total, len(held))
 
 
 def remove_found(found: Removable) -> int:
     """Remove what was found, except for what a process began to make meanwhile; return how many steps were removed."""
+    for path in found.pictures:
+        remove_picture(path)
     for path in found.leftovers:
         if path.suffix == ".json":
             path.unlink(missing_ok=True)
@@ -182,7 +193,7 @@ def remove_found(found: Removable) -> int:
     # Removing a step removes its lock, too. The locks that are left belong to no step.
     removed = sum(_remove_folder(step.folder) for step in found.steps)
     for lock in (path for path in found.leftovers if path.suffix == ".lock"):
-        if not _is_held(lock):
+        if not is_held(lock):
             lock.unlink(missing_ok=True)
     return removed
 
@@ -224,14 +235,6 @@ def _ancestors(keys: Iterable[str], by_key: dict[str, StoredStep]) -> set[str]:
         found.add(key)
         pending |= (by_key.keys() & set(by_key[key].parents)) - found
     return found
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def _remove_folder(folder: Path) -> bool:

@@ -20,12 +20,17 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from paperlib import files
+from paperlib.progress import group
 from paperlib.progress.slots import lend_slots
 from paperlib.store import contents, provenance
 from paperlib.store.code_digest import Code
 
 LIBRARIES = ("accelerate", "faster-coco-eval", "numpy", "torch", "torchvision")
 """Libraries that compute the numbers: with another version of one it is another step."""
+PROCESSES = "processes"
+"""The setting that says by how many processes a step is made together; every other step is made by one."""
+SECONDS_TO_APPEAR = 60.0
+"""How long a folder that machines share may need to show what another of them has written."""
 STEP_DEVICE = "PAPERLIB_STEP_DEVICE"
 """The variable that names the device of steps made elsewhere, such as `cuda`, for a process that only reads them."""
 CODE = "code"
@@ -106,8 +111,20 @@ class Store:
         from that is set aside, which one line says, and made again. `code`, the state behind `step.code`, is written
         beside the steps, so that `paperlib store why` can tell what changed.
 
-        Raises whatever `make` raises.
+        In a group of processes all must ask for the same step at the same time. The first one does all that is said
+        above while the others wait; of a step with the setting `processes` each calls `make`, in the same folder.
+
+        Raises whatever `make` raises; ValueError if the processes do not ask for the same step.
         """
+        if group.count_processes() == 1:
+            return self._get_step(step, make, code)
+        _require_same_step(step)
+        together = PROCESSES in step.settings
+        final = group.let_first_lead(lambda call_all: self._get_step(step, call_all if together else make, code), make)
+        _wait_until_visible(final, step.digest)
+        return final
+
+    def _get_step(self, step: Step, make: Callable[[Path], None], code: Code | None) -> Path:
         final = self.root / step.name
         self.record_code(code)
         if not _is_intact(final, step.digest):
@@ -163,6 +180,20 @@ def _is_intact(final: Path, digest: str, *, aside: bool = False) -> bool:
             contents.set_aside(final, fault, "the step is made again")
         return False
     return True
+
+
+def _require_same_step(step: Step) -> None:
+    parts = asdict(step)
+    settings = {f"the setting {name}": value for name, value in parts.pop("settings").items()}
+    group.require_same(f"{step.kind} step", parts | settings)
+
+
+def _wait_until_visible(final: Path, digest: str) -> None:
+    deadline = time.monotonic() + SECONDS_TO_APPEAR
+    while not _is_intact(final, digest):
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"{final}: made by process 0 and not seen here; all processes need the same store")
+        time.sleep(0.2)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import get_int_from_env
 from torch import Tensor
 
 from paperlib.data.interface import ImageSet
@@ -19,38 +18,6 @@ from paperlib.training.recipe import Recipe
 def count_batches(dataset: ImageSet, recipe: Recipe) -> int:
     """Return the number of batches in an epoch. Images that do not fill a last batch are left out of it."""
     return max(len(dataset) // recipe.batch_size, 1)
-
-
-def count_processes() -> int:
-    """Return as one of how many processes this one was started by `accelerate launch`, `torchrun` or MPI."""
-    return get_int_from_env(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"), 1)
-
-
-def require_equal_shares(dataset: ImageSet, recipe: Recipe, processes: int) -> None:
-    """Check that every process gets equally many images of a batch, since their gradients count equally.
-
-    Raises:
-        ValueError: it does not.
-    """
-    size = min(recipe.batch_size, len(dataset))
-    if size % processes:
-        raise ValueError(
-            f"{dataset.name}: a batch of {size} images has no equal shares for {processes} processes; "
-            f"choose a batch_size that is a multiple of {processes}, or fewer processes"
-        )
-
-
-def refuse_several_processes() -> None:
-    """Check that this is the only process: only a single training, `fit`, is shared by several.
-
-    Raises:
-        ValueError: it was started as one of several by `accelerate launch`, `torchrun` or MPI.
-    """
-    if (count := count_processes()) > 1:
-        raise ValueError(
-            f"this is one of {count} processes (WORLD_SIZE), and only pl.fit shares a training among several; "
-            "start it without accelerate launch or torchrun"
-        )
 
 
 def draw_batches(

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +24,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -32,15 +33,17 @@ from paperlib.data.interface import ImageSet
 from paperlib.evaluation.evaluate import evaluate
 from paperlib.network_files import load_network, save_network
 from paperlib.pairs import find_partners
+from paperlib.progress import group
 from paperlib.progress.report import is_due, report_epoch, report_part, track_items
 from paperlib.seeding import derive_seed, seeded_rng
 from paperlib.store.code_digest import code_digest
 from paperlib.structure import copy_network, module_digest, tensors_digest
-from paperlib.training.batches import count_batches, count_processes, draw_batches, require_equal_shares
+from paperlib.training.batches import count_batches, draw_batches
 from paperlib.training.batchnorm import gamma_statistics, recalibrate_batch_norm_
 from paperlib.training.callback import TOLD, EpochReport, OnEpoch, tell_once
 from paperlib.training.objective import LossModule, Objective, Regulariser, own_loss, split_state, trained_parameters
 from paperlib.training.recipe import Recipe
+from paperlib.training.shares import average_statistics_, require_equal_shares
 from paperlib.training.state import (
     drop_old_states,
     load_optimiser,
@@ -109,26 +112,30 @@ def fit(
 
     Raises:
         ValueError: there is no image, `folder` holds another training, a loss is not finite, the detector has
-            partners that the regulariser does not fuse for saving, or a batch has no equal shares for all processes.
+            partners that the regulariser does not fuse for saving, a batch has no equal shares for all processes, or
+            these differ in code, data or anything else that decides the weights.
+        LostProcessError: another process has ended.
     """
     if len(dataset) == 0:
         raise ValueError(f"{dataset.name}: no images, nothing to train on")
     if not hasattr(regulariser, "convert_for_saving") and (name := next(iter(find_partners(detector)), None)):
         raise ValueError(f"{name} has a partner; train an extended network with regulariser=pl.Partnership()")
-    training = _Training(detector, dataset, recipe, objective or own_loss, regulariser, validation)
-    identifiable = objective is None or hasattr(objective, "describe") or folder is not None
-    # The first process puts the folder in order before the others read it.
-    with training.accelerator.main_process_first():
-        training.open(folder or paths.store_root() / "fit" / training.identity[:16], resume and identifiable)
-    done = len(training.rows)
-    for epoch in track_items(range(done, recipe.epochs), "epoch", first=done):
-        started = time.perf_counter()
-        losses = training.train_epoch(epoch)
-        report = training.record_epoch(epoch, losses, started)
-        training.save_state()
-        if on_epoch and training.accelerator.is_main_process:
-            tell_once(on_epoch, report, training.folder)
-    return training.finish()
+    resume = resume and (objective is None or hasattr(objective, "describe") or folder is not None)
+    group.join_group()
+    with group.naming_lost_processes():
+        training = _Training(detector, dataset, recipe, objective or own_loss, regulariser, validation)
+        folder = folder or paths.store_root() / "fit" / training.identity[:16]
+        # The first process puts the folder in order before the others read it.
+        group.do_in_turn(partial(training.open, folder, resume))
+        done = len(training.rows)
+        training.require_same_weights(done)
+        for epoch in track_items(range(done, recipe.epochs), "epoch", first=done):
+            started = time.perf_counter()
+            losses = training.train_epoch(epoch)
+            report = training.record_epoch(epoch, losses, started)
+            training.require_same_weights(epoch + 1)
+            group.let_first(partial(training.keep_epoch, report, on_epoch))
+        return training.finish()
 
 
 class _Training:
@@ -148,7 +155,9 @@ class _Training:
         if start := getattr(objective, "start_training", None):
             start(recipe.epochs * count_batches(dataset, recipe))
         # Before the weights move to the device or change.
-        self.identity = self._compute_identity()
+        deciding = self._describe_identity()
+        group.require_same("training", deciding)
+        self.identity = hashlib.sha256(json.dumps([*deciding.values()], sort_keys=True).encode()).hexdigest()
         for module in (detector, self.teacher, objective):
             if isinstance(module, nn.Module):
                 module.to(self.accelerator.device).to(memory_format=torch.channels_last)
@@ -156,7 +165,8 @@ class _Training:
         parameters = [*detector.parameters(), *trained_parameters(objective)]
         groups = _parameter_groups(parameters, recipe.weight_decay)
         optimiser = torch.optim.AdamW(groups, recipe.learning_rate, fused=True)
-        self.loss_module, self.optimiser = self.accelerator.prepare(loss_module, optimiser)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # a name of torch that Accelerate uses
+            self.loss_module, self.optimiser = self.accelerator.prepare(loss_module, optimiser)
         # Equals the weights until the first step.
         self.average: AveragedModel | None = None
         if recipe.ema:
@@ -166,7 +176,7 @@ class _Training:
         """Continue from the state in `folder`, or start from the beginning."""
         self.folder = folder
         self.state_written = time.monotonic()
-        if not resume:
+        if not resume and group.is_first():
             _delete_training(folder)
         if _identity_in(folder) not in (None, self.identity):
             raise ValueError(f"{folder}: holds the state of another training; choose another folder or resume=False")
@@ -209,23 +219,14 @@ class _Training:
         if end := getattr(self.regulariser, "after_epoch", None):
             for module in [self.detector, *([self.average.module] if self.average else [])]:
                 end(module)
-        self._share_statistics()
+        average_statistics_(self.detector, self.accelerator)
         reduce: Any = self.accelerator.reduce
         return {name: float(reduce(total, "mean")) / count for name, total in sums.items()}
 
-    def _share_statistics(self) -> None:
-        """Give every process the batch-norm statistics of the first, as each step of data parallelism begins with."""
-        measured = [each for each in self.detector.buffers() if each.is_floating_point()]
-        if self.accelerator.num_processes > 1 and measured:
-            # As one tensor, because each message has to wait for every process.
-            shared: Any = broadcast(torch.cat([each.flatten() for each in measured]))
-            for each, values in zip(measured, shared.split([each.numel() for each in measured]), strict=True):
-                each.copy_(values.view_as(each))
-
     def _train_step(self, images: Tensor, targets: Any, learning_rate: float) -> dict[str, Tensor]:
         """Update the weights by one batch; return its losses."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
+        for parameters in self.optimiser.param_groups:
+            parameters["lr"] = learning_rate
         losses = self.loss_module(images, targets)
         self.accelerator.backward(torch.stack(list(losses.values())).sum())
         if self.regulariser:
@@ -267,11 +268,12 @@ class _Training:
     def _validate(self, validation: ImageSet) -> dict[str, float]:
         """Evaluate the present weights, and save them if they are the best so far."""
         detector = self._convert_for_saving(self._current_detector())
-        metrics = evaluate(detector, validation, image_size=self.recipe.image_size)
+        with group.sharing_items():
+            metrics = evaluate(detector, validation, image_size=self.recipe.image_size)
         tracked = {name: getattr(metrics, name) for name in metrics.tracked}
         best = max((row.get(metrics.tracked[0], -1.0) for row in self.rows), default=-1.0)
         # Of equally good epochs the first is kept.
-        if metrics.score > best and self.accelerator.is_main_process:
+        if metrics.score > best and group.is_first():
             save_network(detector, self.folder / BEST)
         return tracked
 
@@ -286,10 +288,20 @@ class _Training:
         convert = getattr(self.regulariser, "convert_for_saving", None)
         return convert(detector) if convert else detector
 
+    def require_same_weights(self, epochs: int) -> None:
+        """Check that after so many epochs all processes have the same weights, before any of these are kept."""
+        if self.accelerator.num_processes > 1:
+            parts = {"finished epochs": len(self.rows), "weights": module_digest(self.detector)}
+            group.require_same(f"training, after epoch {epochs}", parts)
+
+    def keep_epoch(self, report: EpochReport, on_epoch: OnEpoch | None) -> None:
+        """Write what the last epoch has changed, and tell of it."""
+        self.save_state()
+        if on_epoch:
+            tell_once(on_epoch, report, self.folder)
+
     def save_state(self) -> None:
         """Write the history and, if it is time, the state, which replaces the one before only when it is complete."""
-        if not self.accelerator.is_main_process:
-            return
         done = len(self.rows)
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         files.write_text_atomically(self.folder / HISTORY, text)
@@ -320,33 +332,33 @@ class _Training:
             final = self._current_detector() if self.validation is None else self.average.module
             self.detector.load_state_dict(final.state_dict())
         self.detector.eval()
-        if self.accelerator.is_main_process:
-            save_network(self._convert_for_saving(self.detector), self.folder / LAST)
-        self.accelerator.wait_for_everyone()
+        self.require_same_weights(self.recipe.epochs)
+        group.let_first(lambda: save_network(self._convert_for_saving(self.detector), self.folder / LAST))
         if self.accelerator.num_processes > 1:
             # It collects garbage, which takes up to a second. Only data parallelism leaves some that is large.
             self.accelerator.free_memory()
         return History(pd.DataFrame(self.rows), self.folder, self.detector)
 
-    def _compute_identity(self) -> str:
-        """Return a digest of all that decides the final weights, so that two trainings are never confused."""
+    def _describe_identity(self) -> dict[str, Any]:
+        """Return all that decides the final weights, so that two trainings are never confused."""
         tensors, values = split_state(self.objective)
         parts_of_code = [part for part in (self.detector, self.objective, self.regulariser) if part]
         modules = {part.__module__ for part in parts_of_code if part.__module__.startswith("paperlib.")}
-        parts = [
-            self.recipe.model_dump(),
-            self.dataset.digest,
-            self.validation.digest if self.validation else None,
-            getattr(self.objective, "__name__", type(self.objective).__name__),
-            getattr(self.objective, "describe", dict)(),
-            [tensors_digest(tensors), values],
-            self.regulariser.describe() if self.regulariser else None,
-            module_digest(self.detector),
-            module_digest(self.teacher) if self.teacher else None,
-            code_digest(__name__, *sorted(modules)),
-            [torch.__version__, torch.get_num_threads(), self.accelerator.device.type],
-        ]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        parts = {
+            "recipe": self.recipe.model_dump(),
+            "data": self.dataset.digest,
+            "validation data": self.validation.digest if self.validation else None,
+            "objective": getattr(self.objective, "__name__", type(self.objective).__name__),
+            "its settings": getattr(self.objective, "describe", dict)(),
+            "its state": [tensors_digest(tensors), values],
+            "regulariser": self.regulariser.describe() if self.regulariser else None,
+            "initial weights": module_digest(self.detector),
+            "teacher": module_digest(self.teacher) if self.teacher else None,
+            "code": code_digest(__name__, *sorted(modules)),
+            "torch, threads or device": [torch.__version__, torch.get_num_threads(), self.accelerator.device.type],
+        }
+        processes = self.accelerator.num_processes
+        return parts | ({"processes": processes} if processes > 1 else {})
 
 
 def _identity_in(folder: Path) -> str | None:
@@ -378,9 +390,10 @@ def _new_accelerator(precision: str) -> Accelerator:
     if shared and shared.get("_mixed_precision", precision) != precision:
         # Accelerate would keep the precision of the first training in a process for all that follow.
         AcceleratorState._reset_state()
-    # Without its own variables, as under `torchrun`, Accelerate would let processes without GPUs train one by one.
-    shares_processors = count_processes() > 1 and not torch.accelerator.is_available()
-    return Accelerator(mixed_precision=precision, cpu=shares_processors)
+    # Statistics of batch normalisation are averaged once per epoch, not copied from the first process at each step.
+    return Accelerator(
+        mixed_precision=precision, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
+    )
 
 
 def _parameter_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from paperlib.evaluation.evaluate import Metrics, evaluate
 from paperlib.evaluation.scenes import SceneMetrics
 from paperlib.network_files import family_of, load_network, save_network, transfer_coco_weights
 from paperlib.partners.partnership import Partnership
+from paperlib.progress import group
 from paperlib.progress.report import begin_step, end_step
 from paperlib.pruning import PruningPlan, Sparsity, apply_plan, find_carriers, plan_pruning, rescale_gamma_
 from paperlib.pruning.criteria import Criterion, criterion_digest, describe_importance, needs_calibration
@@ -36,9 +38,8 @@ from paperlib.seeding import seeded_rng
 from paperlib.store.ancestry import find_prunings
 from paperlib.store.code_digest import code_of
 from paperlib.store.contents import check_files, read_sealed, seal_record
-from paperlib.store.store import STEP_DEVICE, Step, Store, canonical_json
+from paperlib.store.store import PROCESSES, STEP_DEVICE, Step, Store, canonical_json
 from paperlib.structure import describe_structure, module_digest
-from paperlib.training.batches import refuse_several_processes
 from paperlib.training.loop import BEST, HISTORY, LAST, fit
 from paperlib.training.objective import Objective, Regulariser
 from paperlib.training.recipe import Recipe
@@ -86,6 +87,9 @@ class Workbench:
         partners: how every fine-tuning and distillation trains with partners (BPL); None: without.
         pruning, distillation, teaching: options that stay the same from step to step.
         store: where finished steps are kept; by default the store that all notebooks share.
+
+    Several processes, started by `torchrun` or `accelerate launch`, share every training, and the first makes all other
+    steps; each of them has to take the same steps in the same order.
     """
 
     train_set: Any
@@ -102,7 +106,7 @@ class Workbench:
     store: Store | None = None
 
     def __post_init__(self) -> None:
-        refuse_several_processes()
+        group.join_group()
         self._store = self.store or Store()
 
     def build_detector(self) -> Model:
@@ -386,25 +390,23 @@ class Workbench:
             **({"partners": partners.describe()} if partners else {}),
             **({"objective": _describe_maker(make_objective)} if make_objective and not teacher else {}),
             **self._machine(),
+            **({PROCESSES: count} if (count := group.count_processes()) > 1 else {}),
         }
         term = partners.with_term(regulariser) if partners else regulariser
 
         def write_model(folder: Path) -> None:
             begin_step(f"{label}, seed {recipe.seed}", epochs=recipe.epochs)
             # The digests are written last: once they fit, only the optimiser's state remains to be dropped.
-            if not _is_fitted(folder):
+            if not group.let_first(partial(_is_fitted, folder)):
                 plain = model.detector()
                 network = partners.extend(plain, recipe.seed) if partners else plain
                 fit(
                     network, self.train_set, recipe, objective=make_objective(network) if make_objective else None,
                     regulariser=term, validation=self.validation, folder=folder / "fit",
                 )  # fmt: skip
-                for source, target in ((HISTORY, HISTORY), (BEST, BEST), (LAST, DETECTOR)):
-                    with files.replace_file(folder / target) as copy:
-                        shutil.copyfile(folder / "fit" / source, copy)
-                digests = {name: files.file_digest(folder / name) for name in (HISTORY, BEST, DETECTOR)}
-                files.write_json_atomically(folder / FITTED, seal_record(digests))
-            shutil.rmtree(folder / "fit", ignore_errors=True)  # absent if killed right after this
+                group.let_first(partial(_keep_fitted, folder))
+            # The folder is absent if a run was killed right after this.
+            group.let_first(partial(shutil.rmtree, folder / "fit", ignore_errors=True))
 
         kind = "distil" if teacher else "train"
         parents = (model, teacher) if teacher else (model,)
@@ -459,6 +461,15 @@ def _refuse_to_make(folder: Path) -> None:
         f"{STEP_DEVICE}={os.environ[STEP_DEVICE]}, but this process has no such device, and {folder.stem} is not in "
         "the store"
     )
+
+
+def _keep_fitted(folder: Path) -> None:
+    """Copy what a training has made out of its own folder, the digests last."""
+    for source, target in ((HISTORY, HISTORY), (BEST, BEST), (LAST, DETECTOR)):
+        with files.replace_file(folder / target) as copy:
+            shutil.copyfile(folder / "fit" / source, copy)
+    digests = {name: files.file_digest(folder / name) for name in (HISTORY, BEST, DETECTOR)}
+    files.write_json_atomically(folder / FITTED, seal_record(digests))
 
 
 def _is_fitted(folder: Path) -> bool:
