@@ -20,7 +20,8 @@ SCENE_SIDE = 32
 ANCHORS = ((2, 3), (5, 6), (9, 14), (15, 15), (24, 30), (50, 46))
 processes = get_context("forkserver")
 """Processes that start at once, because they are forked from one that has imported everything."""
-processes.set_forkserver_preload(["paperlib.experiments.study", "paperlib.pruning.surgery"])
+# By its name from the root of the repository, because the process looks for modules there and not among the tests.
+processes.set_forkserver_preload(["paperlib.experiments.study", "paperlib.pruning.surgery", "tests.preloaded"])
 
 
 @cache
@@ -106,6 +107,12 @@ def of_classes(*splits):
         return Record(record.name, record.image, record.boxes[stay], labels)
 
     return [Dataset(split.name, names, [narrowed(record) for record in split.records]) for split in splits]
+
+
+def of_one_class(data):
+    """Return the same images with all boxes of one class."""
+    records = [Record(each.name, each.image, each.boxes, np.ones_like(each.labels)) for each in data.records]
+    return Dataset(data.name, ["object"], records)
 
 
 def write_coco(folder, name, data, images="images"):

@@ -247,7 +247,7 @@ def _exchange(about: str, content: Any = None) -> list[Any]:
     """Return what each process says, by rank, once all have said it.
 
     Raises:
-        RuntimeError: they do not speak about the same.
+        ValueError: they do not speak about the same.
         LostProcessError: one has ended.
     """
     if _group.count == 1:
@@ -259,7 +259,8 @@ def _exchange(about: str, content: Any = None) -> list[Any]:
         distributed.all_gather_object(found, (about, content), group=_group.messages)
     for rank, (other, _) in enumerate(found):
         if other != found[0][0]:
-            raise RuntimeError(f"process {rank} is at another place ({other}) than process 0 ({found[0][0]})")
+            places = f"process {rank} does another thing ({other}) than process 0 ({found[0][0]})"
+            raise ValueError(f"{places}; start all with the same code, libraries, data and options")
     return [said for _, said in found]
 
 
