@@ -120,6 +120,22 @@ def test_two_processes_learn_as_well_as_one(tmp_path):
     assert abs(memorise(0, tmp_path / "one") - answers[0]) < 0.1
 
 
+def fail_alone(rank, folder):
+    """Let the second process fail in the middle of an epoch; return how each ends, and whether it tells why."""
+    data = watched()
+    if rank == 1:
+        data.draw_batch = lambda *_: open(folder / "missing.png")
+    try:
+        fit(tiny.detector(), data, tiny.recipe(), folder=folder)
+    except (OSError, group.LostProcessError) as error:
+        return type(error).__name__, group.may_speak()
+
+
+def test_an_error_in_one_process_ends_both_and_is_told_once(tmp_path):
+    answers, _ = run_ranks(fail_alone, tmp_path)
+    assert answers == [("LostProcessError", False), ("FileNotFoundError", True)]
+
+
 def train_every_detector(rank):
     digests = []
     for name in tiny.QUICK:
