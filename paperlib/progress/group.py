@@ -182,12 +182,12 @@ def may_speak() -> bool:
     if _group.count == 1:
         # Before processes have joined they meet with what all of them share, such as the command line.
         return _group.has_left or int(os.environ.get("RANK", "0") or 0) == 0
-    from torch import distributed
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     key = f"paperlib/spoken/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        shared = distributed.TCPStore(address, port, wait_for_workers=False, timeout=timedelta(seconds=2))
+        shared = TCPStore(address, port, wait_for_workers=False, timeout=timedelta(seconds=2))
         speaks = shared.compare_set(key, "", str(_group.rank)) == str(_group.rank).encode()
     except RuntimeError:
         return True  # the process that keeps these notes has ended

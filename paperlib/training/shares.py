@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -37,6 +39,6 @@ def average_statistics_(detector: nn.Module, accelerator: Accelerator) -> None:
     measured = [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
     if accelerator.num_processes > 1 and measured:
         # As one tensor, because each message has to wait for every process.
-        means = accelerator.reduce(torch.cat(measured), "mean")
+        means: Any = accelerator.reduce(torch.cat(measured), "mean")
         for each, values in zip(measured, means.split([each.numel() for each in measured]), strict=True):
             each.copy_(values)
