@@ -17,6 +17,8 @@ from paperlib.compression.request import CompressRequest
 from paperlib.data import Dataset, Record
 from paperlib.data.toy.aerial import CLASSES
 from paperlib.evaluation.evaluate import evaluate
+from paperlib.experiments.parameters import load_profile, profile_path
+from paperlib.experiments.study import Study
 from paperlib.network_files import load_network
 from paperlib.progress import group
 from paperlib.pruning import Sparsity
@@ -134,6 +136,18 @@ def fail_alone(rank, folder):
 def test_an_error_in_one_process_ends_both_and_is_told_once(tmp_path):
     answers, _ = run_ranks(fail_alone, tmp_path)
     assert answers == [("LostProcessError", False), ("FileNotFoundError", True)]
+
+
+def die_alone(rank, folder):
+    """Let the first process be killed while it makes a step for both."""
+    group.join_group()
+    Store(folder).get_step(STEP, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_if_the_first_is_killed_in_a_step_of_its_own_the_other_ends_and_no_step_is_made(tmp_path):
+    [_, answer], statuses = run_ranks(die_alone, tmp_path)
+    assert answer.startswith("LostProcessError") and all(statuses)
+    assert not (tmp_path / STEP.name).exists()
 
 
 def train_every_detector(rank):
@@ -261,3 +275,10 @@ def test_what_cannot_run_in_several_processes_says_so_in_one_line(monkeypatch, a
     result = CliRunner().invoke(app, arguments)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
     assert line in result.stderr
+
+
+def test_a_notebook_refuses_to_be_one_of_several_processes(monkeypatch):
+    settings = load_profile("00_start_here", profile_path("00_start_here", "quick"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="00_start_here cannot be shared by 2 processes .*; start it alone"):
+        Study("00_start_here", settings)
