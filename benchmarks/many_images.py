@@ -1,6 +1,6 @@
 """Measure how much memory `paperlib compress` takes on many drawn images.
 
-    python benchmarks/many_images.py --images 20000 --side 64 --folder /tmp/many
+    python benchmarks/many_images.py --images 20000 --side 128 --memory 0.5 --folder /tmp/many
 
 The images are drawn once, as PNG files in YOLO's layout. Anonymous memory is what a process keeps for itself; pages of
 mapped files are counted apart, because the operating system takes them back when memory is short.
