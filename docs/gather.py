@@ -76,6 +76,7 @@ EFFECTS = {
     "activation": "followed",
     "pass_through": "followed",
     "pixel_move": "followed over pixels; over channels it holds them",
+    "softmax": "followed over pixels; over channels it holds them",
     "functional_slope": "pruned with what it reads",
     "pad": "followed; a pad of channels holds them",
     "arithmetic": "operands are tied; a gate (a product) needs no batch norm of its own",

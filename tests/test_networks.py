@@ -176,6 +176,26 @@ def shared_by_levels(net: Net, x: Tensor) -> Tensor:
     return large + F.interpolate(net.second(net.c(F.max_pool2d(x, 2))), scale_factor=2)
 
 
+def coordinates(net: Net, x: Tensor) -> Tensor:
+    _, _, height, width = x.shape
+    rows, columns = F.adaptive_avg_pool2d(x, (None, 1)), F.adaptive_avg_pool2d(x, (1, None)).permute(0, 1, 3, 2)
+    rows, columns = torch.split(net.mix(torch.cat([rows, columns], 2)), [height, width], 2)
+    return x * net.up(rows).sigmoid() * net.across(columns.permute(0, 1, 3, 2)).sigmoid()
+
+
+def selective(net: Net, x: Tensor) -> Tensor:
+    branches = torch.stack([x, net.c(x)], 1)
+    mean = branches.sum(1).mean((2, 3), keepdim=True)
+    return (branches * torch.stack([gate(mean) for gate in net.gates], 1).softmax(1)).sum(1)
+
+
+def split_attention(net: Net, x: Tensor) -> Tensor:
+    channels = x.shape[1]
+    parts = torch.split(x, channels // 2, 1)
+    gates = torch.split(net.gate(sum(parts).mean((2, 3), keepdim=True)).sigmoid(), channels // 2, 1)
+    return gates[0] * parts[0] + gates[1] * parts[1]
+
+
 def sigmoid_gate(net: Net, x: Tensor) -> Tensor:
     return net.loud(x) * net.norm(net.gate(x)).sigmoid()
 
@@ -222,6 +242,7 @@ PASSING: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "values of a maximum": (lambda: Net(lambda n, x: x.max(dim=3, keepdim=True).values), 2),
     "functional PReLU": (lambda: Net(lambda n, x: F.prelu(x, n.slope.weight), slope=nn.PReLU(8)), 2),
     "circular padding": (lambda: Net(lambda n, x: n.pad(x), pad=nn.CircularPad2d(1)), 2),
+    "split attention": (lambda: Net(split_attention, nn.Conv2d(4, 3, 1), gate=nn.Conv2d(4, 8, 1)), 2),
     "concatenate": (lambda: Net(lambda n, x: torch.concatenate([x, n.c(x)], 1), nn.Conv2d(16, 3, 1), c=conv(8, 8)), 3),
     "norm after a concatenation": (
         lambda: Net(dense, nn.Conv2d(24, 3, 1), c=CONV(), d=conv1(16), first=wide(16), last=wide(24)),
@@ -258,6 +279,15 @@ ONLY_OFF: dict[str, tuple[Callable[[], nn.Module], int]] = {
     ),
     "unbound rows": (lambda: Net(lambda n, x: sum(torch.unbind(x, 2)).mean(2), nn.Linear(8, 3)), 2),
     "squeeze and excitation": (lambda: Net(squeeze_and_excite, down=nn.Linear(8, 4), up=nn.Linear(4, 8)), 2),
+    "attention over stacked branches": (
+        lambda: Net(lambda n, x: x * torch.stack([n.c(x), x]).softmax(0)[1], c=CONV()),
+        2,
+    ),
+    "coordinate attention": (
+        lambda: Net(coordinates, mix=conv(8, 4, 1), up=nn.Conv2d(4, 8, 1), across=nn.Conv2d(4, 8, 1)),
+        3,
+    ),
+    "selective kernels": (lambda: Net(selective, c=conv(8, 8), gates=nn.ModuleList([nn.Conv2d(8, 8, 1)] * 2)), 3),
     "convolutional gate": (lambda: Net(gate_by_convolution, squeeze=nn.Conv2d(8, 2, 1), gate=nn.Conv2d(2, 8, 1)), 2),
 }
 HELD: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -271,6 +301,10 @@ HELD: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "repeated channels": (lambda: Net(lambda n, x: x.repeat(1, 2, 1, 1), nn.Conv2d(16, 3, 1)), "repeat"),
     "padded channels": (lambda: Net(lambda n, x: F.pad(x, (0, 0, 0, 0, 2, 2)), nn.Conv2d(12, 3, 1)), "pad"),
     "gate that is added": (lambda: Net(lambda n, x: x + n.gate(x), gate=nn.Conv2d(8, 8, 1)), "no batch norm"),
+    "weight of a layer read by the code": (
+        lambda: Net(lambda n, x: F.linear(n.e(x.mean((2, 3))), n.e.weight.t()), nn.Linear(8, 3), e=nn.Linear(8, 4)),
+        "e.weight",
+    ),
     "scale by channel count": (lambda: Net(lambda n, x: x / x.size(1)), "truediv"),
 }
 
@@ -346,6 +380,9 @@ def test_one_dimensional_networks_are_pruned() -> None:
     [
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.LayerNorm(12)), "1 Conv2d, 1 LayerNorm"),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), FrozenBatchNorm2d(4)), "FrozenBatchNorm2d has no gamma to learn"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False)), "BatchNorm2d with affine=False"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.LazyBatchNorm2d()), "1 has no weights yet; run the network once"),
+        (lambda: nn.Sequential(torch.jit.ScriptModule()), "0 is a TorchScript module"),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), "for being an output of the network"),
     ],
 )
@@ -395,15 +432,92 @@ def test_what_only_training_calls_is_cut_with_the_rest() -> None:
     assert float((small(x)[1] - masked(x)[1]).detach().abs().max()) < 1e-10
 
 
+class Stage(nn.Module):
+    """Leaves the output of a side head behind, in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.side = conv(8, 8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.main(x)
+        if self.training:
+            self.seen = self.side(x)
+        return x
+
+
+class SideHeads(nn.Module):
+    """Side heads in a list of stages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.stages, self.out = conv(3, 8), nn.ModuleList([Stage(), Stage()]), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        x = self.a(x)
+        for stage in self.stages:
+            x = stage(x)
+        out = self.out(x)
+        return (out, *(stage.seen for stage in self.stages)) if self.training else out
+
+
+class Supervised(nn.Module):
+    """Computes its losses itself, and needs targets for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.aux, self.out = conv(3, 8), conv(8, 6), nn.Conv2d(8, 2, 1), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor | dict[str, Tensor]:
+        x = self.a(x)
+        out = self.out(self.b(x))
+        if not self.training:
+            return out
+        if targets is None:
+            raise ValueError("targets are needed")
+        return {"main": self.distance(out, targets), "aux": self.aux(x).abs().mean()}
+
+    def distance(self, out: Tensor, targets: Tensor) -> Tensor:
+        return (out - targets).square().mean()
+
+
+class SupervisedByList(Supervised):
+    """Counts its targets, which no tracer can follow: what `aux` may read is held."""
+
+    def distance(self, out: Tensor, targets: Tensor) -> Tensor:
+        return sum(((each - target).square().mean() for each, target in zip(out, list(targets), strict=True)), out[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "kept", "arguments"),
+    [(SideHeads, 3, ()), (Supervised, 2, (torch.rand(2, 3, SIDE, SIDE),)), (SupervisedByList, 1, ([0.0, 1.0],))],
+)
+def test_a_pruned_network_trains_with_all_that_only_training_calls(
+    make: Callable[[], nn.Module], kept: int, arguments: tuple[object, ...]
+) -> None:
+    net = randomise(make())
+    plan = plan_pruning(net, 0.4, image_size=SIDE)
+    assert len(plan.kept) == kept
+    assert plan.channels_kept < plan.channels_total
+    out = apply_plan(net, plan).train()(torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64), *arguments)
+    for each in out.values() if isinstance(out, dict) else out:
+        each.sum().backward(retain_graph=True)
+
+
 class Remembers(nn.Module):
     """Keeps what it has seen, and takes an option."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.out, self.seen = conv(3, 8), nn.Conv2d(8, 3, 1), []
+        self.counters = [torch.zeros(())]
+        self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, x: Tensor, profile: bool = False) -> Tensor:
         self.last = self.a(x)
+        self.calls += 1
+        for counter in self.counters:
+            counter.add_(1)
         self.seen.append(self.last.shape)
         if profile:
             raise RuntimeError("not asked for")
@@ -421,6 +535,7 @@ def test_planning_leaves_the_network_as_it_was() -> None:
     assert len(seen_by_hook) == 1
     assert net.last is last
     assert (vars(net), net.seen) == (before, [last.shape])
+    assert (float(net.calls), float(net.counters[0])) == (1, 1)
     assert all(part.training for part in (*net.modules(), *small.modules()))
     small(torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64))
     assert len(seen_by_hook) == 2, "hooks go with the pruned network"

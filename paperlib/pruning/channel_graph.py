@@ -25,8 +25,11 @@ from paperlib.pruning.axes import Axis, BoolArray, IntArray
 from paperlib.pruning.channel_walk import ChannelWalk, Hold, Layer, NormRead, Parameter
 from paperlib.pruning.code_sizes import Place
 from paperlib.pruning.fx_ops import target_name
-from paperlib.pruning.tracing import describe_code, refuse_parametrised
+from paperlib.pruning.tracing import describe_code, refuse_uncuttable
 from paperlib.pruning.value_tracing import record_network
+from paperlib.pruning.walk_base import all_axes
+
+_INPUT_COUNTS = ("in_channels", "in_features", "num_features")
 
 __all__ = ["BoolArray", "ChannelGraph", "IntArray", "Layer", "NormRead", "Segment", "trace_channels"]
 
@@ -112,13 +115,28 @@ def trace_channels(module: nn.Module, example_inputs: Any = None) -> ChannelGrap
 
 
 def _trace_new(module: nn.Module, example_inputs: Any) -> ChannelGraph:
-    refuse_parametrised(module)
-    nodes = tuple(record_network(module, example_inputs=example_inputs).nodes)
-    if _missed_layers(module, nodes):
-        nodes += _training_nodes(module, example_inputs)
+    refuse_uncuttable(module)
+    nodes, unknown = tuple(record_network(module, example_inputs=example_inputs).nodes), []
+    if missed := _missed_layers(module, nodes):
+        try:
+            nodes += tuple(record_network(module, training=True, example_inputs=example_inputs).nodes)
+        except ValueError:
+            unknown = missed
     walk = ChannelWalk(module, nodes)
     walk.visit_all()
+    _hold_for_training(walk, unknown)
     return _build_graph(walk)
+
+
+def _hold_for_training(walk: ChannelWalk, names: list[str]) -> None:
+    """Hold what layers may read that are not called in evaluation mode, where training mode cannot be traced."""
+    for name in names:
+        layer = walk.modules[name]
+        count = next(getattr(layer, key) for key in _INPUT_COUNTS if hasattr(layer, key))
+        for axis in all_axes(tuple(walk.values.values())):
+            # A linear layer may read flattened maps.
+            if len(axis.numbers) == count or (isinstance(layer, nn.Linear) and count % len(axis.numbers) == 0):
+                walk.holds.append(Hold(axis.numbers, f"{name}, which may read them in training"))
 
 
 def explain_unprunable(module: nn.Module, graph: ChannelGraph) -> str:
@@ -129,13 +147,19 @@ def explain_unprunable(module: nn.Module, graph: ChannelGraph) -> str:
     frozen = next((type(m).__name__ for m in module.modules() if "FrozenBatchNorm" in type(m).__name__), None)
     if frozen:
         return f"{kind} has no prunable channel: {frozen} has no gamma to learn; use nn.BatchNorm2d instead"
-    found = Counter(type(m).__name__ for m in module.modules() if isinstance(m, _ConvNd | _BatchNorm) or _is_norm(m))
+    found = Counter(_describe_layer(m) for m in module.modules() if isinstance(m, _ConvNd) or _is_norm(m))
     layers = ", ".join(f"{count} {name}" for name, count in found.items()) or "no convolution"
     return f"{kind} has no prunable channel: no convolution with a batch norm after it (it has {layers})"
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return "Norm" in type(module).__name__
+    return isinstance(module, _BatchNorm) or "Norm" in type(module).__name__
+
+
+def _describe_layer(module: nn.Module) -> str:
+    """Name the class of a layer, and what a batch norm lacks to be pruned by."""
+    lacks = [key for key in ("affine", "track_running_stats") if not getattr(module, key, True)]
+    return type(module).__name__ + (f" with {', '.join(f'{key}=False' for key in lacks)}" if lacks else "")
 
 
 def _missed_layers(module: nn.Module, nodes: tuple[fx.Node, ...]) -> list[str]:
@@ -146,18 +170,11 @@ def _missed_layers(module: nn.Module, nodes: tuple[fx.Node, ...]) -> list[str]:
     return [name for name, each in missed.items() if isinstance(each, _ConvNd | nn.Linear | _BatchNorm)]
 
 
-def _training_nodes(module: nn.Module, example_inputs: Any) -> tuple[fx.Node, ...]:
-    """Trace what the network computes in training mode; nothing if that cannot be traced."""
-    try:
-        return tuple(record_network(module, training=True, example_inputs=example_inputs).nodes)
-    except ValueError:
-        return ()
-
-
 def _build_graph(walk: ChannelWalk) -> ChannelGraph:
     norm_of = _sole_norms(walk)
     _tie_shared_weights(walk)
     _tie_parameters(walk)
+    _hold_read_weights(walk)
     sizes = walk.settle_sizes()
     roots = walk.ties.find_roots()
     fixed = np.zeros(len(roots), dtype=bool)
@@ -239,6 +256,14 @@ def _tie_parameters(walk: ChannelWalk) -> None:
             else:
                 walk.ties.tie_numbers(own, parameter.numbers)
             del walk.parameters[name]
+
+
+def _hold_read_weights(walk: ChannelWalk) -> None:
+    """Hold the channels of layers whose weights the code reads itself, in another way than as values of channels."""
+    for name, layer in walk.layers.items():
+        own = {id(tensor) for tensor in walk.modules[name].parameters(recurse=False)}
+        for read in [key for key, tensor in walk.read_weights.items() if id(tensor) in own]:
+            walk.holds += [Hold(ids, f"being read by the code as {read}") for ids in (layer.inputs, layer.outputs)]
 
 
 def _segments(walk: ChannelWalk, layers: dict[str, Layer], prunable: dict[str, str]) -> list[Segment]:

@@ -41,6 +41,7 @@ class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
             return 1 if isinstance(value, Tensor) else None
         long = [dim for dim, size in enumerate(value.shape) if size > 1]
         if len(long) != 1:
+            self.read_weights[name] = value
             return None
         if name not in self.parameters:
             self.parameters[name] = Parameter(self.ties.new_numbers(value.numel()), long[0], value)
@@ -76,6 +77,15 @@ class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
         )
         moved = axis is None or not axis.plain or None in found or axis.dim in found
         return self.visit_unknown(node) if moved else axis
+
+    def visit_softmax(self, node: fx.Node) -> Axis | None:
+        """Keep the numbers if pixels, or stacked tensors, are compared, not channels."""
+        axis, args = self._axis_and_arguments(node)
+        dim = self.module_of(node).dim if node.op == "call_module" else args[0] if args else None
+        dim = normalise_dim(dim, axis.ndim) if axis is not None and axis.plain else None
+        if axis is None or dim is None or dim == axis.dim:
+            return self.visit_unknown(node)
+        return replace(axis, levels=_lifted(axis))
 
     def visit_functional_slope(self, node: fx.Node) -> Axis | None:
         """Tie the slopes of a PReLU, which the code hands over, to the channels."""

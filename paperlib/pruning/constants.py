@@ -196,6 +196,11 @@ class _ConstantWalk(RowWalk):
         name = target_name(node)
         return {**given, "dims": _AVERAGE_POOLS.index(name) + 1} if name in _AVERAGE_POOLS else None
 
+    def visit_softmax(self, node: fx.Node) -> Tensor | None:
+        """Return values of unknown size: they depend on how many are compared."""
+        x = self._input(node)
+        return None if x is None else torch.full_like(x, torch.nan)
+
     def visit_pixel_norm(self, node: fx.Node) -> Tensor | None:
         """Turn every constant into zero, the mean of which is taken away."""
         x = self._input(node)

@@ -35,9 +35,11 @@ def call_layers(graph: fx.Graph, module: nn.Module) -> fx.Graph:
         if node.op == "call_function" and (name := _find_layer(node, module)):
             with graph.inserting_before(node):
                 call = graph.call_module(name, (arguments_of(node, "input")["input"],))
-            call.meta = node.meta
+            call.meta, read = node.meta, node.all_input_nodes
             node.replace_all_uses_with(call)
-            graph.erase_node(node)
+            for each in (node, *(source for source in read if source.op == "get_attr")):
+                if not each.users:
+                    graph.erase_node(each)
     return graph
 
 

@@ -97,6 +97,8 @@ def _is_homogeneous(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if kind == "bypass":
         after = operation.after
         return operation.shift is None and (after is None or type(after) in _HOMOGENEOUS_MODULES)
+    if kind == "softmax":
+        return False
     return kind != "arithmetic" or getattr(operation, "__name__", operation) in _ADDITIONS
 
 

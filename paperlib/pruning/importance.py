@@ -98,7 +98,9 @@ def hrank_importance(module: nn.Module, prunable: Prunable, calibration: Batches
         ValueError: there is no batch.
     """
     observed = copy.deepcopy(module).eval()
-    totals: dict[str, Any] = dict.fromkeys((read.norm for norms in prunable.values() for read in norms), 0.0)
+    names = dict.fromkeys(read.norm for norms in prunable.values() for read in norms)
+    # A norm that only training calls emits nothing.
+    totals = {norm: torch.zeros_like(module.get_parameter(f"{norm}.weight"), dtype=torch.float64) for norm in names}
     for norm in totals:
 
         def add_ranks(_: nn.Module, _inputs: Any, maps: Tensor, norm: str = norm) -> None:

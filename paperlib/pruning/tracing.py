@@ -23,12 +23,15 @@ from paperlib.structure import (
     Bypass,
     ChannelSplit,
     copy_modules,
+    left_tensors,
     select_channels,
     shared_tensors,
 )
 
 _LEAVES = (ChannelSplit, Bypass, nn.Mish, _BatchNorm)
 """Recorded as one node even if a subclass computes them in another way."""
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_FEW_VALUES = 10_000
 _CALLS: dict[int, Callable[..., Any]] = {
     0: lambda net: net._traced_original(),
     1: lambda net, a: net._traced_original(a),
@@ -37,6 +40,7 @@ _CALLS: dict[int, Callable[..., Any]] = {
     4: lambda net, a, b, c, d: net._traced_original(a, b, c, d),
 }
 """Calls with only the arguments that have no default, by their number."""
+MOST_ARGUMENTS = max(_CALLS)
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -57,8 +61,13 @@ def unwrap(module: nn.Module) -> nn.Module:
     return module
 
 
-def trace_graph(module: nn.Module, *, training: bool = False) -> fx.Graph:
+def trace_graph(module: nn.Module, *, training: bool = False, arguments: int = 0) -> fx.Graph:
     """Record the method of `module` that its `traced_method` names, or `forward`, in evaluation or training mode.
+
+    Args:
+        module: the network.
+        training: record its training mode.
+        arguments: the first so many arguments have a stand-in, even if they have a default.
 
     Raises:
         ValueError: torch.fx cannot follow the network; the module in which it stopped is named.
@@ -66,7 +75,7 @@ def trace_graph(module: nn.Module, *, training: bool = False) -> fx.Graph:
     leaves = {id(layer) for layer in leaf_modules(module)}
     tracer = Tracer(leaves)
     traced = _tracing_copy(module, leaves, training)
-    method = prepare_method(traced, getattr(module, "traced_method", "forward"))
+    method = prepare_method(traced, getattr(module, "traced_method", "forward"), arguments)
     tracer.traced_func_name = method
     try:
         with warnings.catch_warnings():
@@ -85,7 +94,7 @@ def describe_code(module: nn.Module) -> Any:
     """Return all but the values of tensors that a trace depends on, to be compared; None where that cannot be told."""
     try:
         return [(name, id(part), type(part), *_describe_part(part)) for name, part in module.named_modules()]
-    except (TypeError, RecursionError):
+    except (TypeError, RecursionError, RuntimeError):  # the last: of layers without values yet
         return None
 
 
@@ -109,9 +118,13 @@ def _describe_value(value: Any) -> Any:
     return value if isinstance(value, IMMUTABLE) else (type(value), _describe_value(vars(value)))
 
 
-def refuse_parametrised(module: nn.Module) -> None:
-    """Raise ValueError if a weight of `module` is computed from others: a cut would miss those."""
+def refuse_uncuttable(module: nn.Module) -> None:
+    """Raise ValueError if a weight of `module` has no values yet or is computed from others, which a cut would miss."""
     for name, layer in module.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise ValueError(f"{name} is a TorchScript module, which cannot be pruned; use the module it was made of")
+        if any(isinstance(each, nn.parameter.UninitializedTensorMixin) for each in layer._parameters.values()):
+            raise ValueError(f"{name or type(layer).__name__} has no weights yet; run the network once before")
         hooks = [type(hook).__name__ for hook in layer._forward_pre_hooks.values()]
         if not hooks and "parametrizations" not in layer._modules:
             continue
@@ -186,7 +199,7 @@ def _is_leaf(module: nn.Module) -> bool:
         return True
     if isinstance(module, _ConvNd | nn.Linear) and not inherited:
         return computes_like_its_class(module)
-    return inherited and not isinstance(module, nn.Sequential)
+    return inherited and not isinstance(module, _CONTAINERS)
 
 
 def has_own_forward(layer: nn.Module) -> bool:
@@ -234,7 +247,9 @@ def _tracing_copy(module: nn.Module, leaves: Container[int], training: bool) -> 
         training: whether the copy is in training mode.
     """
     memo: dict[int, Any] = {id(layer): layer for layer in module.modules() if id(layer) in leaves}
-    memo |= shared_tensors(module)
+    # Code may count its calls in a buffer or a small tensor, which must not change.
+    counters = (each for each in (*module.buffers(), *left_tensors(module)) if each.numel() <= _FEW_VALUES)
+    memo |= shared_tensors(module) | {id(each): each.detach().clone() for each in counters}
     copy_modules((part for part in module.modules() if id(part) not in leaves), memo, training=training)
     computed_with: set[Place] = set()
     for name, part in module.named_modules():
@@ -253,7 +268,8 @@ def prepare_method(traced: nn.Module, method: str, count: int = 0) -> str:
         return "_traced_call"
     parameters = list(inspect.signature(getattr(traced, method)).parameters.values())
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = max(count, sum(p.default is p.empty and p.kind not in optional for p in parameters))
+    given = min(count, sum(p.kind not in (*optional, inspect.Parameter.KEYWORD_ONLY) for p in parameters))
+    needed = max(given, sum(p.default is p.empty and p.kind not in optional for p in parameters))
     if needed == len(parameters) or needed not in _CALLS or not needed:
         return method
     kind = type(traced)

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from paperlib.pruning.code_sizes import Place, mark_sizes
 from paperlib.pruning.functional_calls import call_layers
 from paperlib.pruning.fx_ops import execute_node
-from paperlib.pruning.tracing import Tracer, leaf_modules, prepare_method, trace_graph
+from paperlib.pruning.tracing import MOST_ARGUMENTS, Tracer, leaf_modules, prepare_method, trace_graph
 from paperlib.structure import left_tensors
 
 SIDES = (224, 256, 64)
@@ -45,7 +45,7 @@ def record_network(module: nn.Module, *, training: bool = False, example_inputs:
         ValueError: neither can follow the network; the module in which torch.fx stopped is named.
     """
     try:
-        return call_layers(trace_graph(module, training=training), module)
+        return call_layers(_trace_symbols(module, training), module)
     except ValueError as error:
         for inputs in _possible_inputs(module, example_inputs):
             try:
@@ -53,6 +53,16 @@ def record_network(module: nn.Module, *, training: bool = False, example_inputs:
             except Exception:  # a network of one's own may raise anything; the first reason is reported
                 continue
         raise error
+
+
+def _trace_symbols(module: nn.Module, training: bool) -> fx.Graph:
+    """Record `module` without values; in training mode optional arguments, such as targets, may be needed."""
+    try:
+        return trace_graph(module, training=training)
+    except ValueError:
+        if not training:
+            raise
+        return trace_graph(module, training=True, arguments=MOST_ARGUMENTS)
 
 
 class ValueTracer(Tracer):

@@ -114,6 +114,7 @@ class WalkBase(GraphWalk):
         silencing: for each norm, which of its channels nothing but its own gamma and beta can silence.
         gates: outputs of convolutions that something silent is multiplied by.
         parameters: per-channel parameters that the code itself reads, such as a layer scale, by name.
+        read_weights: other parameters that the code itself reads, by name.
         holds: channels that must be kept.
         balanced: groups of channels of which equally many must be kept, such as the parts of a chunk.
         size_uses: the channels that numbers in the code count.
@@ -130,6 +131,7 @@ class WalkBase(GraphWalk):
         self.silencing: dict[str, BoolArray] = {}
         self.gates: list[IntArray] = []
         self.parameters: dict[str, Parameter] = {}
+        self.read_weights: dict[str, Tensor] = {}
         self.holds: list[Hold] = []
         self.balanced: list[list[IntArray]] = []
         self.size_uses: dict[Place, list[SizeUse]] = {}

@@ -147,10 +147,14 @@ class PartWalk(WalkBase):
         if (sizes := self._code_sizes(node, axis)) is not None and axis is not None:
             return self._split_by_code(node, axis, sizes)
         given = {"dim": 0, **node.kwargs, **dict(zip(("count", "dim"), args, strict=False))}
-        count = self._part_count(node, axis, given.get("count", given.get("chunks")))
+        first = given.get("count", given.get("chunks", given.get("split_size_or_sections", given.get("split_size"))))
+        dim = normalise_dim(given["dim"], axis.ndim) if axis is not None and axis.plain else None
+        if axis is not None and dim not in (None, axis.dim) and isinstance(first, list | tuple):
+            self.moves[node] = (np.arange(len(axis.numbers)),) * len(first)
+            return (axis,) * len(first)
+        count = self._part_count(node, axis, first)
         if axis is None or count is None or not axis.plain:
             return self.visit_unknown(node)
-        dim = normalise_dim(given["dim"], axis.ndim)
         if dim is None or dim == axis.dim and len(axis.numbers) % count:
             return self.visit_unknown(node)
         positions = np.arange(len(axis.numbers))
@@ -187,8 +191,10 @@ class PartWalk(WalkBase):
         if target_name(node) == "chunk":
             return given if isinstance(given, int) else None
         size = node.kwargs.get("split_size", node.kwargs.get("split_size_or_sections", given))
-        if isinstance(size, Size) and axis is not None and _counts(size, axis):
-            return size.divisor
+        if isinstance(size, Size) and axis is not None and size.numbers is not None:
+            if not _counts(size, axis):  # those of a tensor that has as many channels, and must go on to do so
+                self.balanced.append([size.numbers, axis.numbers])
+            return size.divisor if len(size.numbers) == len(axis.numbers) else None
         return None
 
     def visit_concatenation(self, node: fx.Node) -> Axis | None:
@@ -219,7 +225,8 @@ class PartWalk(WalkBase):
     def visit_stack(self, node: fx.Node) -> Axis | None:
         """Tie the channels of tensors that are stacked along a new axis."""
         given = {"dim": 0, **arguments_of(node, "tensors", "dim")}
-        parts = [self._argument(tensor) for tensor in given["tensors"]]
+        tensors: Any = given["tensors"]
+        parts = [self._argument(tensor) for tensor in tensors] if isinstance(tensors, list | tuple) else []
         if not parts or not all(isinstance(part, Axis) and part.plain for part in parts):
             return self.visit_unknown(node)
         if any((part.dim, part.ndim) != (parts[0].dim, parts[0].ndim) for part in parts):
