@@ -1,6 +1,7 @@
 """Compare the time of planning and pruning a full-size detector with Torch-Pruning, in one run.
 
     python benchmarks/surgery.py yolov4
+    python benchmarks/surgery.py torchvision/resnet152
     python benchmarks/surgery.py --curve
 
 Prints the median seconds of the processor of both and their ratio. Both rank |gamma| over all layers and remove the
@@ -24,6 +25,7 @@ from importlib.metadata import version
 import pandas as pd
 import torch
 import torch_pruning
+import torchvision
 from torch import nn
 
 from paperlib.detectors import COCO_CLASSES, build_detector
@@ -45,7 +47,9 @@ def main() -> None:
     if options.curve:
         print_curve(options.ratio, options.compensate)
         return
-    detector = _lively(build_detector(options.detector, COCO_CLASSES)).eval()
+    source, _, name = options.detector.rpartition("/")
+    built = torchvision.models.get_model(name) if source else build_detector(name, COCO_CLASSES)
+    detector = _lively(built).eval()
     rivals = {
         "paperlib": lambda: _ours(copy.deepcopy(detector), options.ratio, options.compensate),
         f"Torch-Pruning {version('torch-pruning')}": lambda: _theirs(copy.deepcopy(detector), options.ratio),
@@ -101,12 +105,12 @@ def _ours(detector: nn.Module, ratio: float, compensate: str) -> float:
 def _theirs(detector: nn.Module, ratio: float) -> float:
     method = getattr(detector, "traced_method", "forward")
     image = torch.zeros(1, 3, SIDE, SIDE)
-    outputs: list[nn.Module] = [m for m in detector.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+    outputs = [m for m in detector.modules() if isinstance(m, nn.Conv2d | nn.Linear) and m.bias is not None]
 
     def prune() -> None:
         pruner = torch_pruning.pruner.BNScalePruner(
             detector, image, torch_pruning.importance.BNScaleImportance(), global_pruning=True, pruning_ratio=ratio,
-            ignored_layers=outputs, forward_fn=lambda model, x: getattr(model, method)(x),
+            ignored_layers=[*outputs], forward_fn=lambda model, x: getattr(model, method)(x),
         )  # fmt: skip
         pruner.step()
 
