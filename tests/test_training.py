@@ -280,7 +280,7 @@ def test_no_training_is_taken_for_another():
 
 def test_an_objective_learns_along_is_told_the_number_of_steps_and_adds_to_the_history(tmp_path):
     objective, recipe = Learned(), tiny.recipe(epochs=3)
-    first = fit(tiny.detector(), tiny.dataset(), recipe, objective=objective, folder=tmp_path / "one")
+    first = fit(tiny.detector(), tiny.dataset(), recipe, objective=objective, folder=str(tmp_path / "one"))
     assert objective.told == objective.steps == 6 and objective.factor != 1
     assert list(first.epochs["mean"])[-1] == objective.mean
     assert first.epochs["factor"].nunique() == 3

@@ -32,7 +32,7 @@ Detections = list[dict[str, Tensor]]
 def evaluate(
     detector: nn.Module, dataset: Dataset, *, image_size: int | None = None, confidence: float | None = None,
     batch_size: int = 16, full_images: bool = False, slices: bool | Collection[SliceGroup] = False, whole: bool = False,
-    keep: Path | None = None,
+    keep: Path | str | None = None,
 ) -> Metrics: ...  # fmt: skip
 @overload
 def evaluate(
@@ -52,7 +52,7 @@ def evaluate(
     full_images: bool = False,
     slices: bool | Collection[SliceGroup] = False,
     whole: bool = False,
-    keep: Path | None = None,
+    keep: Path | str | None = None,
 ) -> Metrics | SceneMetrics:
     """Evaluate a detector on a data set, in the images' own pixels (Section 4.2), or a classifier on scenes.
 
@@ -93,7 +93,7 @@ def evaluate(
 
 def _evaluate_detector(
     detector: nn.Module, dataset: Dataset, image_size: int, confidence: float | None, batch_size: int,
-    full_images: bool, groups: Collection[SliceGroup], keep: Path | None,
+    full_images: bool, groups: Collection[SliceGroup], keep: Path | str | None,
 ) -> Metrics:  # fmt: skip
     if full_images:
         tiles = _require_tiles(dataset)
@@ -104,7 +104,7 @@ def _evaluate_detector(
     metrics = compute_metrics(found, dataset, confidence)
     if keep:
         matched = match_detections(found, dataset, group_images(dataset), metrics.confidence)
-        matched.save(keep)
+        matched.save(Path(keep))
         metrics = replace(metrics, resampled=resample_matches(matched, metrics.confidence))
     chosen = slices_of(dataset) if "edge cases" in groups else []
     chosen += shape_slices(dataset) if "shapes" in groups else []

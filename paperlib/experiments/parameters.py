@@ -207,7 +207,7 @@ class PartnerLearning(Distilling):
     """`10_partner_learning` (BPL): scenes by a ResNet, and the detector of `03_components`."""
 
     seeds: Seeds = [0, 1, 2, 3, 4]
-    detector_seeds: Count = 3
+    detector_seeds: Count = 2
     """Number of seeds, the first ones, with which the detector is trained: those of `03_components`."""
     detector: NetworkName = "yolov4-tiny"
     """Name of the detector, or of the classifier of scenes."""

@@ -87,7 +87,7 @@ def fit(
     regulariser: Regulariser | None = None,
     resume: bool = True,
     validation: ImageSet | None = None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> History:
     """Train a network in place; afterwards it holds the last epoch's weights (their running mean with `ema`).
@@ -124,9 +124,9 @@ def fit(
     group.join_group()
     with group.naming_lost_processes():
         training = _Training(detector, dataset, recipe, objective or own_loss, regulariser, validation)
-        folder = folder or paths.store_root() / "fit" / training.identity[:16]
+        place = Path(folder) if folder else paths.store_root() / "fit" / training.identity[:16]
         # The first process puts the folder in order before the others read it.
-        group.do_in_turn(partial(training.open, folder, resume))
+        group.do_in_turn(partial(training.open, place, resume))
         done = len(training.rows)
         training.require_same_weights(done)
         for epoch in track_items(range(done, recipe.epochs), "epoch", first=done):
