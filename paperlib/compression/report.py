@@ -48,6 +48,11 @@ class Picture:
         with style.use_theme(colours):
             return style.encode_figure(self.draw(), self.kind)
 
+    @cached_property
+    def light(self) -> str:
+        """Return the figure in light colours, which Markdown and page share."""
+        return self.encode(style.LIGHT)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -81,7 +86,7 @@ class Report:
         """Return the report as Markdown."""
         text = self._render(lambda name: f"![{self.pictures[name].title}][{name}]", page=False)
         # The pictures themselves come after the text, so that the text stays readable.
-        pictures = [f"[{name}]: {picture.encode(style.LIGHT)}\n" for name, picture in self.pictures.items()]
+        pictures = [f"[{name}]: {picture.light}\n" for name, picture in self.pictures.items()]
         return f"{text}\n{''.join(pictures)}"
 
     def render_html(self) -> str:
@@ -261,7 +266,7 @@ class Report:
         """Return a picture as HTML in both themes; the reader's system chooses one."""
         picture = self.pictures[name]
         dark = f'<source media="(prefers-color-scheme: dark)" srcset="{picture.encode(style.DARK)}">'
-        return f'<picture>{dark}<img alt="{picture.title}" src="{picture.encode(style.LIGHT)}"></picture>'
+        return f'<picture>{dark}<img alt="{picture.title}" src="{picture.light}"></picture>'
 
     def _channel_counts(self) -> tuple[dict[str, int], dict[str, int]]:
         return channel_counts(self.teacher.final.detector()), channel_counts(self.delivered.model.detector())

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import NamedTuple
@@ -67,8 +68,14 @@ def code_of(*parts: object, root: Path = _PACKAGE) -> Code:
         ValueError: source that does not exist, does not parse, imports by a computed name (which cannot be followed),
             or was edited after this process loaded it (what runs would not be what is recorded). Names the file.
     """
-    package = _Package(root, NOT_NUMERIC)
     names = sorted({name for part in parts for name in _names_of(part, root.name)})
+    return _code_of_names(tuple(names), root, _state_of_files(root))
+
+
+@cache
+def _code_of_names(names: tuple[str, ...], root: Path, _state: frozenset[tuple[str, int, int]]) -> Code:
+    """Search once for each state of the files (which is there for the cache): a batch asks thousands of times."""
+    package = _Package(root, NOT_NUMERIC)
     reached: set[_Definition] = set()
     units: set[str] = set()
     for name in names:
@@ -80,7 +87,20 @@ def code_of(*parts: object, root: Path = _PACKAGE) -> Code:
         else:
             package.find_file(module)  # raises ValueError if there is none
             units |= package.units_of([module])
-    return package.describe(names, units, reached)
+    return package.describe(list(names), units, reached)
+
+
+def _state_of_files(folder: Path | str) -> frozenset[tuple[str, int, int]]:
+    """Return path, date and size of every source file in a folder and in those below it."""
+    found: set[tuple[str, int, int]] = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                found |= _state_of_files(entry.path)
+            elif entry.name.endswith(".py"):
+                state = entry.stat()
+                found.add((entry.path, state.st_mtime_ns, state.st_size))
+    return frozenset(found)
 
 
 def code_digest(*parts: object, root: Path = _PACKAGE) -> str:

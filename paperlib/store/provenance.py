@@ -81,6 +81,7 @@ def installed_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: package_version(name) for name in PACKAGES}
 
 
+@cache
 def package_version(name: str) -> str:
     """Return the installed version of a distribution, or "absent"; imports nothing. Ours is called "paperlib" here."""
     try:
