@@ -11,6 +11,7 @@ from hypothesis import settings
 from torch import Tensor, nn
 
 from paperlib import paths
+from paperlib.deploy.latency import export_for_timing
 from paperlib.detectors import build_detector, usual_anchors
 
 # No deadline: a busy machine is slow, and that is no fault. The same examples in every run, so that a run of CI says
@@ -102,6 +103,24 @@ def coco_weights(data_root: Path) -> Path:
     if not path.is_file():
         pytest.skip(f"no official weights: {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def timed_files() -> dict[int, Path]:
+    """The file of `one_export_is_timed` for each image size."""
+    return {}
+
+
+@pytest.fixture
+def one_export_is_timed(monkeypatch, tmp_path_factory, timed_files):
+    """For tests of `compress` that look at no time: its two exports for timing are a third of a small run."""
+
+    def export(network, folder, image_size, name):
+        if image_size not in timed_files:
+            timed_files[image_size] = export_for_timing(network, tmp_path_factory.mktemp("timed"), image_size)
+        return timed_files[image_size]
+
+    monkeypatch.setattr("paperlib.compression.outputs.export_for_timing", export)
 
 
 @pytest.fixture
