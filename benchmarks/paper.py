@@ -162,7 +162,8 @@ def main() -> None:
     hours = {job.name: gmacs / rate / 3600 for job, gmacs in jobs}
     after = {job.name: job.after for job, _ in jobs}
     table = pd.DataFrame({"notebook": job.notebook, "jobs": 1, "hours": hours[job.name]} for job, _ in jobs)
-    print(table.pivot_table(index="notebook", aggfunc="sum").to_markdown(floatfmt=(".0f", ".0f", ".1f")))
+    totals = table.pivot_table(index="notebook", aggfunc="sum")
+    print(totals[["jobs", "hours"]].to_markdown(floatfmt=(".0f", ".0f", ".1f")))
     chain = find_critical_path(hours, after)
     print(f"\n{len(hours)} jobs. Critical path, {sum(hours[name] for name in chain):.1f} h: {' → '.join(chain)}\n")
     total, ends = sum(hours.values()), {gpus: simulate(hours, after, gpus) for gpus in options.gpus}
