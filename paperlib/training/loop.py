@@ -281,7 +281,8 @@ class _Training:
         """Return the detector, or the running mean of its weights with recalibrated statistics."""
         if self.average is None:
             return self.detector
-        recalibrate_batch_norm_(self.average.module, self.dataset, self.recipe.image_size)
+        with self.accelerator.autocast():  # in the precision of the training
+            recalibrate_batch_norm_(self.average.module, self.dataset, self.recipe.image_size)
         return self.average.module
 
     def _convert_for_saving(self, detector: nn.Module) -> nn.Module:
