@@ -123,7 +123,7 @@ def refuse_uncuttable(module: nn.Module) -> None:
     for name, layer in module.named_modules():
         if isinstance(layer, torch.jit.ScriptModule):
             raise ValueError(f"{name} is a TorchScript module, which cannot be pruned; use the module it was made of")
-        if any(isinstance(each, nn.parameter.UninitializedTensorMixin) for each in layer._parameters.values()):
+        if any(isinstance(each, nn.UninitializedParameter) for each in layer._parameters.values()):
             raise ValueError(f"{name or type(layer).__name__} has no weights yet; run the network once before")
         hooks = [type(hook).__name__ for hook in layer._forward_pre_hooks.values()]
         if not hooks and "parametrizations" not in layer._modules:
