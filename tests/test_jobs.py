@@ -81,6 +81,12 @@ def test_a_training_belongs_to_one_job_and_the_others_wait_for_it(plan):
     assert [job.name for job in plan if job.experiment == "baseline"] == ["03_components.baseline.seed0"]
 
 
+def test_the_trainings_with_and_without_the_penalty_can_run_at_the_same_time():
+    *roots, rest = plan_jobs({"05_datasets": settings("05_datasets", seeds=[0], cases={"": {"ratios": [0.5]}})})
+    assert [(each.experiment, each.after) for each in roots] == [("from_scratch", ()), ("from_scratch_sparse", ())]
+    assert set(rest.after) == {each.name for each in roots}
+
+
 def test_planning_trains_nothing_and_writes_no_step(plan, tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path / "store"))
     again = plan_jobs({"03_components": settings("03_components", seeds=[0])})

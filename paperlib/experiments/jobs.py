@@ -130,9 +130,13 @@ def plan_jobs(settings: Mapping[str, Common]) -> list[PlannedJob]:
             drafts = list(_trace_all(settings, Path(folder)))
     finally:
         torch.set_num_threads(threads)
-    uses = Counter(digest for draft in drafts if draft.part not in ROOTS for digest in draft.work)
-    # A root comes first; where only one job needs it, it is a part of that job.
-    drafts = [draft for draft in drafts if draft.part not in ROOTS or any(uses[digest] > 1 for digest in draft.work)]
+    roots = {digest for draft in drafts if draft.part in ROOTS for digest in draft.work}
+    needed = [roots & draft.work.keys() for draft in drafts if draft.part not in ROOTS]
+    uses = Counter(digest for each in needed for digest in each)
+    # A root comes first. It is a part of the job that needs it only if no other job does and that job needs no other
+    # root, so that the trainings with and without Eq. 4 can run at the same time.
+    apart = {digest for each in needed for digest in each if len(each) > 1 or uses[digest] > 1}
+    drafts = [draft for draft in drafts if draft.part not in ROOTS or draft.work.keys() & apart]
     drafts.sort(key=lambda draft: draft.part not in ROOTS)
     return list(_arrange(drafts))
 
