@@ -28,7 +28,7 @@ image_size: 64
 width: 0.125
 workers: 1
 epochs: 8
-sparsities: [0.0, 0.005]
+sparsities: [0.001, 0.01]
 proximal: [0.5]
 """
 SETTING = {"slurm-init-seconds-before-status-checks": 1, "latency-wait": 5}
