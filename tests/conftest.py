@@ -11,7 +11,6 @@ from hypothesis import settings
 from torch import Tensor, nn
 
 from paperlib import paths
-from paperlib.deploy.latency import export_for_timing
 from paperlib.detectors import build_detector, usual_anchors
 
 # No deadline: a busy machine is slow, and that is no fault. The same examples in every run, so that a run of CI says
@@ -114,6 +113,7 @@ def timed_files() -> dict[int, Path]:
 @pytest.fixture
 def one_export_is_timed(monkeypatch, tmp_path_factory, timed_files):
     """For tests of `compress` that look at no time: its two exports for timing are a third of a small run."""
+    from paperlib.deploy.latency import export_for_timing  # here, since most tests export nothing
 
     def export(network, folder, image_size, name):
         if image_size not in timed_files:

@@ -35,9 +35,23 @@ NOT_NUMERIC = frozenset({"claims", "cli", "figures", "files", "limits", "paths",
 NOT_IN_RESULTS = frozenset({"cli", "paths", "progress"})
 """Units that cannot change what a notebook writes: besides numbers these are figures, tables and provenance."""
 
+
+def _state_of_files(folder: Path | str) -> frozenset[tuple[str, int, int]]:
+    """Return path, date and size of every source file in a folder and in those below it."""
+    found: set[tuple[str, int, int]] = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                found |= _state_of_files(entry.path)
+            elif entry.name.endswith(".py"):
+                state = entry.stat()
+                found.add((entry.path, state.st_mtime_ns, state.st_size))
+    return frozenset(found)
+
+
 _PACKAGE = Path(__file__).parent.parent
 _process_start_ns = time.time_ns()
-_states_at_start = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in _PACKAGE.rglob("*.py")}
+_states_at_start = {Path(path): (date, size) for path, date, size in _state_of_files(_PACKAGE)}
 
 
 @dataclass(frozen=True)
@@ -88,19 +102,6 @@ def _code_of_names(names: tuple[str, ...], root: Path, _state: frozenset[tuple[s
             package.find_file(module)  # raises ValueError if there is none
             units |= package.units_of([module])
     return package.describe(list(names), units, reached)
-
-
-def _state_of_files(folder: Path | str) -> frozenset[tuple[str, int, int]]:
-    """Return path, date and size of every source file in a folder and in those below it."""
-    found: set[tuple[str, int, int]] = set()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                found |= _state_of_files(entry.path)
-            elif entry.name.endswith(".py"):
-                state = entry.stat()
-                found.add((entry.path, state.st_mtime_ns, state.st_size))
-    return frozenset(found)
 
 
 def code_digest(*parts: object, root: Path = _PACKAGE) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from paperlib import files
+from paperlib.progress.processes import is_held
 from paperlib.store.contents import ASIDE, RECORD, check_step
-from paperlib.store.locks import is_held
 from paperlib.store.pictures import ends_with_digest, find_pictures, find_removable_pictures, remove_picture
 from paperlib.store.store import CODE, is_code_intact
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from paperlib import paths
-from paperlib.store.locks import is_held
+from paperlib.progress.processes import is_held
 
 DIGEST_BYTES = 32
 SUFFIX = ".squares"
