@@ -25,13 +25,13 @@ from paperlib.workbench.options import DistillationOptions, DynamicWeights, Iter
 
 # Full-size detectors take minutes per epoch on two cores; these learn in seconds.
 QUICK: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("yolov3", "yolov3-spp"), {"width": 0.125, "depth": 0.1, "epochs": 8}),
-    "yolov4": {"width": 0.125, "depth": 0.1, "epochs": 6, "fine_tune_epochs": 1},
+    **dict.fromkeys(("yolov3", "yolov3-spp"), {"width": 0.125, "depth": 0.1, "epochs": 6}),
+    "yolov4": {"width": 0.125, "depth": 0.1, "epochs": 5, "fine_tune_epochs": 1},
     "centernet-resnet50": {
-        "width": 0.25, "depth": 0.1, "epochs": 10, "batch_size": 4,
+        "width": 0.25, "depth": 0.1, "epochs": 8, "batch_size": 4,
         "learning_rate": 5e-3, "fine_tune_learning_rate": 5e-3,
     },
-    "faster-rcnn-resnet101": {"width": 0.125, "depth": 0.1, "epochs": 5, "batch_size": 4},
+    "faster-rcnn-resnet101": {"width": 0.125, "depth": 0.1, "epochs": 4, "batch_size": 4},
 }  # fmt: skip
 """How the detectors other than YOLOv4-tiny differ at the quick scale."""
 
@@ -89,7 +89,7 @@ class Components(Distilling):
     """Also list the distilled assistants, which are trained in any case: the original, compressed less."""
     longer: Annotated[float, Field(ge=1.0, le=10.0)] = 1.4
     """How many times as many epochs the longer rows are tuned: fine-tuning then takes as long as a distillation."""
-    seeds: Seeds = [0, 1, 2]
+    seeds: Seeds = [0, 1]
     ratios: Chain = [0.3, 0.5]
     """Fraction of the original channels that is removed after each pruning iteration: assistants, then the student."""
 
@@ -143,7 +143,7 @@ class Detectors(Distilling):
 class CpuTiming(Settings):
     """`08_cpu_timing` (Section 4.8, Table 7)."""
 
-    width: WidthFactor = 0.5
+    width: WidthFactor = 0.25
     image_size: ImageSize = 256
     round_to: Count = 8
     trained: bool = False
@@ -206,7 +206,7 @@ class DynamicDistillation(Distilling, DynamicWeights):
 class PartnerLearning(Distilling):
     """`10_partner_learning` (BPL): scenes by a ResNet, and the detector of `03_components`."""
 
-    seeds: Seeds = [0, 1, 2, 3, 4]
+    seeds: Seeds = [0, 1, 2]
     detector_seeds: Count = 2
     """Number of seeds, the first ones, with which the detector is trained: those of `03_components`."""
     detector: NetworkName = "yolov4-tiny"
