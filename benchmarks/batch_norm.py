@@ -24,7 +24,7 @@ import paperlib as pl
 from paperlib.data.records import Dataset, Record
 from paperlib.data.toy.aerial import CLASSES, draw_split
 from paperlib.store import provenance
-from paperlib.training import loop
+from paperlib.training import running
 
 
 def draw_images(split: str, count: int, side: int) -> Dataset:
@@ -57,7 +57,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     renewals, ends = [], []
-    loop.recalibrate_batch_norm_ = note_seconds(loop.recalibrate_batch_norm_, renewals)
+    running.recalibrate_batch_norm_ = note_seconds(running.recalibrate_batch_norm_, renewals)
     side = options.image_size
     data, validation = draw_images("train", options.images, side), draw_images("val", 8, side)
     detector = pl.build_detector("yolov4-tiny", len(CLASSES), width=options.width)

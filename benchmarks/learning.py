@@ -22,7 +22,7 @@ from paperlib.experiments.case import Case, Splits
 from paperlib.experiments.parameters import QUICK
 from paperlib.experiments.settings import Settings
 from paperlib.store import provenance
-from paperlib.training.loop import HISTORY
+from paperlib.training.folder import HISTORY
 from paperlib.workbench.steps import Model, Workbench
 
 RATIO = 0.5

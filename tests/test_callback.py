@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from paperlib.training import loop
+from paperlib.training import running
 from paperlib.training.loop import fit
 
 RECIPE = tiny.recipe(epochs=4, validate_every=2)
@@ -18,7 +18,7 @@ def train(folder, on_epoch=None, **options):
 
 
 def test_it_hears_of_every_epoch_once_also_after_it_stopped_the_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_STATES", 1e9)  # the training then starts from the beginning again
+    monkeypatch.setattr(running, "SECONDS_BETWEEN_STATES", 1e9)  # the training then starts from the beginning again
     heard = []
 
     def stop_at_three(report):

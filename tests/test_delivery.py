@@ -23,7 +23,7 @@ from paperlib.detectors.darknet import _slots
 from paperlib.detectors.files import load_detector, save_detector
 from paperlib.pairs import find_partners
 from paperlib.partners.extend import partner_gmacs
-from paperlib.training import loop
+from paperlib.training import running
 
 OPTIONS = {
     "--width": 0.1, "--image-size": 64, "--epochs": 2, "--fine-tune-epochs": 1, "--batch-size": 4, "--step": 0.3,
@@ -279,7 +279,7 @@ def test_classes_are_matched_by_name_and_what_was_repaired_is_told(folder, tmp_p
 
 
 def run(given):
-    loop.SECONDS_BETWEEN_STATES = 0
+    running.SECONDS_BETWEEN_STATES = 0
     # Instead of two further exports, which would take most of the time, the student's file is timed.
     outputs.export_for_timing = lambda *_: Path(given[given.index("--out") + 1]) / "student.onnx"
     app(given)

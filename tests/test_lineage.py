@@ -5,7 +5,7 @@ import json
 import pytest
 
 from paperlib.store.store import Step, Store
-from paperlib.training.loop import HISTORY
+from paperlib.training.folder import HISTORY
 from paperlib.workbench.lineage import steps_behind, training_seconds
 
 

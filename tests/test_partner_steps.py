@@ -21,7 +21,7 @@ from paperlib.partners.extend import extend
 from paperlib.partners.fuse import fuse
 from paperlib.partners.partnership import Partnership
 from paperlib.pruning import Sparsity, apply_plan, plan_pruning
-from paperlib.training import loop
+from paperlib.training import running
 from paperlib.workbench.options import PartnerOptions
 from paperlib.workbench.steps import Model
 
@@ -133,7 +133,7 @@ def test_a_student_with_partners_is_taught_by_any_method(how: str, tmp_path: Pat
 
 
 def fine_tune(root: Path) -> None:
-    loop.SECONDS_BETWEEN_STATES = 0
+    running.SECONDS_BETWEEN_STATES = 0
     workbench = bench(root, fine_tuning=tiny.recipe(epochs=4, ema=0.9))
     workbench.fine_tune(workbench.build_detector(), sparse=True, partners=Partnership())
 
@@ -167,7 +167,7 @@ def test_the_kinds_of_diversity_are_those_of_the_options() -> None:
 
 
 def compress_with(root: Path, **options: object) -> None:
-    loop.SECONDS_BETWEEN_STATES = 0
+    running.SECONDS_BETWEEN_STATES = 0
     run(root, step=0.45, fine_tuning=tiny.recipe(epochs=3), **options)
 
 

@@ -29,7 +29,8 @@ from paperlib.pruning import Sparsity, apply_plan, mask_plan, plan_pruning, trac
 from paperlib.pruning.criteria import score_channels
 from paperlib.pruning.layers import removable_blocks
 from paperlib.structure import describe_structure
-from paperlib.training.loop import LAST, fit
+from paperlib.training.folder import LAST
+from paperlib.training.loop import fit
 
 EXACT = 1e-12
 SURGERY = 1e-10

@@ -24,8 +24,9 @@ from paperlib.progress import group
 from paperlib.pruning import Sparsity
 from paperlib.store.store import Step, Store
 from paperlib.structure import module_digest
-from paperlib.training import loop
-from paperlib.training.loop import HISTORY, LAST, fit
+from paperlib.training import running
+from paperlib.training.folder import HISTORY, LAST
+from paperlib.training.loop import fit
 from paperlib.training.shares import average_statistics_, require_equal_shares
 
 STEP = Step("new", {"seed": 0}, (), "", "code", {})
@@ -60,7 +61,7 @@ def validation_images():
 
 def train_share(rank, folder, killed=()):
     """Train three epochs of two batches; processes `killed` end in the middle of the second epoch."""
-    loop.SECONDS_BETWEEN_STATES = 0
+    running.SECONDS_BETWEEN_STATES = 0
     detector, data = tiny.detector(), watched(fatal=4 if rank in killed else 0)
     options = {"validation": validation_images(), "regulariser": Sparsity(1e-3), "folder": folder}
     history = fit(detector, data, tiny.recipe(epochs=3, batch_size=4, validate_every=1), **options)
@@ -179,12 +180,12 @@ def differ(rank, folder):
     group.join_group()
     norm = torch.nn.BatchNorm2d(2)
     norm.running_mean += rank
-    average_statistics_(norm, loop._new_accelerator("no"))
+    average_statistics_(norm, running._new_accelerator("no"))
     found.append(norm.running_mean.tolist())
     options = {"folder": folder / "fit"}
     attempt(lambda: fit(tiny.detector(), tiny.dataset(), tiny.recipe(batch_size=3), **options))
     attempt(lambda: fit(tiny.detector(rank), tiny.dataset(), tiny.recipe(), **options))
-    loop.code_digest = lambda *parts: f"code of process {rank}"
+    running.code_digest = lambda *parts: f"code of process {rank}"
     attempt(lambda: fit(tiny.detector(), tiny.dataset(), tiny.recipe(), **options))
     store = Store(folder / "store")
     attempt(lambda: store.get_step(Step("train", {"epochs": rank}, (), "", f"code {rank}", {}), print))

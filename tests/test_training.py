@@ -29,9 +29,10 @@ from paperlib.partners.extend import extend
 from paperlib.partners.partnership import Partnership
 from paperlib.pruning import Sparsity, absolute_gammas
 from paperlib.seeding import derive_seed
-from paperlib.training import loop
+from paperlib.training import running
 from paperlib.training.batches import draw_batches
-from paperlib.training.loop import BEST, HISTORY, LAST, fit
+from paperlib.training.folder import BEST, HISTORY, LAST
+from paperlib.training.loop import fit
 from paperlib.training.recipe import Recipe
 
 SPARSE = tiny.recipe(epochs=6, ema=0.9, mosaic=0.5, warmup_epochs=1.0, schedule="cosine", weight_decay=1e-3)
@@ -82,7 +83,7 @@ def store(tmp_path, monkeypatch):
 
 
 def train(recipe, folder):
-    loop.SECONDS_BETWEEN_STATES = 0
+    running.SECONDS_BETWEEN_STATES = 0
     detector, actors = tiny.detector(), {"regulariser": Sparsity(1e-2)}
     data = {"dataset": tiny.dataset(), "validation": tiny.dataset("val", 4)}
     if recipe == DISTILLED:

@@ -23,7 +23,8 @@ from paperlib.pruning import Sparsity
 from paperlib.pruning.soft_pruning import SoftPruning
 from paperlib.store.code_digest import code_of
 from paperlib.store.store import Store
-from paperlib.training.loop import BEST, HISTORY, fit
+from paperlib.training.folder import BEST, HISTORY
+from paperlib.training.loop import fit
 from paperlib.workbench import steps
 from paperlib.workbench.steps import DETECTOR, FITTED, Blueprint, PruningOptions, Workbench
 

@@ -21,7 +21,7 @@ from paperlib.costs import cost
 from paperlib.progress import group
 from paperlib.store.contents import read_sealed, seal_record
 from paperlib.store.store import canonical_json
-from paperlib.training.loop import HISTORY
+from paperlib.training.folder import HISTORY
 from paperlib.workbench.steps import Model, Workbench
 
 PLAN = "plan.json"

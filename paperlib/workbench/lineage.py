@@ -10,7 +10,7 @@ import pandas as pd
 
 from paperlib import files
 from paperlib.store.ancestry import step_folder
-from paperlib.training.loop import HISTORY
+from paperlib.training.folder import HISTORY
 
 
 def steps_behind(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:

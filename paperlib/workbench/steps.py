@@ -40,7 +40,8 @@ from paperlib.store.code_digest import code_of
 from paperlib.store.contents import check_files, read_sealed, seal_record
 from paperlib.store.store import PROCESSES, STEP_DEVICE, Step, Store, canonical_json
 from paperlib.structure import describe_structure, module_digest
-from paperlib.training.loop import BEST, HISTORY, LAST, fit
+from paperlib.training.folder import BEST, HISTORY, LAST
+from paperlib.training.loop import fit
 from paperlib.training.objective import Objective, Regulariser
 from paperlib.training.recipe import Recipe
 from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions, TeachingOptions
