@@ -1,12 +1,17 @@
 """Evaluation: perfect is 1, small cases are computed by hand, and coordinates come back to the image's own pixels."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from paperlib.data.records import Dataset, Letterboxed, Record
+from paperlib.evaluation.coco import run_coco_eval
+from paperlib.evaluation.curves import trace_classes
 from paperlib.evaluation.evaluate import compute_metrics, detect, evaluate
+from paperlib.evaluation.metrics import COCO_THRESHOLDS, PAPER_THRESHOLD
 
 CLASSES = ("ship", "bridge", "vehicle")
 
@@ -159,3 +164,37 @@ def test_what_cannot_be_judged_is_refused():
         compute_metrics([detections()], dataset([]))
     with pytest.raises(ValueError, match="made: detections for 1 images, the data set has 2"):
         compute_metrics([detections()], dataset([(1, A)], []))
+
+
+def test_detections_are_matched_as_if_one_after_another_each_with_the_nearest_free_object():
+    draw = np.random.default_rng(0)
+    images, found = [], []
+    for count in (40, 0, 120, 7):
+        corners = draw.integers(0, 30, (count, 2))  # whole pixels and few scores, so that overlaps and scores tie
+        boxes = np.concatenate([corners, corners + draw.integers(5, 15, (count, 2))], 1).astype(float)
+        images.append([(int(label), box) for label, box in zip(draw.integers(1, 3, count), boxes, strict=True)])
+        moved = [(box + draw.integers(-1, 2, 4)).tolist() for box in np.repeat(boxes, 2, axis=0)]
+        found.append(detections(*((int(draw.integers(1, 3)), box, float(draw.integers(1, 9)) / 8) for box in moved)))
+    evaluation = run_coco_eval(found, dataset(*images), PAPER_THRESHOLD)
+    for label, curve in enumerate(trace_classes(evaluation, len(CLASSES), COCO_THRESHOLDS), 1):
+        for level, threshold in enumerate(COCO_THRESHOLDS):
+            for image in range(len(images)):
+                hits = curve.hits[curve.images == image, level]
+                table = np.array(evaluation.result.ious[image, label])  # without rows if there is no object
+                assert hits.tolist() == (match_slowly(table, threshold) if len(table) else [False] * len(hits))
+
+
+def match_slowly(overlaps: np.ndarray, threshold: float) -> list[bool]:
+    free, hits = set(range(overlaps.shape[1])), []
+    for row in overlaps:
+        overlap, nearest = max(((row[column], column) for column in free), default=(0, -1))
+        hits.append(bool(overlap >= threshold - 1e-10))
+        free -= {nearest} if hits[-1] else set()
+    return hits
+
+
+def test_an_evaluation_leaves_the_garbage_collector_as_it_was():
+    for enabled in (False, True):
+        gc.enable() if enabled else gc.disable()
+        compute_metrics([detections((1, A, 0.9))], dataset([(1, A)]))
+        assert gc.isenabled() is enabled

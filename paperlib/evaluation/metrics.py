@@ -6,23 +6,23 @@ class's precision-recall curve at IoU 0.5, averaged over the classes, with the c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval import COCOeval_faster
 from torch import Tensor
 
 from paperlib.data.records import Dataset
-from paperlib.data.slices import Rule, Slice, all_objects
+from paperlib.data.slices import Slice
+from paperlib.evaluation.coco import BELONGS, Evaluation, run_coco_eval
 from paperlib.evaluation.curves import ClassCurve, trace_classes
 
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 PAPER_THRESHOLD = COCO_THRESHOLDS[:1]
 IOU_INDEX = 0
 """The paper's IoU threshold is the first of COCO's."""
-COCO_LIMIT = 100
 DIFFICULT = ("cut by the border", "small", "crowded")
 """Slices of objects that are hard to find in the paper's examples of edge cases (Section 4.5.4)."""
 CONDITIONS = {
@@ -32,8 +32,6 @@ CONDITIONS = {
     "light": ("darker", "brighter"),
 }
 """The four conditions of Section 4.5.4, and the slices and corruptions that make them."""
-BELONGS = 1.0
-"""Marks what belongs to a slice; it replaces the area."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +118,14 @@ def compute_metrics(found: Sequence[dict[str, Tensor]], dataset: Dataset, confid
     require_boxes(dataset)
     if len(found) != len(dataset):
         raise ValueError(f"{dataset.name}: detections for {len(found)} images, the data set has {len(dataset)}")
-    coco_eval = _run_coco_eval(found, dataset, COCO_THRESHOLDS)
-    average, occurs = _average_precision(coco_eval)
+    evaluation = run_coco_eval(found, dataset, COCO_THRESHOLDS)
+    average, occurs = _average_precision(evaluation.result)
     per_class = {name: float(average[IOU_INDEX, k]) for k, name in enumerate(dataset.classes) if occurs[k]}
-    traced = trace_classes(coco_eval, len(dataset.classes), PAPER_THRESHOLD)
+    traced = trace_classes(evaluation, len(dataset.classes), PAPER_THRESHOLD)
     curves = [curve for curve in traced if curve.positives]
     if confidence is None:
         confidence = _best_confidence(curves)
-    points = np.array([curve.precision_recall(confidence) for curve in curves])
+    points = np.array([curve.precision_recall(np.array(confidence)) for curve in curves])
     return Metrics(
         map50=float(average[IOU_INDEX, occurs].mean()),
         map=float(average[:, occurs].mean()),
@@ -140,13 +138,13 @@ def compute_metrics(found: Sequence[dict[str, Tensor]], dataset: Dataset, confid
 
 def trace_curves(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> list[ClassCurve]:
     """Return for each class which of its detections find an object (see `compute_metrics`)."""
-    return trace_classes(_run_coco_eval(found, dataset, PAPER_THRESHOLD), len(dataset.classes), PAPER_THRESHOLD)
+    return trace_classes(run_coco_eval(found, dataset, PAPER_THRESHOLD), len(dataset.classes), PAPER_THRESHOLD)
 
 
 def match_classes(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> list[ClassCurve]:
     """Return for each class which of its detections find an object at each of COCO's thresholds."""
     # The overlaps do not depend on the threshold.
-    return trace_classes(_run_coco_eval(found, dataset, PAPER_THRESHOLD), len(dataset.classes), COCO_THRESHOLDS)
+    return trace_classes(run_coco_eval(found, dataset, PAPER_THRESHOLD), len(dataset.classes), COCO_THRESHOLDS)
 
 
 def require_boxes(dataset: Dataset) -> None:
@@ -171,9 +169,9 @@ def compute_slice_metrics(
     objects = sum(int(part.holds(record.boxes, record.size()).sum()) for record in images.records)
     if not objects:
         return None
-    coco_eval = _run_coco_eval([found[index] for index in part.images], images, PAPER_THRESHOLD, part.holds)
-    average, occurs = _average_precision(coco_eval)
-    recall = _count_hits(coco_eval, confidence) / objects
+    evaluation = run_coco_eval([found[index] for index in part.images], images, PAPER_THRESHOLD, part.holds)
+    average, occurs = _average_precision(evaluation.result)
+    recall = _count_hits(evaluation, confidence) / objects
     return {
         "map50": float(average[IOU_INDEX, occurs].mean()),
         "recall": recall,
@@ -182,12 +180,13 @@ def compute_slice_metrics(
     }
 
 
-def _count_hits(coco_eval: COCOeval_faster, confidence: float) -> int:
+def _count_hits(evaluation: Evaluation, confidence: float) -> int:
     """Count the objects of the slice that detections with a score of at least `confidence` match at IoU 0.5."""
-    found, truth = coco_eval.cocoDt.anns, coco_eval.cocoGt.anns
+    truth = evaluation.result.cocoGt.anns
     # The only threshold of the evaluation is that one.
-    pairs = (map(int, pair.split("_")) for pair in coco_eval.eval["matched"])
-    return sum(found[one]["score"] >= confidence and truth[other]["area"] == BELONGS for one, other in pairs)
+    pairs = (map(int, pair.split("_")) for pair in evaluation.result.eval["matched"])
+    scores = evaluation.found.scores
+    return sum(bool(scores[one - 1] >= confidence) and truth[other]["area"] == BELONGS for one, other in pairs)
 
 
 def _average_precision(coco_eval: COCOeval_faster) -> tuple[np.ndarray, np.ndarray]:
@@ -200,71 +199,9 @@ def _average_precision(coco_eval: COCOeval_faster) -> tuple[np.ndarray, np.ndarr
 def _best_confidence(curves: Sequence[ClassCurve]) -> float:
     """Return the confidence, in steps of 0.01, that maximises the mean F1."""
     grid = np.linspace(0.01, 0.99, 99)
-    points = np.array([[curve.precision_recall(confidence) for curve in curves] for confidence in grid])
-    precision, recall = points[..., 0], points[..., 1]
+    points = np.array([curve.precision_recall(grid) for curve in curves])
+    # [confidence, class], and each row in one piece of memory, because the order of additions decides the last digit.
+    precision, recall = (np.ascontiguousarray(points[:, number].T) for number in range(2))
     # The small constant avoids 0 / 0 where nothing is found.
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
     return float(grid[f1.mean(1).argmax()])
-
-
-def _run_coco_eval(
-    found: Sequence[dict[str, Tensor]], dataset: Dataset, thresholds: np.ndarray, holds: Rule = all_objects
-) -> COCOeval_faster:
-    """Match detections with objects at each IoU threshold and compute precision; only what a rule holds counts."""
-    truths = [{"boxes": record.boxes, "labels": record.labels} for record in dataset.records]
-    limit = _max_detections(found, dataset)
-    coco_eval = COCOeval_faster(
-        _coco_index(truths, dataset, holds), _coco_index(found, dataset, holds, limit), "bbox", print_function=_ignore
-    )
-    coco_eval.params.iouThrs = thresholds
-    coco_eval.params.maxDets = [limit]
-    coco_eval.params.areaRng = [[BELONGS, BELONGS]]
-    coco_eval.params.areaRngLbl = ["all"]
-    coco_eval.evaluate()
-    coco_eval.accumulate()
-    return coco_eval
-
-
-def _ignore(_text: str) -> None:
-    """Print nothing."""
-
-
-def _coco_index(objects: Sequence[Mapping[str, Any]], dataset: Dataset, holds: Rule, limit: int | None = None) -> COCO:
-    """Index `boxes`, `labels` and, of detections, `scores` of each image; of these the best `limit` of each class."""
-    annotations = []
-    for index, (image, record) in enumerate(zip(objects, dataset.records, strict=True)):
-        chosen = _choose_best(image, limit) if limit else slice(None)
-        boxes = np.asarray(image["boxes"], dtype=np.float64)[chosen]
-        # COCOeval ignores objects outside a range of areas, and takes a match with id 0 for no match.
-        areas = np.where(holds(boxes, record.size()), BELONGS, 0.0)
-        columns = [np.asarray(image["labels"])[chosen], areas, boxes[:, 0], boxes[:, 1]]
-        columns += [boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]]
-        scores = np.asarray(image["scores"])[chosen].tolist() if limit else [0.0] * len(boxes)
-        for *values, score in zip(*(column.tolist() for column in columns), scores, strict=True):
-            label, area, *box = values
-            entry = {"image_id": index, "category_id": label, "iscrowd": 0, "bbox": box, "area": area, "score": score}
-            annotations.append(entry | {"id": len(annotations) + 1})
-    coco = COCO()
-    # Ids of images are their indices, and ids of categories their labels.
-    coco.dataset = {
-        "images": [{"id": number} for number in range(len(dataset))],
-        "categories": [{"id": label, "name": name} for label, name in enumerate(dataset.classes, 1)],
-        "annotations": annotations,
-    }
-    coco.createIndex()
-    return coco
-
-
-def _choose_best(image: Mapping[str, Any], limit: int) -> np.ndarray:
-    """Return the indices of an image's best `limit` detections of each class, as COCO counts them."""
-    order = np.argsort(-np.asarray(image["scores"], dtype=np.float64), kind="stable")
-    if len(order) <= limit:
-        return order
-    labels = np.asarray(image["labels"])[order]
-    return np.concatenate([order[labels == label][:limit] for label in np.unique(labels)])
-
-
-def _max_detections(found: Sequence[dict[str, Tensor]], dataset: Dataset) -> int:
-    """Return COCO's limit of 100 detections per image and class, or no limit if an image has more objects."""
-    most_objects = max(len(record.labels) for record in dataset.records)
-    return COCO_LIMIT if most_objects <= COCO_LIMIT else max(COCO_LIMIT, *(len(image["labels"]) for image in found))
