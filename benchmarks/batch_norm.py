@@ -4,7 +4,8 @@
 
 A training of YOLOv4-tiny with averaged weights on drawn images is validated on eight of them after every epoch, and so
 its statistics are measured again after every epoch (`paperlib.training.batchnorm`). A time is processor time of one
-thread; the share is the time of the renewal divided by that of the rest of its epoch. Profiles validate less often.
+thread; the share is the time of the renewal divided by that of the rest of its epoch, the median over the epochs with
+its quartiles. Profiles validate less often.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from spread import show_quartiles
 
 import paperlib as pl
 from paperlib.data.records import Dataset, Record
@@ -76,10 +78,10 @@ def main() -> None:
         )  # fmt: skip
     # The first epoch also takes its memory for the first time.
     epochs = [end - start - renewal for (start, end), renewal in zip(pairwise(ends), renewals[1:], strict=True)]
-    shares = sorted(renewal / epoch for renewal, epoch in zip(renewals[1:], epochs, strict=True))
+    shares = [renewal / epoch for renewal, epoch in zip(renewals[1:], epochs, strict=True)]
     print(f"{provenance.describe_machine()['processor']}, 1 thread, precision {options.precision}")
     print(f"epoch {statistics.median(epochs):.1f} s, renewal {statistics.median(renewals[1:]):.2f} s")
-    print(f"share {statistics.median(shares):.3f} ({shares[0]:.3f} to {shares[-1]:.3f})")
+    print(f"share {show_quartiles(shares, 3)}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python benchmarks/judging.py --detections 500000 --rounds 3
 
 Both read the same boxes, build their index of them and compute mAP at IoU 0.5 and 0.5 to 0.95; ours also computes
-precision and recall (Eq. 13). They take turns; a time is the median over the rounds, in seconds of the processor. The
-digits of both are compared. pycocotools is installed by `pip install -e .[dev]`.
+precision and recall (Eq. 13). They take turns; a time is the median over the rounds, with its quartiles, in seconds of
+the processor, and a ratio that of a round. The digits of both are compared. pycocotools is installed by
+`pip install -e .[dev]`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import statistics
 import time
 from collections.abc import Sequence
 
@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from spread import show_quartiles
 from torch import Tensor
 
 from paperlib.data.records import Dataset, Record
 from paperlib.evaluation.evaluate import compute_metrics
+from paperlib.store import provenance
 
 CLASSES = tuple(f"class {number}" for number in range(10))
 SIDE = 800
@@ -98,10 +100,11 @@ def main() -> None:
             seconds[name].append(time.process_time() - started)
     ours, oracle = results["paperlib"], results["pycocotools"]
     print(f"mAP: {ours.map50!r} and {ours.map!r}; pycocotools: {oracle[0].mean()!r} and {oracle.mean()!r}")
-    times = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{options.detections} detections: {times['paperlib']:.1f} s; pycocotools: {times['pycocotools']:.1f} s")
+    print(f"{provenance.describe_machine()['processor']}, {options.detections} detections, {options.rounds} rounds")
+    for name, values in seconds.items():
+        print(f"{name}: {show_quartiles(values, 1)} s")
     ratios = [b / a for a, b in zip(seconds["paperlib"], seconds["pycocotools"], strict=True)]
-    print(f"{statistics.median(ratios):.1f} times as fast ({min(ratios):.1f} to {max(ratios):.1f})")
+    print(f"{show_quartiles(ratios, 1)} times as fast")
 
 
 if __name__ == "__main__":

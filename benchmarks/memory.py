@@ -3,7 +3,8 @@
     python benchmarks/memory.py --batch-size 16 --rounds 3
 
 Each measurement is a process of its own, since memory that was once kept cannot be given back; both kinds take turns.
-A time is the median over the steps of a process, in milliseconds of the processor; the ratio is that of a round.
+A time is the median over the steps of a process, in milliseconds of the processor; the ratio is that of a round, its
+median over the rounds with the quartiles.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import statistics
 import time
 
 import torch
+from spread import show_quartiles
 
 import paperlib as pl
 from paperlib.progress.processes import keep_memory
+from paperlib.store import provenance
 
 
 def time_steps(kept: bool, image_size: int, batch_size: int, width: float, precision: str, steps: int) -> float:
@@ -52,6 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = vars(parser.parse_args())
     ratios = []
+    print(f"{provenance.describe_machine()['processor']}, 1 thread, {options}")
     for _ in range(options.pop("rounds")):
         times = []
         for kept in (False, True):
@@ -59,7 +63,7 @@ def main() -> None:
                 times.append(pool.apply(time_steps, (kept,), options))
         ratios.append(times[0] / times[1])
         print(f"{times[0]:.0f} ms; with freed memory kept {times[1]:.0f} ms", flush=True)
-    print(f"{statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"{show_quartiles(ratios)} times as fast")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import torch
 from latency import build
+from spread import show_quartiles
 from torch import nn
 from turns import measure
 
@@ -40,12 +41,6 @@ def write_forms(detector: nn.Module, image_size: int, folder: Path, name: str) -
     onnx.save(model, files[FORMS[0]])
     onnx.save(expand_mish(model), files[FORMS[1]])
     return files
-
-
-def show_quartiles(ratios: np.ndarray) -> str:
-    """Return the median and the quartiles as text."""
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def main() -> None:

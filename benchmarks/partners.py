@@ -2,7 +2,8 @@
 
     python benchmarks/partners.py --rounds 9
 
-The contestants take turns on the batch of `benchmarks/training.py`; a row is the median over the rounds. The column
+The contestants take turns on the batch of `benchmarks/training.py`; a row is the median over the rounds, in seconds of
+the processor per thread, and the ratio that of a round, with its quartiles. The column
 `GMACs` counts a forward pass of one image as it is in training, partners included; fused, the network costs what it
 costs alone.
 """
@@ -13,8 +14,10 @@ import argparse
 import statistics
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
+from spread import show_quartiles
 from torch import Tensor
 from training import CLASSES, Batch, Contestant, make_batch
 
@@ -72,11 +75,11 @@ def compare(batch: Batch, rounds: int) -> pd.DataFrame:
             "": each.name,
             "GMACs": together if each.partnership else gmacs,
             "s a step": statistics.median(each.seconds),
+            "GMACs, over alone": (together if each.partnership else gmacs) / gmacs,
+            "s a step, over alone": show_quartiles(np.divide(each.seconds, contestants[0].seconds)),
         }
         for each in contestants
     )
-    for column in ("GMACs", "s a step"):
-        table[f"{column}, over alone"] = table[column] / table[column].iloc[0]
     return table
 
 

@@ -4,8 +4,9 @@
     python benchmarks/predict.py --threads 1 --detector before.safetensors --int8 out/student.int8.onnx
 
 A time is that of one picture file, from decoding to detections: reading, scaling, the network and the selection of
-detections. The two take turns on every picture; the table has the median over the pictures. Without files, YOLOv4-tiny
-with random weights is quantised: its time is that of a trained one, except for the selection.
+detections, in seconds of the processor per thread. The two take turns on every picture; the medians over the pictures
+are printed, and the ratio on one picture with its quartiles. Without files, YOLOv4-tiny with random weights is
+quantised: its time is that of a trained one, except for the selection.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pandas as pd
 import torch
 from latency import build
 from PIL import Image
+from spread import show_quartiles
 
 import paperlib as pl
 from paperlib.data.records import Dataset, Record
@@ -58,15 +60,15 @@ def write_models(folder: Path, pictures: list[Path], options: argparse.Namespace
     return weights, small
 
 
-def measure(models: Mapping[str, OpenModel], pictures: list[Path]) -> pd.DataFrame:
+def measure(models: Mapping[str, OpenModel], pictures: list[Path], threads: int) -> pd.DataFrame:
     """Return the seconds of each picture `[N]` by model; the models take turns."""
     rows = []
     for picture in [pictures[0], *pictures]:
         row = {}
         for name, model in models.items():
-            started = time.perf_counter()
+            started = time.process_time()
             pl.predict(model, picture)
-            row[name] = time.perf_counter() - started
+            row[name] = (time.process_time() - started) / threads
         rows.append(row)
     return pd.DataFrame(rows[1:])  # the first one warms up
 
@@ -92,12 +94,13 @@ def main() -> None:
             weights, small = write_models(Path(folder), pictures, options)
         names = {"PyTorch, float32": weights, "ONNX Runtime, int8": small}
         models = {name: pl.open_model(path, threads=options.threads) for name, path in names.items()}
-        times = measure(models, pictures)
+        times = measure(models, pictures, options.threads)
     print(f"{provenance.describe_machine()['processor']}, {options.threads} threads, {options.pictures} pictures")
     pace = 1 / times.median()
     for name in models:
         print(f"{name}: {pace[name]:.1f} pictures a second")
-    print(f"ratio: {pace.iloc[1] / pace.iloc[0]:.2f}")
+    slow, fast = (times[name] for name in models)
+    print(f"ratio: {show_quartiles(slow / fast)}")
 
 
 if __name__ == "__main__":

@@ -2,23 +2,28 @@
 
     python benchmarks/reading.py --images 20000
 
-Prints the size of the file, seconds of the processor, and how much the largest memory of the process has grown.
+Each round is a process of its own. Prints the size of the file, the median seconds of the processor with the quartiles,
+and how much the largest memory of a process has grown.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from spread import show_quartiles
 
 import paperlib as pl
+from paperlib.store import provenance
 
 CLASSES, OBJECTS, SIZE = 80, 7, (64, 48)
 """Classes, objects per image, and the size of an image in pixels."""
@@ -26,16 +31,31 @@ CLASSES, OBJECTS, SIZE = 80, 7, (64, 48)
 
 def main() -> None:
     """Draw the data and read them."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    read = pl.load_dataset  # imports what reading needs
     with tempfile.TemporaryDirectory() as folder:
-        file = draw_data(Path(folder), options.images)
-        before, start = _peak_megabytes(), time.process_time()
-        dataset = read(f"coco:{file}", "train", Path(folder))
-        seconds, grown = time.process_time() - start, _peak_megabytes() - before
-        print(f"{len(dataset)} images, {file.stat().st_size / 1e6:.1f} MB: {seconds:.1f} s, {grown:.0f} MB more memory")
+        file = run_apart(draw_data, Path(folder), options.images)
+        size = file.stat().st_size / 1e6
+        seconds, grown = zip(*(run_apart(measure, file) for _ in range(options.rounds)), strict=True)
+    print(provenance.describe_machine()["processor"])
+    print(f"{options.images} images, {size:.1f} MB, {options.rounds} rounds: {show_quartiles(seconds, 1)} s, ", end="")
+    print(f"{show_quartiles(grown, 0)} MB more memory")
+
+
+def run_apart(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call a function in a process of its own, so that it leaves no memory behind that a later one could use."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def measure(file: Path) -> tuple[float, float]:
+    """Return the seconds of the processor that reading takes, and by how many MB the largest memory grows."""
+    read = pl.load_dataset  # imports what reading needs
+    before, start = _peak_megabytes(), time.process_time()
+    read(f"coco:{file}", "train", file.parent)
+    return time.process_time() - start, _peak_megabytes() - before
 
 
 def draw_data(folder: Path, images: int) -> Path:

@@ -4,8 +4,10 @@
 
 A training step is timed: forward pass, loss, backward pass and AdamW on one batch in memory, with the same images and
 boxes for all. Reading and augmenting images is not included. The contestants take turns; a row is the median over the
-rounds. Ours has a second row in mixed precision (`precision: bf16` of a profile), which is faster if the processor
-multiplies bfloat16. The other implementations are optional and not part of this package:
+rounds, and the ratio that of a round, with its quartiles. A time is processor time divided by the number of threads,
+which other programs on the machine affect less than the clock. Ours has a second row in mixed precision (`precision:
+bf16` of a profile), which is faster if the processor multiplies bfloat16. The other implementations are optional and
+not part of this package:
 
     pip install --no-deps pytorchyolo              GPL-3.0: the same network, built from Darknet's own format
     pip install ultralytics-opencv-headless        AGPL-3.0: has no YOLOv4-tiny; its YOLOv3-tiny is the nearest
@@ -27,8 +29,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import torch
+from spread import show_quartiles
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import box_convert
@@ -87,10 +91,10 @@ class Contestant:
 
     def take_turn(self, steps: int) -> None:
         """Train for some steps and note the seconds of one."""
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(steps):
             self.step()
-        self.seconds.append((time.perf_counter() - started) / steps)
+        self.seconds.append((time.process_time() - started) / steps / torch.get_num_threads())
 
 
 def ours(batch: Batch, *, bfloat16: bool = False) -> Contestant:
@@ -202,14 +206,16 @@ def compare(contestants: list[Contestant], batch: Batch, rounds: int, steps: int
         for contestant in contestants:
             contestant.take_turn(steps)
     rows = []
-    for contestant in contestants:
+    gmacs = [contestant.gmacs(batch.images[:1]) for contestant in contestants]
+    for contestant, each in zip(contestants, gmacs, strict=True):
         rate = len(batch.images) / statistics.median(contestant.seconds)
-        gmacs = contestant.gmacs(batch.images[:1])
-        rows.append({"": contestant.name, "GMACs": gmacs, "images/s": rate, "GMACs/s": rate * gmacs})
-    table = pd.DataFrame(rows)
-    for unit in ("images/s", "GMACs/s"):
-        table[f"ours over it, {unit}"] = table[unit].iloc[0] / table[unit]
-    return table
+        ratios = np.divide(contestant.seconds, contestants[0].seconds)
+        rows.append({
+            "": contestant.name, "GMACs": each, "images/s": rate, "GMACs/s": rate * each,
+            "ours over it, images/s": show_quartiles(ratios),
+            "ours over it, GMACs/s": show_quartiles(ratios * gmacs[0] / each),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def main() -> None:

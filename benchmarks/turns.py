@@ -3,7 +3,8 @@
     python benchmarks/turns.py original.onnx student.onnx student.int8.onnx
 
 The files take turns on one image. A time is processor time, which other programs on the machine affect less than the
-clock; the table has the least and the median of all turns, and the ratios of both to those of the first file.
+clock. The table has the least and the median of all turns; the ratio to the first file is that of a turn, its median
+with the quartiles.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from spread import show_quartiles
 
 from paperlib.deploy.onnx import INPUT, open_onnx_session
+from paperlib.store import provenance
 
 
 def measure(files: list[Path], turns: int) -> pd.DataFrame:
@@ -41,13 +44,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=60, help="runs of each file (60)")
     options = parser.parse_args()
     times = measure(options.files, options.turns)
+    runtime = f"onnxruntime {provenance.package_version('onnxruntime')}"
+    print(f"{provenance.describe_machine()['processor']}, 1 thread, {runtime}, {options.turns} turns")
     for name in times:
+        ratio = show_quartiles(times.iloc[:, 0] / times[name])
         least, median = times[name].min(), times[name].median()
-        first = times.iloc[:, 0]
-        print(
-            f"{name:32} least {least:7.2f} ms ({first.min() / least:.2f} times faster), "
-            f"median {median:7.2f} ms ({first.median() / median:.2f} times faster)"
-        )
+        print(f"{name:32} least {least:7.2f} ms, median {median:7.2f} ms, {ratio} times as fast as the first")
 
 
 if __name__ == "__main__":

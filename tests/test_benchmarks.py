@@ -78,8 +78,8 @@ def test_turns_compares_files_with_the_first(run, tmp_path):
     files = [str(tmp_path / f"{name}.onnx") for name in ("one", "other")]
     for file in files:
         export_onnx(detector, Path(file), 64, tolerance=0.05)
-    one, other = run("turns.py", *files, "--turns", "3", usual=[]).splitlines()
-    assert one.startswith("one.onnx") and one.count("(1.00 times faster)") == 2 and other.startswith("other.onnx")
+    _, one, other = run("turns.py", *files, "--turns", "3", usual=[]).splitlines()
+    assert one.startswith("one.onnx") and "1.00 (1.00 to 1.00) times as fast" in one and other.startswith("other.onnx")
 
 
 def test_training_prints_images_per_second(run):
@@ -93,7 +93,7 @@ def test_training_prints_images_per_second(run):
 def test_partners_prints_what_a_step_costs_with_and_without(run):
     said = run("partners.py", *ONCE, "--batch-size", "2")
     rows = [line.split("|")[2:-1] for line in said.splitlines() if line.startswith(("| alone", "| partners"))]
-    alone, *together = ([float(cell) for cell in row] for row in rows)
+    alone, *together = ([float(cell.split()[0]) for cell in row] for row in rows)
     assert len(together) == 3 and alone[2:] == [1, 1]
     assert all(row[0] > 1.5 * alone[0] and row[1] > 0 for row in together)
 
@@ -184,10 +184,11 @@ def test_average_precision_has_the_digits_of_pycocotools(script, detections):
 
 
 def test_reading_prints_what_an_annotation_file_takes(run):
-    assert run("reading.py", "--images", "3", usual=()).startswith("3 images, 0.0 MB: 0")
+    said = run("reading.py", "--images", "3", "--rounds", "2", usual=())
+    assert "3 images, 0.0 MB, 2 rounds: 0" in said
 
 
 def test_predict_prints_the_pace_of_both_models(run):
     lines = run("predict.py", "--pictures", "3", "--width", "0.125").splitlines()
     paces = [float(line.split(": ")[1].split(" ")[0]) for line in lines if "pictures a second" in line]
-    assert len(paces) == 2 and float(lines[-1].removeprefix("ratio: ")) == pytest.approx(paces[1] / paces[0], rel=0.1)
+    assert len(paces) == 2 and float(lines[-1].split()[1]) == pytest.approx(paces[1] / paces[0], rel=0.3)

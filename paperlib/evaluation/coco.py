@@ -64,8 +64,8 @@ def run_coco_eval(
     truth = _stack([{"boxes": record.boxes, "labels": record.labels} for record in dataset.records])
     best = _choose_best(_stack(found), limit)
     with _without_garbage_collection():
-        indices = [_coco_index(boxes, dataset, holds) for boxes in (truth, best)]
-        coco_eval = COCOeval_faster(*indices, "bbox", print_function=_ignore)
+        of_truth, of_found = (_coco_index(boxes, dataset, holds) for boxes in (truth, best))
+        coco_eval = COCOeval_faster(of_truth, of_found, "bbox", print_function=_ignore)
         coco_eval.params.iouThrs = thresholds
         coco_eval.params.maxDets = [limit]
         coco_eval.params.areaRng = [[BELONGS, BELONGS]]
