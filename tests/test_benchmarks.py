@@ -66,8 +66,8 @@ def test_latency_prints_a_realised_share_for_each_runtime(run):
     assert len(rows) == 6
     for runtime in ("torch", "onnxruntime", "openvino"):
         whole, pruned = (row for row in rows if f" {runtime} " in row)
-        assert whole.split("|")[-2].strip() == "nan"
-        compute, time, share = (float(cell) for cell in pruned.split("|")[-4:-1])
+        assert "nan" in whole.split("|")[-2]
+        compute, time, share = (float(cell.split()[0]) for cell in pruned.split("|")[-4:-1])
         assert share == pytest.approx(time / compute, rel=0.1, abs=0.1)
 
 

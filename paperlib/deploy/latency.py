@@ -115,6 +115,30 @@ def compare_latencies(
     rounds: int = 7,
     seconds: float = 0.3,
 ) -> pd.DataFrame:
+    """Time detectors in turns, and return one row for each (see `time_in_turns`).
+
+    Returns:
+        A table with `model`, `runtime`, `precision`, `ms` (median over the rounds of each turn's median) and `iqr_ms`
+        (interquartile range over the rounds); without non-maximum suppression for one-stage detectors.
+    """
+    times = time_in_turns(
+        detectors, image_size, runtimes=runtimes, reduced=reduced, threads=threads, rounds=rounds, seconds=seconds
+    )
+    spread = times.quantile(0.75) - times.quantile(0.25)
+    rows = [(*key, times[key].median(), spread[key]) for key in times]
+    return pd.DataFrame(rows, columns=["model", "runtime", "precision", "ms", "iqr_ms"])
+
+
+def time_in_turns(
+    detectors: Mapping[str, nn.Module],
+    image_size: ImageSize,
+    *,
+    runtimes: Sequence[str] = RUNTIMES,
+    reduced: bool = False,
+    threads: int = 1,
+    rounds: int = 7,
+    seconds: float = 0.3,
+) -> pd.DataFrame:
     """Time detectors in turns, so that whatever slows the machine down affects all of them.
 
     Args:
@@ -127,8 +151,7 @@ def compare_latencies(
         seconds: least duration of a turn.
 
     Returns:
-        A table with `model`, `runtime`, `precision`, `ms` (median over the rounds of each turn's median) and `iqr_ms`
-        (interquartile range over the rounds); without non-maximum suppression for one-stage detectors.
+        A row for each round and a column for each `(model, runtime, precision)`: the turn's median in milliseconds.
     """
     lower = {runtime: REDUCED[runtime] for runtime in runtimes if reduced and _can_reduce(runtime)}
     timers = {}
@@ -150,10 +173,7 @@ def compare_latencies(
         {key: 1e3 * timer.blocked_autorange(min_run_time=seconds).median for key, timer in timers.items()}
         for _ in track_items(range(rounds), "timing")
     ]
-    times = pd.DataFrame(turns)
-    spread = times.quantile(0.75) - times.quantile(0.25)
-    rows = [(*key, times[key].median(), spread[key]) for key in timers]
-    return pd.DataFrame(rows, columns=["model", "runtime", "precision", "ms", "iqr_ms"])
+    return pd.DataFrame(turns)
 
 
 def compute_realised_savings(times: pd.DataFrame, gmacs: Mapping[str, float], baseline: str) -> pd.DataFrame:
