@@ -47,6 +47,7 @@ def main() -> None:
     """Measure, and print the ratio and the realised fractions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ratio", type=float, default=0.5, help="pruning ratio (0.5)")
+    parser.add_argument("--round-to", type=int, default=8, help="channels kept are a multiple of this (8)")
     parser.add_argument("--image-size", type=int, default=416, help="side of the image in pixels (416)")
     parser.add_argument("--width", type=float, default=1.0, help="factor on the number of channels (1)")
     parser.add_argument("--rounds", type=int, default=30, help="turns of each file (30)")
@@ -54,14 +55,14 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     whole = build("yolov4", options.width)
-    pruned = pl.apply_plan(whole, pl.plan_pruning(whole, options.ratio, round_to=8))
+    pruned = pl.apply_plan(whole, pl.plan_pruning(whole, options.ratio, round_to=options.round_to))
     saved = 1 - pl.cost(pruned, options.image_size).gmacs / pl.cost(whole, options.image_size).gmacs
     with tempfile.TemporaryDirectory(prefix="paperlib-") as folder:
         originals = write_forms(whole, options.image_size, Path(folder), "whole")
         students = write_forms(pruned, options.image_size, Path(folder), "pruned")
         times = measure([*originals.values(), *students.values()], options.rounds)
     runtime = f"onnxruntime {provenance.package_version('onnxruntime')}"
-    print(f"{provenance.describe_machine()['processor']}, 1 thread, {runtime}")
+    print(f"{provenance.describe_machine()['processor']}, 1 thread, {runtime}, {options.rounds} rounds")
     for name, files in (("whole", originals), ("pruned", students)):
         slow, fast = (times[file.name].to_numpy() for file in files.values())
         print(f"{name}: {np.median(slow):.0f} ms, rational {np.median(fast):.0f} ms", end="; ")
