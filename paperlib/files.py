@@ -177,7 +177,14 @@ def read_yaml(path: Path, max_bytes: int = MAX_YAML_BYTES) -> Any:
 
 
 def shorten_text(text: str, length: int = QUOTED) -> str:
-    """Return `text`, or its beginning with an ellipsis if it is longer than `length`."""
+    """Return `text` on one line, or its beginning with an ellipsis if it is longer than `length`."""
+    text = _cut_text(text, length)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cut_text(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
@@ -187,7 +194,7 @@ def quote_value(value: Any) -> str:
         return "a very large number"
     if isinstance(value, str):
         # The representation of a long text would be made in full, to be cut again.
-        value = shorten_text(value, QUOTED)
+        value = _cut_text(value, QUOTED)
     return shorten_text(reprlib.repr(value) if isinstance(value, list | dict) else repr(value))
 
 

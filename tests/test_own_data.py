@@ -90,7 +90,12 @@ REPAIRED = {
     "ids-lists": (edit(annotations={"id": [7]}), None),
     "polygons": (WITHOUT_BBOX, "without bbox, read as the box around their polygons: 2"),
     "not-turned": (edit(annotations={"attributes": {"rotation": 0.0}}), None),
-    "turned-by-half": (edit(annotations={"attributes": {"rotation": "180"}}), "turned boxes (attributes.rotation)"),
+    "turned-by-half": (edit(annotations={"attributes": {"rotation": "180"}}), "turned boxes (rotation)"),
+    "turned-beside": (edit(annotations={"rotation": 180}), "turned boxes (rotation)"),
+    "turned-nan": (json.dumps(edit(annotations={"attributes": {"rotation": math.nan}})), "NaN in line 1"),
+    "ignored": (edit(annotations={"ignore": 1}), "marked to ignore, read as objects like others: 2"),
+    "category-again": ({**CONTENT, "categories": CONTENT["categories"] * 2}, "listed again, left out: 2"),
+    "area-of-a-mask": (edit(annotations={"area": 40}), None),
     "no-attributes": (edit(annotations={"attributes": []}), None),
 }  # fmt: skip
 
@@ -119,7 +124,12 @@ REFUSED = {
     "nan-box": (json.dumps(edit(annotations={"bbox": [1, 2, math.nan, 4]})), "annotations[0]: bbox"),
     "mask-alone": (edit(annotations={"bbox": None, "segmentation": {"counts": [1]}}), "annotations[0]: has no bbox"),
     "two-points": (edit(annotations={"bbox": [], "segmentation": [[1, 2, 3, 4]]}), "annotations[0]: has no bbox"),
-    "turned": (edit(annotations={"attributes": {"rotation": "left"}}), "[0]: attributes.rotation 'left' is not"),
+    "turned": (edit(annotations={"attributes": {"rotation": "left"}}), "[0]: rotation 'left' is not a number of"),
+    "two-names": (edit(categories={"id": 1}), "categories: id 1 is given to 'ship' and 'plane'"),
+    "cut-text": (edit(categories={"name": "ship\ud83d"}), r"categories: name 'ship\ud83d' is not valid Unicode"),
+    "two-lines": (edit(images={"file_name": lambda e: f"x{e['id']}\n"}), r"x1\n: no such image"),
+    "corners": (edit(annotations={"bbox": [4, 5, 14, 25], "area": 200}), "bbox [4, 5, 14, 25], like every other, has"),
+    "corner-mode": (edit(annotations={"bbox_mode": 0}), "annotations[0]: bbox_mode 0 is not 1; COCO has [x, y, width"),
     "normalised": (edit(annotations={"bbox": [0.1, 0.2, 0.3, 0.25]}), "multiply x and width by the image's width"),
     "all-of-it": (edit(annotations={"bbox": [0, 0, 1, 1.0001]}), "lies in [0, 1]"),
 }  # fmt: skip
@@ -178,6 +188,14 @@ def test_a_box_that_is_not_four_numbers_can_only_be_left_out(folder):
     assert boxes_of(read(folder, content, bad_boxes="skip")) == BOXES
 
 
+def test_a_box_that_is_there_twice_is_told(folder):
+    content = copy.deepcopy(CONTENT)
+    content["annotations"] += [{**CONTENT["annotations"][0], "id": 3}, {**CONTENT["annotations"][0], "category_id": 2}]
+    dataset = read(folder, content)
+    assert len(dataset.records[0].boxes) == 3
+    assert dataset.remarks[-1] == "boxes that are in their image twice, with the same class: 1 (first: image a.png)"
+
+
 @given(st.lists(st.tuples(*[st.floats(-60, 60)] * 4), max_size=6), st.sampled_from(["clip", "skip"]))
 def test_whatever_the_boxes_those_that_remain_lie_inside_and_have_an_area(corners, policy):
     boxes = np.array(corners, dtype=np.float64).reshape(-1, 4)
@@ -231,6 +249,7 @@ SPELLINGS = {
     "url": ("deep/c%201%C3%A9.png", "deep/c 1é.png"),
     "both": ("deep%5Cc.png", "deep/c.png"),
     "composed": (unicodedata.normalize("NFC", "Großer Häfen.png"), unicodedata.normalize("NFD", "Großer Häfen.png")),
+    "capitals": ("Deep/C.PNG", "deep/c.png"),
     "decomposed": (unicodedata.normalize("NFD", "Häfen.png"), unicodedata.normalize("NFC", "Häfen.png")),
 }
 
@@ -253,6 +272,14 @@ def test_a_name_is_taken_as_it_stands_if_there_is_such_a_file(folder):
     content = copy.deepcopy(CONTENT)
     content["images"][0]["file_name"] = "a%20.png"
     assert read(folder, content).remarks == ()
+
+
+def test_capitals_that_fit_two_files_find_neither(folder):
+    for name in ("c.png", "C.png"):
+        Image.new("RGB", SIZE).save(folder / name)
+    content = copy.deepcopy(CONTENT)
+    content["images"][0]["file_name"] = "c.PNG"
+    assert "c.PNG: no such image" in refusal(folder, content)
 
 
 def test_two_names_of_one_file_are_refused(folder):

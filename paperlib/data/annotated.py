@@ -23,6 +23,7 @@ OVERHANG = 1.0
 REMEDY = "--bad-boxes (bad_boxes=): clip cuts boxes at the border, skip leaves them out"
 CUT = "boxes cut at the border of their image"
 SKIPPED = "boxes left out, without area or outside of their image"
+REPEATED = "boxes that are in their image twice, with the same class"
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,12 @@ def _make_record(image: Annotated, source: Path, options: ReadOptions, remarks: 
         raise ValueError(f"{source}, {error}") from None
     if as_stored:
         boxes = turn_boxes(boxes, size, header.orientation)
-    return Record(image.name, image.file, boxes, image.labels[good])
+    labels = image.labels[good]
+    if repeated := len(labels) - len(
+        {(label, *box) for label, box in zip(labels.tolist(), boxes.tolist(), strict=True)}
+    ):
+        remarks.count(REPEATED, image.place, repeated)
+    return Record(image.name, image.file, boxes, labels)
 
 
 def _renumber(record: Record, kept: Sequence[int]) -> Record:

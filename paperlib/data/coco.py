@@ -13,6 +13,7 @@ from paperlib.data.annotated import AS_IT_IS, REMEDY, SKIPPED, Annotated, ReadOp
 from paperlib.data.coco_values import (
     ENCLOSING,
     as_id,
+    has_corners,
     is_normalised,
     is_numbers,
     polygon_box,
@@ -33,6 +34,7 @@ TABLES = {
 }
 """The parts of a file that are read, and the keys that each of their entries must have."""
 KINDS = {int: "a whole number", str: "a text"}
+EXPECTED = "COCO has [x, y, width, height]"
 NORMALISED = (
     "lies in [0, 1], as shares of the image, where COCO has pixels; multiply x and width by the image's width, y and "
     "height by its height"
@@ -70,12 +72,12 @@ def load_coco(
         raise FileNotFoundError(f"{folders[0]}: no such folder of images")
     remarks = Remarks()
     constants: list[str] = []
-    content = _checked(read_json(annotations, constants=constants), annotations)
+    content = _checked(read_json(annotations, constants=constants), annotations, remarks)
     if constants:
         remarks.count("NaN or infinite values, read as if nothing stood there", constants[0], len(constants))
     names, label_of, groups = _read_categories(content["categories"], remarks)
     objects: dict[Any, list[_Object]] = {image["id"]: [] for image in content["images"]}
-    _refuse_normalised(content["annotations"], annotations)
+    _refuse_other_boxes(content["annotations"], annotations)
     for number, entry in enumerate(content["annotations"]):
         place = f"annotations[{number}]"
         try:
@@ -97,8 +99,11 @@ _Object = tuple[list[float], int, bool]
 """A box xyxy in pixels, its label, and whether it lies around a turned box."""
 
 
-def _checked(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Check that the parts of a file are lists of entries with unique ids and names, and return its content."""
+def _checked(content: Any, path: Path, remarks: Remarks) -> dict[str, list[dict[str, Any]]]:
+    """Check that the parts of a file are lists of entries with unique ids and names, and return its content.
+
+    A category that is listed again under the same id and name is left out.
+    """
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not COCO: expected an object with {', '.join(TABLES)}")
     for table, keys in TABLES.items():
@@ -113,15 +118,34 @@ def _checked(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
             raise ValueError(f"{path}: lists no {table}")
         for entry in content[table]:
             entry["id"] = as_id(entry["id"])
+        if table == "categories":
+            content[table] = _leave_out_repeated(content[table], path, remarks)
         _check_unique([entry["id"] for entry in content[table]], f"{path}, {table}: id", (int, str))
     _check_unique([entry["file_name"] for entry in content["images"]], f"{path}, images: file_name", (str,))
     _check_texts([entry["name"] for entry in content["categories"]], f"{path}, categories: name", (str,))
     return content
 
 
+def _leave_out_repeated(entries: Sequence[dict[str, Any]], path: Path, remarks: Remarks) -> list[dict[str, Any]]:
+    """Return the categories without those that repeat id and name of an earlier one."""
+    kept: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        # Not the id itself: what is no number or text is refused later, and may have no hash.
+        known = kept.setdefault(repr(entry["id"]), entry)
+        if known["name"] != entry["name"]:
+            names = f"{quote_value(known['name'])} and {quote_value(entry['name'])}"
+            raise ValueError(f"{path}, categories: id {quote_value(entry['id'])} is given to {names}")
+        if known is not entry:
+            remarks.count("categories listed again, left out", quote_value(entry["name"]))
+    return list(kept.values())
+
+
 def _check_texts(values: Sequence[Any], place: str, kinds: tuple[type, ...]) -> None:
     if wrong := [value for value in values if type(value) not in kinds]:
         raise ValueError(f"{place} {quote_value(wrong[0])} is not {' or '.join(KINDS[kind] for kind in kinds)}")
+    # Half of a pair of surrogates, as a text that was cut off ends with, is no character.
+    if cut := [value for value in values if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)]:
+        raise ValueError(f"{place} {quote_value(cut[0])} is not valid Unicode")
 
 
 def _check_unique(values: Sequence[Any], place: str, kinds: tuple[type, ...]) -> None:
@@ -159,10 +183,16 @@ def _is_below(entry: Mapping[str, Any]) -> bool:
     return isinstance(above, str) and above != entry["name"]
 
 
-def _refuse_normalised(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _refuse_other_boxes(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Refuse a file whose boxes are all shares of their images, or all corners, as their areas tell."""
     boxes: list[Any] = [entry.get("bbox") for entry in entries]
-    if boxes and all(is_numbers(box) and is_normalised(box) for box in boxes):
-        raise ValueError(f"{path}, annotations[0]: bbox {quote_value(boxes[0])}, like every other, {NORMALISED}")
+    if not boxes:
+        return
+    place = f"{path}, annotations[0]: bbox {quote_value(boxes[0])}, like every other,"
+    if all(is_numbers(box) and is_normalised(box) for box in boxes):
+        raise ValueError(f"{place} {NORMALISED}")
+    if all(is_numbers(entry.get("bbox")) and has_corners(entry) for entry in entries):
+        raise ValueError(f"{place} has the area of a box [left, top, right, bottom]; {EXPECTED}")
 
 
 def _read_object(
@@ -182,6 +212,8 @@ def _read_object(
     if read_crowd(entry.get("iscrowd")):
         remarks.count("crowd regions (iscrowd), left out", place)
         return None
+    if entry.get("ignore") in (1, "1"):
+        remarks.count("annotations marked to ignore, read as objects like others", place)
     box, turned = _read_box(entry, place, remarks)
     if not is_numbers(box):
         fault = f"bbox {quote_value(box)} is not four numbers [x, y, width, height]"
@@ -202,6 +234,8 @@ def _read_object(
 def _read_box(entry: Mapping[str, Any], place: str, remarks: Remarks) -> tuple[Any, bool]:
     """Return `[x, y, width, height]`, which is not checked yet, and whether it lies around a turned box."""
     box = entry.get("bbox")
+    if (mode := entry.get("bbox_mode", 1)) not in (1, "XYWH_ABS"):
+        raise ValueError(f"bbox_mode {quote_value(mode)} is not 1; {EXPECTED}")
     if box is None or box == []:
         box = polygon_box(entry.get("segmentation"))
         if box is None:
@@ -210,7 +244,7 @@ def _read_box(entry: Mapping[str, Any], place: str, remarks: Remarks) -> tuple[A
     angle = read_rotation(entry)
     if not angle or not is_numbers(box):
         return box, False
-    remarks.count(f"turned boxes (attributes.rotation), read as {ENCLOSING}", place)
+    remarks.count(f"turned boxes (rotation), read as {ENCLOSING}", place)
     return turn_box(box, angle), True
 
 

@@ -62,6 +62,16 @@ def is_normalised(box: list[float]) -> bool:
     return all(-TOLERANCE <= value <= 1 + TOLERANCE for value in box)
 
 
+def has_corners(entry: Mapping[str, Any]) -> bool:
+    """Return whether the area of an annotation says that its box is `[left, top, right, bottom]`."""
+    left, top, third, fourth = entry["bbox"]
+    area = entry.get("area")
+    if type(area) not in (int, float) or third <= left or fourth <= top:
+        return False
+    # An area of a mask is smaller than that of its box: only one that fits exactly tells.
+    return math.isclose(area, (third - left) * (fourth - top), rel_tol=1e-3) and area < 0.99 * third * fourth
+
+
 def polygon_box(segmentation: Any) -> list[float] | None:
     """Return the box `[x, y, width, height]` around polygons; None if these are none."""
     polygons = [segmentation] if is_numbers(segmentation, None) else segmentation
@@ -76,15 +86,19 @@ def polygon_box(segmentation: Any) -> list[float] | None:
 
 
 def read_rotation(entry: Mapping[str, Any]) -> float:
-    """Return by how many degrees an annotation's box is turned about its centre, as CVAT writes it; mostly 0."""
+    """Return by how many degrees an annotation's box is turned about its centre, mostly 0.
+
+    CVAT and Datumaro write it under `attributes`, FiftyOne beside the box.
+    """
     attributes = entry.get("attributes")
     value = attributes.get("rotation") if isinstance(attributes, dict) else None
-    if value is None or value == "":
+    value = entry.get("rotation") if value is None else value
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return 0.0
     if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
         value = float(value)
     if isinstance(value, bool | str | list | dict) or not abs(value) < MOST_PIXELS:
-        raise ValueError(f"attributes.rotation {quote_value(value)} is not a number of degrees")
+        raise ValueError(f"rotation {quote_value(value)} is not a number of degrees")
     return value % 360
 
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from paperlib.data.remarks import Remarks
 from paperlib.files import quote_value, shorten_text
 
-SPELLED = "images found under another spelling (backslash, URL encoding or Unicode form)"
+SPELLED = "images found under another spelling (case, backslash, URL encoding or Unicode form)"
 REMEDY = "--allow-outside (allow_outside=True) permits it"
 
 
@@ -30,19 +30,20 @@ class ImageFinder:
         self._allow_outside, self._remarks = allow_outside, remarks
         self._resolved = folder.resolve()
         self._names: dict[str, str] = {}
+        self._listed: dict[Path, dict[str, list[Path]]] = {}
 
     def find(self, name: str) -> Path:
         """Return the file of an image.
 
-        A name that was written on Windows, taken from an address, or that has another Unicode form than the file is
-        found, too.
+        A name that was written on Windows, taken from an address, or that has another Unicode form or other capitals
+        than the file is found, too.
 
         Raises:
             FileNotFoundError: there is no such image.
             ValueError: the name or a symbolic link leads out of the folder, or two names mean one file.
         """
         place = f"{self._source}, image {quote_value(name)}"
-        for spelling in _spellings(name):
+        for spelling in self._spellings(name):
             if not self._allow_outside and _leaves(spelling):
                 raise ValueError(f"{place}: leads out of the folder of images, {self._folder}; {REMEDY}")
             if is_file(file := self._folder / spelling):
@@ -56,20 +57,44 @@ class ImageFinder:
             f"{shorten_text(str(self._folder / name), 200)}: no such image (listed in {self._source})"
         )
 
+    def _spellings(self, name: str) -> Iterator[str]:
+        yield from (spellings := _spellings(name))
+        for spelling in spellings:
+            if not _leaves(spelling) and (found := self._in_any_case(spelling)):
+                yield found
+
+    def _in_any_case(self, name: str) -> str:
+        """Return the only name in the folder that differs from `name` in capitals; empty if there is none."""
+        place = self._folder
+        for part in PurePosixPath(name).parts:
+            if place not in self._listed:
+                self._listed[place] = {}
+                for inner in place.iterdir() if place.is_dir() else ():
+                    self._listed[place].setdefault(_fold(inner.name), []).append(inner)
+            found = self._listed[place].get(_fold(part), [])
+            if len(found) != 1:
+                return ""
+            place = found[0]
+        return str(place.relative_to(self._folder))
+
     def _check_unique(self, file: Path, name: str, place: str) -> None:
         known = self._names.setdefault(os.path.normpath(file), name)
         if known != name:
             raise ValueError(f"{place}: is the same file as image {quote_value(known)}")
 
 
-def _spellings(name: str) -> Iterator[str]:
-    """Yield the names that a file may have: the name itself, and what other systems make of it."""
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _spellings(name: str) -> list[str]:
+    """Return the names that a file may have: the name itself, and what other systems make of it."""
     found = {name: None}
     for decoded in (name, unquote(name)):
         for text in (decoded, decoded.replace("\\", "/")):
             # Python's normalisation leaves a name as it is where its form is the same.
             found |= dict.fromkeys([text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)])
-    yield from found
+    return list(found)
 
 
 def _leaves(name: str) -> bool:
