@@ -170,9 +170,8 @@ def _make_record(image: Annotated, source: Path, options: ReadOptions, remarks: 
     if as_stored:
         boxes = turn_boxes(boxes, size, header.orientation)
     labels = image.labels[good]
-    if repeated := len(labels) - len(
-        {(label, *box) for label, box in zip(labels.tolist(), boxes.tolist(), strict=True)}
-    ):
+    rows = zip(labels.tolist(), boxes.tolist(), strict=True)
+    if repeated := len(labels) - len({(label, *box) for label, box in rows}):
         remarks.count(REPEATED, image.place, repeated)
     return Record(image.name, image.file, boxes, labels)
 

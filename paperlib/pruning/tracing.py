@@ -7,6 +7,7 @@ it. Wrappers are unwrapped, and what cannot be traced or cut is refused with its
 import inspect
 import warnings
 from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -78,7 +79,7 @@ def trace_graph(module: nn.Module, *, training: bool = False, arguments: int = 0
     method = prepare_method(traced, getattr(module, "traced_method", "forward"), arguments)
     tracer.traced_func_name = method
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), inlined_scripts():
             warnings.simplefilter("ignore")
             return tracer.trace(traced)
     except Exception as error:
@@ -138,6 +139,24 @@ def refuse_uncuttable(module: nn.Module) -> None:
         else:
             continue
         raise ValueError(f"{name or type(layer).__name__} has parametrised weights ({kinds[0]}); first call {remedy}")
+
+
+@contextmanager
+def inlined_scripts() -> Iterator[None]:
+    """Record what functions compiled by `torch.jit.script` compute from stand-ins, which they refuse themselves."""
+    kind, plain = torch.jit.ScriptFunction, torch.jit.ScriptFunction.__call__
+
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        traced = any(isinstance(value, fx.Proxy) for value in (*args, *kwargs.values()))
+        # Here torch keeps the function that was compiled.
+        source = getattr(function, "_torchdynamo_inline", None) if traced else None
+        return source(*args, **kwargs) if source else plain(function, *args, **kwargs)
+
+    kind.__call__ = call
+    try:
+        yield
+    finally:
+        kind.__call__ = plain
 
 
 class Tracer(fx.Tracer):

@@ -5,6 +5,7 @@ of the tensor that it stands for, and sizes are numbers that know where they com
 is computed. The recorded graph has the same form.
 """
 
+import builtins
 import copy
 import operator
 import warnings
@@ -22,7 +23,14 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from paperlib.pruning.code_sizes import Place, mark_sizes
 from paperlib.pruning.functional_calls import call_layers
 from paperlib.pruning.fx_ops import execute_node
-from paperlib.pruning.tracing import MOST_ARGUMENTS, Tracer, leaf_modules, prepare_method, trace_graph
+from paperlib.pruning.tracing import (
+    MOST_ARGUMENTS,
+    Tracer,
+    inlined_scripts,
+    leaf_modules,
+    prepare_method,
+    trace_graph,
+)
 from paperlib.structure import left_tensors
 
 SIDES = (224, 256, 64)
@@ -124,11 +132,6 @@ class ValueTracer(Tracer):
 class ValueProxy(fx.Proxy):
     """A stand-in for a tensor of known shape."""
 
-    @property
-    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Pass for a tensor where code asks for the type."""
-        return Tensor
-
     def __getattr__(self, name: str) -> Any:
         if callable(getattr(self.node.meta["value"], name)):
             return super().__getattr__(name)
@@ -194,7 +197,13 @@ def _trace_values(module: nn.Module, inputs: tuple[Any, ...], training: bool) ->
             mark_sizes(traced.get_submodule(name), name, computed_with)
     tracer = ValueTracer(leaves, traced, tree_map_only(Tensor, lambda tensor: tensor.to("meta"), inputs))
     tracer.traced_func_name = prepare_method(traced, getattr(module, "traced_method", "forward"), len(inputs))
-    with warnings.catch_warnings(), torch.no_grad(), torch.device("meta"):
+    with (
+        warnings.catch_warnings(),
+        torch.no_grad(),
+        torch.device("meta"),
+        _passing_for_tensors(),
+        inlined_scripts(),
+    ):
         warnings.simplefilter("ignore")
         graph = tracer.trace(traced)
     for node in reversed(graph.nodes):
@@ -202,6 +211,24 @@ def _trace_values(module: nn.Module, inputs: tuple[Any, ...], training: bool) ->
         if not node.users and not tensors and node.op in ("call_function", "call_method") and node.target is not float:
             graph.erase_node(node)
     return graph
+
+
+@contextmanager
+def _passing_for_tensors() -> Iterator[None]:
+    """Let stand-ins pass for tensors where Python code asks for their type inside the block.
+
+    Not by their `__class__`, which would deceive compiled code, too: it would read the memory of a tensor.
+    """
+    plain, example = builtins.isinstance, torch.empty(0)
+
+    def check(value: Any, kinds: Any) -> bool:
+        return plain(value, kinds) or (type(value) is ValueProxy and plain(example, kinds))
+
+    builtins.isinstance = check
+    try:
+        yield
+    finally:
+        builtins.isinstance = plain
 
 
 @contextmanager
