@@ -16,6 +16,7 @@ from paperlib.classifiers.base import Classifier
 from paperlib.detectors.base import Detector
 from paperlib.detectors.family import Family
 from paperlib.detectors.files import checksum, read_network, write_described, write_network
+from paperlib.detectors.foreign import refuse_foreign
 from paperlib.pairs import require_saveable
 from paperlib.structure import reshape_
 
@@ -97,6 +98,7 @@ def _load_own(path: Path, network: nn.Module) -> nn.Module:
     """Give a fresh network the structure and the weights of a file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such network file")
+    refuse_foreign(path)
     metadata = _read_metadata(path)
     if metadata.get("format") != OWN_FORMAT or metadata.get("seal") != checksum(metadata):
         raise ValueError(f"{path}: no file of save_network, or edited after it was written")

@@ -213,6 +213,13 @@ def test_single_layers_have_ratios_of_their_own() -> None:
     assert len(rest.kept["b.0"]) + len(rest.kept["c.0"]) == 8, "the ratio counts only the other layers"
 
 
+def test_layers_may_be_given_as_modules() -> None:
+    net = chosen_layers()
+    modules = plan_pruning(net, {net.a: 0.5}, ignore=[net.b], min_keep={net.c: 3}, image_size=SIDE)
+    names = plan_pruning(net, {"a": 0.5}, ignore=["b"], min_keep={"c": 3}, image_size=SIDE)
+    assert modules == names and "b.0" not in names.kept
+
+
 def test_single_layers_keep_as_many_channels_as_asked() -> None:
     net = chosen_layers()
     plan = plan_pruning(net, 0.95, min_keep={"b": 5, "c.0": 99}, image_size=SIDE)
@@ -229,6 +236,11 @@ def test_single_layers_keep_as_many_channels_as_asked() -> None:
         ({"ratio": {"out": 0.5}}, "ratios: out has no convolution that can be pruned"),
         ({"ratio": 0.5, "min_keep": {"a": 0}}, "min_keep: 0 of a is not a whole number ≥ 1"),
         ({"ratio": 0.5, "ignore": ["c.9"]}, r"ignore: c.9 is no layer .*the nearest is c"),
+        ({"ratio": 0.5, "ignore": ["*"]}, "ignore: names every convolution that could be pruned"),
+        ({"ratio": 0.5, "ignore": [nn.ReLU()]}, "ignore: ReLU is neither a name nor a module of Net"),
+        ({"ratio": 0.5, "min_keep": 4}, "min_keep: 4 is not a collection of names of layers"),
+        ({"ratio": {"a": "0.3"}}, r"ratios: 0.3 of a is not in \[0, 1\)"),
+        ({"ratio": "0.3"}, "ratio '0.3' is not a number"),
     ],
 )
 def test_names_and_values_of_single_layers_are_checked(options: dict[str, Any], message: str) -> None:

@@ -1,5 +1,8 @@
 """Official weights: the outputs of an independent reader, and files that do not fit leave the detector untouched."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from paperlib.detectors import (
 )
 from paperlib.detectors.blocks import ConvBlock
 from paperlib.detectors.files import load_detector
+from paperlib.network_files import load_network
 from paperlib.pruning import apply_plan, plan_pruning
 
 WIDE_HEADER = np.array([0, 2, 5, 7, 0], dtype="<i4").tobytes()
@@ -177,10 +181,24 @@ def test_the_number_of_classes_follows_from_the_number_of_values(tiny_detector, 
     assert count_darknet_classes(path, name, **shape) is None
 
 
+def zipped(name):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as writer:
+        writer.writestr(name, bytes(99))
+    return archive.getvalue()
+
+
 FOREIGN = {
     "checkpoint.pt": (b"PK\x03\x04" + bytes(99), "is a PyTorch file, .* pl.save_detector"),
     "yolov3.weights": (b"PK\x03\x04" + bytes(99), "is a PyTorch file"),
     "old.pth": (b"\x80\x02}q\0.", "is a PyTorch file"),
+    "third.weights": (b"\x80\x03}q\0.", "is a PyTorch file"),
+    "arrays.weights": (b"\x93NUMPY\1\0" + bytes(99), "is a NumPy file"),
+    "packed.weights": (zipped("yolov4-tiny.weights"), "is a ZIP archive"),
+    "mobile.weights": (b"\x1c\0\0\0TFL3" + bytes(99), "is a TensorFlow Lite file"),
+    "pointer.weights": (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+    "download.weights": (b"<!DOCTYPE html>", "is a web page"),
+    "notes.weights": (b"# yolov4\n[net]\n", "is text, not weights"),
     "odd.PTH": (b"anything", "is a PyTorch file"),
     "keras.h5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
     "network.onnx": (b"\x08\x07", "is an ONNX file"),
@@ -192,7 +210,8 @@ FOREIGN = {
 def test_a_file_of_another_program_is_named_and_not_read(tiny_detector, tmp_path, name, content, kind):
     path = tmp_path / name
     path.write_bytes(content)
-    for read in (load_detector, lambda file: load_darknet_weights(tiny_detector(), file)):
+    own = lambda file: load_network(file, build=tiny_detector)  # noqa: E731
+    for read in (load_detector, own, lambda file: load_darknet_weights(tiny_detector(), file)):
         with pytest.raises(ValueError, match=kind) as caught:
             read(path)
         assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)

@@ -1,7 +1,9 @@
 """Anyone's network: what is not known is held, all else is pruned exactly, and the network stays as it was."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -200,6 +202,43 @@ def sigmoid_gate(net: Net, x: Tensor) -> Tensor:
     return net.loud(x) * net.norm(net.gate(x)).sigmoid()
 
 
+class Numbers(nn.Module):
+    """Single numbers that the code computes from parameters: an exponent, and the weights of a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p, self.w = nn.Parameter(torch.tensor(3.0)), nn.Parameter(torch.rand(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = F.relu(self.w)
+        x = (weights[0] * x + weights[1] * x.tanh()) / (weights.sum() + 1e-4)
+        return F.avg_pool2d(x.clamp(min=0.1).pow(self.p), 2).pow(1 / self.p) * torch.tensor(0.5)
+
+
+def swish(x: Tensor) -> Tensor:
+    return x * x.sigmoid()
+
+
+with warnings.catch_warnings(action="ignore"):  # it is deprecated, and in use
+    compiled = torch.jit.script(swish)
+
+
+def selected(net: Net, x: Tensor) -> Tensor:
+    x = torch.where(x > 0.1, x, 0.1 * x).masked_fill(x.gt(0.9), 0.9)
+    return x.where(x <= 0.5, x.abs() + 1) * (x > 0.2).float()
+
+
+def new_activations(net: Net, x: Tensor) -> Tensor:
+    return torch.maximum(torch.nan_to_num(x).type_as(x) - 0.3, torch.zeros_like(x)).clone().mul_(2).exp_()
+
+
+def in_statements(net: Net, x: Tensor) -> Tensor:
+    x = x * 1
+    x.add_(1)
+    F.hardtanh_(x, 0.0, 1.5)
+    return x
+
+
 LINEAR = nn.Linear(8 * SIDE * SIDE, 3)
 PASSING: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "view": (lambda: Net(pixels, nn.Linear(8 * SIDE * SIDE, 3)), 2),
@@ -243,6 +282,10 @@ PASSING: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "functional PReLU": (lambda: Net(lambda n, x: F.prelu(x, n.slope.weight), slope=nn.PReLU(8)), 2),
     "circular padding": (lambda: Net(lambda n, x: n.pad(x), pad=nn.CircularPad2d(1)), 2),
     "split attention": (lambda: Net(split_attention, nn.Conv2d(4, 3, 1), gate=nn.Conv2d(4, 8, 1)), 2),
+    "gated half": (lambda: Net(lambda n, x: F.glu(x, 1) + n.gate(x), nn.Conv2d(4, 3, 1), gate=nn.GLU(1)), 2),
+    "spread of pixels": (lambda: Net(lambda n, x: x.flatten(2).std(2) + x.var((2, 3)), nn.Linear(8, 3)), 2),
+    "transposed": (lambda: Net(lambda n, x: x.mean((2, 3)).t().T + x.flatten(2).mT.mean(1), nn.Linear(8, 3)), 2),
+    "parts of another name": (lambda: Net(lambda n, x: torch.hstack([*torch.tensor_split(x, 2, 1)][::-1])), 2),
     "concatenate": (lambda: Net(lambda n, x: torch.concatenate([x, n.c(x)], 1), nn.Conv2d(16, 3, 1), c=conv(8, 8)), 3),
     "norm after a concatenation": (
         lambda: Net(dense, nn.Conv2d(24, 3, 1), c=CONV(), d=conv1(16), first=wide(16), last=wide(24)),
@@ -277,6 +320,7 @@ ONLY_OFF: dict[str, tuple[Callable[[], nn.Module], int]] = {
         lambda: Net(lambda n, x: x + n.scale(n.c(x)), c=CONV(), scale=Scale(8, 1, 1)),
         2,
     ),
+    "viewed as another": (lambda: Net(lambda n, x: F.softmax(x.flatten(2), -1).view_as(x) * x), 2),
     "unbound rows": (lambda: Net(lambda n, x: sum(torch.unbind(x, 2)).mean(2), nn.Linear(8, 3)), 2),
     "squeeze and excitation": (lambda: Net(squeeze_and_excite, down=nn.Linear(8, 4), up=nn.Linear(4, 8)), 2),
     "attention over stacked branches": (
@@ -290,6 +334,22 @@ ONLY_OFF: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "selective kernels": (lambda: Net(selective, c=conv(8, 8), gates=nn.ModuleList([nn.Conv2d(8, 8, 1)] * 2)), 3),
     "convolutional gate": (lambda: Net(gate_by_convolution, squeeze=nn.Conv2d(8, 2, 1), gate=nn.Conv2d(2, 8, 1)), 2),
 }
+# What emits something else than zero where its input is zero, so that only `exact` keeps the function.
+LIFTED: dict[str, Callable[[], nn.Module]] = {
+    "single numbers": lambda: Net(lambda n, x: n.numbers(x), numbers=Numbers()),
+    "compiled function": lambda: Net(lambda n, x: compiled(x) + 1),
+    "selection": lambda: Net(selected),
+    "new names": lambda: Net(new_activations),
+    "in statements": lambda: Net(in_statements),
+}
+
+
+def assigned(net: Net, x: Tensor) -> Tensor:
+    x = x * 1
+    x[:, :, 0] = 0.5
+    return x
+
+
 HELD: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "hard number": (lambda: Net(lambda n, x: x.view(-1, 8 * SIDE * SIDE), nn.Linear(8 * SIDE * SIDE, 3)), "view"),
     "layer norm": (lambda: Net(lambda n, x: n.norm(x), norm=nn.LayerNorm([8, SIDE, SIDE])), "LayerNorm"),
@@ -305,6 +365,7 @@ HELD: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Net(lambda n, x: F.linear(n.e(x.mean((2, 3))), n.e.weight.t()), nn.Linear(8, 3), e=nn.Linear(8, 4)),
         "e.weight",
     ),
+    "assignment to a part": (lambda: Net(assigned), "setitem"),
     "scale by channel count": (lambda: Net(lambda n, x: x / x.size(1)), "truediv"),
 }
 
@@ -313,6 +374,17 @@ HELD: dict[str, tuple[Callable[[], nn.Module], str]] = {
 def test_an_operation_that_keeps_channels_is_pruned_through_exactly(name: str) -> None:
     make, prunable = PASSING[name]
     check_exact(make(), prunable)
+
+
+@pytest.mark.parametrize("name", LIFTED)
+def test_what_lifts_zero_is_compensated_exactly(name: str) -> None:
+    net = randomise(LIFTED[name]())
+    plan = plan_pruning(net, 0.4, image_size=SIDE)
+    assert len(plan.kept) == 2 and not plan.notes
+    inputs = torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    small = apply_plan(net, plan, compensate="exact")
+    assert largest_gap(small, mask_plan(net, plan, keep_beta=True), inputs) < 1e-9
+    small.train()(inputs).sum().backward()
 
 
 @pytest.mark.parametrize("name", ONLY_OFF)
@@ -662,8 +734,23 @@ def test_a_criterion_of_ones_own_ranks_and_is_recorded() -> None:
     assert (plan.kept, plan.importance) == ({"a.0": [4, 5, 6, 7], "b.0": [4, 5, 6, 7]}, "by_position")
     register_importance("position", by_position)
     assert plan_pruning(net, 0.5, importance="position", image_size=SIDE).kept == plan.kept
-    with pytest.raises(ValueError, match="importance '<lambda>' gives no 8 scores for a.0"):
-        plan_pruning(net, 0.5, importance=lambda module, prunable: {}, image_size=SIDE)
+
+
+CRITERIA: dict[str, tuple[Any, str]] = {
+    "no scores": (lambda module, prunable: {}, "'<lambda>' gives no 8 scores for a.0"),
+    "texts": (lambda module, prunable: dict.fromkeys(prunable, "high"), "'<lambda>' gives no 8 scores for a.0"),
+    "nothing": (lambda module, prunable: None, "'<lambda>' returns NoneType, not scores"),
+    "one argument": (lambda module: {}, r"'<lambda>' cannot be called with \(module, prunable\)"),
+    "a number": (5, "5 is neither a name nor a function"),
+    "another function": ("math:sin", r"'math:sin' cannot be called with \(module, prunable\)|'sin'"),
+}
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_a_criterion_of_ones_own_that_cannot_rank_is_refused_by_name(name: str) -> None:
+    criterion, message = CRITERIA[name]
+    with pytest.raises(ValueError, match=f"importance {message}"):
+        plan_pruning(Net(lambda n, x: x), 0.5, importance=criterion, image_size=SIDE)
 
 
 def test_a_channel_is_as_important_as_the_norm_that_scales_it_most() -> None:

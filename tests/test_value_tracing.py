@@ -84,6 +84,21 @@ def test_example_inputs_trace_what_no_image_does() -> None:
         assert float((small(*inputs) - masked(*inputs)).abs().max()) < 1e-12
 
 
+def by_type(net: Net, x: Tensor) -> Tensor:
+    return net.c(x) if isinstance(x, Tensor) else net.d(x)
+
+
+def test_code_that_asks_whether_its_input_is_a_tensor_is_followed_both_ways() -> None:
+    net = Net(by_type, c=conv(8, 8), d=conv(8, 8))
+    check_exact(net, prunable=4)
+
+
+def test_compiled_code_that_takes_only_tensors_is_refused() -> None:
+    net = Net(lambda net, x: torch.vmap(torch.relu)(x) if x.shape[2] > 1 else x)
+    with pytest.raises(ValueError, match="cannot trace Net"):
+        plan_pruning(net, 0.5)
+
+
 def test_tracing_with_values_leaves_the_network_as_it_was() -> None:
     net = randomise(Net(branch_on_size)).train()
     seen: list[Tensor] = []

@@ -66,7 +66,7 @@ def has_corners(entry: Mapping[str, Any]) -> bool:
     """Return whether the area of an annotation says that its box is `[left, top, right, bottom]`."""
     left, top, third, fourth = entry["bbox"]
     area = entry.get("area")
-    if type(area) not in (int, float) or third <= left or fourth <= top:
+    if not isinstance(area, int | float) or third <= left or fourth <= top:
         return False
     # An area of a mask is smaller than that of its box: only one that fits exactly tells.
     return math.isclose(area, (third - left) * (fourth - top), rel_tol=1e-3) and area < 0.99 * third * fourth

@@ -75,7 +75,7 @@ def find_header(path: Path, fits: Callable[[int], bool]) -> int | None:
     Raises:
         ValueError: another program wrote the file.
     """
-    refuse_foreign(path)
+    refuse_foreign(path, safetensors=False)
     start, length = _read_start(path), path.stat().st_size
     usual = _usual_header(start)
     if fits(length - usual):

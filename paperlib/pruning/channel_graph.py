@@ -26,7 +26,7 @@ from paperlib.pruning.channel_walk import ChannelWalk, Hold, Layer, NormRead, Pa
 from paperlib.pruning.code_sizes import Place
 from paperlib.pruning.fx_ops import target_name
 from paperlib.pruning.tracing import describe_code, refuse_uncuttable
-from paperlib.pruning.value_tracing import record_network
+from paperlib.pruning.value_tracing import record_network, record_with_values
 from paperlib.pruning.walk_base import all_axes
 
 _INPUT_COUNTS = ("in_channels", "in_features", "num_features")
@@ -122,6 +122,11 @@ def _trace_new(module: nn.Module, example_inputs: Any) -> ChannelGraph:
             nodes += tuple(record_network(module, training=True, example_inputs=example_inputs).nodes)
         except ValueError:
             unknown = missed
+        if not unknown and _missed_layers(module, nodes):
+            # Code that asks whether its input is a tensor takes another way with a stand-in that is none.
+            graph = record_with_values(module, example_inputs=example_inputs)
+            others = tuple(graph.nodes) if graph else ()
+            nodes += others if _missed_layers(module, others) != missed else ()
     walk = ChannelWalk(module, nodes)
     walk.visit_all()
     _hold_for_training(walk, unknown)

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, fx
 
 from paperlib.pruning.axes import CONSTANT, LOUD, SILENT, Axis, IntArray, combine_sizes, normalise_dim
-from paperlib.pruning.fx_ops import arguments_of, describe_target, target_name
+from paperlib.pruning.fx_ops import arguments_of, classify_node, describe_target, read_attribute, target_name
 from paperlib.pruning.walk_base import Hold, Layer, NormRead, Parameter, level_array
 from paperlib.pruning.walk_layers import LayerWalk
 from paperlib.pruning.walk_parts import PartWalk
@@ -18,6 +18,7 @@ __all__ = ["ChannelWalk", "Hold", "Layer", "NormRead", "Parameter"]
 
 _LIFTING = (
     "sigmoid", "hardsigmoid", "softplus", "logsigmoid", "exp", "threshold", "cos", "log", "rsqrt", "reciprocal",
+    "ones_like", "full_like",
 )  # fmt: skip
 """Activations that do not map zero to zero."""
 _PRODUCTS = ("mul", "multiply")
@@ -31,14 +32,14 @@ class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
         return None
 
     def visit_constant(self, node: fx.Node) -> Any:
-        """Return a parameter or buffer that is one number as 1, one of a number per channel as an axis.
+        """Return a parameter or buffer of a number per channel as an axis; any other is opaque.
 
-        Any other is opaque. A number per channel, such as a layer scale, goes with its channel, and is silent then.
+        A number per channel, such as a layer scale, goes with its channel, and is silent then.
         """
         name = target_name(node)
         value = read_attribute(self.root, name)
-        if not isinstance(value, Tensor) or value.numel() == 1:
-            return 1 if isinstance(value, Tensor) else None
+        if not isinstance(value, Tensor):
+            return None
         long = [dim for dim, size in enumerate(value.shape) if size > 1]
         if len(long) != 1:
             self.read_weights[name] = value
@@ -46,6 +47,11 @@ class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
         if name not in self.parameters:
             self.parameters[name] = Parameter(self.ties.new_numbers(value.numel()), long[0], value)
         return Axis(self.parameters[name].numbers, dim=long[0], ndim=value.dim())
+
+    def visit_number(self, node: fx.Node) -> int:
+        """Return 1 for a single number; parameters from which it is computed keep all their values."""
+        self.visit_unknown(node)
+        return 1
 
     def visit_activation(self, node: fx.Node) -> Any:
         """Keep the numbers, if the only other operands are numbers."""
@@ -63,8 +69,9 @@ class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
         return name not in _LIFTING
 
     def visit_pass_through(self, node: fx.Node) -> Any:
-        """Keep the numbers; other operands, such as sizes, do not matter."""
-        return self._first(node)
+        """Keep the numbers; other operands, such as sizes, or a tensor whose type is taken, do not matter."""
+        taken = target_name(node) in ("to", "type_as") and isinstance(node.args[0], fx.Node)
+        return self.values[node.all_input_nodes[0]] if taken else self._first(node)
 
     def visit_pixel_move(self, node: fx.Node) -> Axis | None:
         """Keep the numbers if pixels are flipped or rolled, not channels."""
@@ -107,9 +114,33 @@ class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
         inside = isinstance(pads, list | tuple) and beside is not None and len(pads) <= beside
         return axis if inside and axis.plain else self.visit_unknown(node)
 
+    def visit_gated_half(self, node: fx.Node) -> Axis | None:
+        """Tie the channels of a gated linear unit to those of their gates, which are the second half."""
+        axis, args = self._axis_and_arguments(node)
+        given = self.module_of(node).dim if node.op == "call_module" else args[0] if args else -1
+        half, odd = divmod(len(axis.numbers), 2) if axis else (0, 1)
+        if axis is None or odd or not axis.plain or normalise_dim(given, axis.ndim) != axis.dim:
+            return self.visit_unknown(node)
+        values, gates = axis.take(slice(half)), axis.take(slice(half, None))
+        self.ties.tie_numbers(values.numbers, gates.numbers)
+        low, high = level_array(values), level_array(gates)
+        levels = np.where(low == SILENT, SILENT, np.maximum(low, high))
+        self._note_gates([gates], levels)
+        return replace(values, levels=levels)
+
+    def visit_comparison(self, node: fx.Node) -> Axis | None:
+        """Keep the numbers; whatever is compared, the result is a constant where the operands are."""
+        axis = self.visit_arithmetic(node)
+        return replace(axis, levels=_lifted(axis)) if isinstance(axis, Axis) else None
+
+    def visit_selection(self, node: fx.Node) -> Axis | None:
+        """Tie the numbers of a condition and of what it selects from."""
+        return self.visit_arithmetic(node) if len(node.args) == 3 else self.visit_unknown(node)
+
     def visit_arithmetic(self, node: fx.Node) -> Any:
         """Tie the numbers of operands that are combined channel by channel."""
-        values = [self._argument(value) for value in node.args[:2]]
+        count = 3 if classify_node(node, self.modules) == "selection" else 2
+        values = [self._argument(value) for value in node.args[:count]]
         axes = [value for value in values if isinstance(value, Axis)]
         if not axes and len(values) == 2:
             found = combine_sizes(target_name(node).lstrip("i"), *values)
@@ -172,10 +203,3 @@ def _combined_levels(node: fx.Node, values: list[Any], widest: Axis) -> IntArray
         silencing = levels[1:] if name in _PRODUCTS else levels[1:2]
         found[np.min(silencing, axis=0) == SILENT] = SILENT
     return found if found.any() else None
-
-
-def read_attribute(root: Any, name: str) -> Any:
-    """Return an attribute of a part of a network by its full name; None if there is none."""
-    for part in name.split("."):
-        root = getattr(root, part, None)
-    return root

@@ -2,7 +2,7 @@
 
 from collections import ChainMap
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,9 +13,8 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from paperlib.pruning.axes import BoolArray
 from paperlib.pruning.channel_graph import ChannelGraph
-from paperlib.pruning.channel_walk import read_attribute
 from paperlib.pruning.constant_rows import FRACTION, RowWalk, merge_rows
-from paperlib.pruning.fx_ops import arguments_of, execute_node, target_name
+from paperlib.pruning.fx_ops import arguments_of, execute_node, read_attribute, target_name
 from paperlib.pruning.tracing import has_own_forward
 from paperlib.structure import shallow_copy
 
@@ -231,6 +230,41 @@ class _ConstantWalk(RowWalk):
         positions = None if x is None else torch.full_like(x, torch.nan)
         return (x, positions) if name in ("max", "min") else x
 
+    def visit_spread(self, node: fx.Node) -> Tensor | None:
+        """Turn every constant into zero, its spread."""
+        x = self._input(node)
+        return None if x is None else x * 0
+
+    def visit_gated_half(self, node: fx.Node) -> Tensor | None:
+        """Multiply the constants of the first half by their gates; zero stays zero."""
+        x = self._pointwise_input(node)
+        if x is None:
+            return None
+        values, gates = x.chunk(2, dim=1)
+        return torch.where(values == 0, 0.0, values * gates.sigmoid())
+
+    def visit_comparison(self, node: fx.Node) -> Tensor | None:
+        """Compare the constants: 1 where it holds, 0 where not."""
+        values = self._aligned(node.all_input_nodes)
+        if any(value is None for value in values):
+            return None
+        operands = ChainMap(dict(zip(node.all_input_nodes, values, strict=True)), self.values)
+        return torch.where(_any_varies(values), torch.nan, execute_node(node, self.modules, operands).to(values[0]))
+
+    def visit_selection(self, node: fx.Node) -> Tensor | None:
+        """Select constants by constants."""
+        values = self._aligned(node.all_input_nodes)
+        if any(value is None for value in values):
+            return None
+        known = dict(zip(node.all_input_nodes, values, strict=True))
+        first, second, third = (known.get(each, each) for each in cast(Any, node.args))
+        # torch.where(condition, taken, other), taken.where(condition, other), other.masked_fill(condition, taken)
+        condition, taken, other = (first, second, third) if node.op == "call_function" else (second, first, third)
+        if target_name(node) == "masked_fill":
+            condition, taken, other = second, third, first
+        found = torch.where(condition != 0, taken, other)
+        return torch.where(_any_varies(values), torch.nan, found)
+
     def visit_view(self, node: fx.Node) -> Tensor | None:
         """Keep the constants, in the order after a channel shuffle."""
         x = self._raw_input(node)
@@ -298,8 +332,12 @@ class _ConstantWalk(RowWalk):
         return out
 
     def visit_constant(self, node: fx.Node) -> Tensor:
-        """Return a parameter or buffer of one number, or of one per channel."""
+        """Return a parameter or buffer of one number per channel."""
         return read_attribute(self.root, target_name(node)).detach().reshape(1, -1, 1, 1)
+
+    def visit_number(self, node: fx.Node) -> Tensor:
+        """Return a single number."""
+        return self.numbers[node].reshape(1, 1, 1, 1)
 
     def visit_output(self, node: fx.Node) -> None:
         """Follow no further."""
@@ -317,6 +355,11 @@ def _sizes(value: Any, dims: int) -> list[int]:
 def positions_of(mask: BoolArray) -> Tensor:
     """Return the positions at which `mask` is true."""
     return torch.from_numpy(np.flatnonzero(mask))
+
+
+def _any_varies(values: list[Tensor]) -> Tensor:
+    """Tell for each channel whether any of the values is not constant."""
+    return torch.stack(torch.broadcast_tensors(*(value.isnan() for value in values))).any(0)
 
 
 def _varying(like: Tensor, channels: int) -> Tensor:

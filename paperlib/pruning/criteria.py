@@ -7,6 +7,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import numpy as np
@@ -30,7 +31,7 @@ def register_importance(name: str, criterion: Criterion) -> None:
     """
     if name in IMPORTANCES:
         raise ValueError(f"importance {name!r} is a criterion of this package; choose another name")
-    if ":" in name or not name:
+    if not isinstance(name, str) or ":" in name or not name:
         raise ValueError(f"importance {name!r}: a name is not empty and has no colon, which means module:function")
     if not callable(criterion):
         raise ValueError(f"importance {name!r}: {type(criterion).__name__} is no function")
@@ -45,6 +46,8 @@ def find_criterion(importance: str | Criterion) -> Criterion:
     """
     if callable(importance):
         return importance
+    if not isinstance(importance, str):
+        raise ValueError(f"importance {importance!r} is neither a name nor a function")
     if importance in IMPORTANCES or importance in _REGISTERED:
         return IMPORTANCES.get(importance) or _REGISTERED[importance]
     known = ", ".join([*IMPORTANCES, *_REGISTERED])
@@ -130,7 +133,7 @@ def score_channels(
     if calibration is None and needs_calibration(importance):
         raise ValueError(f"importance {name!r} needs calibration: batches of (images, targets)")
     if not isinstance(importance, str) or importance not in IMPORTANCES:
-        found = criterion(module, prunable) if calibration is None else criterion(module, prunable, calibration)
+        found = _call_criterion(name, criterion, module, prunable, *(() if calibration is None else (calibration,)))
         return {layer: _checked_scores(name, module, layer, found, read[0]) for layer, read in reads.items()}
     if importance not in CALIBRATED and calibration is not None:
         raise ValueError(f"importance {importance!r} takes no calibration: it uses only the weights")
@@ -142,13 +145,27 @@ def score_channels(
     return scores
 
 
+def _call_criterion(name: str, criterion: Criterion, *arguments: Any) -> Mapping[str, Any]:
+    """Return what a criterion of one's own has found; refuse one that takes other arguments or returns no mapping."""
+    try:
+        inspect.signature(criterion).bind(*arguments)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(("module", "prunable", "calibration")[: len(arguments)])
+        raise ValueError(f"importance {name!r} cannot be called with ({given}): {error}") from error
+    found = criterion(*arguments)
+    if not isinstance(found, Mapping):
+        raise ValueError(f"importance {name!r} returns {type(found).__name__}, not scores by the name of a convolution")
+    return found
+
+
 def _checked_scores(
     name: str, module: nn.Module, layer: str, found: Mapping[str, Any], read: NormRead
 ) -> NDArray[np.float64]:
     """Return the scores that a criterion of one's own has found for the outputs of a layer."""
     count, scores = len(output_filters(module, layer)), np.empty(0)
     if layer in found:
-        scores = torch.as_tensor(found[layer]).detach().cpu().double().numpy()
+        with suppress(TypeError, ValueError, RuntimeError):  # what is no array of numbers is told below
+            scores = torch.as_tensor(found[layer]).detach().cpu().double().numpy()
     if scores.shape == module.get_parameter(f"{read.norm}.weight").shape != (count,):
         scores = scores[read.channels]  # those of the norm, which reads other layers, too
     if scores.shape != (count,):

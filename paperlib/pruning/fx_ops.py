@@ -6,6 +6,7 @@ operation that is not listed here is `unknown`: the channels that reach it are h
 
 import operator
 from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
@@ -28,7 +29,7 @@ _SAME_VALUES = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
     nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Upsample,
-    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity,
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity,
     nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
     nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
     nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
@@ -43,6 +44,7 @@ _MODULES: list[tuple[tuple[type[nn.Module], ...], str]] = [
     ((nn.Linear,), "linear"),
     ((nn.Flatten,), "flatten"),
     ((nn.Softmax,), "softmax"),
+    ((nn.GLU,), "gated_half"),
     ((nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), "rearrangement"),
     ((ChannelSplit,), "split"),
     ((Bypass,), "bypass"),
@@ -55,29 +57,38 @@ _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((torch.clamp_min, torch.clamp_max, torch.abs, torch.neg, operator.neg, operator.abs), "activation"),
     **dict.fromkeys((torch.exp, torch.expm1, torch.log, torch.log1p, torch.sqrt, torch.square), "activation"),
     **dict.fromkeys((torch.rsqrt, torch.reciprocal, torch.sin, torch.cos, torch.erf, F.tanhshrink), "activation"),
-    **dict.fromkeys((F.rrelu, torch.round, torch.sign), "activation"),
+    **dict.fromkeys((F.rrelu, torch.round, torch.sign, torch.nan_to_num, F.hardtanh_, F.elu_), "activation"),
+    **dict.fromkeys((F.leaky_relu_, F.selu_, F.celu_, F.rrelu_, torch.threshold_, torch.clamp_), "activation"),
+    **dict.fromkeys((torch.zeros_like, torch.ones_like, torch.full_like), "activation"),
     **dict.fromkeys((F.max_pool2d, F.adaptive_max_pool2d, F.adaptive_avg_pool2d, F.interpolate), "pass_through"),
     **dict.fromkeys((torch.max_pool2d, F.dropout, F.dropout2d, stochastic_depth), "pass_through"),
     **dict.fromkeys((F.max_pool1d, F.adaptive_avg_pool1d, F.max_pool3d, F.adaptive_avg_pool3d), "pass_through"),
     **dict.fromkeys((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.upsample), "pass_through"),
+    **dict.fromkeys((F.dropout1d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout), "pass_through"),
     **dict.fromkeys((operator.add, operator.sub, operator.mul, operator.truediv), "arithmetic"),
     **dict.fromkeys((operator.iadd, operator.isub, operator.imul, operator.itruediv), "arithmetic"),
     **dict.fromkeys((torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum), "arithmetic"),
     **dict.fromkeys((torch.subtract, torch.multiply, torch.divide, torch.true_divide, torch.rsub), "arithmetic"),
     **dict.fromkeys((operator.pow, torch.pow), "arithmetic"),
+    **dict.fromkeys((operator.gt, operator.ge, operator.lt, operator.le), "comparison"),
+    **dict.fromkeys((torch.gt, torch.ge, torch.lt, torch.le), "comparison"),
+    **dict.fromkeys((torch.where, torch.masked_fill), "selection"),
     **dict.fromkeys((torch.mean, torch.amax, torch.amin, torch.sum, torch.max, torch.min), "reduction"),
+    **dict.fromkeys((torch.std, torch.var), "spread"),
     **dict.fromkeys((torch.permute, torch.transpose, torch.swapaxes, torch.movedim), "permutation"),
     **dict.fromkeys((torch.reshape, torch.unflatten), "view"),
-    **dict.fromkeys((torch.chunk, torch.split), "parts"),
+    **dict.fromkeys((torch.chunk, torch.split, torch.tensor_split), "parts"),
     **dict.fromkeys((torch.flip, torch.roll), "pixel_move"),
     **dict.fromkeys((F.softmax, torch.softmax), "softmax"),
     F.prelu: "functional_slope",
     torch.prelu: "functional_slope",
+    F.glu: "gated_half",
+    torch.t: "permutation",
     torch.tile: "expansion",
     torch.narrow: "narrow",
     torch.stack: "stack",
     torch.unbind: "unbind",
-    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), "concatenation"),
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate, torch.hstack), "concatenation"),
     **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle), "rearrangement"),
     F.pad: "pad",
     torch.flatten: "flatten",
@@ -87,18 +98,21 @@ _FUNCTIONS: dict[Any, str] = {
     operator.floordiv: "size",
 }
 _METHODS: dict[Any, str] = {
-    **dict.fromkeys(("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "clamp", "clamp_"), "activation"),
-    **dict.fromkeys(("clip", "clip_", "clamp_min", "clamp_max", "abs", "abs_", "neg", "exp", "sqrt"), "activation"),
+    **dict.fromkeys(("relu", "sigmoid", "tanh", "clamp", "clip", "clamp_min", "clamp_max"), "activation"),
+    **dict.fromkeys(("abs", "neg", "exp", "sqrt", "nan_to_num"), "activation"),
     **dict.fromkeys(("square", "float", "double", "half", "bfloat16", "expm1", "log", "log1p", "rsqrt"), "activation"),
     **dict.fromkeys(("reciprocal", "sin", "cos", "erf", "round", "sign"), "activation"),
-    **dict.fromkeys(("contiguous", "clone", "detach", "to", "type"), "pass_through"),
+    **dict.fromkeys(("contiguous", "clone", "detach", "to", "type", "type_as"), "pass_through"),
     **dict.fromkeys(("subtract", "multiply", "divide", "true_divide"), "arithmetic"),
-    **dict.fromkeys(("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "pow", "pow_"), "arithmetic"),
+    **dict.fromkeys(("add", "sub", "mul", "div", "pow"), "arithmetic"),
+    **dict.fromkeys(("gt", "ge", "lt", "le"), "comparison"),
+    **dict.fromkeys(("where", "masked_fill"), "selection"),
     **dict.fromkeys(("mean", "amax", "amin", "sum", "max", "min"), "reduction"),
-    **dict.fromkeys(("permute", "transpose", "swapaxes", "movedim"), "permutation"),
+    **dict.fromkeys(("std", "var"), "spread"),
+    **dict.fromkeys(("permute", "transpose", "swapaxes", "movedim", "t"), "permutation"),
     **dict.fromkeys(("flip", "roll"), "pixel_move"),
-    **dict.fromkeys(("view", "reshape", "unflatten"), "view"),
-    **dict.fromkeys(("chunk", "split"), "parts"),
+    **dict.fromkeys(("view", "reshape", "unflatten", "view_as", "reshape_as"), "view"),
+    **dict.fromkeys(("chunk", "split", "tensor_split"), "parts"),
     **dict.fromkeys(("expand", "expand_as", "repeat", "tile"), "expansion"),
     **dict.fromkeys(("dim", "numel"), "opaque"),
     "size": "size",
@@ -109,7 +123,9 @@ _METHODS: dict[Any, str] = {
     "squeeze": "squeeze",
     "unsqueeze": "unsqueeze",
 }
-_ATTRIBUTES = {"shape": "size", "values": "named_part"}
+_FEW_VALUES = 1_000
+"""The most values of a tensor from which a single number is computed."""
+_ATTRIBUTES = {"shape": "size", "values": "named_part", "mT": "permutation", "T": "permutation"}
 """Attributes of tensors, and of the pair that a maximum over one dimension returns."""
 _TRAITS = ("dtype", "device", "ndim", "is_cuda", "requires_grad")
 
@@ -125,6 +141,7 @@ class GraphWalk:
         self.modules = dict(module.named_modules())
         self.nodes = tuple(nodes)
         self.values: dict[fx.Node, Any] = {}
+        self.numbers = find_numbers(module, self.nodes, self.modules)
 
     def visit_all(self, opaque: Container[fx.Node] = ()) -> None:
         """Fill `values`; nodes in `opaque` are not visited and have the value None."""
@@ -133,6 +150,8 @@ class GraphWalk:
 
     def visit(self, node: fx.Node) -> Any:
         """Return the value of one node."""
+        if node in self.numbers:
+            return getattr(self, "visit_number")(node)  # noqa: B009 (the subclasses define it)
         return getattr(self, f"visit_{classify_node(node, self.modules)}")(node)
 
     def input_values(self, node: fx.Node) -> list[Any]:
@@ -152,7 +171,10 @@ def classify_node(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     if node.op == "call_module":
         return classify_module(modules[target_name(node)])
     if node.op == "call_method":
-        return _METHODS.get(node.target, "unknown")
+        name = target_name(node)
+        # What works in place on each value has the name of what does not, with an underscore.
+        found = _METHODS.get(name.removesuffix("_"), "unknown")
+        return found if name in _METHODS or found in ("activation", "arithmetic") else "unknown"
     if node.op == "call_function":
         # `x.shape` is traced as getattr(x, "shape").
         if node.target is getattr:
@@ -217,6 +239,33 @@ def execute_node(node: fx.Node, modules: Mapping[str, nn.Module], values: Mappin
     return function(*args, **kwargs)
 
 
+@torch.no_grad()
+def find_numbers(root: nn.Module, nodes: Iterable[fx.Node], modules: Mapping[str, nn.Module]) -> dict[fx.Node, Tensor]:
+    """Return the nodes that are single numbers computed from parameters and buffers alone, with their values.
+
+    Such are the exponent of a pooling (`x.pow(1 / self.p)`) and the weights with which a detector adds its levels.
+    """
+    values: dict[fx.Node, Any] = {}
+    for node in nodes:
+        sources = node.all_input_nodes
+        if node.op == "get_attr":
+            value = read_attribute(root, target_name(node))
+            value = node.meta.get("constant") if value is None else value
+            if isinstance(value, Tensor) and value.numel() <= _FEW_VALUES:
+                values[node] = value.detach().clone()  # an operation may work in place
+        elif sources and all(source in values for source in sources) and classify_node(node, modules) != "unknown":
+            with suppress(Exception):  # whatever it is, it is no number then
+                values[node] = execute_node(node, modules, values)
+    return {node: value for node, value in values.items() if isinstance(value, Tensor) and value.numel() == 1}
+
+
+def read_attribute(root: Any, name: str) -> Any:
+    """Return an attribute of a part of a network by its full name; None if there is none."""
+    for part in name.split("."):
+        root = getattr(root, part, None)
+    return root
+
+
 def target_name(node: fx.Node) -> str:
     """Return the target of a node as text: the name of the called module or method, or that of the function."""
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
@@ -236,6 +285,8 @@ def arguments_of(node: fx.Node, *names: str) -> dict[str, Any]:
 
 def joins_channels(node: fx.Node, dim: int, ndim: int | None) -> bool:
     """Tell whether a call of `torch.cat` joins along the channel axis, which is at `dim` of `ndim`."""
+    if node.target is torch.hstack:
+        return dim == 1
     given = cast(int, node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0)))
     return given == dim or (ndim is not None and given == dim - ndim)
 

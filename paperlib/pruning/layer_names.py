@@ -3,9 +3,36 @@
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from torch import nn
 
 Value = TypeVar("Value")
+
+
+def name_layers(given: Any, network: nn.Module, option: str) -> dict[str, Any]:
+    """Return a mapping of layers by their names; a list, or a single layer, becomes a mapping to None.
+
+    Args:
+        given: layers, each a pattern or a module of `network`; None for none.
+        network: has the modules.
+        option: the name of the argument, for the message.
+
+    Raises:
+        ValueError: something in it is neither text nor a module of the network.
+    """
+    if isinstance(given, str | nn.Module):
+        given = [given]
+    if not isinstance(given, Iterable | None):
+        raise ValueError(f"{option}: {given!r} is not a collection of names of layers")
+    found = {}
+    for layer in given or ():
+        names = [layer] if isinstance(layer, str) else [name for name, each in network.named_modules() if each is layer]
+        if not names:
+            kind = type(layer).__name__
+            raise ValueError(f"{option}: {kind} is neither a name nor a module of {type(network).__name__}")
+        found[names[0] or "*"] = given[layer] if isinstance(given, Mapping) else None
+    return found
 
 
 def match_layers(pattern: str, layers: Collection[str], option: str) -> list[str]:

@@ -8,6 +8,7 @@ minimum ratio of their channels. Blocks are removed before channels, and N count
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from math import floor
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,20 @@ from paperlib.pruning.channel_graph import (
 )
 from paperlib.pruning.criteria import Criterion, describe_importance, score_channels
 from paperlib.pruning.importance import LAYERWISE, Batches
-from paperlib.pruning.layer_names import match_layers, spread_values
+from paperlib.pruning.layer_names import match_layers, name_layers, spread_values
 from paperlib.pruning.layers import least_important_blocks, make_bypasses, without_blocks
 from paperlib.pruning.partners import merge_partners, name_by_original
 from paperlib.pruning.plan import LayerStatistics, PruningPlan, prunable_outputs
 from paperlib.pruning.ranking import Ranking, exact_fraction, minimum_counts
 from paperlib.pruning.tracing import unwrap
 
+Ratios = Mapping[str, float] | Mapping[nn.Module, float]
+Counts = Mapping[str, int] | Mapping[nn.Module, int]
+
 
 def plan_pruning(
     detector: nn.Module,
-    ratio: float | Mapping[str, float] | None = None,
+    ratio: float | Ratios | None = None,
     *,
     size_mb: float | None = None,
     gmacs: float | None = None,
@@ -47,9 +51,9 @@ def plan_pruning(
     round_to: int = 1,
     image_size: int = 800,
     example_inputs: Any = None,
-    ratios: Mapping[str, float] | None = None,
-    min_keep: Mapping[str, int] | None = None,
-    ignore: Collection[str] = (),
+    ratios: Ratios | None = None,
+    min_keep: Counts | None = None,
+    ignore: Collection[str | nn.Module] = (),
     keep_floor: float | None = None,
 ) -> PruningPlan:
     """Plan the removal of the least important blocks and channels (Section 3.1; Algorithm 1, lines 12-14).
@@ -82,7 +86,7 @@ def plan_pruning(
         example_inputs: a tensor, or a tuple of arguments, for a network that takes anything else than one square image.
         ratios: fractions for single layers, each of which loses its own least important channels; the target counts
             only the others. A key is the name of a convolution, or of a module that contains some, or a glob for either
-            (`layer1.*`). Of several that name a layer, the last decides.
+            (`layer1.*`), or the module itself. Of several that name a layer, the last decides.
         min_keep: numbers of channels that single layers keep at least; keys as in `ratios`.
         ignore: such names of layers that keep all their channels.
         keep_floor: the former name of `min_keep_ratio`.
@@ -92,7 +96,7 @@ def plan_pruning(
             that can); nothing in the network can be pruned; or `original` lacks one of its layers.
     """
     if isinstance(ratio, Mapping):
-        ratio, ratios = 0.0, {**ratio, **(ratios or {})}
+        ratio, ratios = 0.0, dict[Any, float](ratio) | dict(ratios or {})
     target = _single_target(ratio=ratio, size_mb=size_mb, gmacs=gmacs, channels=channels)
     planner = Planner(
         detector, layers=layers, importance=importance, calibration=calibration, min_keep_ratio=min_keep_ratio,
@@ -125,22 +129,26 @@ class Planner:
         self, detector: nn.Module, *, layers: int = 0, importance: str | Criterion = "gamma",
         calibration: Batches | None = None,
         min_keep_ratio: float = 0.1, original: nn.Module | None = None, round_to: int = 1, image_size: int = 800,
-        example_inputs: Any = None, ratios: Mapping[str, float] | None = None,
-        min_keep: Mapping[str, int] | None = None, ignore: Collection[str] = (), keep_floor: float | None = None,
+        example_inputs: Any = None, ratios: Ratios | None = None,
+        min_keep: Counts | None = None, ignore: Collection[str | nn.Module] = (), keep_floor: float | None = None,
     ) -> None:  # fmt: skip
         if keep_floor is not None:
             min_keep_ratio = keep_floor
         detector, original = unwrap(detector), original if original is None else unwrap(original)
-        if not 0 <= min_keep_ratio <= 1:
+        ratios, min_keep = name_layers(ratios, detector, "ratios"), name_layers(min_keep, detector, "min_keep")
+        ignored = name_layers(ignore, detector, "ignore")
+        if not isinstance(min_keep_ratio, Real) or not 0 <= min_keep_ratio <= 1:
             raise ValueError(f"min_keep_ratio {min_keep_ratio} is not in [0, 1]")
-        if round_to != int(round_to) or round_to < 1:
+        if not isinstance(round_to, Real) or round_to != int(round_to) or round_to < 1:
             raise ValueError(f"round_to {round_to} is not a whole number ≥ 1")
         self.importance = describe_importance(importance)
         self.blocks = least_important_blocks(detector, layers)
         # The network that channels are removed from: `detector` without the removed blocks.
         base = without_blocks(detector, make_bypasses(detector, self.blocks, shifted=False))
-        full_graph = _without_layers(trace_channels(detector, example_inputs), ignore)
-        self.graph = _without_layers(trace_channels(base, example_inputs), ignore) if self.blocks else full_graph
+        full_graph = _without_layers(trace_channels(detector, example_inputs), ignored)
+        self.graph = _without_layers(trace_channels(base, example_inputs), ignored) if self.blocks else full_graph
+        if not self.graph.prunable and ignored and trace_channels(base, example_inputs).prunable:
+            raise ValueError("ignore: names every convolution that could be pruned")
         if not self.graph.prunable:
             raise ValueError(explain_unprunable(base, self.graph))
         prunable, norms = full_graph.prunable | self.graph.prunable, full_graph.norms | self.graph.norms
@@ -151,8 +159,8 @@ class Planner:
         if original is not None:
             originals = name_by_original(original, trace_channels(original, example_inputs).segments)
         minimum = minimum_counts(segments, originals, min_keep_ratio)
-        _raise_minimum(minimum, counted.segments, _checked_counts(min_keep or {}, counted))
-        self.ranking = Ranking(counted, self.scores, minimum, round_to, _checked_ratios(ratios or {}, counted))
+        _raise_minimum(minimum, counted.segments, _checked_counts(min_keep, counted))
+        self.ranking = Ranking(counted, self.scores, minimum, round_to, _checked_ratios(ratios, counted))
         self.unknown_costs: ValueError | None = None
         try:
             positions = kernel_positions(detector, image_size, example_inputs)
@@ -223,7 +231,7 @@ def _without_layers(graph: ChannelGraph, ignore: Collection[str]) -> ChannelGrap
         ValueError: a name is that of no convolution with channels, and of no module that contains one.
     """
     fixed = graph.fixed.copy()
-    for name in [ignore] if isinstance(ignore, str) else ignore:
+    for name in ignore:
         for layer in match_layers(name, graph.layers, "ignore"):
             fixed[graph.layers[layer].outputs] = True
     prunable = {name: norm for name, norm in graph.prunable.items() if not fixed[graph.layers[name].outputs].all()}
@@ -234,7 +242,7 @@ def _without_layers(graph: ChannelGraph, ignore: Collection[str]) -> ChannelGrap
 def _checked_ratios(ratios: Mapping[str, float], graph: ChannelGraph) -> dict[str, float]:
     """Return the ratio of each layer that has one of its own."""
     for name, ratio in ratios.items():
-        if not 0 <= ratio < 1:
+        if not isinstance(ratio, Real) or not 0 <= ratio < 1:
             raise ValueError(f"ratios: {ratio} of {name} is not in [0, 1)")
     return spread_values(ratios, graph.layers, graph.prunable, "ratios")
 
@@ -242,7 +250,7 @@ def _checked_ratios(ratios: Mapping[str, float], graph: ChannelGraph) -> dict[st
 def _checked_counts(min_keep: Mapping[str, int], graph: ChannelGraph) -> dict[str, int]:
     """Return the least number of kept channels of each layer that has one of its own."""
     for name, count in min_keep.items():
-        if count != int(count) or count < 1:
+        if not isinstance(count, Real) or count != int(count) or count < 1:
             raise ValueError(f"min_keep: {count} of {name} is not a whole number ≥ 1")
     return spread_values(min_keep, graph.layers, graph.prunable, "min_keep")
 
@@ -261,6 +269,8 @@ def _single_target(**targets: float | None) -> tuple[str, float]:
         found = " and ".join(name for name, _ in given) or "none"
         raise ValueError(f"exactly one of {', '.join(targets)} is needed, not {found}")
     name, value = given[0]
+    if not isinstance(value, Real):
+        raise ValueError(f"{name} {value!r} is not a number")
     if name == "ratio" and not 0 <= value < 1:
         raise ValueError(f"ratio {value} is not in [0, 1)")
     return name, value

@@ -10,10 +10,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, trace_channels
-from paperlib.pruning.channel_walk import read_attribute
 from paperlib.pruning.code_sizes import write_sizes
 from paperlib.pruning.compensation import Compensation
-from paperlib.pruning.fx_ops import NORMS, classify_module
+from paperlib.pruning.fx_ops import NORMS, classify_module, read_attribute
 from paperlib.pruning.layers import make_bypasses, removable_blocks, without_blocks
 from paperlib.pruning.plan import PruningPlan, removed_channels
 from paperlib.pruning.tracing import unwrap

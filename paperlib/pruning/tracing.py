@@ -5,6 +5,7 @@ it. Wrappers are unwrapped, and what cannot be traced or cut is refused with its
 """
 
 import inspect
+import operator
 import warnings
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
@@ -81,7 +82,11 @@ def trace_graph(module: nn.Module, *, training: bool = False, arguments: int = 0
     try:
         with warnings.catch_warnings(), inlined_scripts():
             warnings.simplefilter("ignore")
-            return tracer.trace(traced)
+            graph = tracer.trace(traced)
+        for node in graph.nodes:
+            if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
+                node.meta["constant"] = getattr(traced, str(node.target))
+        return graph
     except Exception as error:
         raise ValueError(_describe_failure(module, tracer, error)) from error
 
@@ -144,7 +149,8 @@ def refuse_uncuttable(module: nn.Module) -> None:
 @contextmanager
 def inlined_scripts() -> Iterator[None]:
     """Record what functions compiled by `torch.jit.script` compute from stand-ins, which they refuse themselves."""
-    kind, plain = torch.jit.ScriptFunction, torch.jit.ScriptFunction.__call__
+    kind: Any = torch.jit.ScriptFunction
+    plain = kind.__call__
 
     def call(function: Any, *args: Any, **kwargs: Any) -> Any:
         traced = any(isinstance(value, fx.Proxy) for value in (*args, *kwargs.values()))
@@ -190,7 +196,7 @@ class Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Make the stand-in for the result of a node."""
-        return _PartsProxy(node, self)
+        return PartsProxy(node, self)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """Iterate over the parts of a chunk, whose number is known."""
@@ -198,8 +204,12 @@ class Tracer(fx.Tracer):
         return super().iter(obj) if count is None else iter([cast(Any, obj)[i] for i in range(count)])
 
 
-class _PartsProxy(fx.Proxy):
+class PartsProxy(fx.Proxy):
     """A stand-in for a tensor that knows how many parts `chunk` has made."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Record an assignment to a part of the tensor; its channels are held."""
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def __len__(self) -> int:
         count = _part_count(self.node)

@@ -11,7 +11,7 @@ import operator
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from paperlib.pruning.functional_calls import call_layers
 from paperlib.pruning.fx_ops import execute_node
 from paperlib.pruning.tracing import (
     MOST_ARGUMENTS,
+    PartsProxy,
     Tracer,
     inlined_scripts,
     leaf_modules,
@@ -33,7 +34,7 @@ from paperlib.pruning.tracing import (
 )
 from paperlib.structure import left_tensors
 
-SIDES = (224, 256, 64)
+SIDES = (224, 256, 64, 32)
 """Sides in pixels of the images that are tried if none is given: one that divides evenly by many windows first."""
 
 _SETTINGS = 64
@@ -54,13 +55,19 @@ def record_network(module: nn.Module, *, training: bool = False, example_inputs:
     """
     try:
         return call_layers(_trace_symbols(module, training), module)
-    except ValueError as error:
-        for inputs in _possible_inputs(module, example_inputs):
-            try:
-                return call_layers(_trace_values(module, inputs, training), module)
-            except Exception:  # a network of one's own may raise anything; the first reason is reported
-                continue
-        raise error
+    except ValueError:  # the first reason is reported
+        graph = record_with_values(module, training=training, example_inputs=example_inputs)
+        if graph is None:
+            raise
+        return graph
+
+
+def record_with_values(module: nn.Module, *, training: bool = False, example_inputs: Any = None) -> fx.Graph | None:
+    """Record what `module` computes from an example input, as `record_network`; None if it accepts none of them."""
+    for inputs in _possible_inputs(module, example_inputs):
+        with suppress(Exception):  # a network of one's own may raise anything
+            return call_layers(_trace_values(module, inputs, training), module)
+    return None
 
 
 def _trace_symbols(module: nn.Module, training: bool) -> fx.Graph:
@@ -129,7 +136,7 @@ class ValueTracer(Tracer):
         return value
 
 
-class ValueProxy(fx.Proxy):
+class ValueProxy(PartsProxy):
     """A stand-in for a tensor of known shape."""
 
     def __getattr__(self, name: str) -> Any:
@@ -208,7 +215,8 @@ def _trace_values(module: nn.Module, inputs: tuple[Any, ...], training: bool) ->
         graph = tracer.trace(traced)
     for node in reversed(graph.nodes):
         tensors = [leaf for leaf in tree_leaves(node.meta.get("value")) if isinstance(leaf, Tensor)]
-        if not node.users and not tensors and node.op in ("call_function", "call_method") and node.target is not float:
+        called = node.op in ("call_function", "call_method") and node.target not in (float, operator.setitem)
+        if called and not node.users and not tensors:
             graph.erase_node(node)
     return graph
 

@@ -188,7 +188,7 @@ class PartWalk(WalkBase):
 
     def _part_count(self, node: fx.Node, axis: Axis | None, given: Any) -> int | None:
         """Return into how many equal parts a tensor is divided; None if the sizes are numbers in the code."""
-        if target_name(node) == "chunk":
+        if target_name(node) in ("chunk", "tensor_split"):
             return given if isinstance(given, int) else None
         size = node.kwargs.get("split_size", node.kwargs.get("split_size_or_sections", given))
         if isinstance(size, Size) and axis is not None and size.numbers is not None:

@@ -56,11 +56,21 @@ class ShapeWalk(WalkBase):
         # The maximum over one dimension comes with its positions, which no norm silences.
         return axis, replace(axis, levels=np.full(len(axis.numbers), LOUD))
 
+    def visit_spread(self, node: fx.Node) -> Axis | None:
+        """Drop or keep the dimensions over which a standard deviation or variance is computed."""
+        axis = self._first(node)
+        given = arguments_of(node, "input", "dim", "unbiased", "keepdim")
+        if axis is None or "dim" not in given:
+            return self.visit_unknown(node)
+        return self._known(node, reduce_axis(axis, given["dim"], keepdim=bool(given.get("keepdim"))))
+
     def visit_permutation(self, node: fx.Node) -> Axis | None:
         """Put the dimensions in another order."""
         axis, args = self._axis_and_arguments(node)
         if axis is None:
             return self.visit_unknown(node)
+        if args in ([], ["T"], ["mT"]):  # x.t(), x.T and x.mT
+            return self._known(node, transpose_axis(axis, -2, -1) if args == ["mT"] or axis.ndim == 2 else None)
         if target_name(node) == "permute":
             args = list(args[0]) if len(args) == 1 and isinstance(args[0], list | tuple) else args
             return self._known(node, permute_axis(axis, args))
@@ -70,10 +80,14 @@ class ShapeWalk(WalkBase):
 
     def visit_view(self, node: fx.Node) -> Axis | None:
         """Follow a view: [B, C, H, W] to [B, C * H * W], [B, C] to [B, C, 1, 1], a channel shuffle and others."""
-        axis, sizes = self._axis_and_arguments(node)
+        axis, args = self._axis_and_arguments(node)
+        sizes: list[Any] = args
         sizes = list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], list | tuple) else sizes
         if axis is None:
             return self.visit_unknown(node)
+        if target_name(node) in ("view_as", "reshape_as"):
+            other = axis_sizes(sizes[0]) if isinstance(sizes[0], Axis) else None
+            sizes = list(other or ())
         if target_name(node) == "unflatten":
             known = axis_sizes(axis)
             if len(sizes) != 2 or sizes[0] != axis.dim or known is None:
