@@ -26,6 +26,7 @@ from paperlib.store.store import Store
 from paperlib.training.folder import BEST, HISTORY
 from paperlib.training.loop import fit
 from paperlib.workbench import steps
+from paperlib.workbench.checks import check_criterion
 from paperlib.workbench.steps import DETECTOR, FITTED, Blueprint, PruningOptions, Workbench
 
 
@@ -152,6 +153,11 @@ def test_the_source_of_a_criterion_of_ones_own_belongs_to_the_step(done, tmp_pat
     module = importlib.import_module("criteria_a")
     by_function = bench(root).prune(models["sparse"], 0.3, importance=module.by_position)
     assert by_function.plan().kept == first.plan().kept
+    assert PruningOptions(importance=module.by_position).importance == "criteria_a:by_position"
+    with pytest.raises(ValueError, match="importance '.*<lambda>' cannot be found by that name; call register_import"):
+        PruningOptions(importance=lambda detector, prunable: {})
+    with pytest.raises(ValueError, match="importance 'math:sin' cannot be called with"):
+        check_criterion(models["sparse"].detector(), "math:sin")
     with pytest.raises(ValueError, match="importance 'gama' is not known; choose one of: gamma, l1"):
         PruningOptions(importance="gama")
     with pytest.raises(ValueError, match="importance 'criteria_a:nothing' cannot be imported"):

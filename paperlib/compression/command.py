@@ -45,7 +45,7 @@ from paperlib.workbench.candidates import (
     train_candidates,
     train_controls,
 )  # fmt: skip
-from paperlib.workbench.checks import check_classes, check_data, check_detector
+from paperlib.workbench.checks import check_classes, check_criterion, check_data, check_detector
 from paperlib.workbench.options import Blueprint
 from paperlib.workbench.steps import Model, Workbench
 
@@ -122,6 +122,7 @@ def read_inputs(request: CompressRequest) -> tuple[Dataset, Dataset]:
     detector = _initial_detector(request)
     side = request.image_size
     check_detector(detector, side)
+    check_criterion(detector, request.importance)
     train, val = _load_data(request)
     require_equal_shares(train, request.recipe, group.count_processes())
     if request.trained_detector:

@@ -221,6 +221,7 @@ class FasterRcnnResNet101(Detector):
         size = (LEVEL_STRIDES[0] * finest.shape[2], LEVEL_STRIDES[0] * finest.shape[3])
         # In float32 at least, like the proposals: a detector in half precision could not pool otherwise.
         levels = {name: at_least_float32(level) for name, level in zip(POOLED, outputs.levels, strict=False)}
+        proposals = [boxes.to(next(iter(levels.values()))) for boxes in proposals]
         features = self.roi_heads.box_roi_pool(levels, proposals, [size]).to(finest.dtype)
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(features))
         return logits.to(outputs.anchors.dtype), deltas.to(outputs.anchors.dtype).unflatten(1, (-1, 4))

@@ -121,7 +121,7 @@ def box_losses(boxes: Tensor, goal: Tensor, truth: Tensor, status: Tensor, optio
     """
     goal = goal.detach()
     if options.regression not in DISTANCES:
-        return complete_box_iou_loss(_widen(boxes), _widen(goal))
+        return complete_box_iou_loss(_widen(boxes), _widen(goal.to(boxes)))
     if options.regression == "bound":
         own, other = (relative_boxes(each - truth, truth) for each in (boxes, goal))
         return bounded_regression_loss(own, other, torch.zeros_like(own))

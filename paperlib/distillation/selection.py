@@ -45,7 +45,7 @@ def instance_losses(student: Instances, teacher: Instances, kind: str, temperatu
     loss = soft_binary_cross_entropy if kind == "sigmoid" else softened_kl_divergence
     total = torch.zeros_like(student.class_losses)
     for name, mine in student.logits.items():
-        each = mine.weights * loss(mine.values, teacher.logits[name].values.detach(), temperature)
+        each = mine.weights * loss(mine.values, teacher.logits[name].values.detach().to(mine.values), temperature)
         total = total.index_add(0, mine.instance, each.flatten(1).sum(1) if each.ndim > 1 else each)
     return total
 

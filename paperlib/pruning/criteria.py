@@ -38,6 +38,11 @@ def register_importance(name: str, criterion: Criterion) -> None:
     _REGISTERED[name] = criterion
 
 
+def registered_name(criterion: Criterion) -> str | None:
+    """Return the name under which a function was registered."""
+    return next((name for name, known in _REGISTERED.items() if known is criterion), None)
+
+
 def find_criterion(importance: str | Criterion) -> Criterion:
     """Return the function of a criterion: of this package, registered, or named as `module:function`.
 
@@ -152,7 +157,10 @@ def _call_criterion(name: str, criterion: Criterion, *arguments: Any) -> Mapping
     except (TypeError, ValueError) as error:
         given = ", ".join(("module", "prunable", "calibration")[: len(arguments)])
         raise ValueError(f"importance {name!r} cannot be called with ({given}): {error}") from error
-    found = criterion(*arguments)
+    try:
+        found = criterion(*arguments)
+    except Exception as error:
+        raise ValueError(f"importance {name!r} raised {type(error).__name__}: {error}") from error
     if not isinstance(found, Mapping):
         raise ValueError(f"importance {name!r} returns {type(found).__name__}, not scores by the name of a convolution")
     return found

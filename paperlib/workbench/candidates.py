@@ -11,7 +11,7 @@ from paperlib.data.records import Dataset
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe
 from paperlib.workbench.algorithm_1 import HasTime, always_time, make_partnership, make_workbench, run_algorithm_1
-from paperlib.workbench.checks import check_classes, check_data, check_detector
+from paperlib.workbench.checks import check_classes, check_criterion, check_data, check_detector
 from paperlib.workbench.options import CandidateName, Compression, CompressionOptions
 from paperlib.workbench.stages import Candidate, Compressed
 from paperlib.workbench.steps import Model, Workbench
@@ -59,6 +59,7 @@ def compress(
     """
     settings = settings or Compression()
     check_detector(detector, recipe.image_size)
+    check_criterion(detector, settings.importance)
     check_data(train, val)
     check_classes(detector, train)
     workbench = make_workbench(train, val, recipe, settings, store)

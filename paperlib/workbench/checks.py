@@ -7,6 +7,9 @@ from collections.abc import Collection
 from torch import nn
 
 from paperlib.data.records import Dataset
+from paperlib.limits import IMPORTANCE_NAMES
+from paperlib.pruning import score_channels, trace_channels
+from paperlib.pruning.criteria import needs_calibration
 
 
 def check_data(train: Dataset, val: Dataset, may_lack: Collection[str] = ()) -> None:
@@ -38,6 +41,17 @@ def check_detector(detector: nn.Module, image_size: int) -> None:
     multiple = getattr(detector, "image_multiple")  # noqa: B009 (the checker takes a module's attributes for modules)
     if image_size % multiple:
         raise ValueError(f"image size {image_size} is not a multiple of {multiple} pixels")
+
+
+def check_criterion(detector: nn.Module, importance: str) -> None:
+    """Try a criterion of one's own that needs no data.
+
+    Raises:
+        ValueError: it cannot score the channels of the detector.
+    """
+    if importance not in IMPORTANCE_NAMES and not needs_calibration(importance):
+        graph = trace_channels(detector)
+        score_channels(importance, detector, graph.prunable, norms=graph.norms)
 
 
 def check_classes(detector: nn.Module, data: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -90,6 +91,20 @@ class SparsityOptions(Options):
     """How the L1 term is minimised: by Adam (the paper) or by a proximal step after it."""
 
 
+def _name_criterion(value: Any) -> Any:
+    """Return the name under which a function is found again: settings are data, which a file can hold."""
+    if not callable(value):
+        return value
+    from paperlib.pruning.criteria import find_criterion, registered_name
+
+    known = registered_name(value)
+    name = known or f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', '')}"
+    with suppress(ValueError):
+        if find_criterion(name) is value:
+            return name
+    raise ValueError(f"importance {name!r} cannot be found by that name; call register_importance and give its name")
+
+
 def _check_importance(name: str) -> str:
     if name not in IMPORTANCE_NAMES:
         # Loaded only here, because the help of the command line needs no torch.
@@ -99,7 +114,7 @@ def _check_importance(name: str) -> str:
     return name
 
 
-ImportanceName = Annotated[str, AfterValidator(_check_importance)]
+ImportanceName = Annotated[str, BeforeValidator(_name_criterion), AfterValidator(_check_importance)]
 
 
 class SurgeryOptions(Options):
