@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,13 +107,17 @@ def coco_weights(data_root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def timed_files() -> dict[int, Path]:
-    """The file of `one_export_is_timed` for each image size."""
+    """The file that `one_export_is_timed` times for each image size."""
     return {}
 
 
 @pytest.fixture
 def one_export_is_timed(monkeypatch, tmp_path_factory, timed_files):
     """For tests of `compress` that look at no time: its two exports for timing are a third of a small run."""
+    time_one_export(monkeypatch, tmp_path_factory, timed_files)
+
+
+def time_one_export(monkeypatch, tmp_path_factory, timed_files) -> None:
     from paperlib.deploy.latency import export_for_timing  # here, since most tests export nothing
 
     def export(network, folder, image_size, name):
@@ -121,6 +126,31 @@ def one_export_is_timed(monkeypatch, tmp_path_factory, timed_files):
         return timed_files[image_size]
 
     monkeypatch.setattr("paperlib.compression.outputs.export_for_timing", export)
+
+
+@pytest.fixture(scope="session")
+def written_files() -> dict[tuple[int, int], Path]:
+    """The file that `outputs_are_quick` writes for each image size and number of classes."""
+    return {}
+
+
+@pytest.fixture
+def outputs_are_quick(monkeypatch, tmp_path_factory, one_export_is_timed, written_files):
+    """For tests of `compress` that neither open `student.onnx`, which is another detector's, nor look at a figure.
+
+    Exports and figures are three quarters of a small run.
+    """
+    from paperlib.deploy.onnx import export_onnx
+
+    def export(network, path, image_size, **options):
+        kind = image_size, network.num_classes
+        if kind not in written_files:
+            written_files[kind] = tmp_path_factory.mktemp("written") / "detector.onnx"
+            export_onnx(network, written_files[kind], image_size, **options)
+        shutil.copyfile(written_files[kind], path)
+
+    monkeypatch.setattr("paperlib.compression.outputs.export_onnx", export)
+    monkeypatch.setattr("paperlib.compression.report.Picture.encode", lambda *_: "data:,")
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ OPTIONS = {
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_export_is_timed")
+@pytest.mark.usefixtures("outputs_are_quick")
 def test_within_a_budget_the_command_shortens_says_so_and_ends_the_same_when_repeated(tmp_path, monkeypatch):
     for name, data in (("train", TRAIN), ("val", VAL)):
         tiny.write_coco(tmp_path, name, data)

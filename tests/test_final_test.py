@@ -29,7 +29,7 @@ def compress(folder, out, *flags):
     return CliRunner().invoke(app, ["compress", *given, *options, *flags])
 
 
-@pytest.mark.usefixtures("one_export_is_timed")
+@pytest.mark.usefixtures("outputs_are_quick")
 def test_the_test_images_are_judged_at_the_end_and_change_nothing_else(folder, tmp_path):
     out = tmp_path / "out"
     result = compress(folder, out)
