@@ -17,7 +17,7 @@ from paperlib.detectors import build_detector, usual_anchors
 # No deadline: a busy machine is slow, and that is no fault. The same examples in every run, so that a run of CI says
 # something about the change; `pytest --hypothesis-profile=search` looks for others.
 settings.register_profile("search", deadline=None)
-settings.register_profile("repeat", deadline=None, derandomize=True)
+settings.register_profile("repeat", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("repeat")
 TINY_SIDE = 64
 TINY_DEPTH = 0.25

@@ -16,13 +16,12 @@ from paperlib.detectors import build_detector
 from paperlib.pruning import PruningPlan, apply_plan, plan_pruning
 
 SIDE = 64
-NETWORKS = [Branches, Depthwise, Darknet, ResNet]
+NETWORKS = st.sampled_from([Branches, Depthwise, Darknet, ResNet])
 LAYERED = (Darknet, ResNet)
 
 
-@pytest.mark.parametrize("make", NETWORKS)
-@given(ratio=st.floats(0, 0.95), layers=st.integers(0, 3), round_to=st.sampled_from([1, 4]))
-@settings(max_examples=6, deadline=None)
+@given(make=NETWORKS, ratio=st.floats(0, 0.95), layers=st.integers(0, 3), round_to=st.sampled_from([1, 4]))
+@settings(max_examples=12)
 def test_planned_costs_are_those_of_the_pruned_network(make: type, ratio: float, layers: int, round_to: int) -> None:
     net = randomise(make(), 0)
     layers = layers if make in LAYERED else 0
@@ -36,9 +35,8 @@ def reached(plan: PruningPlan, target: str) -> float:
 
 
 @pytest.mark.parametrize("target", ["size_mb", "gmacs", "channels"])
-@pytest.mark.parametrize("make", NETWORKS)
-@given(share=st.floats(0, 1.1), round_to=st.sampled_from([1, 4]), seed=st.integers(0, 99))
-@settings(max_examples=6, deadline=None)
+@given(make=NETWORKS, share=st.floats(0, 1.1), round_to=st.sampled_from([1, 4]), seed=st.integers(0, 99))
+@settings(max_examples=8)
 def test_a_target_gives_the_largest_plan_that_fits(
     make: type, target: str, share: float, round_to: int, seed: int
 ) -> None:

@@ -1,15 +1,17 @@
 """Detectors on disk: what is loaded computes the same bits, and a damaged file is one clear line."""
 
+import copy
 import json
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import YOLOS
+from conftest import YOLOS, make_tiny_detector
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,10 +22,14 @@ from paperlib.structure import describe_structure
 
 
 @pytest.fixture
-def pruned(tiny_detector, request) -> nn.Module:
+def pruned(request) -> nn.Module:
     """Half of its channels gone, and two residual blocks where there are some."""
-    name = getattr(request, "param", "yolov4-tiny")
-    whole = tiny_detector(name=name).eval()
+    return copy.deepcopy(prune_half(getattr(request, "param", "yolov4-tiny")))
+
+
+@cache
+def prune_half(name: str) -> nn.Module:
+    whole = make_tiny_detector(name=name).eval()
     plan = plan_pruning(whole, 0.5, layers=0 if name == "yolov4-tiny" else 2)
     return apply_plan(whole, plan, compensate="exact")
 

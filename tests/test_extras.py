@@ -28,28 +28,10 @@ BLOCKED = sorted({"IPython", "nbclient", "nbformat", "google"}.union(*EXTRAS.val
 """The packages of the extras, and those that they bring."""
 
 
-def run_with_core(code, *arguments):
-    """Run code in a process that cannot import the packages of the extras."""
-    # A module that is None counts as not installed.
-    text = f"import sys\nsys.modules.update(dict.fromkeys({BLOCKED}))\n{code}"
-    return subprocess.run([sys.executable, "-c", text, *map(str, arguments)], capture_output=True, text=True)
-
-
 def test_the_extras_are_those_of_the_design():
     assert set(EXTRAS) == {"runtimes", "batch", "cluster", "notebooks", "docs", "dev"}
     core = {Requirement(line).name for line in PROJECT["dependencies"]}
     assert not core & set().union(*EXTRAS.values())
-
-
-def test_every_module_imports_with_the_core_alone():
-    names = sorted(
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in (ROOT / "paperlib").rglob("*.py")
-        if path.parent.name != "templates"  # a script for the user, which is not imported
-    )
-    code = "import importlib\nfor name in sys.argv[1:]: importlib.import_module(name)"
-    ended = run_with_core(code, *(name for name in names if name not in LEAVES))
-    assert ended.returncode == 0, ended.stderr
 
 
 def test_code_names_the_extra_that_holds_the_package():
@@ -69,12 +51,17 @@ COMMANDS = [
     (["predict", "model.safetensors", "film.mp4", "--image-size", "64"], "av", "runtimes"),
 ]
 """Commands that need an extra, the package that they miss first, and the extra."""
-RUN = """
-import json, os
+RUN = f"""
+import importlib, json, os, sys
+sys.modules.update(dict.fromkeys({BLOCKED}))  # a module that is None counts as not installed
+modules, commands = map(json.loads, sys.argv[2:])
+for name in modules:
+    importlib.import_module(name)
+print("all imported")
 from paperlib.cli.main import app
 
 os.chdir(sys.argv[1])
-for arguments in json.loads(sys.argv[2]):
+for arguments in commands:
     try:
         app(arguments)
     except SystemExit as end:
@@ -82,13 +69,20 @@ for arguments in json.loads(sys.argv[2]):
 """
 
 
-def test_a_missing_package_is_one_line_with_the_command_and_status_2(tmp_path):
+def test_with_the_core_alone_every_module_imports_and_a_missing_package_is_one_line_with_status_2(tmp_path):
+    names = sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / "paperlib").rglob("*.py")
+        if path.parent.name != "templates"  # a script for the user, which is not imported
+    )
     save_detector(build_detector("yolov4-tiny", num_classes=2, width=0.25), tmp_path / "model.safetensors")
     for name in ("model.onnx", "picture.png", "film.mp4"):
         (tmp_path / name).write_bytes(b"\0")
     # All in one process, because importing takes longer than everything else.
-    ended = run_with_core(RUN, tmp_path, json.dumps([arguments for arguments, _, _ in COMMANDS]))
-    assert ended.stdout.split() == ["2"] * len(COMMANDS), ended.stderr
+    given = [name for name in names if name not in LEAVES], [arguments for arguments, _, _ in COMMANDS]
+    command = [sys.executable, "-c", RUN, str(tmp_path), *map(json.dumps, given)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.stdout.splitlines() == ["all imported", *["2"] * len(COMMANDS)], ended.stderr
     # A progress bar may stand before a line, and clears itself.
     lines = [line for line in re.split(r"[\r\n]+", ended.stderr) if line.startswith("paperlib: ")]
     expected = [f"{name} is not installed: pip install '{DISTRIBUTION}[{extra}]'" for _, name, extra in COMMANDS]

@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 
+from paperlib.claims import findings
 from paperlib.claims.findings import FOUND, render_finding
 from paperlib.experiments.parameters import NOTEBOOKS
 from paperlib.experiments.study import PARAMETERS
@@ -85,6 +87,15 @@ def test_a_notebook_checks_the_one_cell_that_ends_it(notebook):
     assert not re.search(r"\d\.\d{4}", str(output.data)), "more digits than all machines agree on"
 
 
+@pytest.fixture(scope="module")
+def judged_once():
+    """Evaluate the claims of each scale once for all notebooks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(findings, "evaluate_claims", cache(findings.evaluate_claims))
+        yield
+
+
+@pytest.mark.usefixtures("judged_once")
 def test_a_notebook_concludes_with_what_the_best_committed_results_show(path):
     notebook = read(path)
     [found] = [index for index, cell in enumerate(notebook.cells) if FOUND in cell.metadata.get("tags", [])]

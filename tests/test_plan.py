@@ -69,7 +69,7 @@ def test_the_threshold_is_the_least_importance_kept_and_shares_are_decimal() -> 
 
 @pytest.mark.parametrize("make", [chain, lambda: set_gammas(Tied())])
 @given(low=ratios, high=ratios)
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_a_higher_ratio_removes_more_and_never_other_channels(make, low: float, high: float) -> None:
     low, high = sorted((low, high))
     some, fewer = plan_pruning(make(), low), plan_pruning(make(), high)
@@ -100,7 +100,7 @@ def test_tied_channels_go_only_if_all_are_candidates() -> None:
 
 
 @given(ratio=ratios, min_keep_ratio=st.floats(0, 1))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_layers_and_parts_of_splits_keep_their_floor(ratio: float, min_keep_ratio: float) -> None:
     net = set_gammas(Tied())
     plan = plan_pruning(net, ratio, min_keep_ratio=min_keep_ratio)
@@ -143,7 +143,7 @@ def test_the_floor_brings_back_the_most_important_and_says_so() -> None:
 
 @pytest.mark.parametrize("multiple", [2, 4, 8])
 @given(ratio=ratios)
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_rounding_keeps_multiples_or_all_and_no_more_than_needed(multiple: int, ratio: float) -> None:
     exact, rounded = plan_pruning(chain(), ratio), plan_pruning(chain(), ratio, round_to=multiple)
     for (name, kept), total in zip(rounded.kept.items(), WIDTHS, strict=True):

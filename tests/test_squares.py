@@ -1,10 +1,9 @@
 """Data sets larger than memory: their squares lie in a file, with the same bits."""
 
 import logging
+import os
 import resource
-import subprocess
-import sys
-from pathlib import Path
+import signal
 
 import pytest
 import tiny
@@ -72,17 +71,20 @@ def test_a_damaged_file_is_told_and_written_again(on_disk, damage, caplog):
     ]
 
 
+def die_while_writing(environment):
+    def images():
+        yield torch.zeros(3, 64, 64, dtype=torch.uint8)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    os.environ |= environment
+    squares.hold_squares(images(), 2, 64, "digest")
+
+
 def test_what_a_killed_process_left_is_replaced(on_disk):
-    code = (
-        "import os, tiny, torch\n"
-        "from paperlib.data.squares import hold_squares\n"
-        "def squares():\n"
-        "    yield torch.zeros(3, 64, 64, dtype=torch.uint8)\n"
-        "    os.kill(os.getpid(), 9)\n"
-        "hold_squares(squares(), 2, 64, 'digest')\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", code], cwd=Path(tiny.__file__).parent, check=False)
-    assert killed.returncode == -9
+    process = tiny.processes.Process(target=die_while_writing, args=(dict(os.environ),))
+    process.start()
+    process.join()
+    assert process.exitcode == -9
     assert [name.split(".")[-1] for name in held(on_disk)] == ["partial"]
     whole = squares.hold_squares(torch.ones(2, 3, 64, 64, dtype=torch.uint8), 2, 64, "digest")
     assert whole.min() == 1
