@@ -2,17 +2,21 @@
 
 import io
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import paperlib
 from paperlib import files
 from paperlib.cli.errors import LONGEST_LINE, describe_error
+from paperlib.cli.main import app
 from paperlib.cli.streams import make_plain, prepare_streams
 
 ROOT = Path(paperlib.__file__).resolve().parent.parent
@@ -58,13 +62,14 @@ def test_help_is_written_in_every_encoding(encoding):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_reader_that_goes_away_is_no_error():
-    script = "paperlib cost yolov4-tiny | true; paperlib --help | head -1 >/dev/null"
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    script = f"paperlib store list --store {tmp_path} | true; paperlib --help | head -1 >/dev/null"
     assert run(script).stderr == b""
 
 
-def test_a_full_disk_behind_the_output_is_one_line():
-    done = run("paperlib cost yolov4-tiny >/dev/full")
+@pytest.mark.parametrize("arguments", ["store list --store .", "--version", "reproduce --help"])
+def test_a_full_disk_behind_the_output_is_one_line(arguments):
+    done = run(f"paperlib {arguments} >/dev/full")
     assert done.returncode == 2
     assert done.stderr.startswith(b"paperlib: no space left") and done.stderr.count(b"\n") == 1
 
@@ -76,16 +81,20 @@ def test_other_libraries_say_nothing_before_our_line(tmp_path):
 
 
 def test_a_quota_is_one_line_that_names_the_path_and_the_command_continues_with_more_room(tmp_path):
-    from paperlib.detectors import build_detector
     from paperlib.detectors.files import save_detector
 
-    save_detector(build_detector("yolov4-tiny", 3, width=0.125), tmp_path / "d.safetensors")
-    command = f"paperlib export {tmp_path}/d.safetensors {tmp_path}/d.onnx --image-size 64"
-    done = run(f"ulimit -f 200; {command}")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"paperlib: {tmp_path}/d.onnx: ".encode()) and done.stderr.count(b"\n") == 1
+    save_detector(tiny.detector(), tmp_path / "d.safetensors")
+    command = ["export", f"{tmp_path}/d.safetensors", f"{tmp_path}/d.onnx", "--image-size", "64"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        done = CliRunner().invoke(app, command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"paperlib: {tmp_path}/d.onnx: ") and done.stderr.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"d.safetensors"}
-    assert run(command).returncode == 0
+    assert CliRunner().invoke(app, command).exit_code == 0
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])

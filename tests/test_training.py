@@ -177,11 +177,20 @@ def two_states_stand_and_a_third_is_half_written(folder):
     return len(list(folder.glob("state-*[0-9]"))) == 2 and a_state_is_half_written(folder)
 
 
-def trained_half_way(folder):
-    """Train until killed while a state is being written, and return the two whole ones."""
+@pytest.fixture(scope="module")
+def trained_half_way(tmp_path_factory):
+    """Train until killed while a state is being written."""
+    folder = tmp_path_factory.mktemp("killed") / "fit"
     while not killed_at(two_states_stand_and_a_third_is_half_written, SPARSE, folder):
         shutil.rmtree(folder)  # it was quicker than the signal
-    return sorted(folder.glob("state-*[0-9]"))[-2:]
+    return folder
+
+
+@pytest.fixture
+def half_way(trained_half_way, tmp_path):
+    """Copy the folder of that training, and return its two whole states."""
+    shutil.copytree(trained_half_way, tmp_path / "fit")
+    return sorted((tmp_path / "fit").glob("state-*[0-9]"))[-2:]
 
 
 def flip_one_bit(path):
@@ -209,16 +218,16 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_killed_training_whose_newest_state_is_damaged_ends_with_the_same_bits(damage, uninterrupted, tmp_path):
-    *_, newest = trained_half_way(tmp_path)
+def test_a_killed_training_whose_newest_state_is_damaged_ends_with_the_same_bits(damage, uninterrupted, half_way):
+    *_, newest = half_way
     damage(newest)
-    assert not killed_at(lambda _: False, SPARSE, tmp_path)
+    assert not killed_at(lambda _: False, SPARSE, newest.parent)
     for name in (LAST, BEST):
-        assert (tmp_path / name).read_bytes() == (uninterrupted / name).read_bytes()
+        assert (newest.parent / name).read_bytes() == (uninterrupted / name).read_bytes()
 
 
-def test_a_file_that_would_run_code_when_unpickled_is_not_touched_on_resume(tmp_path):
-    state, newest = trained_half_way(tmp_path)
+def test_a_file_that_would_run_code_when_unpickled_is_not_touched_on_resume(half_way, tmp_path):
+    state, newest = half_way
 
     class Attack:
         def __reduce__(self):
@@ -227,8 +236,8 @@ def test_a_file_that_would_run_code_when_unpickled_is_not_touched_on_resume(tmp_
     for folder in (state, newest):
         for name in ("custom_checkpoint_0.pkl", "random_states_0.pkl", "optimizer.bin", "detector.safetensors"):
             (folder / name).write_bytes(pickle.dumps(Attack()))
-    assert not killed_at(lambda _: False, SPARSE, tmp_path)
-    assert (tmp_path / LAST).exists() and not (tmp_path / "attacked").exists()
+    assert not killed_at(lambda _: False, SPARSE, newest.parent)
+    assert (newest.parent / LAST).exists() and not (tmp_path / "attacked").exists()
 
 
 def test_without_a_folder_the_state_goes_to_the_store_and_a_second_call_trains_nothing(store):

@@ -40,6 +40,11 @@ class OneLineErrors(TyperGroup):
         except typer.Abort:
             typer.echo("paperlib: aborted", err=True)
             status = 1
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # the answer to --help or --version cannot be written
+            typer.echo(describe_error(error), err=True)
+            status = 2
         _flush_output()
         sys.exit(status)
 
