@@ -51,23 +51,30 @@ def write_model(folder, name, **shape):
     return folder
 
 
+def export_with_selection(folder):
+    """Write `nms.onnx` by the command."""
+    result = CliRunner().invoke(
+        app, ["export", str(folder / "detector.safetensors"), str(folder / "nms.onnx"), "--nms"]
+    )
+    assert result.exit_code == 0, result.output
+    return folder
+
+
 @pytest.fixture(scope="module")
 def model_files(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("anchors"), "yolov4-tiny")
+    return export_with_selection(write_model(tmp_path_factory.mktemp("anchors"), "yolov4-tiny"))
 
 
 @pytest.fixture(scope="module")
 def heatmap_files(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("heatmap"), "centernet-resnet50", depth=0.1)
+    return export_with_selection(write_model(tmp_path_factory.mktemp("heatmap"), "centernet-resnet50", depth=0.1))
 
 
-def test_cost_and_export_take_their_values_from_the_file(model_files, tmp_path):
+def test_cost_and_export_take_their_values_from_the_file(model_files):
     file = model_files / "detector.safetensors"
     told = CliRunner().invoke(app, ["cost", str(file)])
     assert told.exit_code == 0 and f"{file}, 64 x 64" in told.output
-    result = CliRunner().invoke(app, ["export", str(file), str(tmp_path / "made.onnx"), "--nms"])
-    assert result.exit_code == 0, result.output
-    made = pl.open_model(tmp_path / "made.onnx").description
+    made = pl.open_model(model_files / "nms.onnx").description
     assert (made.classes, made.image_size, made.confidence, made.training_data) == (CLASSES, SIDE, 0.02, "d1")
 
 
@@ -108,26 +115,23 @@ def test_every_runtime_finds_what_pytorch_finds(request, files, runtime):
         torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=1e-1)
 
 
-@pytest.mark.parametrize("most", [5, 20])
-def test_a_file_keeps_as_many_detections_of_an_image_as_its_detector(tmp_path, most):
-    folder = write_model(tmp_path, "yolov4-tiny", max_detections=most)
+def test_a_file_keeps_as_many_detections_of_an_image_as_its_detector(tmp_path):
+    folder = write_model(tmp_path, "yolov4-tiny", max_detections=5)
     (folder / "selecting.onnx").write_bytes((folder / "detector.onnx").read_bytes())
     include_selection(folder / "selecting.onnx")
     for name in ("detector.safetensors", "detector.onnx", "selecting.onnx"):
         found = pl.predict(folder / name, picture(), confidence=0.0)
-        assert len(found) == most
+        assert len(found) == 5
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("files", ["model_files", "heatmap_files"])
 def test_a_file_with_selection_finds_what_pytorch_finds(request, files, runtime, tmp_path):
     folder = request.getfixturevalue(files)
-    detector = pl.load_detector(folder / "detector.safetensors")
-    export_onnx(detector, tmp_path / "nms.onnx", SIDE, description=USE, nms=True)
     (tmp_path / "later.onnx").write_bytes((folder / "detector.onnx").read_bytes())
     include_selection(tmp_path / "later.onnx")
-    for name in ("nms.onnx", "later.onnx"):
-        model = pl.open_model(tmp_path / name, runtime)
+    for file in (folder / "nms.onnx", tmp_path / "later.onnx"):
+        model = pl.open_model(file, runtime)
         for seed in range(3):
             expected = pl.predict(pl.open_model(folder / "detector.safetensors"), picture(seed), confidence=0.0)
             found = pl.predict(model, picture(seed), confidence=0.0)
@@ -136,10 +140,9 @@ def test_a_file_with_selection_finds_what_pytorch_finds(request, files, runtime,
             torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=1e-1)
 
 
-def test_a_file_with_selection_takes_any_number_of_images_and_says_which_each_box_belongs_to(model_files, tmp_path):
+def test_a_file_with_selection_takes_any_number_of_images_and_says_which_each_box_belongs_to(model_files):
     detector = pl.load_detector(model_files / "detector.safetensors")
-    export_onnx(detector, tmp_path / "nms.onnx", SIDE, description=USE, nms=True)
-    session = open_onnx_session(tmp_path / "nms.onnx", 1)
+    session = open_onnx_session(model_files / "nms.onnx", 1)
     for count in (1, 4):
         images = torch.rand(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(count))
         images[-1] = 0.5  # nothing to see, or little
