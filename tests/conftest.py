@@ -135,7 +135,13 @@ def written_files() -> dict[tuple[int, int], Path]:
 
 
 @pytest.fixture
-def outputs_are_quick(monkeypatch, tmp_path_factory, one_export_is_timed, written_files):
+def figures_are_not_drawn(monkeypatch):
+    """For tests of `compress` that look at no figure of the report."""
+    monkeypatch.setattr("paperlib.compression.report.Picture.encode", lambda *_: "data:,")
+
+
+@pytest.fixture
+def outputs_are_quick(monkeypatch, tmp_path_factory, one_export_is_timed, figures_are_not_drawn, written_files):
     """For tests of `compress` that neither open `student.onnx`, which is another detector's, nor look at a figure.
 
     Exports and figures are three quarters of a small run.
@@ -150,7 +156,6 @@ def outputs_are_quick(monkeypatch, tmp_path_factory, one_export_is_timed, writte
         shutil.copyfile(written_files[kind], path)
 
     monkeypatch.setattr("paperlib.compression.outputs.export_onnx", export)
-    monkeypatch.setattr("paperlib.compression.report.Picture.encode", lambda *_: "data:,")
 
 
 @pytest.fixture

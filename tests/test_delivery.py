@@ -154,7 +154,7 @@ def test_a_class_that_looks_like_markup_stays_text(delivered):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_export_is_timed")
+@pytest.mark.usefixtures("one_export_is_timed", "figures_are_not_drawn")
 def test_with_partners_the_student_is_an_ordinary_network_and_the_report_tells_their_cost(folder, tmp_path):
     changes = {"epochs": 1, "step": 0.6, "diversity_weight": 0.1}
     result = invoke(folder, tmp_path, "--partners", "--controls", **changes)
