@@ -1,7 +1,7 @@
 """Check that the regression tests of the notebooks can fail: `make notebooks` tries it on each checked cell.
 
-For each value in the stored output of a checked cell there is one more test. It runs the same cell again on the same
-kernel and compares it with the stored output in which only this value is changed. nbval must then fail.
+For each value in the stored output of a checked cell there is one more test. It shows the value of the cell again, on
+the same kernel, and compares it with the stored output in which only this value is changed. nbval must then fail.
 """
 
 import copy
@@ -21,7 +21,7 @@ class AlteredCell(IPyNbCell):
     """A cell with one value of its stored output altered; it passes if nbval sees the difference."""
 
     def runtest(self) -> None:
-        """Run the cell and expect a difference; nbval reports any other error."""
+        """Show the value of the cell and expect a difference; nbval reports any other error."""
         try:
             super().runtest()
         except NbCellError as error:
@@ -46,6 +46,7 @@ def alter_outputs(item: IPyNbCell) -> Iterator[AlteredCell]:
     for number, (index, value) in enumerate(values, 1):
         other = alter_value(value[0])
         cell = copy.deepcopy(item.cell)
+        cell.source = "_"  # the last value shown, because the cell itself writes all results again
         cell.outputs[index].data["text/plain"] = value.string[: value.start()] + other + value.string[value.end() :]
         name = f"{item.name}, value {number} altered from {value[0]} to {other}"
         given = {"cell_num": item.cell_num, "cell": cell, "options": item.options}
