@@ -24,6 +24,18 @@ TINY_DEPTH = 0.25
 YOLOS = ("yolov3", "yolov3-spp", "yolov4", "yolov4-tiny")
 
 
+LONGEST = (
+    "test_delivery", "test_reproduce", "test_training", "test_study", "test_compression", "test_wheel", "test_predict",
+    "test_jobs", "test_processes", "test_workbench", "test_candidates",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that all processes end at about the same time."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
 def pytest_collection_finish() -> None:
     """Spare what every test would pay for: collections of all that is imported by now, and waiting for the disk.
 
