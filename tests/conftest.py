@@ -141,8 +141,8 @@ def time_one_export(monkeypatch, tmp_path_factory, timed_files) -> None:
 
 
 @pytest.fixture(scope="session")
-def written_files() -> dict[tuple[int, int], Path]:
-    """The file that `outputs_are_quick` writes for each image size and number of classes."""
+def written_files() -> dict[tuple[int, tuple[str, ...]], Path]:
+    """The file that `outputs_are_quick` writes for each image size and list of classes."""
     return {}
 
 
@@ -160,11 +160,11 @@ def outputs_are_quick(monkeypatch, tmp_path_factory, one_export_is_timed, figure
     """
     from paperlib.deploy.onnx import export_onnx
 
-    def export(network, path, image_size, **options):
-        kind = image_size, network.num_classes
+    def export(network, path, image_size, *, description):
+        kind = image_size, tuple(description.classes)
         if kind not in written_files:
             written_files[kind] = tmp_path_factory.mktemp("written") / "detector.onnx"
-            export_onnx(network, written_files[kind], image_size, **options)
+            export_onnx(network, written_files[kind], image_size, description=description)
         shutil.copyfile(written_files[kind], path)
 
     monkeypatch.setattr("paperlib.compression.outputs.export_onnx", export)
