@@ -1,5 +1,6 @@
 """`paperlib reproduce --executor slurm` on real daemons: a job is cancelled, the head is killed, the node goes down."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -26,23 +27,23 @@ profile: small
 image_size: 64
 width: 0.125
 workers: 1
-epochs: 4
+epochs: 8
 sparsities: [0.001, 0.01]
 proximal: [0.5]
 """
-LOOK_OFTEN = """
-from snakemake_executor_plugin_slurm import Executor
-Executor.next_seconds_between_status_checks = property(lambda _: 1, lambda *_: None)
-"""
-"""Makes Snakemake ask SLURM every second. Otherwise it waits ten seconds longer each time."""
+SETTING = {"slurm-init-seconds-before-status-checks": 1, "latency-wait": 5}
+"""What makes Snakemake look more often than on a real cluster."""
 
 
 @pytest.fixture
 def project(tmp_path):
     root = tmp_path / "project"
     shutil.copytree(ROOT / "workflow", root / "workflow")
-    with (root / "workflow" / "Snakefile").open("a") as workflow:
-        workflow.write(LOOK_OFTEN)
+    profile = root / "workflow" / "profiles" / "slurm" / "config.yaml"
+    text = profile.read_text()
+    for key, value in SETTING.items():
+        text = re.sub(rf"^{key}:.*", f"{key}: {value}", text, flags=re.MULTILINE)
+    profile.write_text(text)
     settings = root / "notebooks" / "profiles" / "small" / f"{NOTEBOOK}.yaml"
     settings.parent.mkdir(parents=True)
     settings.write_text(PROFILE)
