@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from paperlib.store.inspect import Removable
+
 app = typer.Typer(
-    help="List and check finished steps, explain why one is out of date, remove what no result needs.",
+    help="List, check, hand on and remove finished steps, and explain why one is out of date.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -57,7 +60,10 @@ def verify(store: Store = None) -> None:
     from paperlib.store import inspect
 
     folder = _existing(store)
-    checked = inspect.format_count(len(inspect.find_steps(folder)), "step")
+    steps = inspect.find_steps(folder)
+    checked = inspect.format_count(len(steps), "step")
+    if lacking := sum(not step.has_weights for step in steps):
+        checked += f", {lacking} of them without weights,"
     if count := len(inspect.find_pictures(folder)):
         checked += f" and {inspect.format_count(count, 'file')} of mapped pictures"
     faults = inspect.find_damage(folder)
@@ -70,7 +76,68 @@ def verify(store: Store = None) -> None:
 
 
 @app.command()
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The archive to write.")],
+    notebook: Annotated[
+        list[str] | None,
+        typer.Option(help="Only the steps that this notebook asks for; may be given several times. Default: all."),
+    ] = None,
+    profile: Annotated[str, typer.Option(help="The scale of the notebooks.")] = "quick",
+    weights: Annotated[bool, typer.Option("--weights", help="Also write the weights, which are large.")] = False,
+    store: Store = None,
+) -> None:
+    """Write finished steps into an archive, by default without weights, for results from several machines."""
+    from paperlib.experiments.finished import find_current, find_finished
+    from paperlib.experiments.parameters import load_profile, profile_path
+    from paperlib.store import archive, inspect
+
+    folder = _existing(store)
+    names = [name.removesuffix(".ipynb") for name in notebook or ()]
+    settings = {name: load_profile(name, profile_path(name, profile)) for name in names}
+    steps = find_finished(folder, settings) if names else find_current(folder)
+    if not steps:
+        raise ValueError(f"{folder}: no finished step of {', '.join(names) or 'the present code'} to export")
+    archive.write_archive(file, folder, steps, weights=weights)
+    size = inspect.measure_megabytes(file)
+    kept = "with" if weights else "without"
+    typer.echo(f"{file}: {inspect.format_count(len(steps), 'step')} {kept} weights, {size:.2f} MB")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="An archive that `export` has written.")],
+    store: Store = None,
+) -> None:
+    """Check an archive of finished steps and place those that are not here; import only what you trust."""
+    from tempfile import TemporaryDirectory
+
+    from paperlib import paths
+    from paperlib.data.unpack import unpack_archive
+    from paperlib.store import archive, inspect
+
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such archive")
+    folder = (store or paths.store_root()).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    # On the same file system, so that a step can be moved to its place in one go.
+    with TemporaryDirectory(dir=folder, prefix=inspect.UNPACKED) as unpacked:
+        most = archive.MOST_EXPANSION * file.stat().st_size
+        unpack_archive(file, Path(unpacked), {"*": "{parent}"}, most)
+        omitted = archive.check_unpacked(Path(unpacked), file.name)
+        done = archive.place_steps(Path(unpacked), omitted, folder)
+    parts = [f"{inspect.format_count(len(done.placed), 'step')} imported"]
+    parts += [f"{len(done.completed)} completed with weights"] if done.completed else []
+    parts += [f"{len(done.there)} already here"] if done.there else []
+    parts += [f"{len(done.busy)} left alone, because running processes are making them"] if done.busy else []
+    typer.echo(f"{file.name}: {', '.join(parts)}; {sum(map(bool, omitted.values()))} of all without weights")
+
+
+@app.command()
 def prune(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STEP]…", help="Names of steps to remove with all that rest on them, used or not."),
+    ] = None,
     store: Store = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
@@ -79,6 +146,11 @@ def prune(
     from paperlib.store import inspect
 
     folder = _existing(store)
+    if names:
+        chosen = inspect.find_resting(folder, names)
+        typer.echo(f"{folder}: {', '.join(step.folder.name for step in chosen.steps)}, {chosen.megabytes:.2f} MB")
+        _remove(chosen, yes)
+        return
     found = inspect.find_removable(folder, paths.results_root())
     if found.in_use:
         steps = inspect.format_count(found.in_use, "step")
@@ -92,6 +164,13 @@ def prune(
         leftovers += f", {pictures} of mapped pictures (written again from the data when needed)"
     steps = f"{inspect.format_count(len(found.steps), 'step')} that no result rests on"
     typer.echo(f"{folder}: {steps} and {leftovers}, {found.megabytes:.2f} MB")
+    _remove(found, yes)
+
+
+def _remove(found: "Removable", yes: bool) -> None:
+    """Remove what was found, if the answer is yes, and say how many steps were removed."""
+    from paperlib.store import inspect
+
     if not yes:
         # In a script nobody would answer, and the script would hang.
         if not sys.stdin.isatty():

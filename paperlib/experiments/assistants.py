@@ -147,7 +147,7 @@ def cpu_timing(workbench: Workbench, settings: CpuTiming) -> Models:
 def _cut_for_timing(workbench: Workbench, model: Model, settings: CpuTiming) -> Model:
     if settings.compute_share is None:
         return workbench.prune(model, settings.ratio)
-    gmacs = cost(model.detector(), settings.image_size).gmacs
+    gmacs = cost(model.architecture(), settings.image_size).gmacs
     return workbench.prune(model, gmacs=settings.compute_share * gmacs)
 
 
@@ -195,7 +195,7 @@ def at_equal_compute(workbench: Workbench, settings: PruningMethods) -> Models:
     if settings.compute_share is None:
         return {}
     sparse = workbench.train_sparse(workbench.build_detector())
-    gmacs = settings.compute_share * cost(sparse.detector(), settings.image_size).gmacs
+    gmacs = settings.compute_share * cost(sparse.architecture(), settings.image_size).gmacs
     models = {}
     for name in ("gamma", "l1-layerwise", "taylor"):
         label = f"{name} at equal compute"
@@ -207,7 +207,7 @@ def at_equal_compute(workbench: Workbench, settings: PruningMethods) -> Models:
 def cut_to_size(workbench: Workbench, model: Model, criteria: Sequence[str], ratio: float, suffix: str = "") -> Models:
     """Prune a model by each criterion to a fraction of its size, and fine-tune the results."""
     # At one ratio the criteria would give models of different sizes, whose accuracies cannot be compared.
-    size = ratio * cost(model.detector()).size_mb
+    size = ratio * cost(model.architecture()).size_mb
     models = {}
     for name in criteria:
         models[f"{name}{suffix} pruned"] = pruned = workbench.prune(model, size_mb=size, importance=name)

@@ -9,13 +9,12 @@ the others wait for it in the queue; those from scratch are jobs of their own, b
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,18 @@ from paperlib.costs import cost
 from paperlib.experiments import assistants, dynamic, partners
 from paperlib.experiments.case import Case
 from paperlib.experiments.equal_cost import equal_cost
+from paperlib.experiments.planning import PlanningStore, UnplannableError
 from paperlib.experiments.settings import Common, Settings
 from paperlib.experiments.study import Experiment, Study
-from paperlib.network_files import load_network
 from paperlib.progress.processes import keep_memory
 from paperlib.progress.report import plan_work
-from paperlib.store.contents import RECORD
-from paperlib.store.store import Step, Store, canonical_json
+from paperlib.store.imported import read_network_metadata
+from paperlib.store.store import Step
 from paperlib.workbench.algorithm_1 import run_algorithm_1
+from paperlib.workbench.architecture import load_architecture
 from paperlib.workbench.options import IterationOptions
 from paperlib.workbench.steps import DETECTOR, Workbench
 
-TRAININGS = ("train", "distil")
-"""Kinds of the steps that train."""
 PASSES = 3
 """Of the student, for each image of a training: the backward pass counts twice. A teacher makes one."""
 
@@ -180,45 +178,8 @@ class _Draft:
         return ".".join(re.sub(r"[^A-Za-z0-9_-]+", "-", part) for part in parts if part)
 
 
-class _PlanningStore(Store):
-    """A store in which nothing is computed: every model is the new network that its line began with."""
-
-    def __init__(self, root: Path, networks: Path) -> None:
-        super().__init__(root)
-        self.networks = networks
-        self.trainings: dict[str, Step] = {}
-        self.folders: dict[str, Path] = {}
-
-    def get_step(self, step: Step, make: Callable[[Path], None], code: object = None) -> Path:
-        """Return the folder of a step that was not made. Raises `_UnplannableError` for an evaluation."""
-        if step.kind == "evaluate":
-            raise _UnplannableError
-        folder = self.root / step.name
-        if step.digest not in self.folders:
-            files.write_json_atomically(folder / RECORD, {"step": asdict(step)})
-            network = self.folders[step.parents[0]] if step.parents else self._build_once(step, make)
-            os.link(network / DETECTOR, folder / DETECTOR)
-        self.folders[step.digest] = folder
-        if step.kind in TRAININGS:
-            self.trainings[step.digest] = step
-        return folder
-
-    def _build_once(self, step: Step, make: Callable[[Path], None]) -> Path:
-        """Return the folder of a new network; those of other seeds have the same shape."""
-        shape = {key: value for key, value in step.settings.items() if key != "seed"}
-        folder = self.networks / re.sub(r"\W+", "_", canonical_json(shape))[:200]
-        if not (folder / DETECTOR).is_file():
-            folder.mkdir(parents=True)
-            make(folder)
-        return folder
-
-
-class _UnplannableError(Exception):
-    """What an experiment does next depends on a measured accuracy."""
-
-
 def _trace_all(settings: Mapping[str, Common], folder: Path) -> Iterator[_Draft]:
-    known: dict[int, float] = {}
+    known: dict[str, float] = {}
     for notebook, chosen in settings.items():
         if notebook in EXPERIMENTS and isinstance(chosen, Settings):
             torch.set_num_threads(chosen.threads)
@@ -233,26 +194,26 @@ def _trace_all(settings: Mapping[str, Common], folder: Path) -> Iterator[_Draft]
                             yield draft
 
 
-def _trace(part: Experiment, case: Case, seed: int, folder: Path, known: dict[int, float]) -> dict[str, float]:
+def _trace(part: Experiment, case: Case, seed: int, folder: Path, known: dict[str, float]) -> dict[str, float]:
     """Return the GMACs of each training of an experiment, by the digest of its step; `known` are those of networks."""
     with tempfile.TemporaryDirectory(dir=folder) as root:
-        store = _PlanningStore(Path(root), folder / "networks")
+        store = PlanningStore(Path(root), folder / "networks")
         workbench = case.make_workbench(seed, store)
-        with suppress(_UnplannableError):
+        with suppress(UnplannableError):
             part(workbench, case.settings)
         images, size = len(workbench.train_set), case.settings.image_size
         return {digest: _count_work(store, step, images, size, known) for digest, step in store.trainings.items()}
 
 
-def _count_work(store: _PlanningStore, step: Step, images: int, image_size: int, known: dict[int, float]) -> float:
+def _count_work(store: PlanningStore, step: Step, images: int, image_size: int, known: dict[str, float]) -> float:
     """Return the GMACs of a training."""
 
     def of_one(digest: str) -> float:
         path = store.folders[digest] / DETECTOR
-        inode = path.stat().st_ino
-        if inode not in known:
-            known[inode] = cost(load_network(path), image_size).gmacs
-        return known[inode]
+        seal = read_network_metadata(path)["seal"]
+        if seal not in known:
+            known[seal] = cost(load_architecture(path), image_size).gmacs
+        return known[seal]
 
     student, *teachers = (of_one(parent) for parent in step.parents)
     return step.settings["recipe"]["epochs"] * images * (PASSES * student + sum(teachers))

@@ -73,7 +73,7 @@ def rivals(workbench: Workbench, settings: PartnerLearning) -> Models:
     baseline = workbench.train(workbench.build_detector())
     pruned = cut(workbench, baseline, settings.keep_rate)
     image_size = workbench.recipe.image_size
-    target: dict[str, Any] = {"gmacs": cost(pruned.detector(), image_size).gmacs}
+    target: dict[str, Any] = {"gmacs": cost(pruned.architecture(), image_size).gmacs}
     models = {}
     for name in ("l1-layerwise", "fpgm", "hrank", *(("gamma",) if settings.more_rivals else ())):
         models[name] = workbench.fine_tune(workbench.prune(baseline, importance=name, **target), f"fine-tune {name}")
@@ -133,7 +133,7 @@ def cut(workbench: Workbench, model: Model, keep_rate: float) -> Model:
 
 def cost_of_partners(workbench: Workbench, model: Model) -> float:
     """Return how many times the compute of one training step partners take, counted in multiply-accumulates."""
-    network, image_size = model.detector(), workbench.recipe.image_size
+    network, image_size = model.architecture(), workbench.recipe.image_size
     return 1 + partner_gmacs(network, image_size) / cost(network, image_size).gmacs
 
 

@@ -45,7 +45,7 @@ from paperlib.store.results import METRICS, SCRATCH, digest_source, write_result
 from paperlib.store.staleness import compare_values
 from paperlib.store.store import FinishedSteps, Store, UnfinishedError
 from paperlib.workbench.algorithm_1 import run_algorithm_1
-from paperlib.workbench.lineage import training_seconds
+from paperlib.workbench.lineage import describe_origins, training_seconds
 from paperlib.workbench.options import IterationOptions
 from paperlib.workbench.stages import Compressed
 from paperlib.workbench.steps import Model, Workbench, weights_digest
@@ -289,6 +289,7 @@ class Study:
         models = [run.model for run in self.runs] + self.stages
         steps = sorted({model.digest for model in models})
         seconds = training_seconds(model.folder for model in models)
+        machines = describe_origins(model.folder for model in models)
         weights = {case.blueprint.weights for case in self.cases.values() if case.blueprint.weights}
         return {
             "data_digest": data,
@@ -297,6 +298,7 @@ class Study:
             "steps": steps,
             "training_seconds": seconds,
             "precision": {name: case.recipe(0).precision for name, case in self.cases.items()},
+            "machines": machines,
         }
 
     def collect_rows(self) -> dict[str, Any]:
@@ -363,7 +365,7 @@ class Study:
         metrics = kept = None
         if self.cases[case].settings.has_metrics:
             metrics, kept = workbench.evaluate(model), workbench.keep_detections(model)
-        model_cost = cost(model.detector(), workbench.recipe.image_size)
+        model_cost = cost(model.architecture(), workbench.recipe.image_size)
         return Run(f"{case} {name}".lstrip(), case, workbench.recipe.seed, model, metrics, model_cost, kept)
 
 

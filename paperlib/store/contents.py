@@ -1,6 +1,7 @@
 """Digests of a finished step's files: a step that was cut, emptied or changed in one bit is recognised when it is read.
 
-`step.json` lists the SHA-256 of every other file of its folder, and holds a checksum of itself.
+`step.json` lists the SHA-256 of every other file of its folder, and holds a checksum of itself. A step that came from
+another machine also has an `imported.json`, which names the files of weights that it came without.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from paperlib import files
 
 RECORD = "step.json"
 """The file that says what a folder is: the step, its digest, when and where it was made, and its files."""
+IMPORTED = "imported.json"
+"""The file in the folder of a step that was made on another machine: when it came, and which weights were left out."""
+WEIGHTS = ".safetensors"
+"""The suffix of the files that an imported step may lack."""
 ASIDE = "damaged-"
 """How the name of a folder begins that was set aside; no kind of step begins so."""
 _RECENT_NS = 2_000_000_000
@@ -90,13 +95,33 @@ def check_step(folder: Path, digest: str | None = None) -> None:
         raise ValueError(f"{folder / RECORD} is of another step")
     if "files" not in record:
         raise ValueError(f"{folder / RECORD} is of an unfinished step")
-    stamps = _stamps_of(folder, record)
+    omitted = read_omitted(folder)
+    if strange := sorted(name for name in omitted if name not in record["files"] or not name.endswith(WEIGHTS)):
+        raise ValueError(f"{folder / IMPORTED} leaves out {strange[0]}, which is no file of its weights")
+    present = {name: digest for name, digest in record["files"].items() if name not in omitted}
+    stamps = _stamps_of(folder, record, present)
     if stamps is not None and _intact.get(folder) == stamps:
         return
-    check_files(folder, record["files"])
+    check_files(folder, present)
     _intact.pop(folder, None)
     if stamps is not None:
         _intact[folder] = stamps
+
+
+def read_omitted(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the files of weights that a step was imported without, and the metadata of each; none if it is complete.
+
+    Raises:
+        ValueError: `imported.json` is damaged. Names the file.
+    """
+    path = folder / IMPORTED
+    return read_sealed(path)["omitted"] if os.path.lexists(path) else {}
+
+
+def write_imported(folder: Path, imported: str, omitted: Mapping[str, Mapping[str, str]]) -> None:
+    """Write `imported.json` into the folder of a step: when it was imported, and what it lacks (see `read_omitted`)."""
+    record = {"imported": imported, "omitted": {name: dict(metadata) for name, metadata in omitted.items()}}
+    files.write_json_atomically(folder / IMPORTED, seal_record(record))
 
 
 def set_aside(folder: Path, fault: object, remedy: str) -> None:
@@ -115,13 +140,13 @@ def remove_path(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _stamps_of(folder: Path, record: Mapping[str, Any]) -> tuple[object, ...] | None:
+def _stamps_of(folder: Path, record: Mapping[str, Any], present: Iterable[str]) -> tuple[object, ...] | None:
     """Return what changes when a file is written; None if one was written just now.
 
     Two writes shortly after each other can have the same time, so a file that is new is read again.
     """
     stamps: list[object] = [json.dumps(record, sort_keys=True)]
-    for name in record["files"]:
+    for name in present:
         try:
             state = os.stat(folder / name)
         except OSError:

@@ -14,11 +14,13 @@ from filelock import FileLock, Timeout
 
 from paperlib import files
 from paperlib.progress.processes import is_held
-from paperlib.store.contents import ASIDE, RECORD, check_step
+from paperlib.store.contents import ASIDE, IMPORTED, RECORD, check_step, read_omitted
 from paperlib.store.pictures import ends_with_digest, find_pictures, find_removable_pictures, remove_picture
 from paperlib.store.store import CODE, is_code_intact
 
 _FOLDER = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{16}")
+UNPACKED = ".import-"
+"""How the name of a folder begins in which an archive of steps is unpacked."""
 _REMOVED = ".removed-"
 """How the name of a folder begins that is being removed: a kill must not leave half a step under its own name."""
 
@@ -49,6 +51,19 @@ class StoredStep:
     def parents(self) -> list[str]:
         """Return the keys of the steps that this one starts from."""
         return [digest[:16] for digest in self.identity.get("parents", ())]
+
+    @property
+    def imported(self) -> bool:
+        """Return whether the step came from another machine."""
+        return (self.folder / IMPORTED).exists()
+
+    @property
+    def has_weights(self) -> bool:
+        """Return whether it lacks no weights; a damaged `imported.json` counts as a lack."""
+        try:
+            return not read_omitted(self.folder)
+        except ValueError:
+            return False
 
     @property
     def finished(self) -> datetime:
@@ -128,10 +143,15 @@ def list_steps(store: Path, results: Path, kind: str | None = None) -> str:
     lines = [f"{'step':{width}}  {'MB':>9}  {'age':>7}  used by"]
     for step in shown:
         age = format_age((datetime.now(UTC) - step.finished).total_seconds())
-        lines.append(f"{step.folder.name:{width}}  {sizes[step.key]:9.2f}  {age:>7}  {_shorten(users[step.key])}")
+        lacking = "" if step.has_weights else "  (without weights)"
+        used = _shorten(users[step.key])
+        lines.append(f"{step.folder.name:{width}}  {sizes[step.key]:9.2f}  {age:>7}  {used}{lacking}")
     unused = [step.key for step in shown if not users[step.key]]
     lines.append(f"{format_count(len(shown), 'step')}, {sum(sizes.values()):.2f} MB")
     lines.append(f"{len(unused)} of them, {sum(sizes[key] for key in unused):.2f} MB, belong to no result")
+    if imported := [step for step in shown if step.imported]:
+        lacking = sum(not step.has_weights for step in imported)
+        lines.append(f"{len(imported)} of them were imported, {lacking} without weights")
     if pictures := find_pictures(store):
         size = sum(measure_megabytes(path) for path in pictures)
         lines.append(f"{format_count(len(pictures), 'file')} of mapped pictures, {size:.2f} MB")
@@ -175,10 +195,29 @@ def find_removable(store: Path, results: Path) -> Removable:
     leftovers += [path for path in store.glob("*.lock") if path.stem not in names]
     leftovers += [path for path in (store / CODE).glob("*.json") if path.stem not in codes]
     leftovers += store.glob(f"{_REMOVED}*")
+    leftovers += store.glob(f"{UNPACKED}*")
     leftovers += store.glob(f"{ASIDE}*")
     pictures = find_removable_pictures(store)
     total = sum(measure_megabytes(path) for path in [*leftovers, *pictures, *(step.folder for step in unused)])
     return Removable(unused, leftovers, pictures, total, len(held))
+
+
+def find_resting(store: Path, names: Iterable[str]) -> Removable:
+    """Return the steps of these names and all that rest on them, whatever results refer to them.
+
+    Raises:
+        ValueError: there is no step of a name.
+    """
+    steps = find_steps(store)
+    by_key = {step.key: step for step in steps}
+    wanted = set()
+    for name in names:
+        wanted |= {step.key for step in steps if step.folder.name == name}
+        if name[-16:] not in wanted:
+            raise ValueError(f"{name}: no step in {store} has this name")
+    chosen = [step for step in steps if wanted & _ancestors([step.key], by_key)]
+    total = sum(measure_megabytes(step.folder) for step in chosen)
+    return Removable(chosen, [], [], total, 0)
 
 
 def remove_found(found: Removable) -> int:

@@ -34,6 +34,7 @@ def make_certificate(
     weights_digest: Mapping[str, str] | None = None,
     precision: Mapping[str, str] | None = None,
     code: Code | None = None,
+    machines: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the certificate of a result as a dict that JSON can hold.
 
@@ -47,6 +48,7 @@ def make_certificate(
         weights_digest: SHA-256 of each weights file that a detector started from, by its name.
         precision: what the setting `precision` was here in each case, since `auto` depends on the processor.
         code: the state of the code of this run, if it is known.
+        machines: if some of the steps were imported, the machines that made the steps, and which each made.
 
     Raises:
         ValueError: a setting that JSON cannot hold; names it.
@@ -61,6 +63,7 @@ def make_certificate(
         "code": code_version() | ({"digest": code.digest} if code else {}),
         "versions": installed_versions(),
         "machine": describe_machine(),
+        **({"machines": [dict(each) for each in machines]} if machines else {}),
         "finished": utc_now(),
         "wall_seconds": round(wall_seconds, 3),
         "training_seconds": round(training_seconds, 3),

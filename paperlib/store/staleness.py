@@ -9,6 +9,7 @@ from typing import Any
 from paperlib import files
 from paperlib.store import provenance
 from paperlib.store.code_digest import Code, code_of
+from paperlib.store.imported import describe_processor
 from paperlib.store.inspect import StoredStep, find_steps, format_count
 from paperlib.store.store import CODE, installed_libraries
 
@@ -48,17 +49,18 @@ def explain_step(store: Path, name: str) -> list[str]:
     """
     step = find_step(store, name)
     by_key = {each.key: each for each in find_steps(store)}
-    lines = _changes_of_step(store, step)
+    lines = find_step_changes(store, step)
     # A step names its parents by their digests. So it is up to date only if they, and theirs, still would be the same.
     ancestors, missing = _find_ancestors(step.parents, by_key)
     for parent in ancestors:
-        changes = _changes_of_step(store, parent)
+        changes = find_step_changes(store, parent)
         if changes:
             lines.append(f"it rests on {parent.folder.name}, which is itself stale:")
             lines += [f"  {change}" for change in changes]
     lines += [f"it rests on step {key}, which is missing from the store" for key in missing]
     verdict = "is stale:" if lines else "is up to date."
-    headline = f"{step.folder.name}, made {step.finished:%Y-%m-%d %H:%M} UTC, {verdict}"
+    made = f"made {step.finished:%Y-%m-%d %H:%M} UTC{_describe_origin(step)}"
+    headline = f"{step.folder.name}, {made}, {verdict}"
     return [headline, *(f"  {line}" for line in lines), *_compare_with_newest(step, list(by_key.values()))]
 
 
@@ -82,7 +84,7 @@ def explain_notebook(store: Path, certificate: dict[str, Any], settings: dict[st
     by_key = {step.key: step for step in find_steps(store)}
     steps, missing = _find_ancestors([digest[:16] for digest in certificate["steps"]], by_key)
     # Hundreds of steps may be stale for one reason, so each reason is told once.
-    reasons = Counter(change for step in steps for change in _changes_of_step(store, step))
+    reasons = Counter(change for step in steps for change in find_step_changes(store, step))
     lines += [f"{format_count(number, 'step')} of those behind it: {change}" for change, number in reasons.items()]
     if missing:
         lines.append(
@@ -107,7 +109,16 @@ def compare_values(old: Any, new: Any, place: str = "") -> list[str]:
     return [] if old == new else [f"{place}: {old} -> {new}"]
 
 
-def _changes_of_step(store: Path, step: StoredStep) -> list[str]:
+def _describe_origin(step: StoredStep) -> str:
+    """Return where an imported step was made, and whether its weights are here; nothing of a step made here."""
+    if not step.imported:
+        return ""
+    weights = "" if step.has_weights else " without weights"
+    return f" on {describe_processor(step.record.get('machine', {}))} and imported{weights}"
+
+
+def find_step_changes(store: Path, step: StoredStep) -> list[str]:
+    """Return in a few words what of the code and the libraries has changed since a step was made; none if nothing."""
     if not step.identity:
         return ["its step.json cannot be read"]
     lines = [f"library {each}" for each in compare_values(step.identity["libraries"], installed_libraries())]

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 from paperlib import files
 from paperlib.progress import group
 from paperlib.progress.slots import lend_slots
-from paperlib.store import contents, provenance
+from paperlib.store import contents, imported, provenance
+from paperlib.store.ancestry import step_folder
 from paperlib.store.code_digest import Code
 
 LIBRARIES = ("accelerate", "faster-coco-eval", "numpy", "torch", "torchvision")
@@ -100,6 +101,8 @@ class Store:
 
             root = store_root()
         self.root = Path(root).absolute()
+        self._lacking: dict[str, tuple[Step, Callable[[Path], None]]] = {}
+        """By digest: each step without weights that was asked for, and what makes it."""
 
     def get_step(self, step: Step, make: Callable[[Path], None], code: Code | None = None) -> Path:
         """Return the folder of the finished step; `make(folder)` fills it if it does not exist yet.
@@ -111,10 +114,14 @@ class Store:
         from that is set aside, which one line says, and made again. `code`, the state behind `step.code`, is written
         beside the steps, so that `paperlib store why` can tell what changed.
 
+        A step that was imported without its weights is finished, too. Only if another step has to be made that starts
+        from it, it is made again first, by the `make` with which it was asked for (see `paperlib.store.imported`).
+
         In a group of processes all must ask for the same step at the same time. The first one does all that is said
         above while the others wait; of a step with the setting `processes` each calls `make`, in the same folder.
 
-        Raises whatever `make` raises; ValueError if the processes do not ask for the same step.
+        Raises whatever `make` raises; ValueError if the processes do not ask for the same step; MissingWeightsError if
+        what it starts from has no weights here and was not asked for before.
         """
         if group.count_processes() == 1:
             return self._get_step(step, make, code)
@@ -128,12 +135,39 @@ class Store:
         final = self.root / step.name
         self.record_code(code)
         if not _is_intact(final, step.digest):
+            self._complete_parents(step)
             with _alone(final):
                 # While this process waited for the lock, another one may have finished the step.
                 if not _is_intact(final, step.digest, aside=True):
                     with files.name_path(final):
-                        _make(step, final, make)
+                        # Everything is on the disk before the folder gets its final name: a power failure leaves no
+                        # half step under it.
+                        os.rename(_make(step, final, make), final)
+                        files.sync_path(final.parent)
+        if group.count_processes() == 1 and contents.read_omitted(final):
+            self._lacking[step.digest] = step, make
         return final
+
+    def _complete_parents(self, child: Step) -> None:
+        """Make again what a step starts from, as far as it has no weights here."""
+        for digest in child.parents:
+            with suppress(FileNotFoundError):
+                folder = step_folder(self.root, digest)
+                if contents.read_omitted(folder):
+                    self._make_again(folder, digest, child)
+
+    def _make_again(self, final: Path, digest: str, child: Step) -> None:
+        if digest not in self._lacking:
+            raise imported.MissingWeightsError(final)
+        step, make = self._lacking[digest]
+        self._complete_parents(step)
+        with _alone(final), files.name_path(final):
+            # While this process waited for the lock, another one may have made the weights.
+            if contents.read_omitted(final):
+                _log.warning(
+                    "%s has no weights here, and a %s step needs them: it is made again", final.name, child.kind
+                )
+                imported.complete_step(final, _make(step, final, make))
 
     def record_code(self, code: Code | None) -> None:
         """Write down the state of the code, by its digest, unless the store has it already."""
@@ -214,7 +248,8 @@ def _alone(final: Path) -> Iterator[None]:
         lock.release()
 
 
-def _make(step: Step, final: Path, make: Callable[[Path], None]) -> None:
+def _make(step: Step, final: Path, make: Callable[[Path], None]) -> Path:
+    """Make a step in its partial folder, and return that folder, which only lacks its final name."""
     partial = final.with_name(f"{final.name}.partial")
     identity = {"digest": step.digest, "step": asdict(step)}
     # `step.json` is the first file in the folder, so whatever else is there belongs to this step.
@@ -236,10 +271,8 @@ def _make(step: Step, final: Path, make: Callable[[Path], None]) -> None:
         "files": contents.digest_files(partial),
     }
     files.write_json_atomically(partial / contents.RECORD, contents.seal_record(identity | made))
-    # Everything is on the disk before the folder gets its final name: a power failure leaves no half step under it.
     files.sync_tree(partial)
-    os.rename(partial, final)
-    files.sync_path(final.parent)
+    return partial
 
 
 def _can_resume(partial: Path, digest: str) -> bool:

@@ -186,7 +186,7 @@ class StopRule:
         return cut
 
     def _evaluate_stage(self, model: Model) -> Stage:
-        detector = model.detector()
+        detector = model.architecture()
         name = f"pruned {len(self.stages)}" if self.stages else "original"
         model_cost = cost(detector, self.workbench.recipe.image_size)
         channels = sum(channel_counts(detector).values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 
 from paperlib import files
 from paperlib.store.ancestry import step_folder
+from paperlib.store.contents import IMPORTED, RECORD
 from paperlib.training.folder import HISTORY
 
 
@@ -28,6 +30,25 @@ def steps_behind(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]
             step = files.read_json(folder / "step.json")["step"]
             yield folder, step
             pending += [step_folder(folder.parent, parent) for parent in step["parents"]]
+
+
+def describe_origins(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """Return which machine made which of the steps behind finished ones, if some of them were imported, else nothing.
+
+    Returns:
+        For each machine its description (see `paperlib.store.provenance.describe_machine`), `precision` of the training
+        steps, and the names of the steps: `imported`, and `steps` for those that were made in this store.
+    """
+    grouped: dict[str, dict[str, Any]] = {}
+    for folder, step in steps_behind(folders):
+        machine = files.read_json(folder / RECORD)["machine"]
+        made = {**machine, "precision": step["settings"].get("recipe", {}).get("precision")}
+        group = grouped.setdefault(json.dumps(made, sort_keys=True), {**made, "steps": [], "imported": []})
+        group["imported" if (folder / IMPORTED).exists() else "steps"].append(folder.name)
+    if not any(group["imported"] for group in grouped.values()):
+        return []
+    names = ("steps", "imported")
+    return [grouped[key] | {name: sorted(grouped[key][name]) for name in names} for key in sorted(grouped)]
 
 
 def training_seconds(folders: Iterable[Path]) -> float:

@@ -37,13 +37,14 @@ from paperlib.pruning.criteria import Criterion, criterion_digest, describe_impo
 from paperlib.seeding import seeded_rng
 from paperlib.store.ancestry import find_prunings
 from paperlib.store.code_digest import code_of
-from paperlib.store.contents import check_files, read_sealed, seal_record
+from paperlib.store.contents import check_files, read_omitted, read_sealed, seal_record
 from paperlib.store.store import PROCESSES, STEP_DEVICE, Step, Store, canonical_json
 from paperlib.structure import describe_structure, module_digest
 from paperlib.training.folder import BEST, HISTORY, LAST
 from paperlib.training.loop import fit
 from paperlib.training.objective import Objective, Regulariser
 from paperlib.training.recipe import Recipe
+from paperlib.workbench.architecture import load_architecture, name_missing_weights
 from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions, TeachingOptions
 
 DETECTOR, PLAN, METRICS, KEPT = "detector.safetensors", "plan.json", "metrics.json", "detections.npz"
@@ -62,8 +63,23 @@ class Model:
     folder: Path
 
     def detector(self) -> Any:
-        """Load the network, a detector or a classifier, in evaluation mode."""
+        """Load the network, a detector or a classifier, in evaluation mode.
+
+        Raises:
+            MissingWeightsError: the step was imported without its weights.
+        """
         return load_network(self.folder / DETECTOR)
+
+    def architecture(self) -> Any:
+        """Build the network on the meta device: its shapes, for size, compute and numbers of channels.
+
+        That takes no weights, so a step that was imported without them is enough.
+        """
+        return load_architecture(self.folder / DETECTOR)
+
+    def has_weights(self) -> bool:
+        """Return whether the weights are in this store; a step may be imported without them."""
+        return not read_omitted(self.folder)
 
     def history(self) -> pd.DataFrame:
         """Return one row per epoch of the training that made the model."""
@@ -72,6 +88,10 @@ class Model:
     def plan(self) -> PruningPlan:
         """Return the plan by which the model was pruned."""
         return PruningPlan.from_dict(files.read_json(self.folder / PLAN))
+
+
+# Added here and not in the method, which is a part of what identifies every step that starts from a model.
+Model.detector = name_missing_weights(Model.detector)
 
 
 @dataclass
