@@ -362,7 +362,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 def test_examples_are_spread_over_the_test_images_with_some_objects():
     case = study().case
     case.splits = small_splits(test=30)
-    chosen = case.examples(4)
+    chosen = case.examples(4, 0)
     assert len(set(chosen)) == 4 and chosen == sorted(chosen)
     assert all(3 <= len(case.splits.test.records[index].labels) <= 12 for index in chosen)
 

@@ -8,14 +8,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from paperlib import paths
 from paperlib.data import Dataset, SceneDataset, load_dataset
 from paperlib.data.own import SPLIT_MARK, find_own_splits, is_own
 from paperlib.data.splits import refuse_shared_images, refuse_shared_pictures
 from paperlib.detectors import find_coco_rows, usual_anchors
-from paperlib.evaluation.evaluate import detect
 from paperlib.experiments.settings import Settings
 from paperlib.files import quote_value
 from paperlib.limits import CLASSIFIER_NAMES
@@ -25,7 +23,7 @@ from paperlib.pruning import Sparsity
 from paperlib.store.store import Store
 from paperlib.training.recipe import Recipe, TrainingOptions
 from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions, TeachingOptions
-from paperlib.workbench.steps import Model, Workbench
+from paperlib.workbench.steps import Workbench
 
 
 @dataclass
@@ -173,13 +171,9 @@ class Case:
             store=store,
         )
 
-    def detections(self, model: Model) -> list[dict[str, Tensor]]:
-        """Return a model's detections on every test image (see `paperlib.evaluation.evaluate.detect`)."""
-        return detect(model.detector(), self.splits.test, image_size=self.settings.image_size)
-
-    def examples(self, count: int) -> list[int]:
-        """Test images to look at: spread evenly over those with three to twelve objects, not picked by hand."""
-        return self.splits.test.spaced_indices(count, min_objects=3, max_objects=12)
+    def examples(self, count: int, seed: int) -> list[int]:
+        """Test images of the run with a seed to look at: spread evenly over those with three to twelve objects."""
+        return self.splits_of(seed).test.spaced_indices(count, min_objects=3, max_objects=12)
 
     def recipe(self, seed: int) -> Recipe:
         """Return how the first training is done, with one seed."""

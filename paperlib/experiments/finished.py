@@ -15,7 +15,7 @@ from paperlib.experiments.planning import SearchingStore, UnplannableError
 from paperlib.experiments.settings import Common, Settings
 from paperlib.experiments.study import Study
 from paperlib.store.imported import MissingWeightsError
-from paperlib.store.inspect import StoredStep, find_steps
+from paperlib.store.inspect import MEASUREMENTS, StoredStep, find_steps
 from paperlib.store.staleness import find_step_changes
 from paperlib.store.store import FinishedSteps
 
@@ -45,7 +45,7 @@ def find_finished(store: Path, settings: Mapping[str, Common]) -> list[StoredSte
         torch.set_num_threads(threads)
     steps = find_steps(store)
     keys = {name[-16:] for name in asked}
-    measured = [each for each in steps if each.kind == "evaluate" and keys & {*each.parents}]
+    measured = [each for each in steps if each.kind in MEASUREMENTS and keys & {*each.parents}]
     measured = [each for each in measured if each.folder.name in asked or not find_step_changes(store, each)]
     return [each for each in steps if each.folder.name in asked or each in measured]
 

@@ -231,6 +231,28 @@ class Study:
         """Return the metrics of a run on the whole test split, and by size and aspect ratio of the objects."""
         return self._evaluate_slices(run, ["shapes"])
 
+    def seed_to_draw(self, runs: Mapping[int, Mapping[str, Run]]) -> int:
+        """Return the first seed whose models have their weights here, or the first seed if none has.
+
+        Steps that were imported may be without weights (see `paperlib store import`), and some pictures need them.
+        """
+        complete = (seed for seed, own in runs.items() if all(run.model.has_weights() for run in own.values()))
+        return next(complete, self.settings.seeds[0])
+
+    def draw_detections(self, runs: Mapping[str, Run], count: int) -> Figure:
+        """Draw what models detect on a few test images beside the ground truth (as in Figs. 9, 11 and 13).
+
+        Args:
+            runs: models of one case and seed, by the name that the figure gives them.
+            count: number of images (see `Case.examples`).
+        """
+        first = next(iter(runs.values()))
+        case, workbench = self.cases[first.case], self.cases[first.case].make_workbench(first.seed)
+        indices = case.examples(count, first.seed)
+        found = {name: workbench.detect(run.model, indices) for name, run in runs.items()}
+        confidence = {name: run.metrics.confidence for name, run in runs.items()}
+        return figures.draw_detections(workbench.test, indices, found, confidence)
+
     def frame(self) -> pd.DataFrame:
         """Return one row per model and seed of all that has been run."""
         return pd.DataFrame([run.row() for run in self.runs])

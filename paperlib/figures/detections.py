@@ -45,7 +45,7 @@ def draw_contact_sheet(dataset: Dataset, indices: Sequence[int], columns: int = 
 def draw_detections(
     dataset: Dataset,
     indices: Sequence[int],
-    found: Mapping[str, Sequence[dict[str, Tensor]]],
+    found: Mapping[str, Sequence[dict[str, Tensor]] | Mapping[int, dict[str, Tensor]]],
     confidence: Mapping[str, float],
 ) -> Figure:
     """Draw ground truth and the detections of several detectors side by side (as in Figs. 9, 11 and 13).
@@ -53,7 +53,8 @@ def draw_detections(
     Args:
         dataset: source of the images.
         indices: images to show, one per row; for instance those of a slice (`paperlib.data.slices`).
-        found: by detector, the result of `paperlib.evaluation.evaluate.detect` for the whole data set.
+        found: by detector, the result of `paperlib.evaluation.evaluate.detect` for the whole data set, or for these
+            images, by index.
         confidence: by detector, the score below which its detections are not drawn.
     """
     names = ["ground truth", *found]

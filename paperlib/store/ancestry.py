@@ -45,10 +45,15 @@ def step_folder(store: Path, digest: str) -> Path:
     Raises:
         FileNotFoundError: the store has no such step.
     """
-    found = [path for path in store.glob(f"*-{digest[:16]}") if path.is_dir() and not path.name.startswith(ASIDE)]
-    if not found:
+    if (found := find_step_folder(store, digest)) is None:
         raise FileNotFoundError(f"{store}: no finished step {digest[:16]}")
-    return found[0]
+    return found
+
+
+def find_step_folder(store: Path, digest: str) -> Path | None:
+    """Return the folder in which a store keeps the step of a digest; None if it has no such step."""
+    found = (path for path in store.glob(f"*-{digest[:16]}") if path.is_dir() and not path.name.startswith(ASIDE))
+    return next(found, None)
 
 
 def _line_of(folder: Path) -> Iterator[tuple[Path, str]]:

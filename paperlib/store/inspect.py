@@ -19,6 +19,8 @@ from paperlib.store.pictures import ends_with_digest, find_pictures, find_remova
 from paperlib.store.store import CODE, is_code_intact
 
 _FOLDER = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{16}")
+MEASUREMENTS = ("evaluate", "detect")
+"""Kinds of the steps that belong to the model from which they start; nothing starts from them."""
 UNPACKED = ".import-"
 """How the name of a folder begins in which an archive of steps is unpacked."""
 _REMOVED = ".removed-"
@@ -120,7 +122,7 @@ def find_users(steps: Iterable[StoredStep], results: dict[str, Path]) -> dict[st
         named = files.read_json(path).get("steps", [])
         reached = _ancestors((digest[:16] for digest in named), by_key)
         # A result names its models only; a measurement belongs to the model that was measured.
-        reached |= {key for key, step in by_key.items() if step.kind == "evaluate" and reached & {*step.parents}}
+        reached |= {key for key, step in by_key.items() if step.kind in MEASUREMENTS and reached & {*step.parents}}
         for key in sorted(reached):
             users[key].append(name)
     return users

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from paperlib import files
 from paperlib.progress import group
 from paperlib.progress.slots import lend_slots
 from paperlib.store import contents, imported, provenance
-from paperlib.store.ancestry import step_folder
+from paperlib.store.ancestry import find_step_folder
 from paperlib.store.code_digest import Code
 
 LIBRARIES = ("accelerate", "faster-coco-eval", "numpy", "torch", "torchvision")
@@ -146,17 +146,18 @@ class Store:
                         files.sync_path(final.parent)
         if group.count_processes() == 1 and contents.read_omitted(final):
             self._lacking[step.digest] = step, make
+            # A new network is built in seconds.
+            if not step.parents:
+                self._make_again(final, step.digest)
         return final
 
     def _complete_parents(self, child: Step) -> None:
         """Make again what a step starts from, as far as it has no weights here."""
         for digest in child.parents:
-            with suppress(FileNotFoundError):
-                folder = step_folder(self.root, digest)
-                if contents.read_omitted(folder):
-                    self._make_again(folder, digest, child)
+            if (folder := find_step_folder(self.root, digest)) and contents.read_omitted(folder):
+                self._make_again(folder, digest)
 
-    def _make_again(self, final: Path, digest: str, child: Step) -> None:
+    def _make_again(self, final: Path, digest: str) -> None:
         if digest not in self._lacking:
             raise imported.MissingWeightsError(final)
         step, make = self._lacking[digest]
@@ -164,9 +165,7 @@ class Store:
         with _alone(final), files.name_path(final):
             # While this process waited for the lock, another one may have made the weights.
             if contents.read_omitted(final):
-                _log.warning(
-                    "%s has no weights here, and a %s step needs them: it is made again", final.name, child.kind
-                )
+                _log.warning("%s was imported without its weights, which are needed: it is made again", final.name)
                 imported.complete_step(final, _make(step, final, make))
 
     def record_code(self, code: Code | None) -> None:

@@ -26,7 +26,7 @@ from paperlib.data.slices import SliceGroup
 from paperlib.detectors import find_coco_rows, reinitialise_
 from paperlib.distillation.methods import KeptChannels, TeachingMethod, choose_options, make_teaching
 from paperlib.distillation.scenes import SceneDistillation
-from paperlib.evaluation.evaluate import Metrics, evaluate
+from paperlib.evaluation.evaluate import Metrics, detect, evaluate
 from paperlib.evaluation.scenes import SceneMetrics
 from paperlib.network_files import family_of, load_network, save_network, transfer_coco_weights
 from paperlib.partners.partnership import Partnership
@@ -48,6 +48,7 @@ from paperlib.workbench.architecture import load_architecture, name_missing_weig
 from paperlib.workbench.options import Blueprint, DistillationOptions, PruningOptions, TeachingOptions
 
 DETECTOR, PLAN, METRICS, KEPT = "detector.safetensors", "plan.json", "metrics.json", "detections.npz"
+BOXES = "boxes.json"
 FITTED = "fitted.json"
 """The file that a training's folder gets last, with the digests of what the training made."""
 
@@ -345,6 +346,25 @@ class Workbench:
     def keep_detections(self, model: Model) -> Path | None:
         """Return the file of a model's detections on the test split (see `evaluate`); None of a classifier."""
         return self._evaluate(model, "test", False).folder / KEPT if isinstance(self.test, Dataset) else None
+
+    def detect(self, model: Model, images: Sequence[int]) -> dict[int, dict[str, Tensor]]:
+        """Return a model's detections on some images of the test split, by index (see `evaluate.detect`)."""
+        test = self._split("test")
+        shown = Dataset(test.name, test.classes, [test.records[index] for index in images])
+
+        def write_boxes(folder: Path) -> None:
+            found = detect(model.detector(), shown, image_size=self.recipe.image_size)
+            boxes = [{name: values.tolist() for name, values in each.items()} for each in found]
+            files.write_json_atomically(folder / BOXES, boxes)
+
+        settings = {"image_size": self.recipe.image_size, "images": list(images)}
+        made = self._model("detect", Workbench.detect, settings, (model,), write_boxes, data=test.digest)
+        types = {"boxes": torch.float32, "labels": torch.int64, "scores": torch.float32}
+        found = [
+            {name: torch.tensor(values, dtype=types[name]) for name, values in each.items()}
+            for each in files.read_json(made.folder / BOXES)
+        ]
+        return dict(zip(images, found, strict=True))
 
     def _split(self, split: Literal["val", "test"]) -> Any:
         dataset = self.test if split == "test" else self.validation
