@@ -114,6 +114,7 @@ def import_(
     from paperlib import paths
     from paperlib.data.unpack import unpack_archive
     from paperlib.store import archive, inspect
+    from paperlib.training.recipe import fastest_precision
 
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such archive")
@@ -124,7 +125,13 @@ def import_(
         most = archive.MOST_EXPANSION * file.stat().st_size
         unpack_archive(file, Path(unpacked), {"*": "{parent}"}, most)
         omitted = archive.check_unpacked(Path(unpacked), file.name)
+        recipes = [step.identity["settings"].get("recipe", {}) for step in inspect.find_steps(Path(unpacked))]
         done = archive.place_steps(Path(unpacked), omitted, folder)
+    used, here = {recipe["precision"] for recipe in recipes if recipe}, fastest_precision()
+    if others := sorted(used - {here}):
+        typer.echo(
+            f"Trained with precision {', '.join(others)}: here `precision: auto` means {here}, which is another step"
+        )
     parts = [f"{inspect.format_count(len(done.placed), 'step')} imported"]
     parts += [f"{len(done.completed)} completed with weights"] if done.completed else []
     parts += [f"{len(done.there)} already here"] if done.there else []
