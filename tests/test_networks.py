@@ -191,6 +191,13 @@ def selective(net: Net, x: Tensor) -> Tensor:
     return (branches * torch.stack([gate(mean) for gate in net.gates], 1).softmax(1)).sum(1)
 
 
+def selective_views(net: Net, x: Tensor) -> Tensor:
+    branches = torch.stack([x, net.c(x)], 1)
+    gates = net.gates(branches.sum(1).mean((2, 3), keepdim=True))
+    gates = gates.view(gates.shape[0], 2, gates.shape[1] // 2, 1, 1)
+    return (branches * torch.softmax(gates, dim=1)).sum(1)
+
+
 def split_attention(net: Net, x: Tensor) -> Tensor:
     channels = x.shape[1]
     parts = torch.split(x, channels // 2, 1)
@@ -332,6 +339,7 @@ ONLY_OFF: dict[str, tuple[Callable[[], nn.Module], int]] = {
         3,
     ),
     "selective kernels": (lambda: Net(selective, c=conv(8, 8), gates=nn.ModuleList([nn.Conv2d(8, 8, 1)] * 2)), 3),
+    "selective kernels by views": (lambda: Net(selective_views, c=conv(8, 8), gates=nn.Conv2d(8, 16, 1)), 3),
     "convolutional gate": (lambda: Net(gate_by_convolution, squeeze=nn.Conv2d(8, 2, 1), gate=nn.Conv2d(2, 8, 1)), 2),
 }
 # What emits something else than zero where its input is zero, so that only `exact` keeps the function.
@@ -773,6 +781,13 @@ def test_a_channel_is_as_important_as_the_norm_that_scales_it_most() -> None:
     assert kept == sorted(net.first.bias[8:].abs().argsort()[4:].tolist())
     with pytest.raises(ValueError, match="cannot rescale gamma: c is not followed by one batch norm of its own"):
         rescale_gamma_(net)
+
+
+def test_a_plan_from_which_nothing_goes_says_so() -> None:
+    net = randomise(Net(lambda n, x: x + n.c(x), c=conv(8, 8)))
+    plan = plan_pruning(net, 0.3, ignore=["a"], round_to=8, image_size=SIDE)
+    assert plan.channels_kept == plan.channels_total
+    assert plan.notes[0].startswith("no channel goes")
 
 
 def test_ignored_layers_keep_all_their_channels() -> None:

@@ -86,13 +86,22 @@ class ChannelWalk(LayerWalk, ShapeWalk, PartWalk):
         return self.visit_unknown(node) if moved else axis
 
     def visit_softmax(self, node: fx.Node) -> Axis | None:
-        """Keep the numbers if pixels, or stacked tensors, are compared, not channels."""
+        """Keep the numbers if pixels, stacked tensors, or groups of channels are compared, not channels."""
         axis, args = self._axis_and_arguments(node)
         dim = self.module_of(node).dim if node.op == "call_module" else args[0] if args else None
+        if axis is not None and axis.groups > 1 and not axis.swapped and dim == 1:
+            return self._compare_groups(node, axis)
         dim = normalise_dim(dim, axis.ndim) if axis is not None and axis.plain else None
         if axis is None or dim is None or dim == axis.dim:
             return self.visit_unknown(node)
         return replace(axis, levels=_lifted(axis))
+
+    def _compare_groups(self, node: fx.Node, axis: Axis) -> Axis:
+        """Return the channels of one of the groups, to which those of the others are tied."""
+        part = np.arange(len(axis.numbers) // axis.groups)
+        self.moves[node] = part
+        levels = _lifted(axis).reshape(axis.groups, -1).max(0)
+        return replace(axis.take(part), dim=2, groups=1, levels=levels)
 
     def visit_functional_slope(self, node: fx.Node) -> Axis | None:
         """Tie the slopes of a PReLU, which the code hands over, to the channels."""

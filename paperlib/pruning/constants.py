@@ -198,6 +198,8 @@ class _ConstantWalk(RowWalk):
     def visit_softmax(self, node: fx.Node) -> Tensor | None:
         """Return values of unknown size: they depend on how many are compared."""
         x = self._input(node)
+        if x is not None and node in self.graph.moves:
+            x = x[:, self.graph.moves[node]]
         return None if x is None else torch.full_like(x, torch.nan)
 
     def visit_pixel_norm(self, node: fx.Node) -> Tensor | None:

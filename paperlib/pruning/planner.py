@@ -182,6 +182,8 @@ class Planner:
         candidates = self._count_candidates(target, value)
         floored = ranking.apply_floor(candidates)
         removed = ranking.apply_rounding(floored)
+        if candidates and not removed.any():
+            notes = ["no channel goes: ties, rounding or min_keep_ratio keep the least important ones", *notes]
         return PruningPlan(
             kept={name: np.flatnonzero(~removed[ids]).tolist() for name, ids in prunable_outputs(self.graph)},
             threshold=ranking.threshold(candidates),
