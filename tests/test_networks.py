@@ -785,9 +785,9 @@ def test_a_channel_is_as_important_as_the_norm_that_scales_it_most() -> None:
 
 def test_a_plan_from_which_nothing_goes_says_so() -> None:
     net = randomise(Net(lambda n, x: x + n.c(x), c=conv(8, 8)))
-    plan = plan_pruning(net, 0.3, ignore=["a"], round_to=8, image_size=SIDE)
+    plan = plan_pruning(net, 0.1, ignore=["a"], image_size=SIDE)
     assert plan.channels_kept == plan.channels_total
-    assert plan.notes[0].startswith("no channel goes")
+    assert [note[:15] for note in plan.notes] == ["no channel goes"]
 
 
 def test_ignored_layers_keep_all_their_channels() -> None:
