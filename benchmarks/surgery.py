@@ -4,10 +4,11 @@
     python benchmarks/surgery.py torchvision/resnet152
     python benchmarks/surgery.py --curve
 
-Prints the median seconds of the processor of both and their ratio. Both rank |gamma| over all layers and remove the
-same fraction of channels. Torch-Pruning prunes in place, so it gets a copy whose time is not counted. So do we, because
-a network that is known already is not traced again; the copy that our surgery makes is counted.
-With `--curve` it times paperlib alone, on residual networks of up to 1,000 convolutions.
+Prints the median seconds of the processor of both, and the median and quartiles of their ratio in each round. Both rank
+|gamma| over all layers and remove the same fraction of channels. Torch-Pruning prunes in place, so it gets a copy whose
+time is not counted. So do we, because a network that is known already is not traced again; the copy that our surgery
+makes is counted.
+With `--curve` it times paperlib alone, on residual networks of up to 1,000 convolutions, which take turns.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--curve", action="store_true", help="time networks of growing depth instead")
     options = parser.parse_args()
     if options.curve:
-        print_curve(options.ratio, options.compensate)
+        print_curve(options.ratio, options.compensate, options.rounds)
         return
     source, _, name = options.detector.rpartition("/")
     built = torchvision.models.get_model(name) if source else build_detector(name, COCO_CLASSES)
@@ -59,21 +60,26 @@ def main() -> None:
         for name, prune in rivals.items():
             times[name].append(prune())
     rows = [{"": name, **_spread(found[1:])} for name, found in times.items()]
-    ours, theirs = (row["median / s"] for row in rows)
+    ratios = [ours / theirs for ours, theirs in zip(*times.values(), strict=True)][1:]
+    low, middle, high = statistics.quantiles(ratios, n=4)
     print(f"$ python {' '.join(sys.argv)}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format))
-    print(f"ours / theirs: {ours / theirs:.2f}")
+    print(f"ours / theirs: {middle:.2f} ({low:.2f} to {high:.2f})")
 
 
-def print_curve(ratio: float, compensate: str, rounds: int = 5) -> None:
+def print_curve(ratio: float, compensate: str, rounds: int) -> None:
     """Print the time of planning and cutting for networks of 124 to 1,000 convolutions of 64 channels."""
+    networks = {count: _lively(_Tower(count)).eval() for count in (124, 250, 500, 1000)}
+    times: dict[int, list[float]] = {count: [] for count in networks}
+    for _ in range(1 + rounds):  # the first warms up
+        for count, network in networks.items():
+            times[count].append(1000 * _ours(copy.deepcopy(network), ratio, compensate) / count)
     rows = []
-    for count in (124, 250, 500, 1000):
-        network = _lively(_Tower(count)).eval()
-        times = [_ours(copy.deepcopy(network), ratio, compensate) for _ in range(1 + rounds)][1:]
-        middle = statistics.median(times)
-        rows.append({"convolutions": count, "median / s": middle, "ms per convolution": 1000 * middle / count})
+    for count, found in times.items():
+        low, middle, high = statistics.quantiles(found[1:], n=4)
+        row = {"convolutions": count, "ms per convolution": middle, "quartile 1": low, "quartile 3": high}
+        rows.append(row)
     print(f"$ python {' '.join(sys.argv)}")
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format))
 

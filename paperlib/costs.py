@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 
 from paperlib.pairs import partner_layers
-from paperlib.structure import copy_modules, left_tensors, shallow_copy
+from paperlib.structure import copy_modules, left_tensors
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -116,23 +116,28 @@ def _count_positions(detector: nn.Module, inputs: tuple[Any, ...], described: st
     meta = _meta_copy(detector)
     positions: dict[str, int] = {}
 
-    def count(name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    def run_layer(
+        name: str, layer: Any, forward: Callable[..., Tensor], input: Tensor, *args: Any, **others: Any
+    ) -> Tensor:
+        if not positions and isinstance(layer, nn.Conv2d):
+            check_first(layer, input)
+        output = forward(input, *args, **others)
         # A transposed convolution applies its kernel at each input position, an ordinary one at each output position.
-        tensor = inputs[0] if isinstance(module, _TRANSPOSED) else output
-        channel_axis = 1 if isinstance(module, CONVOLUTIONS) else -1
+        tensor = input if isinstance(layer, _TRANSPOSED) else output
+        channel_axis = 1 if isinstance(layer, CONVOLUTIONS) else -1
         positions[name] = positions.get(name, 0) + tensor.numel() // tensor.shape[channel_axis]
+        return output
 
-    def check_first(module: nn.Conv2d, args: tuple[Tensor]) -> None:
+    def check_first(layer: nn.Conv2d, x: Tensor) -> None:
         channels = inputs[0].shape[1] if isinstance(inputs[0], Tensor) and inputs[0].dim() == 4 else 0
-        wanted, rest = divmod(channels * module.in_channels, args[0].shape[1])
-        if not positions and channels and not rest and wanted != channels:
+        wanted, rest = divmod(channels * layer.in_channels, x.shape[1])
+        if channels and not rest and wanted != channels:
             raise _WrongChannelsError(wanted)
 
-    for name, module in meta.named_modules():
-        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-            module.register_forward_hook(partial(count, name))
-            if isinstance(module, nn.Conv2d):
-                module.register_forward_pre_hook(check_first)
+    for name, layer in meta.named_modules():
+        if isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
+            # Faster than hooks.
+            vars(layer)["forward"] = partial(run_layer, name, layer, layer.forward)
     method = getattr(meta, "counted_method", None) or getattr(meta, "traced_method", "forward")
     try:
         with torch.no_grad():
@@ -148,40 +153,34 @@ def _count_positions(detector: nn.Module, inputs: tuple[Any, ...], described: st
 
 def _meta_copy(detector: nn.Module) -> nn.Module:
     """Copy a detector to the meta device, in evaluation mode, without the layers that change no shape."""
-    memo: dict[int, Any] = {id(tensor): _meta_tensor(tensor.detach()) for tensor in left_tensors(detector)}
+    memo: dict[int, Any] = {}
     parts: list[nn.Module] = []
     for module in detector.modules():
         # Layers that keep the shape are slow on the meta device.
         if isinstance(module, _SHAPE_KEEPING):
             memo[id(module)] = _Unchanged(module)
-        elif isinstance(module, (*CONVOLUTIONS, nn.Linear)) and not module._modules:
-            memo[id(module)] = _meta_layer(module)
         else:
             parts.append(module)
-            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-            memo |= {id(tensor): _meta_tensor(tensor) for tensor in own}
+            own = (*module._parameters.values(), *module._buffers.values())
+            memo |= {id(tensor): _meta_tensor(tensor) for tensor in own if tensor is not None}
+    memo = {id(tensor): _meta_tensor(tensor.detach()) for tensor in left_tensors(parts)} | memo
     copy_modules(parts, memo, training=False)
-    return memo[id(detector)].eval()
+    return memo[id(detector)]
+
+
+_IDLE_FIELDS = vars(nn.Identity())
 
 
 class _Unchanged(nn.Identity):
     """Returns its input, for a layer that keeps shapes; code that reads the layer's attributes finds them."""
 
     def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        vars(self)["layer"] = layer
+        # In place of `super().__init__()`: all share the same empty containers, which nothing fills.
+        vars(self).update(_IDLE_FIELDS, layer=layer, training=False)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(vars(self)["layer"], name)
         return _meta_tensor(value) if isinstance(value, Tensor) else value
-
-
-def _meta_layer(layer: nn.Module) -> nn.Module:
-    new = shallow_copy(layer)
-    new._forward_hooks, new._forward_pre_hooks = OrderedDict(), OrderedDict()
-    for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
-        setattr(new, name, _meta_tensor(tensor))
-    return new
 
 
 def _meta_tensor(tensor: Tensor) -> Tensor:

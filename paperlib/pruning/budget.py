@@ -36,22 +36,22 @@ class CostModel:
         self.outputs, self.output_starts = _concatenate([layer.outputs for layer in graph.layers.values()])
         # Fusion takes partners out, so the network that is left does not have their cost.
         partners = partner_layers(module)
+        modules = dict(module.named_modules())
         unit_costs = [
-            (0, 0, 0, 0) if name in partners else _unit_costs(module.get_submodule(name), layer.kind)
+            (0, 0, 0, 0) if name in partners else _unit_costs(modules[name], layer.kind)
             for name, layer in graph.layers.items()
         ]
         self.per_pair, self.per_output, self.extras, self.statistics = np.array(unit_costs, dtype=np.int64).T
-        groups = [getattr(module.get_submodule(name), "groups", 1) for name in graph.layers]
+        groups = [getattr(modules[name], "groups", 1) for name in graph.layers]
         self.groups = np.where(self.per_pair > 0, groups, 1)
         self.positions = np.array([positions.get(name, 0) for name in graph.layers], dtype=np.int64)
         # Layers outside the channel graph never change: their cost is a constant.
-        in_graph = {id(module.get_submodule(name)) for name in graph.layers}
-        others = {name: m for name, m in module.named_modules() if id(m) not in in_graph and name not in partners}
+        others = {name: m for name, m in modules.items() if name not in graph.layers and name not in partners}
         learned = [each.numbers for each in graph.parameters.values() if isinstance(each.tensor, nn.Parameter)]
         self.own_numbers = np.concatenate([np.empty(0, dtype=np.int64), *learned])
         self.other_parameters = sum(p.numel() for m in others.values() for p in m.parameters(recurse=False))
         self.other_statistics = sum(2 * m.num_features for m in others.values() if isinstance(m, _BatchNorm))
-        weights = {name: module.get_parameter(f"{name}.weight").numel() for name in others if name in positions}
+        weights = {name: others[name].get_parameter("weight").numel() for name in others if name in positions}
         self.other_macs = sum(count * positions[name] for name, count in weights.items())
 
     def total_cost(self, removed: BoolArray) -> Cost:

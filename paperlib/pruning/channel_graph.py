@@ -219,16 +219,20 @@ def _find_norms(walk: ChannelWalk, layers: dict[str, Layer]) -> dict[str, tuple[
     gates = np.concatenate([np.empty(0, dtype=np.int64), *walk.gates])
     others = [name for name in walk.followers if layers[name].norm is None and layers[name].kind != "depthwise"]
     shared = [name for name in others if not np.isin(walk.layers[name].outputs, gates).any()]
-    outputs, sizes = [layers[name].outputs for name in shared], [len(layers[name].outputs) for name in shared]
+    outputs = np.concatenate([np.empty(0, dtype=np.int64), *(layers[name].outputs for name in shared)])
+    ends = np.cumsum([len(layers[name].outputs) for name in shared])
     reads: dict[str, list[NormRead]] = {name: [] for name in shared}
     position = np.full(walk.ties.count, -1)
     for norm, loud in walk.silencing.items() if shared else ():
         numbers = layers[norm].outputs[loud]
         position[numbers] = np.flatnonzero(loud)
-        for name, found in zip(shared, np.split(position[np.concatenate(outputs)], np.cumsum(sizes)[:-1]), strict=True):
+        read = position[outputs]
+        position[numbers] = -1
+        if (read < 0).all():
+            continue
+        for name, found in zip(shared, np.split(read, ends[:-1]), strict=True):
             if (found >= 0).any():
                 reads[name].append(NormRead(norm, np.flatnonzero(found >= 0), found[found >= 0]))
-        position[numbers] = -1
     own = {name: [NormRead(norm)] for name in walk.followers if (norm := layers[name].norm)}
     found = {name: tuple(own.get(name) or reads.get(name, ())) for name in walk.followers}
     return {name: norms for name, norms in found.items() if norms}
@@ -265,6 +269,8 @@ def _tie_parameters(walk: ChannelWalk) -> None:
 
 def _hold_read_weights(walk: ChannelWalk) -> None:
     """Hold the channels of layers whose weights the code reads itself, in another way than as values of channels."""
+    if not walk.read_weights:
+        return
     for name, layer in walk.layers.items():
         own = {id(tensor) for tensor in walk.modules[name].parameters(recurse=False)}
         for read in [key for key, tensor in walk.read_weights.items() if id(tensor) in own]:

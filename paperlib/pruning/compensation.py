@@ -7,6 +7,7 @@ kernels, one for each set of constants.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -42,8 +43,9 @@ class Compensation:
 
     @torch.no_grad()
     def __init__(self, module: nn.Module, graph: ChannelGraph, removed: BoolArray, *, exact: bool) -> None:
-        self.module, self.graph = module, graph
-        self.consumers = _find_consumers(module, graph, find_constants(module, graph, removed, exact=exact))
+        self.graph, self.modules = graph, dict(module.named_modules())
+        constants = find_constants(module, graph, removed, exact=exact)
+        self.consumers = _find_consumers(self.modules, graph, constants)
         by_carrier = [each for each in self.consumers if exact and self._needs_carrier(each)]
         self.lost = {}
         for each in self.consumers:
@@ -67,21 +69,22 @@ class Compensation:
     @torch.no_grad()
     def fill_(self, pruned: nn.Module) -> None:
         """Write the compensation into the network from which the channels at `removed` have been removed."""
+        modules = dict(pruned.named_modules())
         if self.carriers.any():
-            self._isolate_carriers(pruned)
+            self._isolate_carriers(modules)
         for each, lost in self.lost.items():
             kept = ~self.removed[each.outputs]
             if each in self.by_carrier:
-                self._fill_carrier_weights(pruned, each, lost[:, positions_of(kept)])
+                self._fill_carrier_weights(modules, each, lost[:, positions_of(kept)])
             else:
-                self._shift_bias(pruned, each, lost[positions_of(kept)])
+                self._shift_bias(modules, each, lost[positions_of(kept)])
 
-    def _isolate_carriers(self, pruned: nn.Module) -> None:
+    def _isolate_carriers(self, pruned: Mapping[str, Any]) -> None:
         """Make the carriers emit only their constants, which no consumer reads yet."""
         for norm, loud in self.graph.silencing.items():
             numbers = self.graph.layers[norm].outputs
             kept = ~self.removed[numbers]
-            pruned.get_parameter(f"{norm}.weight")[positions_of((self.carriers[numbers] & loud)[kept])] = 0.0
+            pruned[norm].weight[positions_of((self.carriers[numbers] & loud)[kept])] = 0.0
         for each in self.consumers:
             each.kernels(pruned)[:, self._carrier_positions(each.inputs)] = 0.0
 
@@ -91,13 +94,13 @@ class Compensation:
 
     def _lost_kernels(self, each: "_Consumer", removed: BoolArray) -> Tensor:
         """Return the kernels by which a consumer turned the removed constants into outputs: [V, out, *kernel]."""
-        constants, kernels = each.removed_constants(removed), each.kernels(self.module)
+        constants, kernels = each.removed_constants(removed), each.kernels(self.modules)
         flat = kernels.reshape(*kernels.shape[:2], -1)
         return (constants[:, None, None] @ flat).reshape(-1, len(kernels), *kernels.shape[2:])
 
     def _lost_bias(self, each: "_Consumer", removed: BoolArray) -> Tensor:
         """Return the sum of these kernels over their positions, averaged over the V sets of constants: [out]."""
-        constants, kernels = each.removed_constants(removed), each.kernels(self.module)
+        constants, kernels = each.removed_constants(removed), each.kernels(self.modules)
         flat = kernels.reshape(len(kernels), -1)
         return flat @ constants.mean(0).repeat_interleave(flat.shape[1] // constants.shape[1])
 
@@ -127,21 +130,21 @@ class Compensation:
         return kept & removed
 
     def _needs_carrier(self, each: "_Consumer") -> bool:
-        layer = self.module.get_submodule(each.name)
+        layer = self.modules[each.name]
         padded = isinstance(layer, _ConvTransposeNd) or pads_with_zeros(layer)
         return self._lacks_bias(each) or len(each.constants) > 1 or padded
 
     def _lacks_bias(self, each: "_Consumer") -> bool:
-        return self._shifted_norm(each) is None and self.module.get_submodule(each.name).bias is None
+        return self._shifted_norm(each) is None and self.modules[each.name].bias is None
 
     def _shifted_norm(self, each: "_Consumer") -> str | None:
         """Return the norm after a consumer whose running mean can take up a shift, if there is one."""
         layer = self.graph.layers[each.name]
         norm = layer.norm if layer.adjacent else None
-        means = norm and getattr(self.module.get_submodule(norm), "running_mean", None)
+        means = norm and getattr(self.modules[norm], "running_mean", None)
         return norm if means is not None else None
 
-    def _fill_carrier_weights(self, pruned: nn.Module, each: "_Consumer", lost: Tensor) -> None:
+    def _fill_carrier_weights(self, pruned: Mapping[str, Any], each: "_Consumer", lost: Tensor) -> None:
         """Set weights that turn the carriers' constants into all that was lost, for every set of constants."""
         constants = each.constants[:, positions_of(self.carriers[each.inputs])]
         # The least-squares solution with the smallest weights; in float64, because constants may be nearly dependent.
@@ -150,13 +153,13 @@ class Compensation:
         weights = torch.tensordot(solution, lost.double(), 1).movedim(0, 1)
         kernels[:, self._carrier_positions(each.inputs)] = weights.to(kernels.dtype)
 
-    def _shift_bias(self, pruned: nn.Module, each: "_Consumer", shift: Tensor) -> None:
-        layer: Any = pruned.get_submodule(each.name)
+    def _shift_bias(self, pruned: Mapping[str, Any], each: "_Consumer", shift: Tensor) -> None:
+        layer = pruned[each.name]
         norm = self._shifted_norm(each)
         if isinstance(layer, _ConvTransposeNd):
             # Each weight reaches only one in stride x stride output positions.
             shift = shift / prod(layer.stride)
-        values: Any = layer.bias if norm is None else pruned.get_buffer(f"{norm}.running_mean")
+        values: Any = layer.bias if norm is None else pruned[norm].running_mean
         own = values.unflatten(0, (getattr(layer, "groups", 1), -1))[each.group]
         own.add_(shift, alpha=1 if norm is None else -1)
 
@@ -178,9 +181,9 @@ class _Consumer:
     outputs: IntArray
     constants: Tensor
 
-    def kernels(self, module: nn.Module) -> Tensor:
-        """Return its weights in `module`, before or after pruning, as a view [out, in, *kernel]."""
-        return kernel_view(module, self.name, self.group)
+    def kernels(self, modules: Mapping[str, nn.Module]) -> Tensor:
+        """Return its weights in a network, before or after pruning, as a view [out, in, *kernel]."""
+        return kernel_view(modules[self.name], self.group)
 
     def removed_constants(self, removed: BoolArray) -> Tensor:
         """Return the constant of each input, 0 for an input that is kept: [V, in]."""
@@ -188,11 +191,13 @@ class _Consumer:
         return torch.where(mask, self.constants, 0.0)
 
 
-def _find_consumers(module: nn.Module, graph: ChannelGraph, constants: dict[str, Tensor]) -> list[_Consumer]:
+def _find_consumers(
+    modules: Mapping[str, nn.Module], graph: ChannelGraph, constants: Mapping[str, Tensor]
+) -> list[_Consumer]:
     """Return the layers that read constants, each group of a convolution by itself."""
     found = []
     for name, values in constants.items():
-        layer, count = graph.layers[name], getattr(module.get_submodule(name), "groups", 1)
+        layer, count = graph.layers[name], getattr(modules[name], "groups", 1)
         groups = zip(
             np.split(layer.inputs, count), np.split(layer.outputs, count), values.chunk(count, dim=1), strict=True
         )

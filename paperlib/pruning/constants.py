@@ -108,17 +108,16 @@ class _ConstantWalk(RowWalk):
         norm, x, name = self.module_of(node), self._pointwise_input(node), target_name(node)
         if x is None:
             return _varying(norm.weight, norm.num_features)
-        own = self._silenced(name)
+        silenced = self._silenced(name)
         if has_own_forward(norm):
-            return self._execute_norm(norm, x, own)
+            return self._execute_norm(norm, x, silenced)
         out = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-        out[:, own, 0, 0] = norm.bias[own]
-        return out
+        return _replace_channels(out, silenced, norm.bias)
 
     def _silenced(self, name: str) -> Tensor:
-        """Return the positions of the removed channels that a norm emits as beta, because its gamma counts as 0."""
+        """Tell which channels are removed that a norm emits as beta, because its gamma counts as 0."""
         loud = self.graph.silencing.get(name, False)
-        return positions_of(self.removed[self.graph.layers[name].outputs] & loud)
+        return torch.from_numpy(self.removed[self.graph.layers[name].outputs] & loud)
 
     def visit_group_norm(self, node: fx.Node) -> Tensor:
         """Apply the norm to constant planes, which have the same statistics as their constants alone."""
@@ -128,15 +127,12 @@ class _ConstantWalk(RowWalk):
         groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else len(norm.weight)
         # Of two pixels, because torch refuses the statistics of a single value.
         out = F.group_norm(x.expand(-1, -1, 2, -1), groups, norm.weight, norm.bias, norm.eps)[:, :, :1]
-        own = self._silenced(name)
-        out[0, own, 0, 0] = norm.bias[own]
-        return out
+        return _replace_channels(out, self._silenced(name), norm.bias)
 
-    def _execute_norm(self, norm: _BatchNorm, x: Tensor, removed: Tensor) -> Tensor:
+    def _execute_norm(self, norm: _BatchNorm, x: Tensor, silenced: Tensor) -> Tensor:
         """Run a batch norm that does more than that, such as an activation; at its mean it emits beta."""
         if norm.running_mean is not None:
-            x = x.clone()
-            x[:, removed, 0, 0] = norm.running_mean[removed]
+            x = _replace_channels(x, silenced, norm.running_mean)
         varying = x.isnan()
         return shallow_copy(norm).eval()(x).masked_fill(varying, torch.nan)
 
@@ -362,6 +358,11 @@ def positions_of(mask: BoolArray) -> Tensor:
 def _any_varies(values: list[Tensor]) -> Tensor:
     """Tell for each channel whether any of the values is not constant."""
     return torch.stack(torch.broadcast_tensors(*(value.isnan() for value in values))).any(0)
+
+
+def _replace_channels(x: Tensor, mask: Tensor, values: Tensor) -> Tensor:
+    """Return `x` [R, C, 1, 1] with the values [C] in the channels at which `mask` [C] is true."""
+    return torch.where(mask.to(x.device).view(-1, 1, 1), values.view(-1, 1, 1), x)
 
 
 def _varying(like: Tensor, channels: int) -> Tensor:

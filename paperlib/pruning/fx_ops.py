@@ -291,8 +291,8 @@ def joins_channels(node: fx.Node, dim: int, ndim: int | None) -> bool:
     return given == dim or (ndim is not None and given == dim - ndim)
 
 
-def kernel_view(module: nn.Module, name: str, group: int = 0) -> Tensor:
-    """Return the weights of one group of the convolution or linear layer at `name` as a view [out, in, *kernel]."""
-    layer, weight = module.get_submodule(name), module.get_parameter(f"{name}.weight")
-    weight = weight.unflatten(0, (getattr(layer, "groups", 1), -1))[group]
+def kernel_view(layer: Any, group: int = 0) -> Tensor:
+    """Return the weights of one group of a convolution or linear layer as a view [out, in, *kernel]."""
+    groups = getattr(layer, "groups", 1)
+    weight = layer.weight if groups == 1 else layer.weight.unflatten(0, (groups, -1))[group]
     return weight.transpose(0, 1) if isinstance(layer, _ConvTransposeNd) else weight

@@ -50,9 +50,9 @@ def rescale_gamma_(module: nn.Module, level: float = 0.5) -> None:
             for parameter in (module.get_parameter(f"{norm}.weight"), module.get_parameter(f"{norm}.bias")):
                 parameter *= _to_tensor(factors[layer.outputs], parameter)
         if layer.kind in ("conv", "grouped", "linear"):
-            groups = getattr(module.get_submodule(name), "groups", 1)
-            for group, inputs in enumerate(np.split(layer.inputs, groups)):
-                kernels = kernel_view(module, name, group)
+            reader = module.get_submodule(name)
+            for group, inputs in enumerate(np.split(layer.inputs, getattr(reader, "groups", 1))):
+                kernels = kernel_view(reader, group)
                 kernels /= _to_tensor(factors[inputs], kernels).view(1, -1, *[1] * (kernels.dim() - 2))
 
 

@@ -205,6 +205,8 @@ def _filter_rows(module: nn.Module, name: str) -> Tensor:
 
 def _pick_largest(module: nn.Module, name: str, norms: Sequence[NormRead], values: Mapping[str, Tensor]) -> Tensor:
     """Return for each output of a convolution the value of largest size that a norm has for it, 0 if none reads it."""
+    if isinstance(norms[0].outputs, slice):  # a norm that reads all outputs has no others beside it
+        return values[norms[0].norm]
     found = values[norms[0].norm].new_zeros(len(output_filters(module, name)))
     for read in norms:
         others = values[read.norm][read.channels]

@@ -107,7 +107,7 @@ def without_blocks(module: nn.Module, bypasses: Mapping[str, Bypass]) -> nn.Modu
     if not bypasses:
         return module
     # deepcopy treats everything in its memo as copied already.
-    memo = shared_tensors(module)
+    memo = shared_tensors(module.modules())
     memo |= {id(module.get_submodule(name)): bypass for name, bypass in bypasses.items()}
     return copy.deepcopy(module, memo)
 

@@ -129,7 +129,8 @@ def removed_channels(graph: ChannelGraph, plan: PruningPlan) -> BoolArray:
         _check_kept(graph, name, plan)
     for name, ids in prunable_outputs(graph):
         # A convolution that a plan made by hand does not name keeps all its channels.
-        is_kept = np.isin(np.arange(len(ids)), plan.kept.get(name, range(len(ids))))
+        is_kept = np.full(len(ids), name not in plan.kept)
+        is_kept[plan.kept.get(name, [])] = True
         kept[ids[is_kept]] = True
         removed[ids[~is_kept]] = True
     _check_coupling(graph, kept, removed)
@@ -163,9 +164,9 @@ def _check_kept(graph: ChannelGraph, name: str, plan: PruningPlan) -> None:
         raise ValueError(f"the plan keeps no channel of {name}")
     if len(set(kept)) != len(kept):
         raise ValueError(f"the plan names a channel of {name} twice")
-    for channel in kept:
-        if not 0 <= channel < count:
-            raise ValueError(f"the plan keeps channel {channel} of {name}, which has {count}")
+    if min(kept) < 0 or max(kept) >= count:
+        channel = next(each for each in kept if not 0 <= each < count)
+        raise ValueError(f"the plan keeps channel {channel} of {name}, which has {count}")
 
 
 def _check_coupling(graph: ChannelGraph, kept: BoolArray, removed: BoolArray) -> None:

@@ -24,7 +24,7 @@ from paperlib.pruning.channel_graph import (
     trace_channels,
 )
 from paperlib.pruning.criteria import Criterion, describe_importance, score_channels
-from paperlib.pruning.importance import LAYERWISE, Batches
+from paperlib.pruning.importance import LAYERWISE, Batches, Scores
 from paperlib.pruning.layer_names import match_layers, name_layers, spread_values
 from paperlib.pruning.layers import least_important_blocks, make_bypasses, without_blocks
 from paperlib.pruning.partners import merge_partners, name_by_original
@@ -171,6 +171,7 @@ class Planner:
         nothing = np.zeros_like(full_graph.fixed)
         self.cost_before = costs_before.total_cost(nothing)
         self.layer_costs_before = costs_before.layer_costs(nothing)
+        self.quantiles = _find_quantiles(self.scores)
 
     def make_plan(self, target: str, value: float) -> PruningPlan:
         """Plan for a target by name (`ratio`, `size_mb`, `gmacs` or `channels`) and its value."""
@@ -216,14 +217,28 @@ class Planner:
     def _layer_statistics(self, held: set[str], removed: BoolArray) -> dict[str, LayerStatistics]:
         after = self.costs.layer_costs(removed)
         found = {}
-        for name, values in self.scores.items():
+        for name, quantiles in self.quantiles.items():
             # Convolutions in removed blocks have no cost after pruning.
-            saved = np.subtract(self.layer_costs_before[name], after.get(name, (0, 0)))
-            low, lower, median, upper, high = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist()
+            parameters, macs = after.get(name, (0, 0))
+            parameters_before, macs_before = self.layer_costs_before[name]
+            low, lower, median, upper, high = quantiles
             found[name] = LayerStatistics(
-                len(values), low, lower, median, upper, high, name in held, int(saved[0]), int(saved[1])
-            )
+                len(self.scores[name]), low, lower, median, upper, high, name in held,
+                parameters_before - parameters, macs_before - macs,
+            )  # fmt: skip
         return found
+
+
+def _find_quantiles(scores: Scores) -> dict[str, list[float]]:
+    """Return minimum, quartiles and maximum of the scores of each layer; layers of one size are computed together."""
+    sizes: dict[int, list[str]] = {}
+    for name, values in scores.items():
+        sizes.setdefault(len(values), []).append(name)
+    found: dict[str, list[float]] = {}
+    for names in sizes.values():
+        table = np.quantile(np.stack([scores[name] for name in names]), [0, 0.25, 0.5, 0.75, 1], axis=1)
+        found |= zip(names, table.T.tolist(), strict=True)
+    return {name: found[name] for name in scores}
 
 
 def _without_layers(graph: ChannelGraph, ignore: Collection[str]) -> ChannelGraph:

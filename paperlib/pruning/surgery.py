@@ -1,10 +1,8 @@
 """Carrying out a plan: a smaller network (Section 3.1, Fig. 2), and the masked one that it must equal."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -12,17 +10,16 @@ from torch.nn.modules.conv import _ConvNd
 from paperlib.pruning.channel_graph import BoolArray, ChannelGraph, trace_channels
 from paperlib.pruning.code_sizes import write_sizes
 from paperlib.pruning.compensation import Compensation
-from paperlib.pruning.fx_ops import NORMS, classify_module, read_attribute
+from paperlib.pruning.constants import positions_of
+from paperlib.pruning.fx_ops import NORMS, read_attribute
 from paperlib.pruning.layers import make_bypasses, removable_blocks, without_blocks
 from paperlib.pruning.plan import PruningPlan, removed_channels
 from paperlib.pruning.tracing import unwrap
 from paperlib.structure import (
     copy_network,
-    left_tensors,
     note_resized,
     select_channels,
     select_values,
-    shallow_copy,
 )
 
 COMPENSATIONS = ("off", "bias", "exact")
@@ -129,32 +126,28 @@ def mask_plan(
 def _remove_channels(base: nn.Module, graph: ChannelGraph, removed: BoolArray) -> nn.Module:
     """Copy `base` without the channel numbers at `removed`."""
     modules = dict(base.named_modules())
-    # deepcopy treats everything in its memo as copied already, so each layer is copied once, at its new size.
-    memo: dict[int, Any] = {
-        id(module): shallow_copy(module) for module in modules.values() if classify_module(module) == "activation"
-    }
-    memo |= {id(tensor): tensor.detach() for tensor in left_tensors(base)}
+    memo: dict[int, Any] = {}
+    kept = ~removed
     for name, layer in graph.layers.items():
-        inputs = torch.from_numpy(np.flatnonzero(~removed[layer.inputs]))
-        outputs = torch.from_numpy(np.flatnonzero(~removed[layer.outputs]))
+        inputs, outputs = positions_of(kept[layer.inputs]), positions_of(kept[layer.outputs])
         memo[id(modules[name])] = select_channels(modules[name], inputs, outputs)
     _share_again(graph, modules, memo)
     cut = {name: each for name, each in graph.parameters.items() if removed[each.numbers].any()}
     for each in cut.values():
-        memo[id(each.tensor)] = select_values(each.tensor, each.dim, np.flatnonzero(~removed[each.numbers]))
-    pruned = copy.deepcopy(base, memo)
+        memo[id(each.tensor)] = select_values(each.tensor, each.dim, positions_of(kept[each.numbers]))
+    pruned = copy_network(base, memo)
     for name in cut:
         owner, _, key = name.rpartition(".")
         note_resized(pruned.get_submodule(owner), key)
-    kept = {place: int((~removed[ids]).sum()) * times for place, (ids, times) in graph.code_sizes.items()}
-    write_sizes(pruned, {place: size for place, size in kept.items() if removed[graph.code_sizes[place][0]].any()})
+    sizes = {place: (ids, times) for place, (ids, times) in graph.code_sizes.items() if removed[ids].any()}
+    write_sizes(pruned, {place: int(kept[ids].sum()) * times for place, (ids, times) in sizes.items()})
     return pruned
 
 
 def _share_again(graph: ChannelGraph, modules: dict[str, nn.Module], memo: dict[int, Any]) -> None:
     """Give layers that shared a parameter the same new one."""
-    new: dict[int, nn.Parameter] = {}
+    new: dict[int, nn.Parameter | None] = {}
     for name in graph.layers:
-        for key, parameter in modules[name].named_parameters(recurse=False):
-            layer = memo[id(modules[name])]
-            setattr(layer, key, new.setdefault(id(parameter), getattr(layer, key)))
+        copied = memo[id(modules[name])]._parameters
+        for key, parameter in modules[name]._parameters.items():
+            copied[key] = new.setdefault(id(parameter), copied[key])

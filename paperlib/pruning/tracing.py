@@ -20,11 +20,11 @@ from torch.nn.utils import prune
 from paperlib.pruning.code_sizes import Place, mark_sizes
 from paperlib.pruning.wirings import find_wiring
 from paperlib.structure import (
-    IMMUTABLE,
     MODULE_FIELDS,
     Bypass,
     ChannelSplit,
     copy_modules,
+    is_immutable,
     left_tensors,
     select_channels,
     shared_tensors,
@@ -96,32 +96,32 @@ def leaf_modules(module: nn.Module) -> Iterator[nn.Module]:
     return (layer for layer in module.modules() if layer is not module and _is_leaf(layer))
 
 
-def describe_code(module: nn.Module) -> Any:
+def describe_code(module: nn.Module) -> list[Any] | None:
     """Return all but the values of tensors that a trace depends on, to be compared; None where that cannot be told."""
+    found: list[Any] = []
     try:
-        return [(name, id(part), type(part), *_describe_part(part)) for name, part in module.named_modules()]
+        # One flat list: the garbage collector would have to visit every pair in it.
+        for name, part in module.named_modules():
+            found += (name, id(part), type(part), len(part._forward_pre_hooks))
+            for key, tensor in (*part._parameters.items(), *part._buffers.items()):
+                found += () if tensor is None else (key, id(tensor), *tensor.shape)
+            for key, value in vars(part).items():
+                if key not in MODULE_FIELDS:
+                    found += (key, _describe_value(value))
     except (TypeError, RecursionError, RuntimeError):  # the last: of layers without values yet
         return None
-
-
-def _describe_part(part: nn.Module) -> Iterator[Any]:
-    tensors = (*part._parameters.items(), *part._buffers.items())
-    yield [(key, id(tensor), tensor.shape) for key, tensor in tensors if tensor is not None]
-    yield len(part._forward_pre_hooks)
-    for key, value in vars(part).items():
-        if key not in MODULE_FIELDS:
-            yield key, _describe_value(value)
+    return found
 
 
 def _describe_value(value: Any) -> Any:
     """Return a copy of a setting; raise TypeError for what has no attributes to look at, such as a set."""
+    if is_immutable(value):
+        return value
     if isinstance(value, list | tuple):
         return type(value).__name__, [_describe_value(each) for each in value]
     if isinstance(value, dict):
         return [(key, _describe_value(each)) for key, each in value.items()]
-    if isinstance(value, Tensor) or callable(value):
-        return id(value)
-    return value if isinstance(value, IMMUTABLE) else (type(value), _describe_value(vars(value)))
+    return id(value) if isinstance(value, Tensor) or callable(value) else (type(value), _describe_value(vars(value)))
 
 
 def refuse_uncuttable(module: nn.Module) -> None:
@@ -275,15 +275,18 @@ def _tracing_copy(module: nn.Module, leaves: Container[int], training: bool) -> 
         leaves: the `id` of each module that is recorded as one node.
         training: whether the copy is in training mode.
     """
-    memo: dict[int, Any] = {id(layer): layer for layer in module.modules() if id(layer) in leaves}
+    parts = dict(module.named_modules())
+    copied = {name: part for name, part in parts.items() if id(part) not in leaves}
+    memo: dict[int, Any] = {id(part): part for part in parts.values() if id(part) in leaves}
+    memo |= shared_tensors(copied.values())
     # Code may count its calls in a buffer or a small tensor, which must not change.
-    counters = (each for each in (*module.buffers(), *left_tensors(module)) if each.numel() <= _FEW_VALUES)
-    memo |= shared_tensors(module) | {id(each): each.detach().clone() for each in counters}
-    copy_modules((part for part in module.modules() if id(part) not in leaves), memo, training=training)
+    buffers = [each for part in copied.values() for each in part.buffers(recurse=False)]
+    counters = (each for each in (*buffers, *left_tensors(copied.values())) if each.numel() <= _FEW_VALUES)
+    memo |= {id(each): each.detach().clone() for each in counters}
+    copy_modules(copied.values(), memo, training=training)
     computed_with: set[Place] = set()
-    for name, part in module.named_modules():
-        if id(part) not in leaves:
-            mark_sizes(memo[id(part)], name, computed_with)
+    for name, part in copied.items():
+        mark_sizes(memo[id(part)], name, computed_with)
     return memo[id(module)]
 
 

@@ -258,7 +258,7 @@ def _meta_copy(module: nn.Module) -> nn.Module:
     Small tensors in attributes, such as the strides of a detector, keep their values: code may read numbers from them.
     """
     memo: dict[int, Any] = {}
-    for tensor in left_tensors(module):
+    for tensor in left_tensors(module.modules()):
         memo[id(tensor)] = tensor.detach().clone() if tensor.numel() <= _SETTINGS else tensor.detach().to("meta")
     memo |= {id(buffer): buffer.to("meta") for buffer in module.buffers()}
     for parameter in module.parameters():

@@ -15,6 +15,10 @@ MODULE_FIELDS = frozenset(vars(nn.Module()))
 """The attributes that torch.nn itself gives to every module."""
 IMMUTABLE = (int, float, str, bool, type(None), torch.dtype, torch.device)
 """Types of settings that a copy may share."""
+_CONTAINERS = (dict, set)
+"""In such, torch.nn keeps parameters, buffers, submodules and hooks."""
+_COPYING = ("__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__")
+"""Methods by which a class decides how it is copied."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -36,11 +40,13 @@ def shapes_only() -> Iterator[None]:
 
 def shallow_copy(layer: nn.Module) -> nn.Module:
     """Copy one layer much faster than `deepcopy`: the copy shares the tensors that have a channel axis."""
-    new = copy.copy(layer)
-    # torch.nn keeps parameters, buffers, submodules and hooks in such containers.
-    vars(new).update({key: value.copy() for key, value in vars(layer).items() if isinstance(value, dict | set)})
-    new._modules = {name: copy.deepcopy(module) for name, module in layer.named_children()}
-    new._buffers.update({name: b.clone() for name, b in layer.named_buffers(recurse=False) if b.dim() == 0})
+    new = type(layer).__new__(type(layer))
+    vars(new).update(
+        {key: value.copy() if isinstance(value, _CONTAINERS) else value for key, value in vars(layer).items()}
+    )
+    if layer._modules:
+        new._modules = copy.deepcopy(layer._modules)
+    new._buffers |= {name: b.clone() for name, b in layer._buffers.items() if b is not None and b.dim() == 0}
     return new
 
 
@@ -55,35 +61,64 @@ def copy_modules(parts: Iterable[nn.Module], memo: dict[int, Any], *, training: 
     parts = list(parts)
     memo |= {id(part): type(part).__new__(type(part)) for part in parts}
     for part in parts:
-        inner: dict[str, Any] = {}
-        own: dict[str, Any] = {}
+        copied: dict[str, Any] = {}
         for name, value in vars(part).items():
-            (inner if name in MODULE_FIELDS else own)[name] = value
-        if any(type(value) not in IMMUTABLE for value in own.values()):
-            own = copy.deepcopy(own, memo)
-        inner = {name: value.copy() if isinstance(value, dict | set) else value for name, value in inner.items()}
-        for name in ("_parameters", "_buffers", "_modules"):
-            inner[name] = {key: memo.get(id(each), each) for key, each in vars(part)[name].items()}
-        inner |= {name: OrderedDict() for name in _HOOKS}
-        vars(memo[id(part)]).update(inner, **own, training=training)
+            if name in ("_parameters", "_buffers", "_modules"):
+                copied[name] = {key: memo.get(id(each), each) for key, each in value.items()}
+            elif name in MODULE_FIELDS:
+                copied[name] = value.copy() if isinstance(value, _CONTAINERS) else value
+            else:
+                copied[name] = value if is_immutable(value) else copy.deepcopy(value, memo)
+        copied |= {name: OrderedDict() for name in _HOOKS}
+        vars(memo[id(part)]).update(copied, training=training)
 
 
-def shared_tensors(module: nn.Module) -> dict[int, Any]:
-    """Return a memo for `copy.deepcopy` by which a copy of `module` shares its tensors."""
-    own = (each for part in module.modules() for each in (*part._parameters.values(), *part._buffers.values()))
-    return {id(tensor): tensor for tensor in (*own, *left_tensors(module)) if tensor is not None}
+def is_immutable(value: Any) -> bool:
+    """Tell whether a copy may share a setting, which may be a tuple, such as a kernel size."""
+    return type(value) in IMMUTABLE or (type(value) is tuple and all(type(each) in IMMUTABLE for each in value))
 
 
-def copy_network(module: nn.Module) -> nn.Module:
-    """Copy a network; tensors that its forward methods have left in attributes are shared with the copy."""
-    return copy.deepcopy(module, {id(tensor): tensor.detach() for tensor in left_tensors(module)})
+def shared_tensors(parts: Iterable[nn.Module]) -> dict[int, Any]:
+    """Return a memo for `copy.deepcopy` by which copies of modules share their own tensors."""
+    parts = list(parts)
+    own = (each for part in parts for each in (*part._parameters.values(), *part._buffers.values()))
+    return {id(tensor): tensor for tensor in (*own, *left_tensors(parts)) if tensor is not None}
 
 
-def left_tensors(module: nn.Module) -> Iterator[Tensor]:
+def copy_network(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Copy a network as `deepcopy` does, faster; tensors that its forward methods have left in attributes are shared.
+
+    Args:
+        module: the network.
+        memo: the copy of each tensor or module that has been copied already, by the `id` of the original.
+    """
+    parts = [part for part in module.modules() if id(part) not in (memo or {})]
+    memo = {id(tensor): tensor.detach() for tensor in left_tensors(parts)} | (memo or {})
+    ordinary = [part for part in parts if _is_copied_by_attributes(type(part))]
+    memo |= {id(part): type(part).__new__(type(part)) for part in ordinary}
+    for part in ordinary:
+        vars(memo[id(part)]).update({name: _copy_value(value, memo) for name, value in vars(part).items()})
+    return copy.deepcopy(module, memo)
+
+
+def _is_copied_by_attributes(kind: type[nn.Module]) -> bool:
+    """Tell whether `deepcopy` of a module of this class copies its attributes and does nothing else."""
+    bases = [base for base in kind.__mro__ if base not in (nn.Module, object)]
+    return not any(name in vars(base) for base in bases for name in _COPYING)
+
+
+def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
+    """Copy an attribute of a module; most are plain settings or empty containers of hooks."""
+    if is_immutable(value):
+        return value
+    return value.copy() if isinstance(value, _CONTAINERS) and not value else copy.deepcopy(value, memo)
+
+
+def left_tensors(parts: Iterable[nn.Module]) -> Iterator[Tensor]:
     """Yield the tensors that forward methods have left in attributes; `copy.deepcopy` refuses those with a gradient."""
-    for part in module.modules():
+    for part in parts:
         for name, value in vars(part).items():
-            if type(value) not in IMMUTABLE and name not in MODULE_FIELDS:
+            if name not in MODULE_FIELDS and type(value) not in IMMUTABLE:
                 yield from _tensors_in(value)
 
 

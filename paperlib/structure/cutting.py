@@ -1,8 +1,6 @@
 """Single layers reduced to chosen channels."""
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -25,9 +23,9 @@ def select_channels(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> nn.Mod
     return new
 
 
-def select_values(tensor: Tensor, dim: int, positions: NDArray[np.int64]) -> Tensor:
-    """Copy a parameter or buffer with only the values at the given positions of one axis."""
-    kept = tensor.detach().index_select(dim, torch.from_numpy(positions).to(tensor.device))
+def select_values(tensor: Tensor, dim: int, positions: Tensor) -> Tensor:
+    """Copy a parameter or buffer with only the values at the given positions (an int64 vector) of one axis."""
+    kept = tensor.detach().index_select(dim, positions.to(tensor.device))
     return nn.Parameter(kept, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else kept
 
 
@@ -57,14 +55,16 @@ def _selected_shape(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Shape:
 
 def _select_slices(layer: nn.Module, tensor: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
     """Copy only the chosen channels of `tensor`, a parameter or buffer of `layer`; its memory format is kept."""
+    tensor = tensor.detach()
+    if tensor.dim() == 1:
+        return tensor.index_select(0, outputs.to(tensor.device))
     # The weight of a transposed convolution is [in, out/groups, h, w], any other [out, in/groups, h, w].
-    transposed = isinstance(layer, _ConvTransposeNd) and tensor.dim() > 1
-    rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
-    tensor, rows, columns = tensor.detach(), rows.to(tensor.device), columns.to(tensor.device)
+    rows, columns = (inputs, outputs) if isinstance(layer, _ConvTransposeNd) else (outputs, inputs)
+    rows, columns = rows.to(tensor.device), columns.to(tensor.device)
     groups = getattr(layer, "groups", 1)
-    if tensor.dim() > 1 and isinstance(layer, _ConvNd) and groups > 1 and not cuts_whole_groups(layer):
+    if isinstance(layer, _ConvNd) and groups > 1 and not cuts_whole_groups(layer):
         return _select_in_groups(tensor, groups, rows, columns)
-    if tensor.dim() == 1 or groups > 1 or len(columns) == tensor.shape[1]:
+    if groups > 1 or len(columns) == tensor.shape[1]:
         return tensor.index_select(0, rows).contiguous(memory_format=_memory_format(tensor))
     if tensor.shape[2:].numel() == 1 or not tensor.is_contiguous():
         kept = tensor.index_select(0, rows).index_select(1, columns)

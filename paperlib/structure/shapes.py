@@ -288,13 +288,13 @@ def _tensor_size(layer: nn.Module, tensor: Tensor, shape: Mapping[str, Any]) -> 
 
 def channel_tensors(layer: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers of `layer` that have a channel axis."""
-    own = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
-    return {key: tensor for key, tensor in own.items() if tensor.dim() > 0}
+    own = {**layer._parameters, **layer._buffers}
+    return {key: tensor for key, tensor in own.items() if tensor is not None and tensor.dim() > 0}
 
 
 def assign_tensor(layer: nn.Module, key: str, tensor: Tensor) -> None:
     """Set a parameter or buffer of a layer; a parameter keeps its requires_grad."""
-    old = getattr(layer, key)
-    if isinstance(old, nn.Parameter):
-        tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
-    setattr(layer, key, tensor)
+    if key in layer._parameters:
+        layer._parameters[key] = nn.Parameter(tensor, getattr(layer, key).requires_grad)
+    else:
+        setattr(layer, key, tensor)
