@@ -38,7 +38,7 @@ def register_importance(name: str, criterion: Criterion) -> None:
     _REGISTERED[name] = criterion
 
 
-def registered_name(criterion: Criterion) -> str | None:
+def registered_name(criterion: object) -> str | None:
     """Return the name under which a function was registered."""
     return next((name for name, known in _REGISTERED.items() if known is criterion), None)
 
