@@ -288,9 +288,10 @@ def test_two_processes_that_need_the_same_baseline_train_it_once(tmp_path):
     pair = [tiny.processes.Process(target=baseline, args=(tmp_path, results)) for _ in range(2)]
     for process in pair:
         process.start()
-    (trained, digest), (also_trained, other) = results.get(), results.get()
     for process in pair:
         process.join()
+    assert [process.exitcode for process in pair] == [0, 0]
+    (trained, digest), (also_trained, other) = results.get(), results.get()
     assert {trained, also_trained} == {True, False}
     assert digest == other
     assert len(list(tmp_path.glob("train-*/step.json"))) == 1

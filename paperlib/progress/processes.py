@@ -19,7 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, forkserver, get_context, parent_process
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ def _worker_context(work: Callable[..., None]) -> BaseContext:
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload([work.__module__])
+    # Started before the caller sets variables for its workers: later processes inherit the environment of this one.
+    forkserver.ensure_running()
     return context
 
 
@@ -119,8 +121,9 @@ def run_jobs(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], epochs:
     Raises:
         Exception: the first one that a job raised, after the other jobs were stopped.
     """
+    context = _worker_context(work)
     with report.report_file() as (path, is_shown):
-        pool = ProcessPoolExecutor(workers, _worker_context(work), begin_worker, (dict(os.environ),))
+        pool = ProcessPoolExecutor(workers, context, begin_worker, (dict(os.environ),))
         try:
             futures = [pool.submit(_run_job, work, *pair) for pair in zip(jobs, epochs, strict=True)]
             _watch_jobs(dict(zip(futures, epochs, strict=True)), path, is_shown)
