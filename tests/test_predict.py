@@ -224,7 +224,7 @@ def test_each_source_is_taken_once(tmp_path):
         (["none.onnx", "a.png"], "none.onnx: no such model file"),
         (["a.png", "a.png"], "a.png: is no model file"),
         (["text.onnx", "a.png"], "text.onnx: is no whole ONNX file"),
-        (["text.safetensors", "a.png"], "text.safetensors: not a whole safetensors file"),
+        (["text.safetensors", "a.png"], "text.safetensors: is text, not weights"),
         (["plain.safetensors", "a.png"], "plain.safetensors: does not say for which image size"),
         (["plain.safetensors", "a.png", "--image-size", "50"], "image size 50 is not a multiple of 32"),
         (
