@@ -14,8 +14,8 @@ import yaml
 
 from paperlib.claims import findings
 from paperlib.claims.findings import FOUND, render_finding
+from paperlib.experiments.cells import PARAMETERS
 from paperlib.experiments.parameters import NOTEBOOKS
-from paperlib.experiments.study import PARAMETERS
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 SHIPPED = sorted(FOLDER.glob("*.ipynb"))

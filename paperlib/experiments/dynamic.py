@@ -22,7 +22,7 @@ from paperlib.distillation.methods import KeptChannels
 from paperlib.evaluation.metrics import Metrics
 from paperlib.experiments.assistants import TRAININGS, Models, Trainings
 from paperlib.experiments.parameters import DynamicDistillation, DynamicRow
-from paperlib.experiments.study import Run
+from paperlib.experiments.run import Run
 from paperlib.figures.dynamic import ValuableCells, plot_valuable_cells
 from paperlib.figures.tables import average_by
 from paperlib.store.ancestry import find_prunings

@@ -26,8 +26,9 @@ from paperlib.experiments import assistants, dynamic, partners
 from paperlib.experiments.case import Case
 from paperlib.experiments.equal_cost import equal_cost
 from paperlib.experiments.planning import PlanningStore, UnplannableError
+from paperlib.experiments.run import Experiment
 from paperlib.experiments.settings import Common, Settings
-from paperlib.experiments.study import Experiment, Study
+from paperlib.experiments.study import Study
 from paperlib.progress.processes import keep_memory
 from paperlib.progress.report import plan_work
 from paperlib.store.imported import read_network_metadata

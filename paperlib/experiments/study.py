@@ -8,40 +8,37 @@ study.finish({"map50": …})
 
 from __future__ import annotations
 
-import ast
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import dropwhile, takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from paperlib import figures, files, paths
-from paperlib.costs import Cost, cost
+from paperlib import figures, paths
+from paperlib.costs import cost
 from paperlib.data.slices import SliceGroup
-from paperlib.evaluation.bootstrap import MatchedDetections
 from paperlib.evaluation.evaluate import Metrics
 from paperlib.experiments import assistants, partners
 from paperlib.experiments.case import Case, Splits, cases_of
+from paperlib.experiments.cells import read_parameters
 from paperlib.experiments.folding import fold_traceback
+from paperlib.experiments.outputs import Outputs
 from paperlib.experiments.parameters import load_profile, profile_path, validate_settings
+from paperlib.experiments.run import Experiment, Job, Run
 from paperlib.experiments.settings import Settings
 from paperlib.extras import needs_extra
-from paperlib.figures import tables
 from paperlib.progress import group
 from paperlib.progress.processes import keep_memory, run_jobs
 from paperlib.progress.report import expect_work, plan_work
 from paperlib.progress.slots import occupy_slots, take_slots
 from paperlib.store.code_digest import notebook_code
 from paperlib.store.provenance import make_certificate
-from paperlib.store.results import METRICS, SCRATCH, digest_source, write_results
+from paperlib.store.results import SCRATCH, digest_source, write_results
 from paperlib.store.staleness import compare_values
 from paperlib.store.store import FinishedSteps, Store, UnfinishedError
 from paperlib.workbench.algorithm_1 import run_algorithm_1
@@ -53,37 +50,9 @@ from paperlib.workbench.steps import Model, Workbench, weights_digest
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-PARAMETERS = "# Parameters"
-"""First line of a notebook's parameters cell, and of the one that papermill inserts after it."""
-
-Experiment = Callable[[Workbench, Any], dict[str, Model]]
-Job = tuple[Experiment, str, int]
-"""An experiment, the name of a case, and a seed."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One model of an experiment, at one seed, with its metrics and its cost."""
-
-    name: str
-    case: str
-    seed: int
-    model: Model
-    metrics: Any  # `Metrics` of a detector, `SceneMetrics` of a classifier, None of an untrained network
-    cost: Cost
-    detections: Path | None = None
-    """Its detections on the test split, with which anybody can draw the images again (`evaluation.bootstrap`)."""
-
-    def row(self) -> dict[str, Any]:
-        """Return name, case, seed, size, GMACs and, for a trained model, the headline metrics."""
-        row = {"model": self.name, "case": self.case, "seed": self.seed}
-        row |= {"mb": self.cost.size_mb, "gmacs": self.cost.gmacs}
-        found = self.metrics.to_dict() if self.metrics else {}
-        return row | {name: found[name] for name in (*tables.METRICS, *tables.SCENE_METRICS) if name in found}
-
 
 @dataclass
-class Study:
+class Study(Outputs):
     """One notebook at one scale.
 
     Attributes:
@@ -108,10 +77,9 @@ class Study:
             "runs several notebooks",
         )
         self._started = time.perf_counter()
-        self._written: set[str] = set()
         self.differences = _compare_with_profile(self.notebook, self.settings)
         scale = SCRATCH if self.differences else self.settings.profile
-        self.folder = paths.results_root() / scale / self.notebook
+        super().__init__(paths.results_root() / scale / self.notebook)
 
     @classmethod
     def begin(cls, notebook: str, namespace: Mapping[str, Any]) -> Self:
@@ -128,7 +96,7 @@ class Study:
         figures.use_style()
         with fold_traceback():
             # Only the scoreboard has fewer settings, and its own subclass, which uses none of the others.
-            settings = cast(Settings, validate_settings(notebook, _read_parameters(notebook, namespace)))
+            settings = cast(Settings, validate_settings(notebook, read_parameters(notebook, namespace)))
             study = cls(notebook, settings)
             if study.differences:
                 print(study.describe_scratch())
@@ -257,23 +225,6 @@ class Study:
         """Return one row per model and seed of all that has been run."""
         return pd.DataFrame([run.row() for run in self.runs])
 
-    def save_figure(self, figure: Figure, name: str) -> Figure:
-        """Write `figure_<name>.svg` and `.png` into the results."""
-        for suffix in ("svg", "png"):
-            with files.replace_file(self._place(f"figure_{name}.{suffix}")) as target:
-                figures.write_figure(figure, target)
-        return figure
-
-    def save_page(self, page: str, name: str) -> None:
-        """Write `figure_<name>.html` into the results: an interactive figure."""
-        files.write_text_atomically(self._place(f"figure_{name}.html"), page)
-
-    def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
-        """Write `table_<name>.csv`, `.md` and `.tex` into the results."""
-        for suffix, text in tables.render_table(table).items():
-            files.write_text_atomically(self._place(f"table_{name}.{suffix}"), text)
-        return table
-
     def finish(self, summary: dict[str, Any], measured: pd.DataFrame | None = None) -> dict[str, Any]:
         """Write `provenance.json`, then `metrics.json`, whose presence says that the notebook is done.
 
@@ -292,9 +243,9 @@ class Study:
         certificate = make_certificate(settings=settings, wall_seconds=wall, code=code, **self.collect_origin())
         certificate |= {"source": digest_source(notebook) if notebook.is_file() else None, "read": self.collect_read()}
         others = [] if measured is None else measured.to_dict("records")
-        self._save_detections()
+        self.save_detections(self.runs)
         metrics = {"summary": summary, **self.collect_rows(), "measured": others}
-        write_results(self.folder, certificate, metrics, self._written)
+        write_results(self.folder, certificate, metrics, self.written)
         return summary
 
     def collect_read(self) -> dict[str, str]:
@@ -333,25 +284,6 @@ class Study:
 
     def _evaluate_slices(self, run: Run, groups: Sequence[SliceGroup]) -> Metrics:
         return self.cases[run.case].make_workbench(run.seed).evaluate(run.model, slices=groups)
-
-    def _save_detections(self) -> None:
-        """Write the detections of all runs into one file, under keys such as `baseline|0|scores`."""
-        kept = {f"{run.name}|{run.seed}": run.detections for run in self.runs if run.detections}
-        if kept:
-            arrays = {
-                f"{name}|{field}": values
-                for name, path in kept.items()
-                for field, values in asdict(MatchedDetections.load(path)).items()
-            }
-            with files.replace_file(self._place("detections.npz")) as target, target.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-
-    def _place(self, name: str) -> Path:
-        """Return the path of a result; from the first one until `finish`, the notebook does not count as done."""
-        # Half of the results may be new from here on.
-        (self.folder / METRICS).unlink(missing_ok=True)
-        self._written.add(name)
-        return self.folder / name
 
     def _find_runs(self, jobs: list[Job]) -> list[Run] | None:
         """Return the runs of the jobs if the store has all their steps, else None; no process is started for it."""
@@ -405,27 +337,6 @@ def _compare_with_profile(notebook: str, settings: Settings) -> list[str]:
     else:
         return [f"{settings.profile}: no such profile"]
     return compare_values(usual.model_dump(), settings.model_dump())
-
-
-def _read_parameters(notebook: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of all known settings, and of all other names that the parameters cells set.
-
-    A misspelt name would go unnoticed: to Python it is one more variable, and papermill only prints a notice. So the
-    names are read from the cells that ran last (the notebook's own, and papermill's after it).
-    """
-    known = validate_settings(notebook, {}).model_dump()
-    latest = dropwhile(lambda cell: not cell.startswith(PARAMETERS), reversed(namespace.get("In", [])))
-    cells = takewhile(lambda cell: cell.startswith(PARAMETERS), latest)
-    named: set[str] = set().union(*map(_names_set_by, cells))
-    return {name: namespace[name] for name in sorted(known.keys() | named) if name in namespace}
-
-
-def _names_set_by(cell: str) -> set[str]:
-    try:
-        nodes = list(ast.walk(ast.parse(cell)))
-    except SyntaxError:  # it never ran
-        return set()
-    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def _run_in_process(notebook: str, settings: Settings, experiment: Experiment, case: str, seed: int) -> None:
