@@ -260,9 +260,16 @@ def list_public_names() -> str:
         thing = getattr(paperlib, name)
         kind = "autoclass" if isinstance(thing, type) else "autofunction"
         package = ".".join(thing.__module__.split(".")[:2])
-        groups.setdefault(package, []).append(f"```{{eval-rst}}\n.. {kind}:: {thing.__module__}.{name}\n```\n")
+        inherited = f"\n   :inherited-members: {_name_foreign_bases(thing)}" if isinstance(thing, type) else ""
+        directive = f".. {kind}:: {thing.__module__}.{name}{inherited}"
+        groups.setdefault(package, []).append(f"```{{eval-rst}}\n{directive}\n```\n")
     order = sorted(groups, key=lambda package: PACKAGES.index(package) if package in PACKAGES else len(PACKAGES))
     return "\n".join(f"## {package}\n\n" + "\n".join(groups[package]) for package in order)
+
+
+def _name_foreign_bases(kind: type) -> str:
+    """Return the base classes that are not of paperlib, whose members are not repeated."""
+    return ", ".join(base.__name__ for base in kind.__mro__ if base.__module__.split(".")[0] != "paperlib")
 
 
 def adapt_links(text: str) -> str:
