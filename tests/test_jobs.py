@@ -4,10 +4,12 @@ import ast
 
 import nbformat
 import pytest
+import tiny
 
 from paperlib import paths
 from paperlib.cli.executors import choose_executor, estimate_megabytes, estimate_minutes
-from paperlib.experiments.jobs import EXPERIMENTS, plan_jobs
+from paperlib.data.toy import album
+from paperlib.experiments.jobs import EXPERIMENTS, plan_jobs, run_planned
 from paperlib.experiments.parameters import NOTEBOOKS, validate_settings
 from paperlib.experiments.study import Study
 from paperlib.store.store import STEP_DEVICE, Store
@@ -94,6 +96,15 @@ def test_planning_trains_nothing_and_writes_no_step(plan, tmp_path, monkeypatch)
         job.trainings for job in plan if job.notebook == "03_components"
     ]
     assert not list((tmp_path / "store").glob("train-*-*/step.json"))
+
+
+def test_a_training_that_several_jobs_start_from_is_left_to_them_to_evaluate(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERLIB_STORE", str(tmp_path))
+    monkeypatch.setattr(album, "draw_split", lambda split: tiny.drawn(split, 4))
+    chosen = settings("03_components", epochs=1, seeds=[0], batch_size=4)
+    root, *_ = plan_jobs({"03_components": chosen})
+    (made,) = run_planned(root, chosen)
+    assert (tmp_path / made / "step.json").is_file() and not list(tmp_path.glob("evaluate-*"))
 
 
 def test_more_images_and_more_work_ask_for_more():

@@ -152,6 +152,10 @@ def run_planned(job: PlannedJob, settings: Settings) -> list[str]:
     study = Study(job.notebook, settings)
     study.cases[job.case].require_inputs()
     plan_work(study.expected_epochs(part, job.case))
+    if part in ROOTS:
+        # Other jobs start from these models; those whose notebooks show them evaluate them.
+        case = study.cases[job.case]
+        return [model.folder.name for model in part(case.make_workbench(job.seed), case.settings).values()]
     return [run.model.folder.name for run in study.run_job(part, job.case, job.seed)]
 
 
