@@ -24,6 +24,7 @@ from paperlib.data import Dataset
 from paperlib.experiments.case import Case, Splits
 from paperlib.experiments.parameters import load_profile, profile_path
 from paperlib.experiments.settings import Settings
+from paperlib.progress.processes import keep_memory
 from paperlib.store import provenance
 from paperlib.typed_options import check_values
 from paperlib.workbench.algorithm_1 import prune_to_ratios
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--fold", type=int, help="evaluate on the validation split of this fold, and take nothing away")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
+    keep_memory()
     torch.set_num_threads(chosen.threads)
     tried = settings(chosen.profile, chosen.set)
     data = splits(tried.dataset) if chosen.fold is None else Splits(tried.dataset, chosen.fold)

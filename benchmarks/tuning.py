@@ -21,6 +21,7 @@ from recipe import settings
 
 from paperlib.experiments.case import Case, Splits, fold_of
 from paperlib.experiments.parameters import Components
+from paperlib.progress.processes import keep_memory
 from paperlib.store import provenance
 from paperlib.workbench.algorithm_1 import distil_chain, prune_to_ratios
 from paperlib.workbench.options import DistillationOptions
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--log", type=Path, default=Path("tuning.jsonl"))
     asked = parser.parse_args()
+    keep_memory()
     torch.set_num_threads(asked.threads)
     chosen = cast(Components, settings(asked.profile, asked.set))
     print(f"{provenance.describe_machine()}; {' '.join(asked.set)}")

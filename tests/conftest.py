@@ -25,8 +25,9 @@ YOLOS = ("yolov3", "yolov3-spp", "yolov4", "yolov4-tiny")
 
 
 LONGEST = (
-    "test_delivery", "test_reproduce", "test_training", "test_study", "test_compression", "test_wheel", "test_predict",
-    "test_jobs", "test_processes", "test_workbench", "test_candidates",
+    "test_slurm", "test_delivery", "test_reproduce", "test_partner_steps", "test_training", "test_study",
+    "test_compression", "test_candidates", "test_examples", "test_wheel", "test_predict", "test_jobs", "test_processes",
+    "test_workbench", "test_own_detector", "test_final_test", "test_extras",
 )  # fmt: skip
 
 
