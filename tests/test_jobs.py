@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from paperlib import paths
-from paperlib.cli.executors import choose_executor, estimate_megabytes, estimate_minutes
+from paperlib.cli.executors import COMMANDS, choose_executor, estimate_megabytes, estimate_minutes
 from paperlib.data.toy import album
 from paperlib.experiments.jobs import EXPERIMENTS, plan_jobs, run_planned
 from paperlib.experiments.parameters import NOTEBOOKS, validate_settings
@@ -117,6 +117,11 @@ def test_more_images_and_more_work_ask_for_more():
 def test_an_executor_that_cannot_work_here_is_refused_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="--executor slurm: there is no sbatch on the PATH"):
+        choose_executor("slurm", 1, 2, None)
+    for name in COMMANDS["slurm"]:
+        (tmp_path / name).write_text("#!/bin/sh\necho a log >&2\necho no configuration >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(ValueError, match="--executor slurm: SLURM does not answer: no configuration$"):
         choose_executor("slurm", 1, 2, None)
     assert choose_executor("local", None, 3, None).jobs == 3
 

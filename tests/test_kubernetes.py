@@ -82,8 +82,8 @@ def test_what_an_earlier_batch_has_left_is_deleted_by_its_label(kubectl, tmp_pat
 
 
 def test_a_cluster_that_does_not_answer_is_refused_in_one_line(kubectl):
-    (kubectl / "kubectl").write_text("#!/bin/sh\necho no route to host >&2\nexit 1\n")
-    with pytest.raises(ValueError, match="kubectl get: no route to host"):
+    (kubectl / "kubectl").write_text("#!/bin/sh\necho a log >&2\necho no route to host >&2\nexit 1\n")
+    with pytest.raises(ValueError, match="Kubernetes does not answer: kubectl get: no route to host$"):
         choose_executor("kubernetes", 1, 2, None)
     (kubectl / "kubectl").unlink()
     with pytest.raises(ValueError, match="--executor kubernetes: there is no kubectl on the PATH"):

@@ -28,7 +28,15 @@ def describe_usage(error: TyperException) -> str:
         return text
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "paperlib"
-    return _one_line(f"{' '.join(text.split()).rstrip('.')}; see `{command} --help`")
+    # "Value error" is a word of the library that checks values.
+    fault = " ".join(text.split()).rstrip(".").replace(": Value error, ", ": ")
+    return _one_line(f"{fault}; see `{command} --help`")
+
+
+def last_line(said: str) -> str:
+    """Return the last line that another program has written, which tells the fault; lines before it are a log."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else "it says nothing"
 
 
 def _one_line(text: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from paperlib.cli import kubernetes
+from paperlib.cli.errors import last_line
 from paperlib.extras import needs_extra
 from paperlib.store.store import STEP_DEVICE
 
@@ -155,4 +156,4 @@ def _find_jobs(state: Path) -> list[str]:
 def _ask_slurm(column: str) -> tuple[str, str]:
     """Return a column of what SLURM says of its partitions, or else the fault."""
     asked = subprocess.run(["sinfo", "--noheader", f"--format={column}"], check=False, capture_output=True, text=True)
-    return (asked.stdout, "") if asked.returncode == 0 else ("", " ".join(asked.stderr.split()) or "sinfo failed")
+    return (asked.stdout, "") if asked.returncode == 0 else ("", last_line(asked.stderr))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from paperlib import files
+from paperlib.cli.errors import last_line
 
 LABEL = "paperlib-batch"
 """By its value a later batch for the same results finds the jobs of an earlier one."""
@@ -82,13 +83,16 @@ def cancel_batch(batch: str) -> int:
 
 def require_answer() -> None:
     """Check that the cluster answers. Raises ValueError with what `kubectl` says."""
-    _call("get", "jobs", "-o", "name")
+    try:
+        _call("get", "jobs", "-o", "name")
+    except ValueError as error:
+        raise ValueError(f"--executor kubernetes: Kubernetes does not answer: {error}") from None
 
 
 def _call(*arguments: str, given: str | None = None) -> str:
     ended = subprocess.run(["kubectl", *arguments], input=given, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise ValueError(f"kubectl {arguments[0]}: {' '.join(ended.stderr.split())}")
+        raise ValueError(f"kubectl {arguments[0]}: {last_line(ended.stderr)}")
     return ended.stdout
 
 
