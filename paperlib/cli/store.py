@@ -130,7 +130,8 @@ def import_(
     used, here = {recipe["precision"] for recipe in recipes if recipe}, fastest_precision()
     if others := sorted(used - {here}):
         typer.echo(
-            f"Trained with precision {', '.join(others)}: here `precision: auto` means {here}, which is another step"
+            f"Trained with precision {', '.join(others)}: here `precision: auto` means {here}, which is another "
+            "step; `seed_precisions` in the profile says which seeds have another precision"
         )
     parts = [f"{inspect.format_count(len(done.placed), 'step')} imported"]
     parts += [f"{len(done.completed)} completed with weights"] if done.completed else []

@@ -183,6 +183,8 @@ class Case:
     def _recipe(self, epochs: int, learning_rate: float, warmup_epochs: float, seed: int) -> Recipe:
         shared = self.settings.select(TrainingOptions).model_dump()
         own = {"epochs": epochs, "learning_rate": learning_rate, "warmup_epochs": warmup_epochs, "seed": seed}
+        if precision := self.settings.seed_precisions.get(str(seed)):
+            own["precision"] = precision
         return Recipe(**shared | own)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from paperlib.training.recipe import Decay, TrainingOptions
+from paperlib.training.recipe import Decay, Precision, TrainingOptions
 from paperlib.typed_options import (
     Count,
     DepthFactor,
@@ -100,6 +100,8 @@ class Settings(TrainingOptions, SurgeryOptions, SparsityOptions, DetectorLimits,
     """Factor on the detector's usual anchors, made for images of 416 pixels, where it has some."""
     seeds: Seeds = [0]
     """Random seeds; every experiment is repeated with each."""
+    seed_precisions: dict[Annotated[str, Field(pattern=r"^\d+$")], Precision] = {}
+    """Another `precision` for single seeds, which were trained on other machines (see `paperlib store import`)."""
     folds: Annotated[int, Field(ge=2, le=1000)] | None = None
     """Number of folds of the data set: the run of seed r uses fold r mod folds. None: the usual split."""
     threads: Threads = 1

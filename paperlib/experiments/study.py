@@ -270,7 +270,7 @@ class Study(Outputs):
             "seeds": self.settings.seeds,
             "steps": steps,
             "training_seconds": seconds,
-            "precision": {name: case.recipe(0).precision for name, case in self.cases.items()},
+            "precision": {name: self._name_precisions(case) for name, case in self.cases.items()},
             "machines": machines,
         }
 
@@ -281,6 +281,9 @@ class Study(Outputs):
             metrics = {"metrics": run.metrics.to_dict()} if run.metrics else {}
             models.append(run.row() | metrics | {"cost": asdict(run.cost)})
         return {"models": models}
+
+    def _name_precisions(self, case: Case) -> str:
+        return ", ".join(sorted({case.recipe(seed).precision for seed in self.settings.seeds}))
 
     def _evaluate_slices(self, run: Run, groups: Sequence[SliceGroup]) -> Metrics:
         return self.cases[run.case].make_workbench(run.seed).evaluate(run.model, slices=groups)

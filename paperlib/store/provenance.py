@@ -46,7 +46,8 @@ def make_certificate(
         training_seconds: what all trainings behind the result took together.
         steps: digests of the stored steps behind the result; their `step.json` says when and where each was made.
         weights_digest: SHA-256 of each weights file that a detector started from, by its name.
-        precision: what the setting `precision` was here in each case, since `auto` depends on the processor.
+        precision: what the setting `precision` was in each case, since `auto` depends on the processor; several if
+            seeds were trained on machines of several kinds.
         code: the state of the code of this run, if it is known.
         machines: if some of the steps were imported, the machines that made the steps, and which each made.
 
