@@ -105,21 +105,28 @@ def export(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="An archive that `export` has written.")],
+    archives: Annotated[list[Path], typer.Argument(metavar="FILE.zip…", help="Archives that `export` has written.")],
     store: Store = None,
 ) -> None:
-    """Check an archive of finished steps and place those that are not here; import only what you trust."""
+    """Check archives of finished steps and place those that are not here; import only what you trust."""
+    from paperlib import paths
+
+    if missing := [file for file in archives if not file.is_file()]:
+        raise FileNotFoundError(f"{missing[0]}: no such archive")
+    folder = (store or paths.store_root()).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in archives:
+        _import_archive(file, folder)
+
+
+def _import_archive(file: Path, folder: Path) -> None:
+    """Check an archive, place its steps in the store, and say what was done."""
     from tempfile import TemporaryDirectory
 
-    from paperlib import paths
     from paperlib.data.unpack import unpack_archive
     from paperlib.store import archive, inspect
     from paperlib.training.recipe import fastest_precision
 
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such archive")
-    folder = (store or paths.store_root()).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     # On the same file system, so that a step can be moved to its place in one go.
     with TemporaryDirectory(dir=folder, prefix=inspect.UNPACKED) as unpacked:
         most = archive.MOST_EXPANSION * file.stat().st_size
