@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from conftest import YOLOS, same, snapshot
 from torch import Tensor, nn
@@ -19,7 +20,10 @@ from paperlib.detectors import (
 from paperlib.detectors.blocks import ConvBlock
 from paperlib.detectors.files import load_detector
 from paperlib.network_files import load_network
-from paperlib.pruning import apply_plan, plan_pruning
+from paperlib.pruning import Sparsity, apply_plan, plan_pruning
+from paperlib.store.store import Store
+from paperlib.workbench.options import Blueprint
+from paperlib.workbench.steps import Workbench
 
 WIDE_HEADER = np.array([0, 2, 5, 7, 0], dtype="<i4").tobytes()
 NARROW_HEADER = np.array([0, 1, 0, 7], dtype="<i4").tobytes()
@@ -236,3 +240,18 @@ def test_class_outputs_of_chosen_classes_start_from_those_of_coco(tiny_detector,
 def test_a_class_that_one_side_lacks_is_named(pairs):
     with pytest.raises(ValueError, match=f"coco_rows: '{next(iter(pairs))}' is no class of"):
         find_coco_rows(pairs, ("ship",))
+
+
+def test_chosen_classes_start_from_those_of_coco_in_a_step_too(tmp_path):
+    source, weights = tiny.detector(seed=1, num_classes=80), tmp_path / "coco.weights"
+    weights.write_bytes(WIDE_HEADER + values_of(source).tobytes())
+    rows = {tiny.dataset().classes[0]: "airplane"}
+    blueprint = Blueprint("yolov4-tiny", 0.1, anchors=tiny.ANCHORS, weights=weights, coco_rows=rows)
+    recipe = tiny.recipe()
+    splits = (tiny.dataset(), tiny.dataset("val", 4), None)
+    made = Workbench(
+        *splits, blueprint, recipe, recipe, Sparsity(0.01), store=Store(tmp_path / "store")
+    ).build_detector()
+    found, given = snapshot(made.detector()), snapshot(source)
+    for name in (key for key in found if "_out." in key):
+        assert torch.equal(found[name].unflatten(0, (3, -1))[:, 5], given[name].unflatten(0, (3, 85))[:, 9])

@@ -150,12 +150,18 @@ def test_a_step_keeps_its_settings_when_the_caller_changes_theirs() -> None:
     assert step.digest == digest
 
 
+def test_whole_numbers_may_be_keys_of_settings_as_in_json() -> None:
+    by_number, by_text = (replace(STEP, settings={"rows": [{key: 4}]}) for key in (0, "0"))
+    assert by_number.digest == by_text.digest
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"settings": {"a": {"lr": float("nan")}}}, r"train step, settings\.a\.lr: nan"),
         ({"settings": {"a": [object()]}}, r"train step, settings\.a\[0\]: a object"),
-        ({"settings": {1: 2}}, "key 1 is not a string"),
+        ({"settings": {1.5: 2}}, "key 1.5 is not a string"),
+        ({"settings": {1: 2, "1": 2}}, "key 1 is not a string"),
         ({"kind": "../train"}, r"step kind '\.\./train'"),
         ({"kind": "damaged-train"}, r"step kind 'damaged-train'"),
         ({"parents": "0" * 64}, "parent '0' is not the digest of a step"),

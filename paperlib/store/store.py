@@ -291,7 +291,15 @@ def _can_resume(partial: Path, digest: str) -> bool:
 
 
 def _plain(value: Any, place: str = "value") -> Any:
-    return files.map_leaves(value, _finite, place)
+    return files.map_leaves(_number_keys_as_text(value), _finite, place)
+
+
+def _number_keys_as_text(value: Any) -> Any:
+    """Write whole numbers that are keys, such as indices of classes, as JSON does, unless one would meet its text."""
+    if isinstance(value, dict):
+        named = {str(key) if type(key) is int else key: _number_keys_as_text(item) for key, item in value.items()}
+        return named if len(named) == len(value) else value
+    return [_number_keys_as_text(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _finite(leaf: Any, place: str) -> Any:
