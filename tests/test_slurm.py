@@ -91,7 +91,7 @@ def test_a_batch_survives_scancel_a_node_that_goes_down_and_a_killed_head(projec
     with run_cluster(tmp_path / "slurm") as environment:
         arguments = ("--executor", "slurm", "--jobs", "2")
         head = start(project, environment, *arguments)
-        wait_until(lambda: is_training(project, "scale_factor") and is_training(project, "proximal_step"), 120)
+        wait_until(lambda: is_training(project, "scale_factor") and is_training(project, "proximal_step"), 300)
         cancelled = running(environment, "proximal_step")
         [lost] = running(environment, "scale_factor")
         subprocess.run(["scancel", *cancelled], env=environment, check=True)
@@ -102,7 +102,7 @@ def test_a_batch_survives_scancel_a_node_that_goes_down_and_a_killed_head(projec
         subprocess.run(["scontrol", "update", f"nodename={NODE}", "state=resume"], env=environment, check=True)
         # The one that was cancelled is submitted again. The one that lost its node is back in the queue, where SLURM
         # lets it wait for two minutes: the head is killed while one job runs and one waits.
-        wait_until(lambda: running(environment, "proximal_step"), 120)
+        wait_until(lambda: running(environment, "proximal_step"), 300)
         assert running(environment, "proximal_step") != cancelled
         assert lost in {number for number, _ in queued(environment)}
 

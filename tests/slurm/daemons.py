@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -84,6 +84,8 @@ def run_cluster(folder: Path) -> Iterator[dict[str, str]]:
         yield environment
     finally:
         subprocess.run(["scancel", "--me", "--signal=KILL"], env=environment, check=False, timeout=20)
+        with suppress(TimeoutError):
+            wait_until(lambda: not _list_jobs(environment), 30)
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
@@ -91,6 +93,7 @@ def run_cluster(folder: Path) -> Iterator[dict[str, str]]:
                 daemon.wait(10)
             except subprocess.TimeoutExpired:
                 daemon.kill()
+                daemon.wait()
 
 
 def node_state(environment: dict[str, str]) -> str:
@@ -99,8 +102,13 @@ def node_state(environment: dict[str, str]) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def wait_until(condition, seconds: float = 60.0):
-    """Wait until a condition holds and return what it gave."""
+def _list_jobs(environment: dict[str, str]) -> str:
+    command = ["squeue", "--me", "--noheader"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=20).stdout
+
+
+def wait_until(condition, seconds: float = 180.0):
+    """Wait until a condition holds and return what it gave; beside other programs that takes several times as long."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > deadline:
